@@ -1,0 +1,188 @@
+"""The command line. Nothing heavy is imported until a command needs it: `cpt --help` answers at once.
+
+Exit codes: 0 done; 1 failed; 2 bad input or refused; 3 a gate failed; 130 and 143 interrupted (Ctrl-C, SIGTERM) and saved.
+"""
+
+import argparse
+import errno
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from cpt import __version__
+from cpt.errors import Interrupted, UserError
+
+DESCRIPTION = """\
+cpt takes a language model through a stream of tasks (SFT, preferences, reinforcement from verifiers) and shows, task by
+task, what it learnt and what it forgot.
+
+  cpt run quickstart                        train and evaluate the stream of recipes/quickstart.yaml
+  cpt run quickstart seed=3 stream.0.stages.0.args.max_steps=10     with other values (dotted keys)
+  cpt check my.yaml                         find every mistake of a recipe, and print the plan, without training
+  cpt eval runs/quickstart-s0 --suite general       evaluate a run's model (or any model folder)
+  cpt report runs/quickstart-s0             make the report again from the run's JSON files
+  cpt schema > cpt.schema.json              the JSON Schema of recipes, for editors
+"""
+OVERRIDES = "dotted overrides, e.g. seed=3 stream.reverse.stages.0.args.max_steps=10 (values are YAML)"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="cpt", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("--version", action="version", version=f"cpt {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="train and evaluate a recipe, or go on with a run that was stopped")
+    run.add_argument("recipe", help="a shipped recipe's name (quickstart) or a YAML file")
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+    run.add_argument("--out", type=Path, help="the run directory (default: runs/NAME-sSEED); a part of the same run goes on")
+    loudness(run)
+
+    check = commands.add_parser("check", help="find every mistake of a recipe and print its plan, without training")
+    check.add_argument("recipe", help="a shipped recipe's name or a YAML file")
+    check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+    check.add_argument("--out", type=Path, help="the run directory that would be used")
+    check.add_argument("--full", action="store_true", help="also build TRL's own configs (imports torch: some 12 s)")
+
+    evaluate = commands.add_parser("eval", help="evaluate a run's point or a model folder on a suite")
+    evaluate.add_argument("target", type=Path, metavar="RUN_OR_MODEL", help="a run directory, a point of one, or a model folder")
+    evaluate.add_argument("--suite", action="append", required=True, help="a suite's name (general) or YAML file; repeatable")
+    evaluate.add_argument("--point", help="which point of a run (01-reverse); default: the last")
+    evaluate.add_argument("--out", type=Path, help="write every evaluated answer to this file (JSON lines)")
+    loudness(evaluate)
+
+    report = commands.add_parser("report", help="make report.html and report.md again from a run's JSON files")
+    report.add_argument("run", type=Path, help="a run directory")
+
+    commands.add_parser("schema", help="print the JSON Schema of recipes, for editors")
+    return top
+
+
+def loudness(command: argparse.ArgumentParser) -> None:
+    group = command.add_mutually_exclusive_group()
+    group.add_argument("--quiet", action="store_true", help="only results, warnings and errors")
+    group.add_argument("--verbose", action="store_true", help="also what the libraries warn of (always in the run's log)")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    asked = parser().parse_args(arguments)
+    try:
+        code = COMMANDS[asked.command](asked)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output left (`cpt check ... | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except UserError as error:
+        code = complain(error, 2)
+    except Interrupted as error:
+        code = complain(f"interrupted and saved; the same command goes on from here (signal {error.signal})", 128 + error.signal)
+    except KeyboardInterrupt:
+        code = complain("ended at once; what was committed is kept, the same command goes on from there", 130)
+    except OSError as error:
+        code = complain(disk_full(error), 1) if error.errno in (errno.ENOSPC, errno.EDQUOT) else failed(asked, error)
+    except Exception as error:
+        code = complain(disk_full(error), 1) if "No space left on device" in str(error) else failed(asked, error)
+    sys.exit(code)
+
+
+def complain(message: object, code: int) -> int:
+    """Say it on stderr (rank 0 alone, under a launcher)."""
+    if os.environ.get("RANK", "0") == "0":
+        for line in str(message).splitlines():
+            print(f"cpt: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def disk_full(error: Exception) -> str:
+    place = f" while writing {error.filename}" if getattr(error, "filename", None) else ""
+    return f"the disk is full{place}: nothing committed is lost; free some space and give the same command again"
+
+
+def failed(asked: argparse.Namespace, error: Exception) -> int:
+    """An error of ours or of a library: one line on the screen, the traceback in the run's log (or on the screen)."""
+    log = getattr(asked, "log", None)
+    if log is None:
+        traceback.print_exc()
+        return 1
+    with log.open("a", encoding="utf-8") as file:
+        traceback.print_exc(file=file)
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return complain(f"failed: {type(error).__name__}: {first} (the whole story: {log})", 1)
+
+
+# -- commands ------------------------------------------------------------------------------------------------------------
+
+
+def run(asked: argparse.Namespace) -> int:
+    from cpt import plan
+    from cpt.recipe import load
+    from cpt.screen import Screen
+
+    recipe = load(asked.recipe, asked.overrides)
+    out = asked.out or default_out(asked)
+    plan.check(recipe, out)
+    screen = Screen(level_of(asked))
+    screen.line(f"{recipe.name}: {len(recipe.stream)} tasks in {out}")
+    from cpt.run import run as run_recipe
+
+    asked.log = out / "run.log"
+    results = run_recipe(recipe, out, screen)
+    return 0 if all(gate["passed"] for gate in results["gates"]) else 3
+
+
+def check(asked: argparse.Namespace) -> int:
+    from cpt import plan
+    from cpt.recipe import load
+
+    recipe = load(asked.recipe, asked.overrides)
+    out = asked.out or default_out(asked)
+    plan.check(recipe, out)
+    if asked.full:
+        from cpt.stages.configs import check_configs
+
+        check_configs(recipe)
+    print(plan.describe(recipe, out))
+    return 0
+
+
+def evaluate(asked: argparse.Namespace) -> int:
+    from cpt.evaluate_command import evaluate_folder
+    from cpt.screen import Screen
+
+    return evaluate_folder(asked.target, asked.suite, asked.point, asked.out, Screen(level_of(asked)))
+
+
+def report(asked: argparse.Namespace) -> int:
+    from cpt.report import build
+
+    html, markdown = build(asked.run)
+    print(f"{html}\n{markdown}")
+    return 0
+
+
+def schema(asked: argparse.Namespace) -> int:
+    from cpt.recipe import schema as recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=2))
+    return 0
+
+
+COMMANDS = {"run": run, "check": check, "eval": evaluate, "report": report, "schema": schema}
+
+
+def level_of(asked: argparse.Namespace) -> int:
+    return 0 if asked.quiet else 2 if asked.verbose else 1
+
+
+def default_out(asked: argparse.Namespace) -> Path:
+    """`runs/NAME-sSEED`, and six digits more where the overrides change what the run is."""
+    from cpt.recipe import identity, load
+
+    mine = load(asked.recipe, asked.overrides)
+    plain = load(asked.recipe, [f"seed={mine.seed}"])
+    changed = "" if identity(mine) == identity(plain) else f"-{identity(mine)}"
+    return Path("runs") / f"{mine.name}-s{mine.seed}{changed}"

@@ -1,0 +1,39 @@
+"""The user's mistakes: each is one line that says what is wrong, where, and what to do. The command line exits with 2."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """Input that cannot be used. The message is one line: what is wrong, where (file, key), and the remedy."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (SIGTERM or Ctrl-C) and has saved its place; `signal` is the signal's number."""
+
+    def __init__(self, signal: int):
+        super().__init__(f"interrupted by signal {signal}")
+        self.signal = signal
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a recipe: `file` and `line` (None on the command line), the dotted `key`, and the message."""
+
+    file: Path | str | None
+    line: int | None
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        return ": ".join(part for part in (place, self.key, self.message) if part)
+
+
+class RecipeErrors(UserError):
+    """All mistakes that were found in one recipe, in the order of their places."""
+
+    def __init__(self, problems: Sequence[Problem]):
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)

@@ -1,0 +1,80 @@
+"""manifest.json: what a reader needs to believe a run: versions, seeds, hardware, data hashes, and the code's commit."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cpt
+from cpt import ranks
+from cpt.data.stream import Stream
+from cpt.files import write_json
+from cpt.recipe import Recipe
+from cpt.rundir import RunDir
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "deepspeed", "reasoning-gym")
+
+
+def write(rundir: RunDir, recipe: Recipe, stream: Stream) -> None:
+    """Write the manifest of a run that begins; one that goes on keeps the manifest it began with."""
+    file = rundir.path / "manifest.json"
+    if file.exists():
+        return
+    write_json(
+        file,
+        {
+            "cpt": cpt.__version__,
+            "versions": versions(),
+            "seed": recipe.seed,
+            "model_seed": recipe.model.seed,
+            "data_seed": recipe.data.seed,
+            "hardware": hardware(),
+            "world_size": ranks.world_size(),
+            "data": stream.manifest(),
+            "git": git(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict:
+    import psutil
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    memory = psutil.virtual_memory().total
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_bytes": memory,
+        "gpus": gpus,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def git() -> dict:
+    """The commit of the code that runs, and the diff against it; nulls outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def ask(*words: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)
+        return done.stdout if done.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    diff = ask("diff", "HEAD", "--", ".") if commit else None
+    return {"commit": commit.strip() if commit else None, "dirty": bool(diff) if commit else None, "diff": diff}

@@ -1,0 +1,183 @@
+"""Load and save the policy, its tokenizer and its adapters. A policy is always a folder that `from_pretrained` loads.
+
+The base of a run (`points/00-base/model`) is a copy of the model that the recipe names. With an adapter, the later
+points hold the adapter alone, on that base.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from cpt.errors import UserError
+from cpt.recipe import Recipe
+
+BASE_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
+
+
+def resolve(recipe: Recipe, progress=None) -> Path:
+    """The folder of the recipe's model: made (tiny), local, or downloaded from the hub.
+
+    Raises:
+        UserError: no such folder and no such repository on the hub (or no network).
+    """
+    spec = recipe.model
+    if spec.path == "tiny":
+        from cpt import tiny
+
+        return tiny.path(spec.seed, progress)
+    folder = Path(spec.path).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if len(folder.parts) != 2 or folder.is_absolute() or spec.path.startswith("."):
+        raise UserError(f"model.path: no folder {spec.path}; give a model folder, a hub id (owner/name), or `tiny`")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=[f"*{suffix}" for suffix in BASE_FILES]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"model.path: {spec.path} is neither a folder here nor to be had from the hub: {first}"
+        ) from error
+
+
+def write_base(recipe: Recipe, source: Path, target: Path) -> None:
+    """Copy the model of `source` to `target`, with the recipe's chat template: the run stays whole if a cache is cleaned.
+
+    Raises:
+        UserError: no safetensors weights, or no tokenizer.
+    """
+    target.mkdir(parents=True)
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.suffix in BASE_FILES:
+            shutil.copyfile(file, target / file.name)
+    if not list(target.glob("*.safetensors")):
+        raise UserError(f"model.path: {source} has no *.safetensors; convert the weights (pickled .bin is not loaded)")
+    load_tokenizer(target, recipe).save_pretrained(target)
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
+
+
+def load_tokenizer(folder: Path, recipe: Recipe):
+    """The tokenizer of `folder`, padding on the left, with the recipe's chat template where it names one.
+
+    Raises:
+        UserError: the folder has no tokenizer, or none that loads.
+    """
+    from transformers import AutoTokenizer
+
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json", "vocab.txt")
+    if not any((folder / name).is_file() for name in files):
+        raise UserError(f"model.path: {recipe.model.path} has no tokenizer (tokenizer.json): save it beside the weights")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, padding_side="left", trust_remote_code=recipe.model.trust_remote_code
+        )
+    except (ValueError, OSError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"model.path: the tokenizer of {recipe.model.path} does not load: {first}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model.path: the tokenizer of {recipe.model.path} has no end-of-sequence token (eos_token)")
+    if recipe.model.chat_template is not None:
+        tokenizer.chat_template = recipe.model.chat_template.read_text(encoding="utf-8")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_full(folder: Path, recipe: Recipe):
+    """All weights of `folder` in the recipe's dtype, on the CPU (the trainer places them)."""
+    from transformers import AutoModelForCausalLM
+
+    options = {"attn_implementation": recipe.model.attn_implementation} if recipe.model.attn_implementation else {}
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code, **options
+    )
+
+
+def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, seed: int = 0):
+    """The policy in `folder`: all weights, or the adapter on `base`; without one yet, a fresh adapter drawn from `seed`."""
+    if recipe.adapter is None:
+        return load_full(folder, recipe)
+    from peft import PeftModel, get_peft_model
+    from transformers import set_seed
+
+    model = load_full(base, recipe)
+    if is_adapter(folder):
+        return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    if not trainable:
+        return model
+    set_seed(seed)
+    return get_peft_model(model, adapter_config(recipe))
+
+
+def adapter_config(recipe: Recipe):
+    """The PEFT config of the recipe's `adapter`. Raises UserError where PEFT refuses it."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, TaskType
+
+    options = dict(recipe.adapter.model_dump())
+    kind = options.pop("kind").upper()
+    try:
+        return PEFT_TYPE_TO_CONFIG_MAPPING[kind](**{"task_type": TaskType.CAUSAL_LM, **options})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"adapter: PEFT refuses {recipe.adapter.kind}: {error}") from error
+
+
+def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe) -> None:
+    """Write the policy's weights (rank 0, after a collective gather) and all that is needed to load them to `target`.
+
+    The config is the one the model came with (training sets `use_cache` and the like), and so is the tokenizer.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    if recipe.adapter is not None:
+        model.save_pretrained(target, state_dict=state_dict, selected_adapters=["default"])
+        point_adapter_at_base(target, recipe)
+    else:
+        from transformers import AutoConfig
+
+        model.save_pretrained(target, state_dict=state_dict)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=recipe.model.trust_remote_code)
+        config.dtype = model.dtype
+        config.save_pretrained(target)
+        if (source / "generation_config.json").is_file():
+            shutil.copyfile(source / "generation_config.json", target / "generation_config.json")
+    load_tokenizer(source, recipe).save_pretrained(target)
+
+
+def point_adapter_at_base(folder: Path, recipe: Recipe) -> None:
+    """Let PEFT find the base by itself: the hub's id, or the folder that the recipe's model was resolved to."""
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text())
+    local = recipe.model.path == "tiny" or Path(recipe.model.path).expanduser().is_dir()
+    config["base_model_name_or_path"] = str(resolve(recipe)) if local else recipe.model.path
+    config["revision"] = recipe.model.revision
+    file.write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+def stop_ids(model, tokenizer) -> list[int]:
+    """Every id that ends a completion: the tokenizer's end of sequence and those the model's generation config names."""
+    own = model.generation_config.eos_token_id
+    own = [] if own is None else [own] if isinstance(own, int) else list(own)
+    return list(dict.fromkeys([tokenizer.eos_token_id, *own]))
+
+
+def context_length(folder: Path, recipe: Recipe) -> int | None:
+    """How many positions the model in `folder` was made for; None where its config does not say."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def encode_prompts(tokenizer, prompts: list, **template_options) -> list[list[int]]:
+    """Token ids of each prompt, exactly as TRL's GRPO makes them: strings as they are, chats by the template."""
+    if not prompts:
+        return []
+    if isinstance(prompts[0], str):
+        return tokenizer(text=prompts)["input_ids"]
+    return tokenizer.apply_chat_template(
+        conversation=prompts, add_generation_prompt=True, tokenize=True, return_dict=True, **template_options
+    )["input_ids"]

@@ -1,0 +1,73 @@
+"""What must hold before the first step is taken: every row can be spelt, rendered and answered within the context.
+
+A mistake found here costs seconds; found in task 7 it costs a night.
+"""
+
+from itertools import islice
+
+from cpt import models
+from cpt.data.rows import prompt_text
+from cpt.data.stream import Stream, TaskData
+from cpt.errors import UserError
+from cpt.recipe import Recipe
+from cpt.spelling import first_unspellable
+
+CHUNK = 1000
+
+
+def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -> None:
+    """Check every prompt of the run against the model's tokenizer, chat template and context.
+
+    Raises:
+        UserError: naming the task, the row, and what to do.
+    """
+    for task in stream.tasks:
+        longest_answer = max(
+            [stage.args.get("max_completion_length", 256) for stage in task.spec.stages if stage.kind == "rlvr"],
+            default=0,
+        )
+        check_task(recipe, task, task.train, tokenizer, context, longest_answer)
+    for task in (*stream.tasks, *(task for suite in stream.suites.values() for task in suite)):
+        limit = task.spec.max_completion_length or recipe.evaluation.max_completion_length
+        check_task(recipe, task, task.eval, tokenizer, context, limit)
+
+
+def check_task(recipe: Recipe, task: TaskData, rows, tokenizer, context: int | None, longest_answer: int) -> None:
+    """Check the rows of one split of one task; `longest_answer` is what will be generated after each prompt."""
+    iterator = iter(rows)
+    while chunk := [row for row in islice(iterator, CHUNK)]:
+        prompts = [row.get("prompt") or row["messages"] for row in chunk]
+        if any(not isinstance(prompt, str) for prompt in prompts) and tokenizer.chat_template is None:
+            raise UserError(
+                f"stream.{task.name}.data: rows are conversational ({chunk[0]['id']}), but the tokenizer of "
+                f"{recipe.model.path} has no chat template: give one as model.chat_template, or use plain prompts"
+            )
+        for row, prompt in zip(chunk, prompts, strict=True):
+            check_spelling(task, row, prompt, tokenizer)
+        lengths = [len(ids) for kind in (str, list) for ids in models.encode_prompts(tokenizer, of_type(prompts, kind))]
+        ids_in_order = of_type(chunk, str, prompts) + of_type(chunk, list, prompts)
+        for row, length in zip(ids_in_order, lengths, strict=True):
+            if context is not None and length + longest_answer > context:
+                raise UserError(
+                    f"stream.{task.name}.data: row {row['id']} has a prompt of {length} tokens; with an answer of up to "
+                    f"{longest_answer} that is more than the model's context of {context}: shorten or drop the row, or "
+                    "lower max_completion_length"
+                )
+
+
+def of_type(values: list, kind: type, by: list | None = None) -> list:
+    """The values whose counterpart in `by` (themselves by default) is of the type."""
+    return [value for value, judged in zip(values, by or values, strict=True) if isinstance(judged, kind)]
+
+
+def check_spelling(task: TaskData, row: dict, prompt, tokenizer) -> None:
+    """Refuse a row with a character that the tokenizer would drop or garble."""
+    texts = {"prompt": prompt_text(prompt)} | {k: row[k] for k in ("answer", "demonstration") if row.get(k)}
+    for field, text in texts.items():
+        found = first_unspellable(tokenizer, text)
+        if found is not None:
+            position, character = found
+            raise UserError(
+                f"stream.{task.name}.data: row {row['id']}: the tokenizer cannot spell {character!r} (character "
+                f"{position + 1} of {field} {text[:60]!r}): change the row, or take a model that knows it"
+            )

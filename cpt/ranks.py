@@ -1,0 +1,119 @@
+"""The processes of one run: who writes, how they meet, and whether as many run as the launcher was asked for.
+
+Thin over accelerate's `PartialState`. Rank 0 writes; every rank runs the same loop, and what one rank decides (a point is
+committed, a signal came) is broadcast, so that no rank waits in a collective the others never enter.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cpt.errors import UserError
+
+
+def state():
+    """accelerate's PartialState, made on first use (the training arguments may remake it: never keep it)."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState() if torch.cuda.is_available() else PartialState(cpu=True)
+
+
+def is_main() -> bool:
+    return state().is_main_process
+
+
+def world_size() -> int:
+    return state().num_processes
+
+
+def barrier() -> None:
+    state().wait_for_everyone()
+
+
+def broadcast(value: Any) -> Any:
+    """Rank 0's `value` on every rank."""
+    if world_size() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
+
+
+def on_main(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `function` on rank 0 alone; its value, or its error, on every rank (so that none waits for a rank that failed)."""
+    outcome = None
+    if is_main():
+        try:
+            outcome = (function(*arguments), None)
+        except Exception as error:
+            if world_size() == 1:
+                raise
+            outcome = (None, error)
+    value, error = broadcast(outcome)
+    if error is not None:
+        raise error
+    return value
+
+
+def gather(values: Sequence[Any]) -> list[Any]:
+    """All ranks' lists, joined in the order of the ranks, on every rank."""
+    if world_size() == 1:
+        return list(values)
+    from accelerate.utils import gather_object
+
+    return gather_object(list(values))
+
+
+def any_rank(flag: bool) -> bool:
+    """True on every rank if `flag` is true on one of them (one small all-reduce: cheap enough for every step)."""
+    if world_size() == 1:
+        return flag
+    import torch.distributed
+
+    value = torch.tensor([int(flag)], device=state().device)
+    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def check_launch() -> None:
+    """Compare what `accelerate launch` was asked for with what runs (its MULTI_CPU silently runs one process).
+
+    Raises:
+        UserError: fewer or more processes run than the launcher's config or command line asked for.
+    """
+    asked = asked_processes()
+    running = world_size()
+    if asked is not None and asked != running:
+        raise UserError(
+            f"accelerate launch was asked for {asked} processes, but {running} run(s): on CPUs use "
+            "recipes/accelerate/ddp-cpu.yaml (distributed_type: MULTI_GPU with use_cpu: true); MULTI_CPU starts only one"
+        )
+
+
+def asked_processes() -> int | None:
+    """The number of processes that a parent `accelerate launch` was asked for; None where there is no such parent."""
+    import psutil
+
+    parent = psutil.Process().parent()
+    command = parent.cmdline() if parent else []
+    if "launch" not in command or not any("accelerate" in word for word in command[: command.index("launch")]):
+        return None
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    arguments, _ = launch_command_parser().parse_known_args(command[command.index("launch") + 1 :])
+    if arguments.num_processes is not None:
+        return arguments.num_processes
+    if arguments.config_file is None:
+        return None
+    return load_config_from_file(arguments.config_file).num_processes
+
+
+def shut_down() -> None:
+    """Leave the process group, where there is one."""
+    if "torch" in sys.modules:
+        import torch.distributed
+
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

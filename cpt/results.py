@@ -1,0 +1,55 @@
+"""results.json, made anew from the committed files alone: the recipe, the points' records and every evaluated answer."""
+
+from cpt.evaluation.gates import judge
+from cpt.evaluation.results import numbers
+from cpt.files import write_json
+from cpt.recipe import Recipe
+from cpt.rundir import RunDir, points_of
+
+FORMAT = 1
+
+
+def write_results(rundir: RunDir, recipe: Recipe) -> dict:
+    """Write results.json from what is committed so far, and return its content. Keys: DESIGN.md, "The run directory"."""
+    points = [point for point in points_of(recipe) if rundir.has_row(point)]
+    tasks = [task.task for task in recipe.stream]
+    read = {point.name: rundir.read_evaluation(point) for point in points}
+    complete = len(points) == len(tasks) + 1
+    found = numbers(
+        tasks=tasks,
+        suites=list(recipe.evaluation.suites),
+        points=[point.name for point in points],
+        lines_by_point={name: lines for name, (lines, _) in read.items()},
+        complete=complete,
+    )
+    stages = [{"point": point.name, **record} for point in points if point.task for record in rundir.stages(point)]
+    evaluation_cost = {name: cost for name, (_, cost) in read.items()}
+    results = {
+        "format": FORMAT,
+        "complete": complete,
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "tasks": tasks,
+        **found,
+        "cost": costs(stages, evaluation_cost),
+        "gates": judge(recipe.evaluation.gates, found) if complete else [],
+        "points": [str(rundir.point(point).relative_to(rundir.path)) for point in points],
+        "stages": stages,
+        "evaluation_cost": evaluation_cost,
+    }
+    write_json(rundir.results, results)
+    return results
+
+
+def costs(stages: list[dict], evaluations: dict[str, dict]) -> dict:
+    """What the run took: in all, and for each stage (training) and point (evaluation)."""
+    keys = ("seconds", "train_tokens", "rollout_tokens", "peak_memory_bytes")
+    by_stage = {f"{stage['point']}/{stage['stage']}": {key: stage[key] for key in keys} for stage in stages}
+    spent = [*by_stage.values(), *evaluations.values()]
+    return {
+        "seconds": round(sum(each["seconds"] for each in spent), 3),
+        "train_tokens": sum(each["train_tokens"] for each in by_stage.values()),
+        "rollout_tokens": sum(each["rollout_tokens"] for each in spent),
+        "peak_memory_bytes": max((each["peak_memory_bytes"] for each in by_stage.values()), default=None),
+        "stages": by_stage,
+    }

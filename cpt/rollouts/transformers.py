@@ -1,0 +1,118 @@
+"""Rollouts by transformers' `generate` on the policy itself.
+
+The engine holds no weights of its own: `sync` takes the live model, so rollouts come from the present weights by
+construction: there is no copy that could be stale.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import GenerationConfig
+
+from cpt.models import stop_ids
+from cpt.rollouts.base import Completion, Sampling
+
+
+class TransformersEngine:
+    """See `rollouts.base.Engine`. `batch_size` bounds how many prompts are continued at once."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.rollout_tokens = 0
+        self.model = None
+        self.stop_ids: list[int] = []
+        self.pad_id = 0
+
+    def sync(self, model, tokenizer) -> None:
+        self.model = model
+        self.stop_ids = stop_ids(model, tokenizer)
+        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_ids[0]
+
+    def release(self) -> None:
+        self.model = None
+
+    def close(self) -> None:
+        self.release()
+
+    def generate(
+        self, prompts: Sequence[list[int]], sampling: Sampling, on_done: Callable[[int], None] | None = None
+    ) -> list[Completion]:
+        config = self._generation_config(sampling)
+        # The longest first: an out-of-memory error comes at once, and rows of one batch are of similar length.
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        completions: list[Completion | None] = [None] * len(prompts)
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        training = self.model.training
+        self.model.eval()
+        with torch.random.fork_rng(devices=devices, enabled=sampling.seed is not None), torch.no_grad():
+            if sampling.seed is not None:
+                torch.manual_seed(sampling.seed)
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                for index, completion in zip(batch, self._batch([prompts[i] for i in batch], config), strict=True):
+                    completions[index] = completion
+                if on_done:
+                    on_done(start + len(batch))
+        self.model.train(training)
+        self.rollout_tokens += sum(len(completion.token_ids) for completion in completions)
+        return completions
+
+    def _generation_config(self, sampling: Sampling) -> GenerationConfig:
+        drawn = sampling.temperature > 0
+        choice = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+        return GenerationConfig(
+            **{
+                "max_new_tokens": sampling.max_tokens,
+                "do_sample": drawn,
+                "eos_token_id": self.stop_ids,
+                "pad_token_id": self.pad_id,
+                "repetition_penalty": sampling.repetition_penalty,
+                **(choice | {"min_p": sampling.min_p} if drawn else {}),
+                **sampling.options,
+            },
+            disable_compile=True,
+        )
+
+    def _batch(self, prompts: list[list[int]], config: GenerationConfig) -> list[Completion]:
+        ids_BT, mask_BT = left_pad(prompts, self.pad_id, self.model.device)
+        # transformers fills what `config` leaves open from the model's own file: a model that ships sampling defaults
+        # (temperature, top_k) would otherwise colour ours.
+        own, self.model.generation_config = self.model.generation_config, config
+        try:
+            out_BT = self.model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=config)
+        finally:
+            self.model.generation_config = own
+        stop = set(self.stop_ids)
+        return [_cut(ids, stop) for ids in out_BT[:, ids_BT.size(1) :].tolist()]
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[list[float]]:
+        scored = []
+        for start in range(0, len(prompts), self.batch_size):
+            continued = completions[start : start + self.batch_size]
+            rows = [p + c for p, c in zip(prompts[start : start + self.batch_size], continued, strict=True)]
+            ids_BT, mask_BT = left_pad(rows, self.pad_id, self.model.device)
+            positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
+            logits_BTV = self.model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT).logits
+            logps_BT = logits_BTV[:, :-1].float().log_softmax(-1).gather(-1, ids_BT[:, 1:, None]).squeeze(-1)
+            scored += [logps_BT[i, -len(c) :].tolist() if c else [] for i, c in enumerate(continued)]
+        return scored
+
+
+def left_pad(rows: Sequence[list[int]], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids_BT, mask_BT), both int64, padded on the left to the longest row."""
+    width = max(len(row) for row in rows)
+    ids_BT = torch.full((len(rows), width), pad_id)
+    mask_BT = torch.zeros_like(ids_BT)
+    for i, row in enumerate(rows):
+        ids_BT[i, width - len(row) :] = torch.tensor(row)
+        mask_BT[i, width - len(row) :] = 1
+    return ids_BT.to(device), mask_BT.to(device)
+
+
+def _cut(ids: list[int], stop: set[int]) -> Completion:
+    """`ids` up to and with the first stop token; without one the completion is unfinished."""
+    for i, token in enumerate(ids):
+        if token in stop:
+            return Completion(ids[: i + 1], finished=True)
+    return Completion(ids, finished=False)

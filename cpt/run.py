@@ -1,0 +1,210 @@
+"""The loop: for each point of the stream, train it if it is not committed, evaluate it if its row is missing; then report."""
+
+import gc
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cpt import manifest, models, preflight, ranks, report, rollouts
+from cpt.data.stream import Stream, load_stream, stage_rows
+from cpt.evaluation.evaluate import evaluate
+from cpt.recipe import Recipe, load_suite
+from cpt.results import write_results
+from cpt.rewards import Scorers
+from cpt.rundir import Point, RunDir, open_run, points_of
+from cpt.screen import Screen, hush_libraries, logs_to
+from cpt.stages import STAGES, StageContext
+from cpt.stop import Stop, listening
+from cpt.strategies import STRATEGIES, Strategy
+
+
+@dataclass
+class Run:
+    """The things that live as long as the run."""
+
+    recipe: Recipe
+    rundir: RunDir
+    stream: Stream
+    strategies: list[Strategy]
+    engine: rollouts.Engine
+    scorers: Scorers
+    screen: Screen
+    stop: Stop
+
+
+def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
+    """Run the recipe in the folder `out`, or go on with what is there; returns the content of results.json.
+
+    Raises:
+        UserError: a mistake in the recipe, its data or its folder.
+        Interrupted: a signal came; the same command goes on from there.
+    """
+    ranks.check_launch()
+    with ExitStack() as stack:
+        rundir = stack.enter_context(open_run(out, recipe)) if ranks.is_main() else RunDir(out)
+        ranks.barrier()
+        stack.enter_context(logs_to(rundir.log, screen.level))
+        hush_libraries()
+        stop = stack.enter_context(listening(lambda _: screen.warn("stopping: saving the place (Ctrl-C again to end now)")))
+        stream = load_stream(recipe, {name: load_suite(name) for name in recipe.evaluation.suites})
+        strategies = [STRATEGIES[spec.kind](recipe, **spec.options) for spec in recipe.strategies]
+        engine = rollouts.start(recipe.rollouts)
+        stack.callback(engine.close)
+        scorers = stack.enter_context(Scorers())
+        this = Run(recipe, rundir, stream, strategies, engine, scorers, screen, stop)
+        prepare(this)
+        for point in points_of(recipe):
+            if not ranks.on_main(rundir.committed, point):
+                make(this, point)
+            if not ranks.on_main(rundir.has_row, point):
+                add_row(this, point)
+        return ranks.on_main(finish, this)
+
+
+def prepare(this: Run) -> None:
+    """Make the base point, look for damage, restore the strategies, and check every row against the tokenizer."""
+    points = points_of(this.recipe)
+    ranks.on_main(discard_damaged, this)
+    ranks.on_main(make_base, this, points[0])
+    folder = this.rundir.model(points[0])
+    tokenizer = models.load_tokenizer(folder, this.recipe)
+    preflight.check_rows(this.recipe, this.stream, tokenizer, models.context_length(folder, this.recipe))
+    last = ranks.on_main(lambda: [point for point in points if this.rundir.committed(point)][-1])
+    if last.task is not None:
+        this.screen.line(f"going on after {last.name} in {this.rundir.path}")
+        for strategy in this.strategies:
+            strategy.load_state_dict(this.rundir.strategy_state(last, strategy.kind))
+
+
+def make_base(this: Run, base: Point) -> None:
+    """`00-base`: the model that the recipe names, copied into the run; and the manifest."""
+    if not this.rundir.committed(base):
+        source = models.resolve(this.recipe, this.screen)
+        this.rundir.discard([base])
+        models.write_base(this.recipe, source, this.rundir.work(base) / "model")
+        this.rundir.commit(base, this.rundir.work(base) / "model", [], {})
+    manifest.write(this.rundir, this.recipe, this.stream)
+
+
+def discard_damaged(this: Run) -> None:
+    """A damaged point and all that was trained from it are made again, from the last whole point before it."""
+    points = points_of(this.recipe)
+    damaged = this.rundir.damaged(points)
+    if damaged:
+        first = damaged[0]
+        whole = points[first.index - 1].name if first.index else "the model itself"
+        this.screen.warn(f"{first.name} is damaged (its files are not those that were committed): going on from {whole}")
+        this.rundir.discard(points[first.index :])
+
+
+def make(this: Run, point: Point) -> None:
+    """Train one task: stage after stage, each committed when it ends, then the point."""
+    spec = this.recipe.stream[point.index - 1]
+    task = this.stream.tasks[point.index - 1]
+    source = this.rundir.model(points_of(this.recipe)[point.index - 1])
+    for index, stage in enumerate(spec.stages):
+        ctx = context(this, point, task, index, stage, source)
+        if not ranks.on_main(this.rundir.stage_committed, point, ctx.name):
+            record = run_stage(this, ctx)
+            ranks.on_main(this.rundir.commit_stage, point, ctx.name, record)
+        source = ctx.target
+    for strategy in this.strategies:
+        source = strategy.after_task(ctx) or source
+    ranks.on_main(commit, this, point, source)
+
+
+def commit(this: Run, point: Point, model: Path) -> None:
+    names = [f"{i}-{stage.kind}" for i, stage in enumerate(this.recipe.stream[point.index - 1].stages)]
+    records = [this.rundir.stage_record(point, name) for name in names]
+    this.rundir.commit(point, model, records, {s.kind: s.state_dict() for s in this.strategies})
+
+
+def context(this: Run, point: Point, task, index: int, stage, source: Path) -> StageContext:
+    name = f"{index}-{stage.kind}"
+    folder = this.rundir.stage(point, name)
+    scorer = this.scorers.get((task.spec.reward or task.spec.verifier).model_dump())
+    mine = {"task": task.name, "stage": name}
+
+    def rewind(step: int) -> None:
+        this.rundir.forget_metrics(lambda line: line | mine != line or line["step"] <= step)
+
+    return StageContext(
+        recipe=this.recipe,
+        task=task,
+        stage=stage,
+        name=name,
+        key=f"stream.{task.name}.stages.{index}",
+        source=source,
+        base=this.rundir.model(points_of(this.recipe)[0]),
+        target=folder / "model",
+        work=folder / "trainer",
+        seed=stage_seed(this.recipe.seed, point.index, index),
+        rollouts=this.engine,
+        score=lambda texts, rows, finished: [score.value for score in scorer.score(texts, rows, finished)],
+        log=this.rundir.append_metrics,
+        rewind=rewind,
+        screen=this.screen,
+        stop=this.stop,
+        notes=[],
+    )
+
+
+def stage_seed(seed: int, task: int, stage: int) -> int:
+    """The seed of one stage, independent of the others (numpy's SeedSequence; 31 bits, as transformers wants)."""
+    return int(np.random.SeedSequence([seed, task, stage]).generate_state(1)[0] >> 1)
+
+
+def run_stage(this: Run, ctx: StageContext) -> dict:
+    """Train one stage and say in one line what it did."""
+    rows = stage_rows(ctx.task, ctx.stage.kind)
+    for strategy in this.strategies:
+        rows = strategy.before_stage(ctx, rows)
+    record = STAGES[ctx.stage.kind](ctx, rows, this.strategies)
+    gc.collect()
+    for strategy in this.strategies:
+        strategy.after_stage(ctx, rows)
+    rate = record["steps"] / record["seconds"] if record["seconds"] else 0.0
+    notes = "".join(f"; {note}" for note in record["notes"])
+    this.screen.line(
+        f"{ctx.task.name} {ctx.name}: {record['steps']} steps in {record['seconds']:.1f} s ({rate:.2f} steps/s), "
+        f"{record['train_tokens']:,} trained tokens, {record['rollout_tokens']:,} rollout tokens{notes}"
+    )
+    return record
+
+
+def add_row(this: Run, point: Point) -> None:
+    """Evaluate a point, keep every answer, and show the matrix so far."""
+    lines, cost = evaluate(
+        this.rundir.served(point),
+        this.rundir.model(points_of(this.recipe)[0]),
+        this.recipe,
+        this.stream,
+        engine=this.engine,
+        scorers=this.scorers,
+        screen=this.screen,
+        stop=this.stop,
+        label=f"evaluating {point.name}",
+    )
+    ranks.on_main(show_row, this, point, lines, cost)
+
+
+def show_row(this: Run, point: Point, lines: list[dict], cost: dict) -> None:
+    this.rundir.write_evaluation(point, lines, cost)
+    results = write_results(this.rundir, this.recipe)
+    names = [each.name for each in points_of(this.recipe)[: len(results["accuracy"])]]
+    this.screen.matrix(results["tasks"], names, results["accuracy"], results["held_out"])
+
+
+def finish(this: Run) -> dict:
+    """The final link, the results, the report and the verdict."""
+    this.rundir.link_final(points_of(this.recipe)[-1])
+    results = write_results(this.rundir, this.recipe)
+    html, _ = report.build(this.rundir.path)
+    for example in this.scorers.examples():
+        this.screen.warn(example)
+    for gate in results["gates"]:
+        this.screen.result(gate["message"], style="green" if gate["passed"] else "bold red")
+    this.screen.result(f"report: {html}")
+    return results

@@ -1,0 +1,239 @@
+"""The run directory: what is committed stays, whatever happens to the process. Format: DESIGN.md, "The run directory".
+
+A point (`points/01-reverse`) is built beside its place, hashed file by file into `DONE`, synced, and renamed. Inside a
+point that is still being made (`points/.01-reverse.work`) each finished stage is committed the same way, so a kill never
+repeats one. One process writes: the lock is the operating system's, so it ends with its holder, even one killed by -9.
+"""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
+
+from cpt.errors import UserError
+from cpt.files import clone, is_intact, seal, sync_folder, whole_file, write_json, write_whole
+from cpt.recipe import Recipe, dump
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in the stream: `00-base` (task None), then one after each task."""
+
+    index: int
+    task: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.index:02d}-{self.task or 'base'}"
+
+
+def points_of(recipe: Recipe) -> list[Point]:
+    return [Point(0, None), *(Point(i, task.task) for i, task in enumerate(recipe.stream, start=1))]
+
+
+class RunDir:
+    """Paths, commits and the log of one run. Make it with `open_run` (to write) or directly (to read)."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.points = path / "points"
+        self.metrics = path / "metrics.jsonl"
+        self.evaluations = path / "evaluations"
+        self.results = path / "results.json"
+        self.log = path / "run.log"
+        self._verified: set[Path] = set()
+
+    # -- points ------------------------------------------------------------------------------------------------------
+
+    def point(self, point: Point) -> Path:
+        return self.points / point.name
+
+    def model(self, point: Point) -> Path:
+        """The weights that training goes on from."""
+        return self.point(point) / "model"
+
+    def served(self, point: Point) -> Path:
+        """The weights that are evaluated and shipped: what a strategy put in `served`, else the model."""
+        served = self.point(point) / "served"
+        return served if served.is_dir() else self.model(point)
+
+    def work(self, point: Point) -> Path:
+        return self.points / f".{point.name}.work"
+
+    def stage(self, point: Point, name: str) -> Path:
+        return self.work(point) / name
+
+    def committed(self, point: Point) -> bool:
+        """Whether the point is there and every file has the hash it was committed with."""
+        return self._intact(self.point(point))
+
+    def stage_committed(self, point: Point, name: str) -> bool:
+        return self._intact(self.stage(point, name))
+
+    def _intact(self, folder: Path) -> bool:
+        if folder not in self._verified and is_intact(folder):
+            self._verified.add(folder)
+        return folder in self._verified
+
+    def damaged(self, points: Iterable[Point]) -> list[Point]:
+        """The points whose folder is there but is not what was committed."""
+        return [point for point in points if self.point(point).exists() and not self.committed(point)]
+
+    def discard(self, points: Iterable[Point]) -> None:
+        """Remove points, what was begun on them, and their evaluations (they will be made again)."""
+        for point in points:
+            for folder in (self.point(point), self.work(point)):
+                shutil.rmtree(folder, ignore_errors=True)
+                self._verified = {seen for seen in self._verified if not seen.is_relative_to(folder)}
+            self.evaluation(point).unlink(missing_ok=True)
+
+    def commit_stage(self, point: Point, name: str, record: dict) -> None:
+        """Seal a finished stage inside its point's work folder."""
+        folder = self.stage(point, name)
+        shutil.rmtree(folder / "trainer", ignore_errors=True)
+        write_json(folder / "stage.json", record)
+        seal(folder)
+
+    def stage_record(self, point: Point, name: str) -> dict:
+        return json.loads((self.stage(point, name) / "stage.json").read_text())
+
+    def commit(self, point: Point, model: Path, stages: list[dict], strategies: dict[str, dict]) -> None:
+        """All of the point or none of it: its model, the records of its stages, and the strategies' states."""
+        beside = self.points / f".{point.name}.commit"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        clone(model, beside / "model")
+        served = model.parent / "served"
+        if served.is_dir():
+            clone(served, beside / "served")
+        write_json(beside / "stages.json", stages)
+        for kind, state in strategies.items():
+            write_json(beside / "strategies" / f"{kind}.json", state)
+        seal(beside)
+        shutil.rmtree(self.point(point), ignore_errors=True)
+        beside.rename(self.point(point))
+        sync_folder(self.points)
+        shutil.rmtree(self.work(point), ignore_errors=True)
+
+    def stages(self, point: Point) -> list[dict]:
+        """The records of the committed stages of a committed point."""
+        return json.loads((self.point(point) / "stages.json").read_text())
+
+    def strategy_state(self, point: Point, kind: str) -> dict:
+        return json.loads((self.point(point) / "strategies" / f"{kind}.json").read_text())
+
+    def link_final(self, point: Point) -> None:
+        """`final`: a relative link to the last point's served model."""
+        final, beside = self.path / "final", self.path / ".final"
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(os.path.relpath(self.served(point), self.path))
+        beside.replace(final)
+
+    # -- evaluations and metrics -------------------------------------------------------------------------------------
+
+    def evaluation(self, point: Point) -> Path:
+        return self.evaluations / f"{point.name}.jsonl"
+
+    def has_row(self, point: Point) -> bool:
+        return self.evaluation(point).is_file()
+
+    def write_evaluation(self, point: Point, lines: list[dict], cost: dict) -> None:
+        """All evaluated answers of a point; the file appears whole or not at all."""
+        self.evaluations.mkdir(exist_ok=True)
+        write_json(self.evaluations / f"{point.name}.cost.json", cost)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_whole(self.evaluation(point), text)
+
+    def read_evaluation(self, point: Point) -> tuple[list[dict], dict]:
+        lines = [json.loads(line) for line in self.evaluation(point).read_text(encoding="utf-8").splitlines()]
+        return lines, json.loads((self.evaluations / f"{point.name}.cost.json").read_text())
+
+    def append_metrics(self, line: dict) -> None:
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def forget_metrics(self, keep) -> None:
+        """Drop the lines that `keep(line)` refuses: those logged after the place a run resumes from."""
+        if self.metrics.exists():
+            kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _kept(line, keep)]
+            write_whole(self.metrics, "".join(line + "\n" for line in kept))
+
+
+def _kept(line: str, keep) -> bool:
+    try:
+        return keep(json.loads(line))
+    except json.JSONDecodeError:  # the last line of a process killed while writing it
+        return False
+
+
+# -- opening -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_run(path: Path, recipe: Recipe) -> Iterator[RunDir]:
+    """The run directory for writing: locked, new or a part of the same run.
+
+    Raises:
+        UserError: it cannot be written, holds another recipe (says what differs), or another process is writing it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with (path / ".lock.json").open("a"):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: the run directory cannot be written ({error.strerror}); choose another with --out") from error
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = json.loads((path / ".lock.json").read_text() or "{}")
+        who = f"process {holder.get('pid')} on {holder.get('host')}" if holder else "another process"
+        raise UserError(f"{path}: {who} is writing this run; wait for it or give another --out") from None
+    try:
+        (path / ".lock.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        rundir = RunDir(path)
+        _same_recipe(rundir, recipe)
+        rundir.points.mkdir(exist_ok=True)
+        yield rundir
+    finally:
+        lock.release()
+
+
+def _same_recipe(rundir: RunDir, recipe: Recipe) -> None:
+    """Write the resolved recipe, or compare it with the one that is there (gates and the description may change)."""
+    file, mine = rundir.path / "recipe.yaml", dump(recipe)
+    if file.exists():
+        theirs = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+        differences = [d for d in different_keys(theirs, mine) if not d.startswith(("evaluation.gates", "description"))]
+        if differences:
+            shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+            raise UserError(f"{rundir.path}: holds a run of another recipe: {shown}; give another --out to start a new run")
+    elif any(child.name not in (".lock", ".lock.json") for child in rundir.path.iterdir()):
+        raise UserError(f"{rundir.path}: is not empty and holds no run (no recipe.yaml); give a new folder with --out")
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    with whole_file(file) as stream:
+        yaml.dump(mine, stream)
+
+
+def different_keys(theirs, mine, key: str = "") -> list[str]:
+    """Dotted keys in which two plain structures differ, as `seed: 0 there, 1 here`."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        names = dict.fromkeys([*theirs, *mine])
+        return [d for n in names for d in different_keys(theirs.get(n), mine.get(n), f"{key}.{n}" if key else str(n))]
+    if isinstance(theirs, list) and isinstance(mine, list) and len(theirs) == len(mine):
+        return [d for i, pair in enumerate(zip(theirs, mine, strict=True)) for d in different_keys(*pair, f"{key}.{i}")]
+    return [] if theirs == mine else [f"{key}: {_short(theirs)} there, {_short(mine)} here"]
+
+
+def _short(value) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,44 @@
+"""What a stage is given: where it starts and ends, its seed, and the things of the run that it may use."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cpt.recipe import Recipe, Stage
+    from cpt.rollouts import Engine
+    from cpt.screen import Screen
+    from cpt.stop import Stop
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """One stage of one task. `source`, `base` and `target` are model folders; `seed` is the stage's own.
+
+    `score(completions, rows, finished)` gives a reward or None (unscorable) for each; `log(line)` appends to
+    metrics.jsonl and `rewind(step)` drops this stage's lines after `step`; `notes` are shown beside the stage's result.
+    """
+
+    recipe: "Recipe"
+    task: Any  # data.stream.TaskData
+    stage: "Stage"
+    name: str  # "0-rlvr": the stage's place in its task, and its kind
+    key: str  # "stream.reverse.stages.0": where the recipe says it
+    source: Path
+    base: Path
+    target: Path
+    work: Path  # in-stage checkpoints and other work files; deleted when the stage is committed
+    seed: int
+    rollouts: "Engine"
+    score: Callable[[list[str], list[dict], list[bool]], list[float | None]]
+    log: Callable[[dict], None]
+    rewind: Callable[[int], None]
+    screen: "Screen"
+    stop: "Stop"
+    notes: list[str]
+
+    @property
+    def reference(self) -> Path:
+        """The folder that the KL of this stage is measured from."""
+        return self.base if self.stage.reference == "base" else self.source

@@ -1,0 +1,28 @@
+"""Supervised fine-tuning on demonstrations or messages: TRL's SFTTrainer."""
+
+from trl import SFTTrainer
+
+from cpt import models
+from cpt.stages.configs import make_config
+from cpt.stages.context import StageContext
+from cpt.stages.training import build, load_policy, train
+
+
+class SftStageTrainer(SFTTrainer):
+    """SFTTrainer that says how many tokens it has trained on."""
+
+    def train_tokens(self) -> int:
+        return int(self._total_train_tokens)
+
+
+def run(ctx: StageContext, rows, strategies) -> dict:
+    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
+    trainer = build(
+        ctx,
+        SftStageTrainer,
+        model=load_policy(ctx),
+        args=make_config(ctx.stage, ctx.key, ctx.work, ctx.seed),
+        train_dataset=rows,
+        processing_class=models.load_tokenizer(ctx.source, ctx.recipe),
+    )
+    return train(ctx, trainer, strategies)

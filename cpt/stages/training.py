@@ -1,0 +1,198 @@
+"""What all stages share: the reference, in-stage checkpoints, saving, and what a stage reports.
+
+The order matters for exactness. The policy is loaded from `ctx.source` (not handed on in memory), the trainer is built,
+the last whole checkpoint is resumed, and at the end everything is let go of before the next stage begins.
+"""
+
+import gc
+import json
+import math
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from cpt import models, ranks
+from cpt.errors import Interrupted, UserError
+from cpt.files import is_intact, seal, write_json
+from cpt.stages.configs import checkpoint_period, one_line
+from cpt.stages.context import StageContext
+
+
+def load_policy(ctx: StageContext):
+    """The policy of `ctx.source`, with TRL's reference pointed at `ctx.reference`.
+
+    TRL loads the reference of a model with all its weights from the path in its config, so that path is the reference.
+    With an adapter it copies the adapter as loaded (stage-start); `drop_reference_adapter` makes it the base.
+    """
+    policy = models.load_policy(ctx.source, ctx.base, ctx.recipe, trainable=True, seed=ctx.seed)
+    policy.config.name_or_path = str(ctx.reference)
+    return policy
+
+
+def drop_reference_adapter(trainer: Trainer, ctx: StageContext) -> None:
+    """`reference: base` with an adapter: without TRL's copy of the adapter the reference is the model with none."""
+    adapters = getattr(trainer.model, "peft_config", {})
+    if ctx.stage.reference == "base" and "ref" in adapters:
+        trainer.model.delete_adapter("ref")
+
+
+def build(ctx: StageContext, trainer_class: type[Trainer], **arguments) -> Trainer:
+    """The trainer; what TRL finds wrong with rows or arguments becomes one line for the user."""
+    try:
+        trainer = trainer_class(**arguments)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{ctx.key}: {trainer_class._name} refuses: {one_line(error)}") from error
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    return trainer
+
+
+def train(ctx: StageContext, trainer: Trainer, strategies) -> dict:
+    """Train (or go on training), save to `ctx.target`, free everything; returns the stage's record.
+
+    Raises:
+        Interrupted: a signal came; the place is saved.
+    """
+    checkpoint = latest_checkpoint(ctx)
+    keeper = Keeper(ctx, trainer, strategies, checkpoint)
+    with ctx.screen.progress(f"{ctx.task.name} {ctx.name}", max(1, total_steps(trainer))) as bar:
+        own = [callback for strategy in strategies for callback in strategy.callbacks(ctx)]
+        for callback in (*own, Narrator(ctx, keeper, bar), keeper):  # the keeper last: it seals what the others saved
+            trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if keeper.interrupted:
+        raise Interrupted(ctx.stop.signal or 15)
+    steps = trainer.state.global_step
+    save(ctx, trainer)
+    record = {"task": ctx.task.name, "stage": ctx.name, "kind": ctx.stage.kind, "steps": steps, **keeper.costs()}
+    release(ctx, trainer)
+    return record | {"notes": list(ctx.notes)}
+
+
+def total_steps(trainer: Trainer) -> int:
+    """How many optimiser steps the stage will take."""
+    if trainer.args.max_steps > 0:
+        return trainer.args.max_steps
+    return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
+
+
+def save(ctx: StageContext, trainer: Trainer) -> None:
+    """Gather on all ranks, write on rank 0."""
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    policy = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    if ranks.is_main():
+        shutil.rmtree(ctx.target, ignore_errors=True)
+        models.save_policy(policy, state_dict, ctx.source, ctx.target, ctx.recipe)
+    ranks.barrier()
+
+
+def release(ctx: StageContext, trainer: Trainer) -> None:
+    """Let go of the model, the optimiser and accelerate's hold on them, so that nothing leaks into the next stage."""
+    ctx.rollouts.release()
+    trainer.accelerator.free_memory()
+    trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
+    trainer.callback_handler.model = trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
+    if getattr(trainer, "ref_model", None) is not None:
+        trainer.ref_model = None
+    gc.collect()
+
+
+def latest_checkpoint(ctx: StageContext) -> Path | None:
+    """The last checkpoint that was written whole (the same on all ranks); damaged ones are removed with a warning."""
+    found = None
+    if ranks.is_main():
+        folders = sorted(ctx.work.glob("checkpoint-*"), key=lambda folder: -int(folder.name.split("-")[1]))
+        for folder in folders:
+            if found is None and is_intact(folder):
+                found = folder
+            elif found is None:
+                ctx.screen.warn(f"{ctx.task.name} {ctx.name}: {folder.name} is damaged or was not finished; not used")
+                shutil.rmtree(folder)
+        ctx.rewind(int(found.name.split("-")[1]) if found else 0)
+    return ranks.broadcast(found)
+
+
+class Keeper(TrainerCallback):
+    """Seals each checkpoint with the strategies' state and the costs so far, and stops the trainer when asked to."""
+
+    def __init__(self, ctx: StageContext, trainer: Trainer, strategies, checkpoint: Path | None):
+        self.ctx, self.trainer, self.strategies = ctx, trainer, strategies
+        self.period = checkpoint_period(trainer.args)
+        self.interrupted = False
+        self.start = time.monotonic()
+        self.rollouts_at_start = ctx.rollouts.rollout_tokens
+        self.before = {"seconds": 0.0, "train_tokens": 0, "rollout_tokens": 0}
+        if checkpoint is not None:
+            self.before = json.loads((checkpoint / "costs.json").read_text())
+            for strategy in strategies:
+                strategy.load_state_dict(json.loads((checkpoint / "strategies" / f"{strategy.kind}.json").read_text()))
+
+    def costs(self) -> dict:
+        """Seconds, tokens and peak memory of the stage so far, over all ranks and earlier attempts."""
+        rollout_tokens = sum(ranks.gather([self.ctx.rollouts.rollout_tokens - self.rollouts_at_start]))
+        return {
+            "seconds": round(self.before["seconds"] + time.monotonic() - self.start, 3),
+            "train_tokens": self.before["train_tokens"] + self.trainer.train_tokens(),
+            "rollout_tokens": self.before["rollout_tokens"] + rollout_tokens,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+    def on_step_end(self, args, state, control, **_):
+        stop = self.ctx.stop.requested()
+        if state.global_step >= state.max_steps:
+            control.should_save = False  # the stage saves its model itself
+        elif stop and state.global_step % self.period == 0:
+            self.interrupted = control.should_save = control.should_training_stop = True
+        return control
+
+    def on_save(self, args, state, control, **_):
+        costs = self.costs()
+        ranks.barrier()
+        if ranks.is_main():
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_json(folder / "costs.json", costs)
+            for strategy in self.strategies:
+                write_json(folder / "strategies" / f"{strategy.kind}.json", strategy.state_dict())
+            seal(folder)
+        ranks.barrier()
+
+
+class Narrator(TrainerCallback):
+    """Moves the progress bar and writes what the trainer logs to metrics.jsonl."""
+
+    SHOWN = ("reward", "loss", "kl", "rewards/accuracies", "mean_token_accuracy")
+
+    def __init__(self, ctx: StageContext, keeper: Keeper, bar):
+        self.ctx, self.keeper, self.bar = ctx, keeper, bar
+
+    def on_step_begin(self, args, state, control, **_):
+        self.bar.update(state.global_step)
+
+    def on_step_end(self, args, state, control, **_):
+        self.bar.update(state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if not ranks.is_main() or "train_runtime" in logs:
+            return
+        numbers = {name: value if math.isfinite(value) else None for name, value in logs.items() if is_number(value)}
+        seconds = round(self.keeper.before["seconds"] + time.monotonic() - self.keeper.start, 3)
+        place = {"task": self.ctx.task.name, "stage": self.ctx.name, "step": state.global_step}
+        self.ctx.log(place | {"max_steps": state.max_steps, "seconds": seconds} | numbers)
+        self.bar.update(state.global_step, **{name: numbers[name] for name in self.SHOWN if numbers.get(name) is not None})
+
+
+def is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def peak_memory_bytes() -> int:
+    """The most that this process has held: on the GPU where there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

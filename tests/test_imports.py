@@ -1,0 +1,97 @@
+"""The direction of imports (DESIGN.md): each module imports only what its row allows."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "cpt"
+EVERYWHERE = {"cpt", "cpt.errors", "cpt.files", "cpt.screen", "cpt.stop", "cpt.ranks"}
+ALL = {"cpt."}
+MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
+    "cpt.errors": set(),
+    "cpt.files": set(),
+    "cpt.screen": {"cpt.errors"},
+    "cpt.ranks": {"cpt.errors"},
+    "cpt.stop": {"cpt.errors", "cpt.ranks"},
+    "cpt.rewards": {"cpt.rewards"},
+    "cpt.data.rows": set(),
+    "cpt.evaluation.metrics": set(),
+    "cpt.evaluation.statistics": set(),
+    "cpt.stages.arguments": set(),
+    "cpt.recipe": {"cpt.stages.arguments", "cpt.recipe_file", "cpt.recipe"},
+    "cpt.recipe_file": set(),
+    "cpt.data": {"cpt.recipe", "cpt.data"},
+    "cpt.spelling": set(),
+    "cpt.tiny": {"cpt.data.procedural", "cpt.tiny"},
+    "cpt.models": {"cpt.recipe", "cpt.tiny"},
+    "cpt.rundir": {"cpt.recipe"},
+    "cpt.rollouts": {"cpt.recipe", "cpt.models", "cpt.rollouts"},
+    "cpt.strategies": {"cpt.recipe", "cpt.losses", "cpt.models", "cpt.merging", "cpt.optim", "cpt.data.rows", "cpt.strategies"},
+    "cpt.stages": {"cpt.recipe", "cpt.losses", "cpt.models", "cpt.rollouts", "cpt.optim", "cpt.data.rows", "cpt.stages"},
+    "cpt.evaluation": {"cpt.recipe", "cpt.data", "cpt.models", "cpt.rewards", "cpt.rollouts", "cpt.evaluation"},
+    "cpt.report": {"cpt.evaluation.metrics", "cpt.evaluation.statistics", "cpt.report"},
+    "cpt": ALL,
+}
+ONLY = {"trl": "cpt.stages", "vllm": "cpt.rollouts"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, wherever in the file; `from cpt import models` counts as cpt.models."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names if node.module == "cpt" else {node.module}
+    return found
+
+
+def covered(name: str, prefixes: set[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix.rstrip(".") + ".") for prefix in prefixes)
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=[module_name(path) for path in FILES])
+def test_imports_go_one_way(path):
+    name = module_name(path)
+    row = max((prefix for prefix in MAY_IMPORT if covered(name, {prefix})), key=len)
+    allowed = MAY_IMPORT[row] | {name}
+    own = {each for each in imports(path) if each == "cpt" or each.startswith("cpt.")}
+    leaves = EVERYWHERE if row == "cpt" or MAY_IMPORT[row] else {"cpt", "cpt.errors"}
+    leaves = leaves | {"cpt.__version__"}
+    wrong = {each for each in own if not covered(each, allowed) and each not in leaves}
+    assert not wrong, f"{name} may not import {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=[module_name(path) for path in FILES])
+def test_only_their_home_imports_trl_and_vllm(path):
+    for each in imports(path):
+        top = each.split(".")[0]
+        if top in ONLY:
+            assert covered(module_name(path), {ONLY[top]}), f"{module_name(path)} imports {each}"
+
+
+def test_stages_and_strategies_never_import_each_other():
+    for path in FILES:
+        name = module_name(path)
+        if covered(name, {"cpt.stages"}):
+            assert not any(covered(each, {"cpt.strategies"}) for each in imports(path)), name
+        if covered(name, {"cpt.strategies"}):
+            assert not any(covered(each, {"cpt.stages"}) for each in imports(path)), name
+
+
+def test_the_rule_can_fail():
+    """A wrong import is seen."""
+    assert not covered("cpt.run", MAY_IMPORT["cpt.models"])
+    assert covered("cpt.data.rows", MAY_IMPORT["cpt.stages"])
+    assert not covered("cpt.data.stream", MAY_IMPORT["cpt.stages"])
