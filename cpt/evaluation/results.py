@@ -1,0 +1,106 @@
+"""The numbers of results.json, from the evaluated answers alone: the matrix, held-out scores, metrics and intervals.
+
+Every answer of a point is a line (DESIGN.md, "The run directory"). Answers of different points are paired by their row, so
+all points must have been asked the same questions. A held-out suite's score is the mean over all its questions.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cpt.evaluation import metrics, statistics
+
+Key = tuple[str | None, str]  # suite (None for the stream) and task
+
+
+def numbers(
+    tasks: Sequence[str],
+    suites: Sequence[str],
+    points: Sequence[str],
+    lines_by_point: Mapping[str, Sequence[dict]],
+    complete: bool,
+    k: Sequence[int] = (),
+) -> dict:
+    """The keys accuracy ... verifier_errors of results.json, for the points evaluated so far (in order, base first).
+
+    `k` is evaluation.sampled.k of the recipe. Metrics and their intervals are null until the stream is complete.
+    """
+    assert complete == (len(points) == len(tasks) + 1), f"{len(points)} rows for {len(tasks)} tasks"
+    scores = greedy_scores([lines_by_point[point] for point in points])
+    matrix = [scores[None, task] for task in tasks]
+    held_out = {suite: np.hstack([scores[key] for key in scores if key[0] == suite]) for suite in suites}
+    R = np.stack([each.mean(1) for each in matrix], axis=1)
+    return {
+        "accuracy": R.tolist(),
+        "sampled": sampled(tasks, points, lines_by_point, k),
+        "held_out": {suite: each.mean(1).tolist() for suite, each in held_out.items()},
+        "held_out_tasks": {
+            suite: {task: each.mean(1).tolist() for (s, task), each in scores.items() if s == suite} for suite in suites
+        },
+        "metrics": metrics.summary(R) if complete else dict.fromkeys(metrics.METRICS),
+        "intervals": {
+            "accuracy": [[statistics.interval(each[row]) for each in matrix] for row in range(len(points))],
+            "held_out": {suite: [statistics.interval(row) for row in each] for suite, each in held_out.items()},
+            **(intervals(tasks, matrix, R, held_out) if complete else UNKNOWN),
+        },
+        "questions": {task: each.shape[1] for task, each in zip(tasks, matrix, strict=True)},
+        "held_out_questions": {suite: each.shape[1] for suite, each in held_out.items()},
+        "verifier_errors": {point: errors for point in points if (errors := count_errors(lines_by_point[point]))},
+    }
+
+
+UNKNOWN = {"metrics": dict.fromkeys(metrics.METRICS), "forgetting_by_task": {}, "held_out_drop": {}}
+
+
+def intervals(tasks: Sequence[str], matrix: list[np.ndarray], R: np.ndarray, held_out: dict[str, np.ndarray]) -> dict:
+    """Intervals of what compares rows: paired, on the same questions. That of one task takes its best row as given."""
+    best = metrics.best_rows(R)
+    lost = {task: statistics.paired_difference(matrix[i][row], matrix[i][-1]) for i, (task, row) in enumerate(zip(tasks, best))}
+    return {
+        "metrics": statistics.bootstrap(matrix, metrics.METRICS),
+        "forgetting_by_task": lost,
+        "held_out_drop": {suite: statistics.paired_difference(each[0], each[-1]) for suite, each in held_out.items()},
+    }
+
+
+def greedy_scores(lines_by_row: Sequence[Sequence[dict]]) -> dict[Key, np.ndarray]:
+    """(rows, n) scores of the greedy answers of every task, the questions in one order (by row id) in all rows."""
+    rows: list[dict[Key, dict[str, float]]] = []
+    for lines in lines_by_row:
+        rows.append({})
+        for line in lines:
+            if line["mode"] == "greedy":
+                rows[-1].setdefault((line["suite"], line["task"]), {})[line["row"]] = line["score"]
+    for row in rows[1:]:
+        assert row.keys() == rows[0].keys(), "not every point was asked the same tasks"
+        assert all(row[key].keys() == rows[0][key].keys() for key in row), "a task's questions differ between points"
+    return {key: np.array([[row[key][id] for id in sorted(rows[0][key])] for row in rows]) for key in rows[0]}
+
+
+def sampled(
+    tasks: Sequence[str], points: Sequence[str], lines_by_point: Mapping[str, Sequence[dict]], k: Sequence[int]
+) -> dict[str, dict[str, list[float]]]:
+    """{task: {"pass@k": a value for each point}}: the mean over questions; an answer is right if its score is 1."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for task in tasks if k else ():
+        found[task] = {f"pass@{each}": [] for each in k}
+        for point in points:
+            right: dict[str, list[bool]] = {}
+            for line in lines_by_point[point]:
+                if line["mode"] == "sampled" and line["suite"] is None and line["task"] == task:
+                    right.setdefault(line["row"], []).append(line["score"] >= 1)
+            for each in k:
+                chances = [metrics.pass_at_k(len(answers), sum(answers), each) for answers in right.values()]
+                found[task][f"pass@{each}"].append(float(np.mean(chances)))
+    return found
+
+
+def count_errors(lines: Sequence[dict]) -> dict[str, dict[str, int]]:
+    """{task: {kind of error: times}}, both modes; a held-out task stands as SUITE/TASK. The kind is the first word."""
+    found: dict[str, Counter] = {}
+    for line in lines:
+        if line["error"]:
+            name = line["task"] if line["suite"] is None else f"{line['suite']}/{line['task']}"
+            found.setdefault(name, Counter())[line["error"].split()[0].strip(":,.")] += 1
+    return {name: dict(counts) for name, counts in found.items()}
