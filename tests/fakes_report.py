@@ -1,4 +1,4 @@
-"""A fake run directory in the formats of the contract: answers drawn from a table of accuracies, numbers from our own code."""
+"""A fake run directory: answers made up to match a table of accuracies, in the formats that a run writes."""
 
 import json
 import math
@@ -18,8 +18,20 @@ SKILLS = {
     "first": lambda text: text[0],
     "count": lambda text: str(len(text)),
 }
-GOOD = [[0.02, 0.0, 0.1, 0.3], [0.97, 0.0, 0.12, 0.3], [0.96, 0.98, 0.1, 0.28], [0.93, 0.97, 0.99, 0.3], [0.91, 0.95, 0.98, 0.97]]
-BAD = [[0.02, 0.0, 0.1, 0.3], [0.98, 0.0, 0.05, 0.2], [0.61, 0.98, 0.02, 0.1], [0.4, 0.55, 0.99, 0.05], [0.22, 0.31, 0.52, 0.99]]
+GOOD = [
+    [0.02, 0.0, 0.1, 0.3],
+    [0.97, 0.0, 0.12, 0.3],
+    [0.96, 0.98, 0.1, 0.28],
+    [0.93, 0.97, 0.99, 0.3],
+    [0.91, 0.95, 0.98, 0.97],
+]
+BAD = [
+    [0.02, 0.0, 0.1, 0.3],
+    [0.98, 0.0, 0.05, 0.2],
+    [0.61, 0.98, 0.02, 0.1],
+    [0.4, 0.55, 0.99, 0.05],
+    [0.22, 0.31, 0.52, 0.99],
+]
 GENERAL = {"good": [0.995, 0.99, 0.985, 0.985, 0.98], "bad": [0.995, 0.8, 0.7, 0.62, 0.51]}
 GATES = {"forgetting": 0.12, "held_out_drop": 0.08, "learning_accuracy": 0.9}
 
@@ -86,11 +98,18 @@ evaluation:
   suites: [general]
   gates: {{forgetting: 0.12, held_out_drop: 0.08, learning_accuracy: 0.9}}
 """
-STEP = "  - {{task: {task}, data: {{source: procedural, name: {task}}}, reward: exact, stages: [{{kind: rlvr, args: {{max_steps: 80}}}}]}}"
+STEP = "  - {{task: {task}, data: {{source: procedural, name: {task}}}, reward: exact, stages: [{{kind: rlvr}}]}}"
 
 
 def make_run(
-    folder: Path, *, bad: bool = False, tasks=TASKS, trained: int | None = None, count: int = 200, samples: int = 8, gates=GATES
+    folder: Path,
+    *,
+    bad: bool = False,
+    tasks=TASKS,
+    trained: int | None = None,
+    count: int = 200,
+    samples: int = 8,
+    gates=GATES,
 ) -> Path:
     """A run directory with `trained` of the tasks done (all by default); `bad` forgets. Returns `folder`."""
     trained = len(tasks) if trained is None else trained
@@ -103,10 +122,11 @@ def make_run(
     stages = [
         {
             "point": point, "task": task, "stage": "0-rlvr", "kind": "rlvr", "steps": 80, "seconds": 31.4 + 3 * i,
-            "train_tokens": 412_000 + 9000 * i, "rollout_tokens": 388_000 + 7000 * i, "peak_memory_bytes": 1_450_000_000 + i * 10**7,
+            "train_tokens": 412_000 + 9000 * i, "rollout_tokens": 388_000 + 7000 * i,
+            "peak_memory_bytes": 1_450_000_000 + i * 10**7,
             "notes": ["3 rows were too long and left out"] if i == 1 else [],
         }
-        for i, (point, task) in enumerate(zip(points[1:], tasks))
+        for i, (point, task) in enumerate(zip(points[1:], tasks, strict=False))
     ]  # fmt: skip
     logged = [line for i, task in enumerate(tasks[:trained]) for line in training(task, "0-rlvr", 80, i)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
@@ -138,7 +158,13 @@ def write_results(folder: Path, tasks, points, lines, stages, gates, k) -> None:
 def manifest(tasks) -> dict:
     return {
         "cpt": "0.1.0",
-        "versions": {"python": "3.11.9", "torch": "2.13.0", "transformers": "5.17.0", "trl": "1.16.0", "peft": "0.21.2"},
+        "versions": {
+            "python": "3.11.9",
+            "torch": "2.13.0",
+            "transformers": "5.17.0",
+            "trl": "1.16.0",
+            "peft": "0.21.2",
+        },
         "seed": 0,
         "model_seed": 0,
         "data_seed": 0,

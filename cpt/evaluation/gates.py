@@ -1,8 +1,9 @@
 """Gates: limits that a stream must keep, so that a pipeline can refuse a model. All are judged on greedy answers.
 
-`forgetting` is a maximum on the metric of that name, `held_out_drop` a maximum over suites of row 0 minus the last row,
-`learning_accuracy` a minimum. `rule: point` compares the value; `rule: interval` passes only if the whole 95 % interval lies
-on the right side. Of several suites the interval's ends are the largest of theirs: it passes only if each of them does.
+`forgetting` is a maximum on the metric of that name, `held_out_drop` a maximum over suites of row 0 minus the last
+row, `learning_accuracy` a minimum. `rule: point` compares the value; `rule: interval` passes only if the whole 95 %
+interval lies on the right side. Of several suites the interval's ends are the largest of theirs: it passes only if
+each of them does.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +18,8 @@ ROUNDING = 1e-9  # a value that equals its limit but for rounding passes
 def judge(gates: Mapping[str, Any], found: dict) -> list[dict]:
     """The verdicts, in the order of the recipe: `gates` maps a name to a number or an object with `limit` and `rule`.
 
-    `found` is what `results.numbers` returns, of a whole stream. Each verdict has name, limit, direction (max or min), value,
-    interval, rule, passed, reason (who did it most, and by how much) and message (one line that says it all).
+    `found` is what `results.numbers` returns, of a whole stream. Each verdict has name, limit, direction (max or min),
+    value, interval, rule, passed, reason (who did it most, and by how much) and message (one line that says it all).
     """
     return [verdict(name, gate, found) for name, gate in gates.items()]
 
@@ -33,7 +34,8 @@ def verdict(name: str, gate: Any, found: dict) -> dict:
     sign = {("max", True): "<=", ("max", False): ">", ("min", True): ">=", ("min", False): "<"}[direction, passed]
     what, number, bound = name, *apart(judged, limit)
     if rule == "interval":
-        what = f"{name} {value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}], {'upper' if direction == 'max' else 'lower'} end"
+        end = "upper" if direction == "max" else "lower"
+        what = f"{name} {value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}], {end} end"
     message = f"{what} {number} {sign} {bound} {'passed' if passed else 'FAILED'}: {reason}"
     return {
         "name": name,

@@ -1,11 +1,12 @@
 """Metrics of a stream, as pure functions of the accuracy matrix.
 
-`R` is (..., T+1, T): row 0 is the untouched model, row t the model after task t, columns are the tasks in order. Leading
-axes (bootstrap replicates) pass through. In the formulas tasks count from 1, as in the papers.
+`R` is (..., T+1, T): row 0 is the untouched model, row t the model after task t, columns are the tasks in order.
+Leading axes (bootstrap replicates) pass through. In the formulas tasks count from 1, as in the papers.
 
-Forgetting is Chaudhry's (1801.10112), but its maximum begins where the task was learnt (l from i, not from 1): what a model
-could do before it was taught is not credited to the teaching. The maximum never includes the last row, so forgetting can be
-negative. Backward and forward transfer are those of Lopez-Paz and Ranzato (1706.08840), with row 0 as the baseline.
+Forgetting is Chaudhry's (1801.10112), but its maximum begins where the task was learnt (l from i, not from 1): what a
+model could do before it was taught is not credited to the teaching. The maximum never includes the last row, so
+forgetting can be negative. Backward and forward transfer are those of Lopez-Paz and Ranzato (1706.08840), with row 0 as
+the baseline.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """The numbers of results.json, from the evaluated answers alone: the matrix, held-out scores, metrics and intervals.
 
-Every answer of a point is a line (DESIGN.md, "The run directory"). Answers of different points are paired by their row, so
-all points must have been asked the same questions. A held-out suite's score is the mean over all its questions.
+Every answer of a point is a line (DESIGN.md, "The run directory"). Answers of different points are paired by their row,
+so all points must have been asked the same questions. A held-out suite's score is the mean over all its questions.
 """
 
 from collections import Counter
@@ -56,7 +56,10 @@ UNKNOWN = {"metrics": dict.fromkeys(metrics.METRICS), "forgetting_by_task": {}, 
 def intervals(tasks: Sequence[str], matrix: list[np.ndarray], R: np.ndarray, held_out: dict[str, np.ndarray]) -> dict:
     """Intervals of what compares rows: paired, on the same questions. That of one task takes its best row as given."""
     best = metrics.best_rows(R)
-    lost = {task: statistics.paired_difference(matrix[i][row], matrix[i][-1]) for i, (task, row) in enumerate(zip(tasks, best))}
+    lost = {
+        task: statistics.paired_difference(matrix[i][row], matrix[i][-1])
+        for i, (task, row) in enumerate(zip(tasks, best, strict=False))
+    }
     return {
         "metrics": statistics.bootstrap(matrix, metrics.METRICS),
         "forgetting_by_task": lost,

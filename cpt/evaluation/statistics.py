@@ -1,8 +1,8 @@
 """95 % intervals: Wilson for one accuracy, Tango's score interval for a paired difference, bootstrap for the rest.
 
-The questions are what is random: the interval says how far the numbers could move with other questions of the same kind.
-It says nothing about another training seed. The Wald interval is not used anywhere: at accuracies near 0 and 1, where most
-of ours lie, it is far too short (Wilson 1927; Newcombe 1998, Statistics in Medicine 17:857).
+The questions are what is random: the interval says how far the numbers could move with other questions of the same
+kind. It says nothing about another training seed. The Wald interval is not used anywhere: at accuracies near 0 and 1,
+where most of ours lie, it is far too short (Wilson 1927; Newcombe 1998, Statistics in Medicine 17:857).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 
 
 def interval(scores: ArrayLike) -> tuple[float, float]:
-    """The interval of the mean of scores in [0, 1]: Wilson where all are 0 or 1, else bootstrap. `scores` is (n), n >= 1."""
+    """The interval of the mean of `scores`, (n) in [0, 1], n >= 1: Wilson where all are 0 or 1, else bootstrap."""
     scores = np.asarray(scores, float)
     return wilson(scores.sum(), len(scores)) if is_binary(scores) else mean_interval(scores)
 
@@ -43,10 +43,10 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> tuple[float, float
 
 
 def tango(b: int, c: int, n: int) -> tuple[float, float]:
-    """The score interval of a difference of paired proportions, (b - c) / n (Tango 1998, Statistics in Medicine 17:891).
+    """The score interval of a difference of paired proportions, (b - c) / n.
 
-    Of n pairs, b are right only the first time and c right only the second time. Unlike Wald's and McNemar's it has a
-    width where b = c = 0, and never leaves [-1, 1].
+    Tango 1998, Statistics in Medicine 17:891. Of n pairs, b are right only the first time and c only the second time.
+    Unlike Wald's it has a width where b = c = 0, and never leaves [-1, 1].
     """
     return -_tango_upper(c, b, n), _tango_upper(b, c, n)
 

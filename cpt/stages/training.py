@@ -126,6 +126,7 @@ class Keeper(TrainerCallback):
         self.interrupted = False
         self.start = time.monotonic()
         self.rollouts_at_start = ctx.rollouts.rollout_tokens
+        self.trained_at_start = 0
         self.before = {"seconds": 0.0, "train_tokens": 0, "rollout_tokens": 0}
         if checkpoint is not None:
             self.before = json.loads((checkpoint / "costs.json").read_text())
@@ -137,10 +138,13 @@ class Keeper(TrainerCallback):
         rollout_tokens = sum(ranks.gather([self.ctx.rollouts.rollout_tokens - self.rollouts_at_start]))
         return {
             "seconds": round(self.before["seconds"] + time.monotonic() - self.start, 3),
-            "train_tokens": self.before["train_tokens"] + self.trainer.train_tokens(),
+            "train_tokens": self.before["train_tokens"] + self.trainer.train_tokens() - self.trained_at_start,
             "rollout_tokens": self.before["rollout_tokens"] + rollout_tokens,
             "peak_memory_bytes": peak_memory_bytes(),
         }
+
+    def on_train_begin(self, args, state, control, **_):
+        self.trained_at_start = self.trainer.train_tokens()  # GRPO's count is restored with its state, the others' is not
 
     def on_step_end(self, args, state, control, **_):
         stop = self.ctx.stop.requested()

@@ -1,0 +1,3 @@
+"""STUB"""
+def check(recipe, out): pass
+def describe(recipe, out): return "stub"

@@ -1,0 +1,78 @@
+"""Read what a run left behind. Only results.json must be there; of the rest it is noted what is missing."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpt.errors import UserError
+
+FORMAT = 1  # of results.json
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory as read: `answers` are the lines of each evaluated point, by its name."""
+
+    folder: Path
+    results: dict
+    logged: list[dict]
+    answers: dict[str, list[dict]]
+    manifest: dict | None
+    recipe: str | None
+    missing: tuple[str, ...]
+
+    @property
+    def points(self) -> list[str]:
+        return [Path(point).name for point in self.results["points"]]
+
+
+def read(folder: Path) -> Run:
+    """The run in `folder`.
+
+    Raises:
+        UserError: there is no results.json, it is of another format, or a file holds a broken line.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: holds no results.json; give the directory of a run that has evaluated at least its base"
+        )
+    results = parse(path, path.read_text(encoding="utf-8"))
+    if results.get("format") != FORMAT:
+        raise UserError(f"{path}: format {results.get('format')!r} is not {FORMAT}: read it with the cpt that wrote it")
+    missing = []
+
+    def text(name: str) -> str | None:
+        if not (folder / name).is_file():
+            missing.append(name)
+            return None
+        return (folder / name).read_text(encoding="utf-8")
+
+    names = [f"evaluations/{Path(point).name}.jsonl" for point in results["points"]]
+    answers = {Path(name).stem: lines(folder / name, found) for name in names if (found := text(name)) is not None}
+    logged = lines(folder / "metrics.jsonl", text("metrics.jsonl") or "")
+    manifest = text("manifest.json")
+    return Run(
+        folder=folder,
+        results=results,
+        logged=logged,
+        answers=answers,
+        manifest=parse(folder / "manifest.json", manifest) if manifest else None,
+        recipe=text("recipe.yaml"),
+        missing=tuple(missing),
+    )
+
+
+def lines(path: Path, text: str) -> list[dict]:
+    """JSON lines. A last line without its end is of a process that was killed while writing it, and is left out."""
+    whole = text.split("\n")[:-1]
+    return [parse(f"{path}:{number}", line) for number, line in enumerate(whole, start=1) if line.strip()]
+
+
+def parse(place: Path | str, text: str) -> dict:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{place}: not JSON ({error.msg}, column {error.colno}): restore the file or run again"
+        ) from error

@@ -1,0 +1,97 @@
+"""Training curves and costs, stage by stage."""
+
+from cpt.report.charts import curve
+from cpt.report.reading import Run
+from cpt.report.words import compact, count, duration, size
+
+CURVES = {  # TRL's log keys, in the order they are shown
+    "reward": "Reward",
+    "loss": "Loss",
+    "kl": "KL to the reference",
+    "entropy": "Entropy",
+    "rewards/accuracies": "Preference accuracy",
+    "rewards/margins": "Preference margin",
+    "mean_token_accuracy": "Token accuracy",
+    "completions/mean_length": "Completion length",
+    "frac_reward_zero_std": "Zero-signal groups",
+    "grad_norm": "Gradient norm",
+}
+
+
+def panels(run: Run) -> list[dict]:
+    """For each stage its curves; a measure has one range over all stages of a kind, so that they compare."""
+    stages: dict[tuple[str, str], list[dict]] = {}
+    for line in run.logged:
+        stages.setdefault((line["task"], line["stage"]), []).append(line)
+    spans: dict[tuple[str, str], tuple[float, float]] = {}
+    for (_, stage), lines in stages.items():
+        for key in CURVES:
+            values = [line[key] for line in lines if line.get(key) is not None]
+            if values:
+                place = (kind_of(stage), key)
+                low, high = spans.get(place, (values[0], values[0]))
+                spans[place] = (min(low, *values), max(high, *values))
+    told = {
+        (each["task"], each["stage"]): f"{each['steps']} steps, {duration(each['seconds'])}"
+        for each in run.results["stages"]
+    }
+    return [
+        {
+            "task": task,
+            "stage": stage,
+            "told": told.get((task, stage), "not finished"),
+            "curves": [c for key in CURVES if (c := panel(task, stage, lines, key, spans))],
+        }
+        for (task, stage), lines in stages.items()
+    ]
+
+
+def kind_of(stage: str) -> str:
+    """`rlvr` of `0-rlvr`."""
+    return stage.split("-", 1)[1]
+
+
+def panel(task: str, stage: str, lines: list[dict], key: str, spans: dict) -> dict | None:
+    """One curve, or None where it was measured less than twice."""
+    logged = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+    if len(logged) < 2:
+        return None
+    xs, ys = zip(*logged, strict=True)
+    label = f"{CURVES[key]} of {task} {stage}, from {compact(ys[0])} to {compact(ys[-1])}"
+    svg = curve(label, xs, ys, most_x=lines[-1]["max_steps"], span=spans[kind_of(stage), key])
+    return {"title": CURVES[key], "first": compact(ys[0]), "value": compact(ys[-1]), "svg": svg}
+
+
+def notes(results: dict) -> list[str]:
+    return [f"{stage['task']} {stage['stage']}: {note}" for stage in results["stages"] for note in stage["notes"]]
+
+
+def costs(results: dict) -> dict:
+    """A row for each stage and each evaluation as they ran, and the whole; `part` is in percent of the time."""
+    whole = results["cost"]
+    rows = []
+    for point, evaluation in results["evaluation_cost"].items():
+        stages = [stage for stage in results["stages"] if stage["point"] == point]
+        rows += [cost_row(f"{stage['task']} {stage['stage']}", "train", stage, whole) for stage in stages]
+        rows.append(cost_row(f"evaluation of {point}", "evaluate", evaluation, whole))
+    parts = [
+        {"what": what, "time": duration(seconds), "part": 100 * seconds / (whole["seconds"] or 1), "name": name}
+        for name, what, seconds in (
+            ("train", "training", sum(stage["seconds"] for stage in results["stages"])),
+            ("evaluate", "evaluation", sum(each["seconds"] for each in results["evaluation_cost"].values())),
+        )
+    ]
+    return {"rows": rows, "whole": cost_row("in all", "whole", whole, whole), "parts": parts}
+
+
+def cost_row(what: str, name: str, spent: dict, whole: dict) -> dict:
+    return {
+        "what": what,
+        "name": name,
+        "steps": count(spent.get("steps")),
+        "time": duration(spent["seconds"]),
+        "part": 100 * spent["seconds"] / (whole["seconds"] or 1),
+        "trained": count(spent.get("train_tokens")),
+        "sampled": count(spent.get("rollout_tokens")),
+        "memory": size(spent.get("peak_memory_bytes")),
+    }

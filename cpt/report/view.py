@@ -1,0 +1,253 @@
+"""What the report shows, as plain values that both templates read: the verdict first, then the numbers behind it."""
+
+from cpt.evaluation.metrics import forgetting_by_task
+from cpt.report import examples, heat, training
+from cpt.report.charts import gauge, stream_chart
+from cpt.report.reading import Run
+from cpt.report.words import interval, listed, score, signed
+
+GATES = {  # in words
+    "forgetting": "forgetting",
+    "held_out_drop": "held-out drop",
+    "learning_accuracy": "learning accuracy",
+}
+METRICS = {  # title, what it is, lowest value of its scale
+    "learning_accuracy": ("Learning accuracy", "of each task, right after it was trained", 0.0),
+    "forgetting": ("Forgetting", "best accuracy minus the final one, earlier tasks", 0.0),
+    "average_accuracy": ("Average accuracy", "of the final model, all tasks", 0.0),
+    "backward_transfer": ("Backward transfer", "what later tasks did to earlier ones", -1.0),
+    "forward_transfer": ("Forward transfer", "what earlier tasks did to later ones", -1.0),
+}
+
+
+def view(run: Run) -> dict:
+    """Everything the templates need, by section; a section that has nothing to show is empty."""
+    results = run.results
+    return {
+        "name": results["recipe"],
+        "seed": results["seed"],
+        "tasks": results["tasks"],
+        "complete": results["complete"],
+        "missing": run.missing,
+        "manifest": run.manifest,
+        "recipe": run.recipe,
+        "verdict": verdict(results),
+        "gates": [gate_row(gate) for gate in results["gates"]],
+        "tiles": tiles(results),
+        "matrix": matrix(run),
+        "legend": {"light": heat.scale(heat.LIGHT), "dark": heat.scale(heat.DARK)},
+        "task_charts": task_charts(run),
+        "suite_charts": suite_charts(run),
+        "held_out_tasks": held_out_tasks(results),
+        "sampled": sampled(run),
+        "flips": examples.flips(run),
+        "errors": examples.verifier_errors(results),
+        "training": training.panels(run),
+        "notes": training.notes(results),
+        "costs": training.costs(results),
+    }
+
+
+def verdict(results: dict) -> dict:
+    """status (ship, hold, incomplete or ungated), the headline, one sentence with the numbers, and the reasons."""
+    tasks, done = results["tasks"], len(results["accuracy"]) - 1
+    failed = [gate for gate in results["gates"] if not gate["passed"]]
+    if not results["complete"]:
+        left = listed(tasks[done:])
+        told = f"No verdict yet: still to be trained or evaluated {'are' if len(tasks) - done > 1 else 'is'} {left}."
+        return {
+            "status": "incomplete",
+            "headline": f"Incomplete: {done} of {len(tasks)} tasks",
+            "told": told,
+            "reasons": [],
+        }
+    if not results["gates"]:
+        told = f"No gates were set, so nothing judged this run. {summary(results)}"
+        return {"status": "ungated", "headline": "No gates", "told": told, "reasons": []}
+    status, headline, shown = ("hold", "Do not ship", failed) if failed else ("ship", "Ship", results["gates"])
+    told = "; ".join(sentence(gate) for gate in shown)
+    return {
+        "status": status,
+        "headline": headline,
+        "told": f"{told[0].upper()}{told[1:]}. {summary(results)}",
+        "reasons": [{"name": GATES[gate["name"]], "reason": arrows(gate["reason"])} for gate in failed],
+    }
+
+
+def sentence(gate: dict) -> str:
+    """`forgetting is 0.31, over its limit of 0.12`."""
+    side = {
+        ("max", True): "within its limit of",
+        ("max", False): "over its limit of",
+        ("min", True): "at or above its minimum of",
+        ("min", False): "under its minimum of",
+    }[gate["direction"], gate["passed"]]
+    value = f"{GATES[gate['name']]} is {score(gate['value'])}"
+    if gate["rule"] == "interval":
+        value += f" [{interval(gate['interval'])}]"
+        side = f"{'' if gate['passed'] else 'not '}wholly {'within' if gate['direction'] == 'max' else 'above'}"
+    return f"{value}, {side} {score(gate['limit'])}"
+
+
+def summary(results: dict) -> str:
+    found = results["metrics"]
+    many = len(results["tasks"]) > 1
+    told = f"{'The tasks were' if many else 'The task was'} learnt to {score(found['learning_accuracy'])}"
+    told += f" on average and end at {score(found['average_accuracy'])}" if many else ""
+    for suite, scores in results["held_out"].items():
+        told += f"; {suite} (held out) went from {score(scores[0])} to {score(scores[-1])}"
+    return told + "."
+
+
+def arrows(text: str) -> str:
+    return text.replace("->", "→")
+
+
+def gate_row(gate: dict) -> dict:
+    sign = "≤" if gate["direction"] == "max" else "≥"
+    return {
+        "name": GATES[gate["name"]],
+        "value": score(gate["value"]),
+        "interval": interval(gate["interval"]),
+        "limit": f"{sign} {gate['limit']:g}",
+        "rule": {"point": "the value", "interval": "the whole interval"}[gate["rule"]],
+        "passed": gate["passed"],
+        "reason": arrows(gate["reason"]),
+        "message": arrows(gate["message"]),
+    }
+
+
+def tiles(results: dict) -> list[dict]:
+    """The key numbers of a complete run: the metrics that exist, then the held-out suites."""
+    if not results["complete"]:
+        return []
+    gates = {gate["name"]: gate for gate in results["gates"]}
+    found = [
+        tile(title, about, results["metrics"][name], results["intervals"]["metrics"][name], gates.get(name), low)
+        for name, (title, about, low) in METRICS.items()
+        if results["metrics"][name] is not None
+    ]
+    for suite, scores in results["held_out"].items():
+        loss, ends = scores[0] - scores[-1], results["intervals"]["held_out_drop"][suite]
+        about = f"what it could already do, {score(scores[0])} → {score(scores[-1])}"
+        found.insert(2, tile(f"Held-out drop: {suite}", about, loss, ends, gates.get("held_out_drop"), 0.0))
+    return found
+
+
+def tile(title: str, about: str, value: float, ends, gate: dict | None, low: float) -> dict:
+    limit = gate["limit"] if gate else None
+    return {
+        "title": title,
+        "about": about,
+        "value": signed(value) if low < 0 else score(value),
+        "interval": interval(ends),
+        "gauge": gauge(value, ends, limit, low),
+        "limit": gate_row(gate)["limit"] if gate else None,
+        "passed": gate["passed"] if gate else None,
+    }
+
+
+def matrix(run: Run) -> dict:
+    """The accuracy matrix as rows of cells, the held-out suites beside it, and what each column lost in the end."""
+    results = run.results
+    tasks, suites = results["tasks"], list(results["held_out"])
+    ends = results["intervals"]
+    rows = []
+    for t, point in enumerate(run.points):
+        cells = [
+            cell(point, task, results["accuracy"][t][i], ends["accuracy"][t][i], kind_of(t, i + 1))
+            for i, task in enumerate(tasks)
+        ]
+        held = [
+            cell(point, suite, results["held_out"][suite][t], ends["held_out"][suite][t], "held") for suite in suites
+        ]
+        rows.append({"name": "base model" if t == 0 else f"after {tasks[t - 1]}", "cells": cells, "held": held})
+    return {"tasks": tasks, "suites": suites, "rows": rows, "lost": lost(results) if results["complete"] else []}
+
+
+def kind_of(row: int, trained: int) -> str:
+    return "own" if row == trained else "past" if row > trained else "future"
+
+
+def cell(point: str, column: str, value: float, ends, kind: str) -> dict:
+    title = f"{column} at {point}: {value:.3f}, 95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
+    return {"text": score(value), "title": title, "kind": kind, "style": heat.style(value)}
+
+
+def lost(results: dict) -> list[dict]:
+    """For each column the loss that the gates judge, with its interval; the last task cannot have lost anything yet."""
+    R, tasks = results["accuracy"], results["tasks"]
+    ends = results["intervals"]
+    losses = [
+        (loss, ends["forgetting_by_task"][task]) for loss, task in zip(forgetting_by_task(R), tasks, strict=False)
+    ]
+    losses.append((None, None))
+    losses += [(scores[0] - scores[-1], ends["held_out_drop"][suite]) for suite, scores in results["held_out"].items()]
+    return [{"text": score(value), "interval": interval(span), "much": (value or 0) >= 0.05} for value, span in losses]
+
+
+def task_charts(run: Run) -> list[dict]:
+    results = run.results
+    columns = list(zip(*results["accuracy"], strict=True))
+    charts = []
+    for i, task in enumerate(results["tasks"]):
+        chart = stream_chart(
+            f"accuracy of {task}",
+            run.points,
+            columns[i],
+            [row[i] for row in results["intervals"]["accuracy"]],
+            rows=len(results["tasks"]) + 1,
+            ghosts=[column for j, column in enumerate(columns) if j != i],
+            trained=i + 1,
+        )
+        charts.append({"title": task, "value": score(columns[i][-1]), "svg": chart})
+    return charts
+
+
+def suite_charts(run: Run) -> list[dict]:
+    results = run.results
+    charts = []
+    for suite, scores in results["held_out"].items():
+        ghosts = list(results["held_out_tasks"][suite].values())
+        chart = stream_chart(
+            f"score of {suite}",
+            run.points,
+            scores,
+            results["intervals"]["held_out"][suite],
+            rows=len(results["tasks"]) + 1,
+            ghosts=ghosts if len(ghosts) > 1 else (),
+        )
+        charts.append({"title": suite, "value": score(scores[-1]), "svg": chart})
+    return charts
+
+
+def held_out_tasks(results: dict) -> list[dict]:
+    """Each task of each suite: at the base, at the end, and the change, the largest loss first."""
+    rows = [
+        {
+            "suite": suite,
+            "task": task,
+            "base": score(s[0]),
+            "last": score(s[-1]),
+            "change": s[-1] - s[0],
+            "signed": signed(s[-1] - s[0]),
+        }
+        for suite, tasks in results["held_out_tasks"].items()
+        for task, s in tasks.items()
+    ]
+    return sorted(rows, key=lambda row: row["change"])
+
+
+def sampled(run: Run) -> dict | None:
+    """pass@k: a row for each task and k, a column for each point."""
+    rows = [
+        {
+            "task": task,
+            "k": name,
+            "first": name == next(iter(found)),
+            "cells": [{"text": score(value), "style": heat.style(value)} for value in values],
+        }
+        for task, found in run.results["sampled"].items()
+        for name, values in found.items()
+    ]
+    return {"points": run.points, "rows": rows} if rows else None

@@ -1,0 +1,53 @@
+"""Shared fixtures: offline, one thread, and short recipes on the embedded model (made once, cached)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_folder():
+    """The embedded model's folder."""
+    from cpt import tiny
+
+    return tiny.path(0)
+
+
+class Zygote:
+    """Runs `cpt` command lines in forked children of one warm process; see tests/zygote.py."""
+
+    def __init__(self, folder: Path):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        command = [sys.executable, str(Path(__file__).parent / "zygote.py")]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
+        )
+        self.folder, self.output = folder, ""
+        assert json.loads(self.process.stdout.readline()) == "ready"
+
+    def __call__(self, *arguments, at: dict | None = None) -> int:
+        """The exit code; what was printed is in `self.output`."""
+        file = self.folder / "output.txt"
+        order = {"arguments": [str(each) for each in arguments], "output": str(file), "at": at}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        code = json.loads(self.process.stdout.readline())
+        self.output = file.read_text(encoding="utf-8")
+        return code
+
+
+@pytest.fixture(scope="session")
+def cpt(tmp_path_factory, tiny_folder):
+    """`cpt("run", "recipe.yaml", ...)`: the command line, in a warm process with one thread."""
+    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield zygote
+    zygote.process.stdin.close()
+    zygote.process.wait(timeout=30)

@@ -1,0 +1,46 @@
+"""Small recipes on the embedded model, for tests that run the command line."""
+
+import copy
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+COMMON = {"bf16": False, "gradient_checkpointing": False, "learning_rate": 1e-3, "max_steps": 10, "logging_steps": 1}
+COMMON |= {"lr_scheduler_type": "constant", "save_steps": 4, "per_device_train_batch_size": 8}
+ARGS = {
+    "sft": COMMON,
+    "dpo": COMMON | {"max_length": 64},
+    "rlvr": COMMON | {"per_device_train_batch_size": 16, "num_generations": 4, "max_completion_length": 12},
+}
+ARGS["rlvr-two-iterations"] = ARGS["rlvr"] | {"num_iterations": 2, "beta": 0.01}
+
+
+def stage(name: str) -> dict:
+    made = {"kind": name.split("-")[0], "args": ARGS[name]}
+    return made | ({"pairs": {"prompts": 64, "samples": 4}} if name == "dpo" else {})
+
+
+def recipe(*stages: str, tasks: tuple[str, ...] = ("reverse", "caesar"), evaluate: int = 20) -> dict:
+    """A recipe as plain data: the stages in each task."""
+    stream = [
+        {
+            "task": task,
+            "data": {"source": "procedural", "name": task, "train": 200, "eval": evaluate},
+            "reward": "exact",
+            "stages": [stage(name) for name in stages],
+        }
+        for task in tasks
+    ]
+    evaluation = {"suites": [], "max_completion_length": 12}
+    return copy.deepcopy({"name": "test", "model": {"path": "tiny"}, "stream": stream, "evaluation": evaluation})
+
+
+RECIPES = {name: recipe(name) for name in ARGS} | {"mixed": recipe("sft", "rlvr", tasks=("reverse",))}
+
+
+def write_recipe(file: Path, content: dict) -> Path:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    with file.open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
+    return file

@@ -1,0 +1,56 @@
+"""Files that appear whole or not at all, and seals that see every change."""
+
+import pytest
+
+from cpt.files import clone, is_intact, seal, whole_file, write_json
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    folder = tmp_path / "point"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "weights.safetensors").write_bytes(b"\x00" * 1000)
+    (folder / "stages.json").write_text("[]")
+    seal(folder)
+    return folder
+
+
+def test_a_sealed_folder_is_intact(sealed):
+    assert is_intact(sealed)
+
+
+def test_one_changed_byte_breaks_the_seal(sealed):
+    file = sealed / "model" / "weights.safetensors"
+    file.write_bytes(b"\x00" * 999 + b"\x01")
+    assert not is_intact(sealed)
+
+
+def test_a_missing_file_breaks_the_seal(sealed):
+    (sealed / "stages.json").unlink()
+    assert not is_intact(sealed)
+
+
+def test_without_done_nothing_is_intact(sealed):
+    (sealed / "DONE").unlink()
+    assert not is_intact(sealed)
+
+
+def test_a_torn_done_is_not_a_seal(sealed):
+    text = (sealed / "DONE").read_text()
+    (sealed / "DONE").write_text(text[: len(text) // 2])
+    assert not is_intact(sealed)
+
+
+def test_an_error_while_writing_leaves_the_old_file(tmp_path):
+    file = tmp_path / "results.json"
+    write_json(file, {"old": 1})
+    with pytest.raises(RuntimeError), whole_file(file) as stream:
+        stream.write('{"new"')
+        raise RuntimeError
+    assert file.read_text() == '{\n "old": 1\n}\n'
+
+
+def test_a_clone_outlives_its_source(sealed, tmp_path):
+    clone(sealed / "model", tmp_path / "copy")
+    (sealed / "model" / "weights.safetensors").unlink()
+    assert (tmp_path / "copy" / "weights.safetensors").read_bytes() == b"\x00" * 1000

@@ -1,0 +1,152 @@
+"""A run that is killed anywhere and started again ends as one left alone: the same weights bit for bit, the same results."""
+
+import json
+import shutil
+import signal
+
+import pytest
+from fakes import RECIPES, write_recipe
+
+POINTS = ("01-reverse", "02-caesar")
+IN_STAGE = {
+    "between checkpoints": {"place": "cpt.stages.training.Narrator.on_step_end", "call": 7},
+    "while the first checkpoint is sealed": {"place": "cpt.stages.training.seal", "call": 1},
+    "right after the first checkpoint": {"place": "cpt.stages.training.seal", "call": 1, "when": "after"},
+    "in the second task": {"place": "cpt.stages.training.Narrator.on_step_end", "call": 15},
+}
+BETWEEN = {
+    "before the model is saved": {"place": "cpt.models.save_policy", "call": 1},
+    "before the stage is committed": {"place": "cpt.rundir.RunDir.commit_stage", "call": 1},
+    "before the point is committed": {"place": "cpt.rundir.RunDir.commit", "call": 2},
+    "in the middle of the commit": {"place": "cpt.rundir.seal", "call": 3},
+    "before the point's evaluation": {"place": "cpt.run.evaluate", "call": 2},
+    "before the evaluation is written": {"place": "cpt.rundir.RunDir.write_evaluation", "call": 2},
+    "before the results are written": {"place": "cpt.run.write_results", "call": 2},
+    "while the base is made": {"place": "cpt.models.write_base", "call": 1, "when": "after"},
+    "before the report": {"place": "cpt.report.build", "call": 1},
+}
+
+
+def weights(run) -> dict[str, bytes]:
+    return {point: (run / "points" / point / "model" / "model.safetensors").read_bytes() for point in POINTS}
+
+
+def results(run) -> dict:
+    """results.json without what may differ: seconds and memory."""
+    found = json.loads((run / "results.json").read_text())
+    for key in ("cost", "evaluation_cost"):
+        found.pop(key)
+    for stage in found["stages"]:
+        for key in ("seconds", "peak_memory_bytes"):
+            stage.pop(key)
+    return found
+
+
+def trained_steps(run) -> list[tuple]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(line["task"], line["stage"], line["step"]) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def alone(cpt, tmp_path_factory):
+    """Runs that nothing disturbed, one for each recipe, made on first use."""
+    folder, made = tmp_path_factory.mktemp("alone"), {}
+
+    def get(kind: str):
+        if kind not in made:
+            write_recipe(folder / f"{kind}.yaml", RECIPES[kind])
+            assert cpt("run", folder / f"{kind}.yaml", "--out", folder / kind, "--quiet") == 0, cpt.output
+            made[kind] = folder / kind
+        return made[kind]
+
+    return get
+
+
+def assert_same_end(run, reference):
+    assert weights(run) == weights(reference)
+    assert results(run) == results(reference)
+    assert trained_steps(run) == trained_steps(reference), "a resumed run repeats or skips lines of metrics.jsonl"
+
+
+@pytest.mark.parametrize("place", IN_STAGE)
+@pytest.mark.parametrize("kind", ["sft", "dpo", "rlvr", "rlvr-two-iterations"])
+def test_killed_inside_a_stage(cpt, alone, tmp_path, kind, place):
+    reference = alone(kind)
+    recipe, out = write_recipe(tmp_path / f"{kind}.yaml", RECIPES[kind]), tmp_path / "run"
+    assert cpt("run", recipe, "--out", out, "--quiet", at=IN_STAGE[place]) == -signal.SIGKILL, cpt.output
+    assert cpt("run", recipe, "--out", out, "--quiet") == 0, cpt.output
+    assert_same_end(out, reference)
+
+
+@pytest.mark.parametrize("place", BETWEEN)
+def test_killed_between_stages(cpt, alone, tmp_path, place):
+    reference = alone("sft")
+    recipe, out = write_recipe(tmp_path / "sft.yaml", RECIPES["sft"]), tmp_path / "run"
+    assert cpt("run", recipe, "--out", out, "--quiet", at=BETWEEN[place]) == -signal.SIGKILL, cpt.output
+    assert cpt("run", recipe, "--out", out, "--quiet") == 0, cpt.output
+    assert_same_end(out, reference)
+
+
+def test_a_kill_never_repeats_a_finished_stage(cpt, tmp_path):
+    """Two stages in one task: killed in the second, the first is not trained again."""
+    recipe, out = write_recipe(tmp_path / "mixed.yaml", RECIPES["mixed"]), tmp_path / "run"
+    at = {"place": "cpt.stages.rlvr.run", "call": 1}
+    assert cpt("run", recipe, "--out", out, "--quiet", at=at) == -signal.SIGKILL, cpt.output
+    before = trained_steps(out)
+    assert cpt("run", recipe, "--out", out, "--quiet") == 0, cpt.output
+    assert trained_steps(out)[: len(before)] == before
+    assert len(set(trained_steps(out))) == len(trained_steps(out))
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("kind", ["sft", "rlvr-two-iterations"])
+def test_a_signal_saves_within_the_stage(cpt, alone, tmp_path, kind, number, code):
+    recipe, out = write_recipe(tmp_path / f"{kind}.yaml", RECIPES[kind]), tmp_path / "run"
+    at = {"place": "cpt.stages.training.Narrator.on_step_end", "call": 5, "signal": number}
+    assert cpt("run", recipe, "--out", out, at=at) == code, cpt.output
+    assert "interrupted and saved" in cpt.output
+    saved = sorted((out / "points" / ".01-reverse.work").rglob("checkpoint-*/DONE"))
+    assert saved and saved[-1].parent.name in ("checkpoint-5", "checkpoint-6")
+    assert cpt("run", recipe, "--out", out, "--quiet") == 0, cpt.output
+    assert_same_end(out, alone(kind))
+
+
+def test_a_damaged_point_is_made_again_from_the_one_before(cpt, alone, tmp_path):
+    reference, out = alone("sft"), tmp_path / "run"
+    recipe = write_recipe(tmp_path / "sft.yaml", RECIPES["sft"])
+    shutil.copytree(reference, out, symlinks=True)
+    file = out / "points" / "02-caesar" / "model" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert cpt("run", recipe, "--out", out) == 0, cpt.output
+    assert "02-caesar is damaged" in cpt.output and "going on from 01-reverse" in cpt.output
+    assert weights(out) == weights(reference)
+    assert results(out) == results(reference)
+
+
+def test_a_damaged_checkpoint_is_not_used(cpt, alone, tmp_path):
+    recipe, out = write_recipe(tmp_path / "sft.yaml", RECIPES["sft"]), tmp_path / "run"
+    assert cpt("run", recipe, "--out", out, "--quiet", at=IN_STAGE["between checkpoints"]) == -signal.SIGKILL
+    optimizer = next((out / "points").rglob("checkpoint-4/optimizer.pt"))
+    data = bytearray(optimizer.read_bytes())
+    data[len(data) // 2] ^= 1
+    optimizer.write_bytes(data)
+    assert cpt("run", recipe, "--out", out) == 0, cpt.output
+    assert "checkpoint-4 is damaged" in cpt.output
+    assert_same_end(out, alone("sft"))
+
+
+def test_a_finished_run_is_not_trained_again(cpt, alone, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(alone("sft"), out, symlinks=True)
+    recipe = write_recipe(tmp_path / "sft.yaml", RECIPES["sft"])
+    at = {"place": "cpt.run.run_stage", "call": 1}
+    assert cpt("run", recipe, "--out", out, "--quiet", at=at) == 0, "a stage was trained again"
+
+
+def test_another_recipe_is_refused(cpt, alone, tmp_path):
+    recipe = write_recipe(tmp_path / "sft.yaml", RECIPES["sft"])
+    assert cpt("run", recipe, "seed=5", "--out", alone("sft")) == 2
+    assert "holds a run of another recipe: seed: 0 there, 5 here" in cpt.output
+    assert "Traceback" not in cpt.output

@@ -1,0 +1,69 @@
+"""A process that has imported everything, and forks a child for each command line: runs in tests without 10 s of imports.
+
+Reads one JSON object a line from stdin: {"arguments": [...], "output": FILE, "at": {...} or null}, forks, runs
+`cpt` with the arguments in the child, and answers with the child's exit code (negative: the signal that ended it).
+`at` sends the child a signal at a chosen place: {"place": "cpt.files.seal", "call": 3, "when": "before", "signal": 9}.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+
+
+def interrupt_at(place: str, call: int, when: str, number: int) -> None:
+    """Wrap the function at `place` so that its call number `call` (from 1) sends `number` to this process."""
+    parts = place.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            owner = importlib.import_module(".".join(parts[:cut]))
+            break
+        except ModuleNotFoundError:
+            continue
+    for name in parts[cut:-1]:
+        owner = getattr(owner, name)
+    function, seen = getattr(owner, parts[-1]), [0]
+
+    def wrapped(*arguments, **options):
+        seen[0] += 1
+        if seen[0] == call and when == "before":
+            os.kill(os.getpid(), number)
+        value = function(*arguments, **options)
+        if seen[0] == call and when == "after":
+            os.kill(os.getpid(), number)
+        return value
+
+    setattr(owner, parts[-1], wrapped)
+
+
+def child(order: dict) -> None:
+    out = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if order["at"]:
+        at = order["at"]
+        interrupt_at(at["place"], at["call"], at.get("when", "before"), at.get("signal", signal.SIGKILL))
+    from cpt.cli import main
+
+    main(order["arguments"])
+
+
+def serve() -> None:
+    import cpt.run  # noqa: F401
+    import cpt.stages.dpo
+    import cpt.stages.rlvr
+    import cpt.stages.sft  # noqa: F401
+
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        process = os.fork()
+        if process == 0:
+            child(json.loads(line))
+        _, status = os.waitpid(process, 0)
+        print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
