@@ -38,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train and evaluate a recipe, or go on with a run that was stopped")
     run.add_argument("recipe", help="a shipped recipe's name (quickstart) or a YAML file")
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
-    run.add_argument("--out", type=Path, help="the run directory (default: runs/NAME-sSEED); a part of the same run goes on")
+    run.add_argument(
+        "--out", type=Path, help="the run directory (default: runs/NAME-sSEED); a part of the same run goes on"
+    )
     loudness(run)
 
     check = commands.add_parser("check", help="find every mistake of a recipe and print its plan, without training")
@@ -48,8 +50,12 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--full", action="store_true", help="also build TRL's own configs (imports torch: some 12 s)")
 
     evaluate = commands.add_parser("eval", help="evaluate a run's point or a model folder on a suite")
-    evaluate.add_argument("target", type=Path, metavar="RUN_OR_MODEL", help="a run directory, a point of one, or a model folder")
-    evaluate.add_argument("--suite", action="append", required=True, help="a suite's name (general) or YAML file; repeatable")
+    evaluate.add_argument(
+        "target", type=Path, metavar="RUN_OR_MODEL", help="a run directory, a point of one, or a model folder"
+    )
+    evaluate.add_argument(
+        "--suite", action="append", required=True, help="a suite's name (general) or YAML file; repeatable"
+    )
     evaluate.add_argument("--point", help="which point of a run (01-reverse); default: the last")
     evaluate.add_argument("--out", type=Path, help="write every evaluated answer to this file (JSON lines)")
     loudness(evaluate)
@@ -64,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
 def loudness(command: argparse.ArgumentParser) -> None:
     group = command.add_mutually_exclusive_group()
     group.add_argument("--quiet", action="store_true", help="only results, warnings and errors")
-    group.add_argument("--verbose", action="store_true", help="also what the libraries warn of (always in the run's log)")
+    group.add_argument(
+        "--verbose", action="store_true", help="also what the libraries warn of (always in the run's log)"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,7 +87,9 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         code = complain(error, 2)
     except Interrupted as error:
-        code = complain(f"interrupted and saved; the same command goes on from here (signal {error.signal})", 128 + error.signal)
+        code = complain(
+            f"interrupted and saved; the same command goes on from here (signal {error.signal})", 128 + error.signal
+        )
     except KeyboardInterrupt:
         code = complain("ended at once; what was committed is kept, the same command goes on from there", 130)
     except OSError as error:

@@ -34,7 +34,9 @@ def resolve(recipe: Recipe, progress=None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=[f"*{suffix}" for suffix in BASE_FILES]))
+        return Path(
+            snapshot_download(spec.path, revision=spec.revision, allow_patterns=[f"*{suffix}" for suffix in BASE_FILES])
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
@@ -71,7 +73,9 @@ def load_tokenizer(folder: Path, recipe: Recipe):
 
     files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json", "vocab.txt")
     if not any((folder / name).is_file() for name in files):
-        raise UserError(f"model.path: {recipe.model.path} has no tokenizer (tokenizer.json): save it beside the weights")
+        raise UserError(
+            f"model.path: {recipe.model.path} has no tokenizer (tokenizer.json): save it beside the weights"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, padding_side="left", trust_remote_code=recipe.model.trust_remote_code

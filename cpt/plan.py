@@ -1,3 +1,9 @@
 """STUB"""
-def check(recipe, out): pass
-def describe(recipe, out): return "stub"
+
+
+def check(recipe, out):
+    pass
+
+
+def describe(recipe, out):
+    return "stub"

@@ -1,48 +1,388 @@
-"""STUB (lead's, temporary: helper A replaces this file)."""
+"""The recipe: strict and frozen. What a key means stands beside it; how a file becomes a recipe is in `recipe_file`.
+
+`load` merges `extends`, `defaults` and command-line overrides and reports every mistake at once, each with its file, line
+and key. A `Recipe` is complete: every stage carries the `args` it will run with.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-from pydantic import BaseModel, ConfigDict
-class F(BaseModel):
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cpt.errors import RecipeErrors
+from cpt.recipe_nodes import expand_reward
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-class Model(F):
-    path: str; seed: int = 0; revision: str | None = None; dtype: str = "float32"; attn_implementation: str | None = None; trust_remote_code: bool = False; chat_template: Path | None = None
+
+
+class Model(Strict):
+    path: str = Field(description="`tiny` (made on this machine), a model folder, or a hub id (owner/name)")
+    seed: int = Field(0, ge=0, description="of the making of `tiny`")
+    revision: str | None = Field(None, description="of the hub's repository")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32", description="of the trained weights (TRL's default)"
+    )
+    attn_implementation: str | None = Field(
+        None, description="word for word to transformers: sdpa, flash_attention_2, ..."
+    )
+    trust_remote_code: bool = False
+    chat_template: Path | None = Field(None, description="a Jinja file in the place of the tokenizer's own template")
+
+
 class Adapter(BaseModel):
+    """Train a PEFT adapter in the place of all weights: `kind` (lora, ia3, ...) and any field of that PEFT config."""
+
     model_config = ConfigDict(frozen=True, extra="allow")
     kind: str
-class Rollouts(F):
-    engine: str = "transformers"; batch_size: int = 256
-class DataSettings(F):
-    seed: int = 0
-class Source(F):
-    source: str; name: str; length: int = 5; demonstration: str = "restate"; train: int = 4000; validation: int = 0; eval: int = 200
-class Reward(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
-    kind: str
-class Pairs(F):
-    prompts: int = 512; samples: int = 8; temperature: float = 1.0; per_prompt: int = 1
-class Stage(F):
-    kind: str; args: dict = {}; reference: str = "stage-start"; pairs: Pairs = Pairs()
-class Task(F):
-    task: str; data: Source; reward: Reward | None = None; metric: Reward | None = None; max_completion_length: int | None = None; stages: tuple[Stage, ...] = ()
+
+
+class DataSettings(Strict):
+    seed: int = Field(0, ge=0, description="of the rows that are drawn or made; never the training seed")
+
+
+class Rollouts(Strict):
+    engine: Literal["transformers"] = "transformers"
+    batch_size: int = Field(256, gt=0, description="prompts continued at once")
+
+
+class Procedural(Strict):
+    source: Literal["procedural"]
+    name: str = Field(description="the skill: reverse, caesar, sort, rot, dedup, copy, last, max, succ, swap")
+    length: int = Field(5, ge=2, le=60, description="letters in a string: the difficulty")
+    demonstration: Literal["terse", "restate", "sentence", "spaced"] = "restate"
+    train: int = Field(4000, ge=0)
+    validation: int = Field(0, ge=0)
+    eval: int = Field(200, ge=0)
+
+
+class ReasoningGym(Strict):
+    source: Literal["reasoning_gym"]
+    name: str = Field(description="the data set's name in reasoning-gym: leg_counting, chain_sum, ...")
+    config: dict[str, Any] = Field({}, description="fields of that data set's config")
+    train: int = Field(1000, ge=0)
+    validation: int = Field(0, ge=0)
+    eval: int = Field(100, ge=0)
+    conversational: bool = True
+
+
+class Jsonl(Strict):
+    source: Literal["jsonl"]
+    train: Path | None = None
+    validation: Path | None = None
+    eval: Path | int = Field(description="a file, or a number of rows to hold out of `train`")
+    columns: dict[str, str] = Field({}, description="row field -> column of the file")
+
+
+class Hub(Strict):
+    source: Literal["hub"]
+    path: str = Field(description="the data set's id on the hub")
+    name: str | None = Field(None, description="its configuration")
+    revision: str | None = None
+    train: str | None = Field("train", description="a split, or a slice of one: train[:1000]")
+    validation: str | None = None
+    eval: str | int = Field("test", description="a split, or a number of rows to hold out of `train`")
+    columns: dict[str, str] = {}
+
+
+Source = Annotated[Procedural | ReasoningGym | Jsonl | Hub, Field(discriminator="source")]
+
+
+class Exact(Strict):
+    """1 where the answer is the row's `answer`; of rows with marked answers, what follows the last marker."""
+
+    kind: Literal["exact"]
+    after: tuple[str, ...] = Field((), description="compare only what follows the last of these")
+    ignore_case: bool = False
+    ignore_punctuation: bool = False
+
+
+class Format(Strict):
+    """1 where the regular expression is found in the completion (`.` matches line ends too)."""
+
+    kind: Literal["format"]
+    pattern: str
+
+    @field_validator("pattern")
+    @classmethod
+    def compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+
+class Math(Strict):
+    """1 where math-verify finds the completion's answer equal to the row's."""
+
+    kind: Literal["math"]
+    timeout: float = Field(5.0, gt=0, description="seconds a call")
+
+
+class Choice(Strict):
+    """1 where the completion chooses the row's letter."""
+
+    kind: Literal["choice"]
+    choices: str = Field("ABCD", min_length=2)
+
+
+class F1(Strict):
+    """F1 of the completion's tokens against the answer's (1606.05250)."""
+
+    kind: Literal["f1"]
+
+
+class ReasoningGymReward(Strict):
+    """The data set's own scorer."""
+
+    kind: Literal["reasoning_gym"]
+
+
+class Function(Strict):
+    """The user's `module:function`, called as f(completion, row) in a process that can be killed."""
+
+    kind: Literal["function"]
+    path: str = Field(pattern=r"^[\w.]+:\w+$")
+    folder: Path | None = Field(None, description="where the module is looked for first; the recipe's own folder")
+    timeout: float = Field(5.0, gt=0, description="seconds a call")
+
+
+class Part(Strict):
+    reward: "Reward"
+    weight: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def from_short(cls, value: Any) -> Any:
+        return (
+            value | {"reward": expand_reward(value["reward"])}
+            if isinstance(value, dict) and "reward" in value
+            else value
+        )
+
+
+class Sum(Strict):
+    """The weighted sum of several rewards."""
+
+    kind: Literal["sum"]
+    parts: tuple[Part, ...] = Field(min_length=1)
+
+
+Reward = Annotated[
+    Exact | Format | Math | Choice | F1 | ReasoningGymReward | Function | Sum, Field(discriminator="kind")
+]
+Part.model_rebuild()
+CORRECTNESS = ("exact", "format", "math", "choice", "f1", "reasoning_gym")  # rewards that can be the metric too
+
+
+class Sft(Strict):
+    """Supervised fine-tuning; `args` are words of TRL's SFTConfig."""
+
+    kind: Literal["sft"]
+    args: dict[str, Any] = {}
+
+
+class Pairs(Strict):
+    """Preference pairs sampled from the present model, for rows that have a verifier and no chosen and rejected."""
+
+    prompts: int = Field(512, gt=0)
+    samples: int = Field(8, ge=2, description="answers drawn for each prompt")
+    temperature: float = Field(1.0, gt=0)
+    per_prompt: int = Field(1, gt=0, description="pairs kept for each prompt at most")
+
+
+class Dpo(Strict):
+    """Direct preference optimisation; `args` are words of TRL's DPOConfig."""
+
+    kind: Literal["dpo"]
+    args: dict[str, Any] = {}
+    reference: Literal["stage-start", "base"] = "stage-start"
+    pairs: Pairs = Pairs()
+
+
+class Rlvr(Strict):
+    """Reinforcement learning from verifiable rewards; `args` are words of TRL's GRPOConfig."""
+
+    kind: Literal["rlvr"]
+    args: dict[str, Any] = {}
+    reference: Literal["stage-start", "base"] = "stage-start"
+
+
+Stage = Annotated[Sft | Dpo | Rlvr, Field(discriminator="kind")]
+
+
+class Judged(Strict):
+    """What a task of the stream and a task of a suite share: where its rows come from and how answers are judged."""
+
+    task: Name
+    data: Source
+    reward: Reward | None = None
+    metric: Reward | None = Field(None, description="correctness in [0, 1], for evaluation; the reward where left out")
+    max_completion_length: int | None = Field(None, gt=0, description="tokens of an evaluated answer")
+
+    @field_validator("reward", "metric", mode="before")
+    @classmethod
+    def from_short(cls, value: Any) -> Any:
+        return expand_reward(value)
+
     @property
-    def verifier(self): return self.metric or self.reward
-class Evaluation(F):
-    suites: tuple[str, ...] = (); batch_size: int | None = None; max_completion_length: int = 256; sampled: Any = None; gates: dict = {}
-class Recipe(F):
-    name: str; description: str = ""; seed: int = 0; model: Model; adapter: Adapter | None = None; data: DataSettings = DataSettings(); rollouts: Rollouts = Rollouts(); stream: tuple[Task, ...]; strategies: tuple = (); evaluation: Evaluation = Evaluation()
-class Suite(F):
-    name: str; description: str = ""; tasks: tuple[Task, ...]
-def dump(r): return r.model_dump(mode="json")
-def load(name, overrides=()):
-    from ruamel.yaml import YAML
-    d = YAML(typ="safe", pure=True).load(Path(name).read_text())
-    for t in d["stream"]:
-        if isinstance(t["reward"], str): t["reward"] = {"kind": t["reward"]}
-    for o in overrides:
-        k, v = o.split("="); d[k] = int(v)
-    return Recipe(**d)
-def identity(r): return "abc"
-def schema(): return {}
-def load_suite(name):
-    g = [Task(task=s, data=Source(source="procedural", name=s, eval=100), reward=Reward(kind="exact"), max_completion_length=16) for s in ("copy","last","max","succ","swap")]
-    return Suite(name=name, tasks=tuple(g))
+    def verifier(self):
+        """What evaluation judges by."""
+        return self.metric or self.reward
+
+    @model_validator(mode="after")
+    def can_be_judged(self):
+        if self.verifier is None:
+            raise ValueError("no way to judge an answer: give `reward` (exact, math, choice, ...) or `metric`")
+        if self.verifier.kind not in CORRECTNESS and self.metric is None:
+            raise ValueError(
+                f"the reward {self.verifier.kind} is not a measure of correctness: give `metric` too "
+                f"({', '.join(CORRECTNESS)}, or a function as `metric` whose value is in [0, 1])"
+            )
+        return self
+
+
+class Task(Judged):
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+
+class Strategy(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+    kind: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Sampled(Strict):
+    """Sampled answers besides the greedy one: pass@k by the unbiased estimator (2107.03374)."""
+
+    k: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
+    samples: int = Field(gt=0)
+    temperature: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def enough(self):
+        if max(self.k) > self.samples:
+            raise ValueError(f"pass@{max(self.k)} needs at least {max(self.k)} samples, not {self.samples}")
+        return self
+
+
+class Gate(Strict):
+    """A limit that decides whether to ship. `rule: interval` asks it of the whole 95 % interval."""
+
+    limit: float
+    rule: Literal["point", "interval"] = "point"
+
+    @model_validator(mode="before")
+    @classmethod
+    def from_number(cls, value: Any) -> Any:
+        return {"limit": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+GateName = Literal["forgetting", "held_out_drop", "learning_accuracy"]
+
+
+class Evaluation(Strict):
+    suites: tuple[str, ...] = ()
+    max_completion_length: int = Field(
+        256, gt=0, description="tokens of an evaluated answer, where its task says nothing"
+    )
+    sampled: Sampled | None = None
+    gates: dict[GateName, Gate] = {}
+
+
+class Recipe(Strict):
+    name: Name
+    description: str = ""
+    seed: int = Field(0, ge=0, description="of the training; rows and evaluation do not depend on it")
+    model: Model
+    adapter: Adapter | None = None
+    data: DataSettings = DataSettings()
+    rollouts: Rollouts = Rollouts()
+    stream: tuple[Task, ...] = Field(min_length=1)
+    strategies: tuple[Strategy, ...] = ()
+    evaluation: Evaluation = Evaluation()
+
+
+class SuiteTask(Judged):
+    """A task of a suite: its evaluation rows are asked, and nothing is trained on it."""
+
+
+class Suite(Strict):
+    name: Name
+    description: str = ""
+    tasks: tuple[SuiteTask, ...] = Field(min_length=1)
+
+
+def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name (shipped) or in that file, with `key=value` overrides.
+
+    Raises:
+        RecipeErrors: every mistake that was found, each with file, line, key, and the nearest valid name.
+    """
+    from cpt import recipe_file
+
+    return recipe_file.load_recipe(Recipe, name, overrides)
+
+
+def load_suite(name: str | Path) -> Suite:
+    """The suite of that name (shipped) or in that file. Raises RecipeErrors."""
+    from cpt import recipe_file
+
+    return recipe_file.load_suite(Suite, name)
+
+
+def dump(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data; loading that gives an equal recipe."""
+    return recipe.model_dump(mode="json")
+
+
+def identity(recipe: Recipe) -> str:
+    """Six digits of what the run is: gates and the description do not count."""
+    plain = dump(recipe)
+    plain.pop("description")
+    plain["evaluation"].pop("gates")
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe's file, for editors: with `extends`, `defaults`, and the short forms of rewards."""
+    made = Recipe.model_json_schema(mode="validation")
+    definitions = made["$defs"]
+    short = [{"type": "string"}, {"type": "array"}]
+    for owner in ("Task",):
+        for key in ("reward", "metric"):
+            definitions[owner]["properties"][key]["anyOf"] += short
+    definitions["Part"]["properties"]["reward"] = {"anyOf": [definitions["Part"]["properties"]["reward"], *short]}
+    made["properties"]["evaluation"] = {"$ref": "#/$defs/Evaluation"}
+    definitions["Evaluation"]["properties"]["gates"]["additionalProperties"] = {
+        "anyOf": [{"$ref": "#/$defs/Gate"}, {"type": "number"}]
+    }
+    kinds = {"sft": "Sft", "dpo": "Dpo", "rlvr": "Rlvr"}
+    made["properties"]["extends"] = {"type": "string", "description": "another recipe that this one changes"}
+    made["properties"]["defaults"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {kind: without_kind(definitions[name]) for kind, name in kinds.items()},
+    }
+    made["required"] = []  # what is missing may come from the recipe that is extended
+    return made
+
+
+def without_kind(stage: dict[str, Any]) -> dict[str, Any]:
+    properties = {key: value for key, value in stage["properties"].items() if key != "kind"}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+__all__ = ["Recipe", "RecipeErrors", "Suite", "dump", "identity", "load", "load_suite", "schema"]

@@ -47,7 +47,9 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
         ranks.barrier()
         stack.enter_context(logs_to(rundir.log, screen.level))
         hush_libraries()
-        stop = stack.enter_context(listening(lambda _: screen.warn("stopping: saving the place (Ctrl-C again to end now)")))
+        stop = stack.enter_context(
+            listening(lambda _: screen.warn("stopping: saving the place (Ctrl-C again to end now)"))
+        )
         stream = load_stream(recipe, {name: load_suite(name) for name in recipe.evaluation.suites})
         strategies = [STRATEGIES[spec.kind](recipe, **spec.options) for spec in recipe.strategies]
         engine = rollouts.start(recipe.rollouts)
@@ -95,7 +97,9 @@ def discard_damaged(this: Run) -> None:
     if damaged:
         first = damaged[0]
         whole = points[first.index - 1].name if first.index else "the model itself"
-        this.screen.warn(f"{first.name} is damaged (its files are not those that were committed): going on from {whole}")
+        this.screen.warn(
+            f"{first.name} is damaged (its files are not those that were committed): going on from {whole}"
+        )
         this.rundir.discard(points[first.index :])
 
 

@@ -188,7 +188,9 @@ def open_run(path: Path, recipe: Recipe) -> Iterator[RunDir]:
         with (path / ".lock.json").open("a"):
             pass
     except OSError as error:
-        raise UserError(f"{path}: the run directory cannot be written ({error.strerror}); choose another with --out") from error
+        raise UserError(
+            f"{path}: the run directory cannot be written ({error.strerror}); choose another with --out"
+        ) from error
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -214,7 +216,9 @@ def _same_recipe(rundir: RunDir, recipe: Recipe) -> None:
         differences = [d for d in different_keys(theirs, mine) if not d.startswith(("evaluation.gates", "description"))]
         if differences:
             shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
-            raise UserError(f"{rundir.path}: holds a run of another recipe: {shown}; give another --out to start a new run")
+            raise UserError(
+                f"{rundir.path}: holds a run of another recipe: {shown}; give another --out to start a new run"
+            )
     elif any(child.name not in (".lock", ".lock.json") for child in rundir.path.iterdir()):
         raise UserError(f"{rundir.path}: is not empty and holds no run (no recipe.yaml); give a new folder with --out")
     yaml = YAML(typ="safe", pure=True)

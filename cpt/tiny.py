@@ -18,7 +18,21 @@ from cpt.files import is_intact, seal
 
 GENERAL = ("copy", "last", "max", "succ", "swap")
 NEW = ("reverse", "caesar", "sort", "rot", "dedup")
-OPERATIONS = ("copy", "last", "max", "succ", "swap", "reverse", "sort", "add", "dedup", "rot", "count", "caesar", "evens")
+OPERATIONS = (
+    "copy",
+    "last",
+    "max",
+    "succ",
+    "swap",
+    "reverse",
+    "sort",
+    "add",
+    "dedup",
+    "rot",
+    "count",
+    "caesar",
+    "evens",
+)
 PIECES = ("->", "so", "ans", "is", ".", " ", ",", ":", "(", ")", "+")
 VOCABULARY = ("<pad>", "<eos>", "=", *OPERATIONS, *PIECES, *LETTERS, *"0123456789")
 CHAT_TEMPLATE = (

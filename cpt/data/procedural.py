@@ -70,7 +70,9 @@ def strings(letters: str, length: int, split: str, count: int, rng: np.random.Ge
         drawn = ("".join(letters[code] for code in row) for row in codes)
         found |= dict.fromkeys(text for text in drawn if split_of(text) == split)
         if len(found) > total // 20:
-            raise UserError(f"procedural: {count} {split} rows are too many for strings of length {length}: raise data.length")
+            raise UserError(
+                f"procedural: {count} {split} rows are too many for strings of length {length}: raise data.length"
+            )
     return list(found)[:count]
 
 
@@ -82,7 +84,9 @@ def check_skill(name: str) -> None:
         raise UserError(f"procedural: no skill {name!r}; {hint}there are {', '.join(SKILLS)}")
 
 
-def rows(name: str, split: str, count: int, length: int = 5, demonstration: str = "restate", seed: int = 0) -> list[dict]:
+def rows(
+    name: str, split: str, count: int, length: int = 5, demonstration: str = "restate", seed: int = 0
+) -> list[dict]:
     """`count` rows of one skill and split: the same for the same seed, no string twice. Raises UserError."""
     check_skill(name)
     number = list(SKILLS).index(name)

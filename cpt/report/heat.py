@@ -32,9 +32,9 @@ def hexed(colour: Colour) -> str:
 
 
 def ink(background: Colour) -> str:
-    """Near-black or white, whichever has more contrast (WCAG 2)."""
-    dark, white = (18, 22, 27), (255, 255, 255)
-    return hexed(max(dark, white, key=lambda colour: contrast(colour, background)))
+    """Black or white, whichever has more contrast (WCAG 2): at least 4.5 on any background."""
+    black, white = (0, 0, 0), (255, 255, 255)
+    return hexed(max(black, white, key=lambda colour: contrast(colour, background)))
 
 
 def contrast(a: Colour, b: Colour) -> float:

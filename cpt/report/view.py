@@ -113,7 +113,6 @@ def gate_row(gate: dict) -> dict:
         "rule": {"point": "the value", "interval": "the whole interval"}[gate["rule"]],
         "passed": gate["passed"],
         "reason": arrows(gate["reason"]),
-        "message": arrows(gate["message"]),
     }
 
 

@@ -144,7 +144,9 @@ class Keeper(TrainerCallback):
         }
 
     def on_train_begin(self, args, state, control, **_):
-        self.trained_at_start = self.trainer.train_tokens()  # GRPO's count is restored with its state, the others' is not
+        self.trained_at_start = (
+            self.trainer.train_tokens()
+        )  # GRPO's count is restored with its state, the others' is not
 
     def on_step_end(self, args, state, control, **_):
         stop = self.ctx.stop.requested()
@@ -187,7 +189,9 @@ class Narrator(TrainerCallback):
         seconds = round(self.keeper.before["seconds"] + time.monotonic() - self.keeper.start, 3)
         place = {"task": self.ctx.task.name, "stage": self.ctx.name, "step": state.global_step}
         self.ctx.log(place | {"max_steps": state.max_steps, "seconds": seconds} | numbers)
-        self.bar.update(state.global_step, **{name: numbers[name] for name in self.SHOWN if numbers.get(name) is not None})
+        self.bar.update(
+            state.global_step, **{name: numbers[name] for name in self.SHOWN if numbers.get(name) is not None}
+        )
 
 
 def is_number(value) -> bool:

@@ -1,0 +1,205 @@
+"""From a file to a recipe: defaults, validation, and every mistake with its file, line, key and the nearest valid name."""
+
+import json
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from cpt.errors import RecipeErrors
+from cpt.recipe_nodes import Mistakes, Node, find, matching, merge, nearest, override, read, read_with_bases, wrap
+from cpt.stages import arguments
+
+
+def load_recipe(schema: type[BaseModel], name: str | Path, overrides: Sequence[str]) -> Any:
+    """See `recipe.load`."""
+    mistakes = Mistakes()
+    root = read_with_bases(find("recipes", name), ())
+    for text in overrides:
+        override(root, text, mistakes)
+    mistakes.check()
+    apply_defaults(root, mistakes)
+    recipe = validate(schema, root, mistakes)
+    check_arguments(root, mistakes)
+    if recipe is not None:
+        check_meaning(recipe, root, mistakes)
+    mistakes.check()
+    return recipe
+
+
+def load_suite(schema: type[BaseModel], name: str | Path) -> Any:
+    """See `recipe.load_suite`."""
+    mistakes = Mistakes()
+    root = read(find("eval", name))
+    suite = validate(schema, root, mistakes)
+    mistakes.check()
+    return suite
+
+
+def apply_defaults(root: Node, mistakes: Mistakes) -> None:
+    """Each stage gets, under its own words, the recipe's `defaults` of its kind, and under those STAGE_DEFAULTS."""
+    defaults = root.value.pop("defaults", None) or Node({})
+    if not isinstance(defaults.value, dict):
+        mistakes.add(defaults, "defaults", "must be a map of stage kinds: sft, dpo, rlvr")
+        return
+    for kind, node in defaults.value.items():
+        if kind not in arguments.CONFIGS:
+            mistakes.add(node, f"defaults.{kind}", f"no such kind of stage{nearest(kind, arguments.CONFIGS)}")
+        elif not isinstance(node.value, dict):
+            mistakes.add(node, f"defaults.{kind}", "must be a map, for example {args: {max_steps: 100}}")
+    for parent, key in matching(root, ["stream", "*", "stages", "*"]):
+        stage = parent.value[key]
+        kind = stage.value.get("kind") if isinstance(stage.value, dict) else None
+        if kind is None or kind.value not in arguments.CONFIGS:
+            continue
+        ours = wrap({"args": arguments.STAGE_DEFAULTS[kind.value]}, "STAGE_DEFAULTS")
+        theirs = defaults.value.get(kind.value, Node({}))
+        if isinstance(theirs.value, dict):
+            parent.value[key] = merge(merge(ours, theirs, ()), stage, ())
+
+
+# -- checking ------------------------------------------------------------------------------------------------------------
+
+
+def validate(schema: type[BaseModel], root: Node, mistakes: Mistakes) -> Any:
+    """The model, or None with the mistakes added. Strict as JSON is: no "5" for 5, no true for 1."""
+    plain = root.plain()
+    try:
+        return schema.model_validate_json(json.dumps(plain, default=str), strict=True)
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            path = real_path(each["loc"], plain)
+            key = ".".join(map(str, path))
+            mistakes.add(root.at(path), key, sentence(each, schema))
+        return None
+
+
+def real_path(loc: Sequence, plain: Any) -> tuple:
+    """pydantic's `loc` without the names of union members that it puts in between."""
+    path, here = [], plain
+    for number, step in enumerate(loc):
+        if isinstance(here, dict):
+            last = number == len(loc) - 1
+            tag = step in (here.get("kind"), here.get("source")) and step not in here
+            if tag or (step not in here and not last):
+                continue
+            path.append(step)
+            here = here.get(step)
+        elif isinstance(here, list) and isinstance(step, int):
+            path.append(step)
+            here = here[step] if step < len(here) else None
+    return tuple(path)
+
+
+WANTED = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a string",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a map",
+    "model": "a map",
+    "path": "a path",
+}
+
+
+def sentence(error: dict, schema: type[BaseModel]) -> str:
+    """A pydantic error in words for somebody who never heard of pydantic."""
+    kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
+    loc = error["loc"]
+    if kind == "extra_forbidden":
+        return f"unknown key{nearest(str(loc[-1]), names_at(schema, loc[:-1]))}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "union_tag_not_found":
+        return f"{context['discriminator'].strip(chr(39))} is missing: say which"
+    if kind == "union_tag_invalid":
+        there = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
+        return f"no {context['discriminator'].strip(chr(39))} {context['tag']!r}{nearest(context['tag'], there)}"
+    if kind == "literal_error":
+        there = [each.strip("'") for each in context["expected"].replace(" or ", ", ").split(", ")]
+        return f"must be one of {', '.join(there)}, not {given!r}"
+    if kind in ("value_error", "assertion_error"):
+        return str(context["error"])
+    if kind == "string_pattern_mismatch":
+        return f"{given!r} has characters that cannot be used here: letters, digits, . _ - (or module:function)"
+    if kind == "too_short":
+        return "must not be empty"
+    head = kind.rsplit("_", 1)[0]
+    if kind.endswith(("_type", "_parsing")) and head.split("_")[0] in WANTED:
+        return f"must be {WANTED[head.split('_')[0]]}, not {given!r}"
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {given!r}"
+
+
+def names_at(schema: type[BaseModel], loc: Sequence) -> list[str]:
+    """The keys that a map at `loc` may have."""
+    here: Any = schema
+    for step in loc:
+        options = [each for each in members(here) if isinstance(each, type) and issubclass(each, BaseModel)]
+        fields = [each.model_fields[step] for each in options if isinstance(step, str) and step in each.model_fields]
+        tagged = [each for each in options if step in tags(each)]
+        here = tagged[0] if tagged else fields[0].annotation if fields else here
+    options = [each for each in members(here) if isinstance(each, type) and issubclass(each, BaseModel)]
+    names = [name for each in options for name in each.model_fields]
+    return [*names, "extends", "defaults"] if here is schema and "stream" in names else list(dict.fromkeys(names))
+
+
+def members(annotation: Any) -> list:
+    """The classes within unions, tuples, maps and annotations."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return members(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType, tuple, list, dict):
+        return [each for part in typing.get_args(annotation) for each in members(part)]
+    return [annotation]
+
+
+def tags(model: type[BaseModel]) -> tuple:
+    """The values of a union member's discriminator."""
+    info = model.model_fields.get("kind") or model.model_fields.get("source")
+    return typing.get_args(info.annotation) if info is not None else ()
+
+
+def check_arguments(root: Node, mistakes: Mistakes) -> None:
+    """Every stage's `args` against TRL's config, and the adapter against PEFT's."""
+    for number, task in enumerate(root.value["stream"].value if isinstance(root.at(["stream"]).value, list) else []):
+        for index, stage in enumerate(task.at(["stages"]).value if isinstance(task.at(["stages"]).value, list) else []):
+            kind, args = stage.at(["kind"]).value, stage.at(["args"])
+            if kind not in arguments.CONFIGS or not isinstance(args.value, dict) or args is stage:
+                continue
+            for name, message in arguments.problems(kind, args.plain()):
+                key = f"stream.{number}.stages.{index}.args.{name}"
+                mistakes.add(args.at([name]) if name in args.value else stage, key, message)
+    adapter = root.value.get("adapter")
+    if adapter is not None and isinstance(adapter.value, dict) and "kind" in adapter.value:
+        for name, message in arguments.adapter_problems(adapter.plain()):
+            mistakes.add(adapter.at([name]), f"adapter.{name}", message)
+
+
+def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
+    """What no schema can say: unique names, suites that exist, gates that can have a value."""
+    names: dict[str, int] = {}
+    for number, task in enumerate(recipe.stream):
+        if task.task in names:
+            place = root.at(["stream", number, "task"])
+            mistakes.add(place, f"stream.{number}.task", f"{task.task!r} is the name of stream.{names[task.task]} too")
+        names.setdefault(task.task, number)
+    for number, _ in enumerate(recipe.strategies):
+        mistakes.add(root.at(["strategies", number]), f"strategies.{number}", "no strategy exists in this version")
+    for number, suite in enumerate(recipe.evaluation.suites):
+        try:
+            find("eval", suite)
+        except RecipeErrors as error:
+            message = f"{error.problems[0].key}: {error.problems[0].message}".removeprefix(": ")
+            mistakes.add(root.at(["evaluation", "suites", number]), f"evaluation.suites.{number}", message)
+    gates = root.at(["evaluation", "gates"])
+    if "forgetting" in recipe.evaluation.gates and len(recipe.stream) < 2:
+        message = "can never have a value: forgetting needs two tasks; take the gate out"
+        mistakes.add(gates.at(["forgetting"]), "evaluation.gates.forgetting", message)
+    if "held_out_drop" in recipe.evaluation.gates and not recipe.evaluation.suites:
+        message = "can never have a value: no suite is evaluated; add evaluation.suites or take the gate out"
+        mistakes.add(gates.at(["held_out_drop"]), "evaluation.gates.held_out_drop", message)

@@ -1,0 +1,324 @@
+"""A recipe's file as nodes that know where they were written; `extends`, merging, and command-line overrides.
+
+YAML 1.2 (`3e-4` is a number, `no` is a string); duplicate keys are refused. `extends`: maps merge, lists replace, `stream`
+merges by task name, null deletes. Paths are relative to the file that wrote them; overrides come last.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
+
+from cpt.errors import Problem, RecipeErrors
+
+COMMAND_LINE = "command line"
+
+
+@dataclass
+class Node:
+    """A value and where it was written. `value` holds Nodes where it is a map or a list."""
+
+    value: Any
+    file: Path | str | None = None
+    line: int | None = None
+
+    def plain(self) -> Any:
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
+
+    def at(self, path: Sequence) -> "Node":
+        """The node at a path, or the deepest one on the way that exists."""
+        here = self
+        for step in path:
+            inside = isinstance(here.value, dict) and step in here.value
+            inside = inside or (isinstance(here.value, list) and isinstance(step, int) and step < len(here.value))
+            if not inside:
+                break
+            here = here.value[step]
+        return here
+
+
+@dataclass
+class Mistakes:
+    """Collects problems, and raises them all at once."""
+
+    found: list[Problem] = field(default_factory=list)
+
+    def add(self, node: Node, key: str, message: str) -> None:
+        self.found.append(Problem(node.file, node.line, key, message))
+
+    def check(self) -> None:
+        if self.found:
+            raise RecipeErrors(self.found)
+
+
+# -- reading -------------------------------------------------------------------------------------------------------------
+
+
+def find(kind: str, name: str | Path) -> Path:
+    """A file, or a shipped recipe (`recipes`) or suite (`eval`) by its name. Raises RecipeErrors with the nearest name."""
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        raise RecipeErrors([Problem(path, None, "", "no such file")])
+    here = Path(__file__).parent
+    folders = [here / "_data" / kind, here.parent / kind]
+    shipped = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
+    if str(name) not in shipped:
+        near = difflib.get_close_matches(str(name), shipped, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        what = "recipe" if kind == "recipes" else "suite"
+        message = f"no {what} of that name; {hint}shipped: {', '.join(sorted(shipped))}; or give a .yaml file"
+        raise RecipeErrors([Problem(None, None, str(name), message)])
+    return shipped[str(name)]
+
+
+def read(file: Path) -> Node:
+    """The file as nodes, its paths made absolute. Raises RecipeErrors for what is not YAML."""
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        text = file.read_text(encoding="utf-8")
+        data, composed = yaml.load(text), YAML(typ="safe", pure=True).compose(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeErrors([Problem(file, None, "", f"cannot be read: {error}")]) from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        said = " ".join(str(error.problem or error).split())
+        if said.startswith("found duplicate key"):
+            key = said.split('"')[1]
+            raise RecipeErrors([Problem(file, line, key, "this key stands twice; keep one")]) from error
+        raise RecipeErrors([Problem(file, line, "", f"not valid YAML: {said}")]) from error
+    if not isinstance(data, dict):
+        raise RecipeErrors([Problem(file, None, "", "must be a map of keys to values")])
+    root = with_lines(data, composed, file)
+    make_paths_absolute(root, file.resolve().parent)
+    return root
+
+
+def with_lines(data: Any, composed: Any, file: Path) -> Node:
+    line = composed.start_mark.line + 1
+    if isinstance(data, dict) and isinstance(composed, MappingNode):
+        nodes = {str(key.value): (key, value) for key, value in composed.value}
+        children = {}
+        for key, value in data.items():
+            key_node, value_node = nodes.get(str(key), (composed, composed))  # a merge key (<<) brings keys of its own
+            children[str(key)] = with_lines(value, value_node, file)
+            children[str(key)].line = key_node.start_mark.line + 1
+        return Node(children, file, line)
+    if isinstance(data, list) and isinstance(composed, SequenceNode):
+        return Node([with_lines(v, n, file) for v, n in zip(data, composed.value, strict=True)], file, line)
+    return wrap(data, file, line)
+
+
+def wrap(data: Any, file: Path | str | None, line: int | None = None) -> Node:
+    """Plain data as nodes that all stand in one place."""
+    if isinstance(data, dict):
+        return Node({str(key): wrap(value, file, line) for key, value in data.items()}, file, line)
+    if isinstance(data, list):
+        return Node([wrap(value, file, line) for value in data], file, line)
+    return Node(data, file, line)
+
+
+PATHS = ("model.chat_template", "stream.*.data.train", "stream.*.data.validation", "stream.*.data.eval")
+PATHS += tuple(path.replace("stream", "tasks") for path in PATHS[1:])
+
+
+def make_paths_absolute(root: Node, folder: Path) -> None:
+    """Relative paths belong to the file that wrote them; user functions are looked for beside it."""
+    for pattern in PATHS:
+        for parent, key in matching(root, pattern.split(".")):
+            source = parent.value.get("source")
+            if isinstance(parent.value[key].value, str) and (source is None or source.value == "jsonl"):
+                parent.value[key].value = str(folder / Path(parent.value[key].value).expanduser())
+    for parent, key in matching(root, ["model", "path"]):
+        value = parent.value[key].value
+        if isinstance(value, str) and value != "tiny" and (value.startswith((".", "~")) or (folder / value).is_dir()):
+            parent.value[key].value = str((folder / Path(value).expanduser()).resolve())
+    for parent, key in matching(root, ["evaluation", "suites", "*"]):
+        value = parent.value[key].value
+        if isinstance(value, str) and value.endswith((".yaml", ".yml")):
+            parent.value[key].value = str(folder / value)
+    for list_name in ("stream", "tasks"):
+        for name in ("reward", "metric"):
+            for parent, key in matching(root, [list_name, "*", name]):
+                parent.value[key] = settle_functions(parent.value[key], folder)
+
+
+def matching(node: Node, pattern: Sequence[str]) -> Iterator[tuple[Node, Any]]:
+    """(parent, key) of the nodes that fit a pattern in which `*` is any place of a list."""
+    step, rest = pattern[0], pattern[1:]
+    keys: list = []
+    if step == "*" and isinstance(node.value, list):
+        keys = list(range(len(node.value)))
+    elif isinstance(node.value, dict) and step in node.value:
+        keys = [step]
+    for key in keys:
+        if rest:
+            yield from matching(node.value[key], rest)
+        else:
+            yield node, key
+
+
+def expand_reward(value: Any) -> Any:
+    """`exact` -> {kind: exact}; `module:function` -> {kind: function, ...}; a list -> {kind: sum, parts: ...}."""
+    if isinstance(value, str):
+        return {"kind": "function", "path": value} if ":" in value else {"kind": value}
+    if isinstance(value, list):
+        return {"kind": "sum", "parts": [v if isinstance(v, dict) and "reward" in v else {"reward": v} for v in value]}
+    return value
+
+
+def settle_functions(node: Node, folder: Path) -> Node:
+    """A reward in its long form; a user's function remembers the folder of its recipe."""
+    if isinstance(node.value, str | list):
+        node = wrap(expand_reward(node.plain()), node.file, node.line)
+    if isinstance(node.value, dict):
+        kind = node.value.get("kind")
+        if kind is not None and kind.value == "function" and "folder" not in node.value:
+            node.value["folder"] = Node(str(folder), node.file, node.line)
+        for parent, key in matching(node, ["parts", "*", "reward"]):
+            parent.value[key] = settle_functions(parent.value[key], folder)
+    return node
+
+
+# -- merging -------------------------------------------------------------------------------------------------------------
+
+
+def read_with_bases(file: Path, seen: tuple[Path, ...]) -> Node:
+    """The file over the recipe that it extends. Raises RecipeErrors for a circle."""
+    if file.resolve() in seen:
+        circle = " -> ".join(each.name for each in (*seen, file))
+        raise RecipeErrors([Problem(file, None, "extends", f"goes in a circle: {circle}")])
+    root = read(file)
+    base = root.value.pop("extends", None)
+    if base is None:
+        return root
+    if not isinstance(base.value, str):
+        raise RecipeErrors([Problem(file, base.line, "extends", "must be the name or the file of one recipe")])
+    beside = file.resolve().parent / base.value
+    beside = beside if beside.suffix in (".yaml", ".yml") else beside.with_name(f"{beside.name}.yaml")
+    try:
+        parent = beside if beside.is_file() else find("recipes", base.value)
+    except RecipeErrors as error:
+        raise RecipeErrors([Problem(file, base.line, "extends", str(error))]) from error
+    return merge(read_with_bases(parent, (*seen, file.resolve())), root, ())
+
+
+def merge(base: Node, over: Node, path: tuple) -> Node:
+    """`over` on `base`: maps merge, lists replace, null deletes, `stream` merges by task name."""
+    if isinstance(base.value, dict) and isinstance(over.value, dict):
+        merged = dict(base.value)
+        for key, node in over.value.items():
+            if node.value is None and key in merged:
+                del merged[key]
+            else:
+                merged[key] = merge(merged[key], node, (*path, key)) if key in merged else node
+        return Node(merged, over.file, over.line)
+    if path == ("stream",) and isinstance(base.value, list) and isinstance(over.value, list):
+        return merge_streams(base, over)
+    return over
+
+
+def merge_streams(base: Node, over: Node) -> Node:
+    """Tasks of the same name merge in the base's place; new ones follow; `{task: NAME, stages: null}` cannot stand alone."""
+    tasks = list(base.value)
+    names = [task_name(task) for task in tasks]
+    for task in over.value:
+        name = task_name(task)
+        if name is not None and name in names:
+            place = names.index(name)
+            tasks[place] = merge(tasks[place], task, ("stream", place))
+        else:
+            tasks.append(task)
+            names.append(name)
+    return Node(tasks, over.file, over.line)
+
+
+def task_name(task: Node) -> str | None:
+    name = task.value.get("task") if isinstance(task.value, dict) else None
+    return name.value if name is not None else None
+
+
+def override(root: Node, text: str, mistakes: Mistakes) -> None:
+    """Set one dotted key from `key=value`; the value is YAML, a task may be named in the place of its number."""
+    key, equals, written = text.partition("=")
+    here = Node(None, COMMAND_LINE)
+    if not equals or not key:
+        mistakes.add(here, text, "must be KEY=VALUE, for example seed=3")
+        return
+    try:
+        value = YAML(typ="safe", pure=True).load(written) if written else ""
+    except MarkedYAMLError:
+        mistakes.add(here, key, f"the value {written!r} is not valid YAML")
+        return
+    *steps, last = key.split(".")
+    node = root
+    for depth, step in enumerate(steps):
+        if isinstance(node.value, dict):
+            node = node.value.setdefault(step, Node({}, COMMAND_LINE))
+        else:
+            number = place_in_list(node, step)
+            if number is None:
+                there = "no list here" if not isinstance(node.value, list) else known_places(node)
+                mistakes.add(here, key, f"there is no {'.'.join(steps[: depth + 1])} ({there})")
+                return
+            node = node.value[number]
+    made = wrap(value, COMMAND_LINE)
+    if isinstance(node.value, dict):
+        if value is None:
+            node.value.pop(last, None)
+        else:
+            node.value[last] = made
+    else:
+        number = place_in_list(node, last)
+        if number is None:
+            mistakes.add(here, key, f"there is no such place ({known_places(node)})")
+            return
+        node.value[number] = made
+    holder = Node({steps[0] if steps else last: root.value[steps[0] if steps else last]}, COMMAND_LINE)
+    if made.value is not None and not isinstance(made.value, dict | list):
+        make_override_absolute(holder, made)
+
+
+def make_override_absolute(holder: Node, made: Node) -> None:
+    """A path given on the command line is relative to where the command is given."""
+    for pattern in PATHS:
+        for parent, key in matching(holder, pattern.split(".")):
+            source = parent.value.get("source")
+            if (
+                parent.value[key] is made
+                and isinstance(made.value, str)
+                and (source is None or source.value == "jsonl")
+            ):
+                made.value = str(Path(made.value).expanduser().resolve())
+
+
+def place_in_list(node: Node, step: str) -> int | None:
+    if not isinstance(node.value, list):
+        return None
+    names = [task_name(task) for task in node.value]
+    if step in names:
+        return names.index(step)
+    return int(step) if step.isdigit() and int(step) < len(node.value) else None
+
+
+def known_places(node: Node) -> str:
+    if not isinstance(node.value, list):
+        return "a single value stands there"
+    names = [name for name in map(task_name, node.value) if name]
+    return f"tasks: {', '.join(names)}" if names else f"0 to {len(node.value) - 1}"
+
+
+def nearest(name: str, there: Any) -> str:
+    near = difflib.get_close_matches(name, list(there), n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are: {', '.join(there)}" if there else ""

@@ -1,0 +1,215 @@
+"""The report: the verdict comes first, no answer can break it, and it needs the JSON files alone."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from fakes_report import TASKS, make_run
+
+from cpt.errors import UserError
+from cpt.report import build, charts, heat, words
+from cpt.report.render import code
+from cpt.report.view import sentence
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Outline(HTMLParser):
+    """Checks that tags are closed in order, and collects the tags, attributes and text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def built(folder) -> tuple[Outline, str, str]:
+    html, markdown = build(folder)
+    text = html.read_text(encoding="utf-8")
+    return Outline(text), text, markdown.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "bad", bad=True, count=40)
+
+
+def test_a_run_that_forgets_is_not_shipped(bad):
+    outline, _, markdown = built(bad)
+    gates = {gate["name"]: gate for gate in json.loads((bad / "results.json").read_text())["gates"]}
+    forgetting, held_out = gates["forgetting"], gates["held_out_drop"]
+    assert (
+        f"Do not ship Forgetting is {forgetting['value']:.2f}, over its limit of 0.12; "
+        f"held-out drop is {held_out['value']:.2f}, over its limit of 0.08. The tasks were learnt to"
+    ) in outline.text
+    assert forgetting["reason"].replace("->", "→") in outline.text
+    assert markdown.startswith("# quickstart, seed 0: Do not ship")
+    for title in ("Gates", "Training", "Cost", "Answers that went from right to wrong", "Sampled answers"):
+        assert title in outline.text and f"## {title}" in markdown
+    for task in TASKS:
+        assert task in outline.text and task in markdown
+
+
+def test_a_good_run_is_shipped(tmp_path):
+    outline, _, markdown = built(make_run(tmp_path / "good", count=40))
+    assert "Ship Forgetting is 0.0" in outline.text
+    assert "Do not ship" not in outline.text + markdown
+
+
+def test_without_gates_it_does_not_judge(tmp_path):
+    outline, *_ = built(make_run(tmp_path / "run", count=10, samples=0, gates={}))
+    assert "No gates were set" in outline.text and "pass@" not in outline.text
+
+
+@pytest.mark.parametrize("trained", [0, 1, 2])
+def test_an_unfinished_run_says_how_far_it_is(tmp_path, trained):
+    outline, _, markdown = built(make_run(tmp_path / "run", trained=trained, count=10))
+    assert f"Incomplete: {trained} of 4 tasks" in outline.text
+    assert f"Incomplete: {trained} of 4 tasks" in markdown
+    assert "sort and double" in outline.text and "Learning accuracy" not in outline.text
+
+
+def test_one_task(tmp_path):
+    outline, *_ = built(make_run(tmp_path / "run", tasks=("reverse",), count=10, gates={"learning_accuracy": 0.5}))
+    assert "The task was learnt to" in outline.text and "Backward transfer" not in outline.text
+
+
+def test_answers_cannot_break_the_page(tmp_path):
+    run = make_run(tmp_path / "run", bad=True, count=20, samples=0)
+    path = run / "evaluations" / "04-double.jsonl"
+    evil = "</td></table><script>alert('x')</script> | `` ` pipe\nnew line & more"
+    lines = [json.loads(line) | {"completion": evil, "finished": False} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    outline, text, markdown = built(run)
+    assert "<script" not in text and "script" not in outline.tags
+    assert "alert('x')" in outline.text and "(cut off)" in outline.text
+    row = next(line for line in markdown.splitlines() if "alert" in line)
+    assert row.replace("\\|", "").count("|") == 5  # four cells
+    assert "```</td></table><script>alert('x')</script> \\| `` ` pipe new line & more … (cut off)```" in row
+
+
+def test_nothing_comes_from_the_network(bad):
+    outline, text, _ = built(bad)
+    assert not {"script", "link", "img", "iframe"} & set(outline.tags)
+    assert not {"src", "href", "xlink:href"} & {name for name, _ in outline.attributes}
+    assert "url(" not in text and "@import" not in text
+
+
+def test_only_results_are_needed(tmp_path):
+    run = make_run(tmp_path / "run", count=10)
+    for path in [*run.glob("evaluations/*"), run / "metrics.jsonl", run / "manifest.json", run / "recipe.yaml"]:
+        path.unlink()
+    outline, _, markdown = built(run)
+    for name in ("metrics.jsonl", "manifest.json", "recipe.yaml", "evaluations/00-base.jsonl"):
+        assert name in outline.text.split("Left out")[1]
+        assert name in markdown.replace("\\", "").split("Left out")[1]
+    assert "Gradient norm" not in outline.text and "right to wrong" not in outline.text
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"holds no results\.json"):
+        build(tmp_path)
+
+
+def test_broken_files_are_named(tmp_path):
+    run = make_run(tmp_path / "run", count=5, samples=0)
+    path = run / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"task": "rev')  # a process killed while writing
+    build(run)
+    path.write_text("{broken\n" + whole)
+    with pytest.raises(UserError, match=r"metrics\.jsonl:1: not JSON"):
+        build(run)
+    path.write_text(whole)
+    (run / "results.json").write_text('{"format": 2}')
+    with pytest.raises(UserError, match="format 2 is not 1"):
+        build(run)
+
+
+def test_it_is_the_same_each_time_and_needs_no_torch(bad):
+    build(bad)
+    before = (bad / "report.html").read_bytes(), (bad / "report.md").read_bytes()
+    program = (
+        "import sys, pathlib; from cpt.report import build; build(pathlib.Path(sys.argv[1])); "
+        "assert not {'torch', 'transformers', 'matplotlib', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(bad)], check=True)
+    assert before == ((bad / "report.html").read_bytes(), (bad / "report.md").read_bytes())
+
+
+def test_flips_are_counted_from_the_best_point(bad):
+    outline, *_ = built(bad)
+    assert "went wrong" in outline.text and "said at 01-reverse says at 04-double" in outline.text
+    assert outline.attributes.count(("class", "right")) <= 10 * 6
+
+
+def test_chart_geometry_by_hand():
+    frame = charts.Frame(100, 60, x=(0, 4), y=(0, 1), left=10, right=10, top=5, bottom=15)
+    assert (frame.px(2), frame.py(0), frame.py(1)) == (50, 45, 5)
+    assert frame.points((0, 4), (1, 0.5)) == "10.0,5.0 90.0,25.0"
+    assert charts.nice_ticks(0.02, 0.97) == [0, 0.5, 1]
+    assert charts.nice_ticks(3, 3)[0] < 3 < charts.nice_ticks(3, 3)[-1]
+    xs, ys = charts.binned(range(1000), range(1000))
+    assert len(xs) <= charts.MOST_POINTS and ys[0] == 2
+
+
+def test_every_heat_cell_can_be_read():
+    for i in range(101):
+        for stops in (heat.LIGHT, heat.DARK):
+            colour = heat.mix(stops, i / 100)
+            ink = heat.ink(colour)
+            assert heat.contrast(colour, tuple(int(ink[j : j + 2], 16) for j in (1, 3, 5))) >= 4.5  # WCAG AA
+
+
+def test_words():
+    assert [words.score(x) for x in (None, -0.001, -0.126, 0.5)] == ["–", "0.00", "−0.13", "0.50"]
+    assert [words.signed(x) for x in (0.051, -0.3, 0.0)] == ["+0.05", "−0.30", "0.00"]
+    assert [words.compact(x) for x in (0, 0.0123, -0.00001, 12345, 2e7)] == ["0", "0.0123", "−1.0e−5", "12.3k", "2.0e7"]
+    assert [words.duration(x) for x in (5.25, 125, 7260)] == ["5.2 s", "2 min 05 s", "2 h 01 min"]
+    assert words.size(3 * 2**29) == "1.50 GiB" and words.listed(["a", "b", "c"]) == "a, b and c"
+    assert code("a`b|c") == "``a`b\\|c``" and code("") == "`  `"
+
+
+def test_a_gate_in_words():
+    gate = {
+        "name": "forgetting",
+        "direction": "max",
+        "value": 0.1,
+        "limit": 0.12,
+        "interval": [0.05, 0.15],
+        "passed": False,
+    }
+    assert sentence(gate | {"rule": "point", "passed": True}) == "forgetting is 0.10, within its limit of 0.12"
+    assert sentence(gate | {"rule": "interval"}) == "forgetting is 0.10 [0.05 to 0.15], not wholly within 0.12"
+
+
+def test_a_long_stream_numbers_its_ticks():
+    points = ["00-base", *(f"{i:02d}-a-long-task-name" for i in range(1, 21))]
+    svg = charts.stream_chart("x", points, [0.5] * 21, [[0.4, 0.6]] * 21, rows=21, trained=3)
+    assert ">20<" in svg and ">a-long" not in svg
+    assert charts.short("03-sort", 60) == "sort" and charts.short("03-a-long-name", 60) == "a-long-na…"
