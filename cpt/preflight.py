@@ -6,7 +6,7 @@ A mistake found here costs seconds; found in task 7 it costs a night.
 from itertools import islice
 
 from cpt import models
-from cpt.data.rows import prompt_text
+from cpt.data.rows import prompt_of, prompt_text
 from cpt.data.stream import Stream, TaskData
 from cpt.errors import UserError
 from cpt.recipe import Recipe
@@ -35,8 +35,8 @@ def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -
 def check_task(recipe: Recipe, task: TaskData, rows, tokenizer, context: int | None, longest_answer: int) -> None:
     """Check the rows of one split of one task; `longest_answer` is what will be generated after each prompt."""
     iterator = iter(rows)
-    while chunk := [row for row in islice(iterator, CHUNK)]:
-        prompts = [row.get("prompt") or row["messages"] for row in chunk]
+    while chunk := list(islice(iterator, CHUNK)):
+        prompts = [prompt_of(row) for row in chunk]
         if any(not isinstance(prompt, str) for prompt in prompts) and tokenizer.chat_template is None:
             raise UserError(
                 f"stream.{task.name}.data: rows are conversational ({chunk[0]['id']}), but the tokenizer of "

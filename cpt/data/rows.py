@@ -1,18 +1,123 @@
-"""STUB (lead's, temporary: helper B replaces this file)."""
+"""A row is a plain dict. What it may hold, what each stage needs of it, and the forms that TRL wants.
+
+| field | |
+|---|---|
+| id | a name for messages and results; made from task, split and number where the data has none |
+| prompt | a string, or a chat: a list of {role, content} |
+| answer | what a verifier compares with |
+| demonstration | a good completion, for SFT (`completion` is another name for it) |
+| chosen, rejected | a preference |
+| messages | a whole conversation, for SFT |
+| answer_markers | the answer of a completion is what follows the last of these |
+| metadata | anything a verifier of the user's wants |
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+FIELDS = ("id", "prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages", "answer_markers")
+FIELDS = (*FIELDS, "metadata")
+CHAT_FIELDS = ("prompt", "completion", "demonstration", "chosen", "rejected", "messages")
+TEXT_ONLY_FIELDS = ("id", "answer")
 
 
-def prompt_text(p):
-    return p if isinstance(p, str) else "\n".join(m["content"] for m in p)
+def prompt_of(row: Row) -> str | list:
+    """The prompt; of a row that is a conversation, the messages before the last answer."""
+    if row.get("prompt") is not None:
+        return row["prompt"]
+    return [message for message in row["messages"] if message["role"] != "assistant"] or row["messages"]
 
 
-def completion_text(c):
-    return c if isinstance(c, str) else c[-1]["content"]
+def prompt_text(prompt: str | list) -> str:
+    """The prompt as one text, for people: of a chat the contents, one below the other."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
 
 
-def completion_messages(prompt, text):
-    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+def prompt_key(prompt: str | list) -> bytes:
+    """16 bytes that two prompts share if they differ only in case, width of characters, or white space."""
+    text = prompt_text(prompt)
+    normal = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.blake2b(normal.encode(), digest_size=16).digest()
 
 
-def columns_to_rows(prompts, columns):
-    keys = [k for k, v in columns.items() if isinstance(v, list) and len(v) == len(prompts)]
-    return [{"prompt": p, **{k: columns[k][i] for k in keys}} for i, p in enumerate(prompts)]
+def row_problem(row: Row) -> str | None:
+    """What is wrong with a row by itself; None where nothing is."""
+    for name in CHAT_FIELDS:
+        value = row.get(name)
+        if value is None or isinstance(value, str) and name != "messages":
+            continue
+        if not isinstance(value, list) or not value:
+            return f"{name} must be {'a list' if name == 'messages' else 'a string or a list'} of messages, not {value!r}"
+        for message in value:
+            if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+                return f"each message of {name} must be a map with role and content, not {message!r}"
+            if not isinstance(message["content"], str):
+                return f"the content of each message of {name} must be a string, not {message['content']!r}"
+    for name in TEXT_ONLY_FIELDS:
+        if row.get(name) is not None and not isinstance(row[name], str):
+            return f"{name} must be a string, not {row[name]!r}"
+    if row.get("prompt") is None and row.get("messages") is None:
+        return "has neither a prompt nor messages"
+    return None
+
+
+def completion_messages(prompt: str | list, completion: str | list) -> str | list:
+    """The completion in the prompt's form: a text after a text, an assistant's message after a chat."""
+    if isinstance(prompt, str) or isinstance(completion, list):
+        return completion
+    return [{"role": "assistant", "content": completion}]
+
+
+def completion_text(completion: str | list) -> str:
+    """What TRL hands a reward: a text, or a list of messages of which the last is the answer."""
+    return completion if isinstance(completion, str) else completion[-1].get("content") or ""
+
+
+# -- what each stage trains on -------------------------------------------------------------------------------------------
+
+
+def sft_row(row: Row) -> Row | None:
+    """{messages} or {prompt, completion}; None where the row has no demonstration."""
+    if row.get("messages") is not None:
+        return {"messages": row["messages"]}
+    completion = row.get("demonstration") if row.get("demonstration") is not None else row.get("completion")
+    if completion is None:
+        return None
+    return {"prompt": row["prompt"], "completion": completion_messages(row["prompt"], completion)}
+
+
+def dpo_row(row: Row) -> Row | None:
+    """{prompt, chosen, rejected}; without a preference a row to make pairs from; None where it can be neither."""
+    if row.get("chosen") is not None and row.get("rejected") is not None:
+        both = {name: completion_messages(row["prompt"], row[name]) for name in ("chosen", "rejected")}
+        return {"prompt": row["prompt"]} | both
+    return rlvr_row(row)
+
+
+def rlvr_row(row: Row) -> Row | None:
+    """The prompt, and the rest of the row packed in one column, so that Arrow changes nothing in it."""
+    if row.get("prompt") is None:
+        return None
+    return {"prompt": row["prompt"], "row": pack(row)}
+
+
+STAGE_ROWS = {"sft": sft_row, "dpo": dpo_row, "rlvr": rlvr_row}
+NEEDS = {
+    "sft": "a demonstration (`demonstration` or `completion`) or `messages`",
+    "dpo": "`chosen` and `rejected`, or a `prompt` with a verifier",
+    "rlvr": "a `prompt`",
+}
+
+
+def pack(row: Row) -> str:
+    return json.dumps({key: value for key, value in row.items() if key != "prompt"}, ensure_ascii=False)
+
+
+def unpack(prompts: Sequence, packed: Sequence[str]) -> list[Row]:
+    """The rows that `rlvr_row` packed."""
+    return [{"prompt": prompt} | json.loads(text) for prompt, text in zip(prompts, packed, strict=True)]

@@ -1,48 +1,148 @@
-"""STUB (lead's, temporary: helper B replaces this file)."""
+"""The stream's rows: every task's splits and every suite's questions, proven to be apart."""
 
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-from cpt.data import procedural
+
+from cpt.data import sources
+from cpt.data.rows import NEEDS, STAGE_ROWS, Row, prompt_key, prompt_of
+from cpt.errors import UserError
+from cpt.recipe import Recipe, Suite, SuiteTask, Task
+
+SHOWN = 5  # leaks that an error names
 
 
-@dataclass
+@dataclass(frozen=True)
 class TaskData:
+    """The rows of one task. Of a suite's task only `eval` is filled."""
+
     name: str
-    train: Any
-    validation: Any
-    eval: Any
-    spec: Any
+    train: Sequence[Row]
+    validation: Sequence[Row]
+    eval: Sequence[Row]
+    spec: Task | SuiteTask
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stream:
-    tasks: tuple
-    suites: dict
+    """The tasks in their order, and the held-out suites by name."""
 
-    def manifest(self):
-        return {}
+    tasks: tuple[TaskData, ...]
+    suites: dict[str, tuple[TaskData, ...]]
+
+    def manifest(self) -> dict:
+        """{task: {split: {rows, hash}}}: what the run was trained and judged on."""
+        named = {task.name: task for task in self.tasks}
+        named |= {f"{suite}/{task.name}": task for suite, tasks in self.suites.items() for task in tasks}
+        return {name: {split: fingerprint(rows) for split, rows in splits(task)} for name, task in named.items()}
 
 
-def td(t, train=True):
-    d = t.data
-    f = lambda split, n: procedural.rows(d.name, split, n, d.length, d.demonstration, 0) if n else []
-    return TaskData(t.task, f("train", d.train) if train else [], [], f("eval", d.eval), t)
+def splits(task: TaskData) -> Iterator[tuple[str, Sequence[Row]]]:
+    for split in sources.SPLITS:
+        rows = getattr(task, split)
+        if len(rows):
+            yield split, rows
 
 
-def load_stream(recipe, suites):
-    return Stream(
-        tuple(td(t) for t in recipe.stream), {n: tuple(td(t, False) for t in s.tasks) for n, s in suites.items()}
+def fingerprint(rows: Iterable[Row]) -> dict:
+    digest, number = hashlib.sha256(), 0
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\n")
+        number += 1
+    return {"rows": number, "hash": digest.hexdigest()}
+
+
+def load_stream(recipe: Recipe, suites: dict[str, Suite]) -> Stream:
+    """Load all rows, and prove that nothing that is trained on is asked in an evaluation.
+
+    Raises:
+        UserError: data that cannot be read, a task without evaluation or training rows, or a leak (names the rows).
+    """
+    tasks = tuple(load_task(task, recipe.data.seed, sources.SPLITS) for task in recipe.stream)
+    asked = {
+        name: tuple(load_task(task, recipe.data.seed, ("eval",)) for task in suite.tasks) for name, suite in suites.items()
+    }
+    stream = Stream(tasks, asked)
+    prove_apart(stream)
+    return stream
+
+
+def load_task(spec: Task | SuiteTask, seed: int, wanted: Sequence[str]) -> TaskData:
+    rows = {split: sources.load(spec.data, split, spec.task, seed) if split in wanted else [] for split in sources.SPLITS}
+    for split in wanted:
+        if split != "validation" and len(rows[split]) == 0:
+            raise UserError(f"stream.{spec.task}.data.{split}: no rows; every task needs rows to train on and to evaluate")
+    return TaskData(spec.task, **rows, spec=spec)
+
+
+def prove_apart(stream: Stream) -> None:
+    """Raise UserError where a prompt is in two splits of a task, or is trained in one task and asked in another place.
+
+    Prompts are compared by the hash of their normalised text. What is asked twice within one task would count twice, and
+    is refused too.
+    """
+    asked: dict[bytes, str] = {}
+    for task in stream.tasks:
+        mine: dict[bytes, str] = {}
+        note_asked(task, mine)
+        asked |= mine
+    for suite in stream.suites.values():
+        for task in suite:
+            mine = {}
+            note_asked(task, mine)
+            asked |= mine
+    for task in stream.tasks:
+        validation = {prompt_key(prompt_of(row)): row["id"] for row in task.validation}
+        leaks = list(overlaps(task.validation, asked))
+        trained = list(overlaps(task.train, asked | validation))
+        if leaks or trained:
+            refuse(task, [*trained, *leaks])
+
+
+def note_asked(task: TaskData, seen: dict[bytes, str]) -> None:
+    for row in task.eval:
+        key = prompt_key(prompt_of(row))
+        if key in seen:
+            raise UserError(f"stream.{task.name}.data.eval: rows {seen[key]} and {row['id']} ask the same; keep one")
+        seen[key] = row["id"]
+
+
+def overlaps(rows: Iterable[Row], others: dict[bytes, str]) -> Iterator[tuple[str, str]]:
+    for row in rows:
+        other = others.get(prompt_key(prompt_of(row)))
+        if other is not None:
+            yield row["id"], other
+
+
+def refuse(task: TaskData, leaks: list[tuple[str, str]]) -> None:
+    shown = ", ".join(f"{mine} = {other}" for mine, other in leaks[:SHOWN])
+    more = f" and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
+    raise UserError(
+        f"stream.{task.name}.data: {len(leaks)} row(s) have the prompt of a row of another split or of an evaluation "
+        f"({shown}{more}): take them out of one of the two"
     )
 
 
-def stage_rows(task, kind):
+def stage_rows(task: TaskData, kind: str):
+    """The task's training rows as a `datasets.Dataset` in the form that TRL wants for this kind of stage.
+
+    Raises:
+        UserError: a row lacks what the stage needs.
+    """
     from datasets import Dataset
 
-    if kind == "sft":
-        return Dataset.from_list(
-            [
-                {"prompt": r["prompt"], "completion": [{"role": "assistant", "content": r["demonstration"]}]}
-                for r in task.train
-            ]
-        )
-    return Dataset.from_list([{k: v for k, v in r.items() if k != "demonstration"} for r in task.train])
+    made = []
+    for row in task.train:
+        one = STAGE_ROWS[kind](row)
+        if one is None:
+            raise UserError(
+                f"stream.{task.name}: row {row['id']} has {', '.join(sorted(row))}; a {kind} stage needs {NEEDS[kind]}"
+            )
+        if made and one.keys() != made[0].keys():
+            raise UserError(
+                f"stream.{task.name}: row {row['id']} gives {', '.join(one)} for {kind}, earlier rows {', '.join(made[0])}: "
+                "the rows of one task must be of one form"
+            )
+        made.append(one)
+    return Dataset.from_list(made)

@@ -13,7 +13,7 @@ from datasets import Dataset
 from trl import DPOTrainer
 
 from cpt import models, ranks
-from cpt.data.rows import columns_to_rows, completion_messages
+from cpt.data.rows import completion_messages, unpack
 from cpt.errors import UserError
 from cpt.files import write_whole
 from cpt.rollouts import Sampling
@@ -72,9 +72,8 @@ def _sample_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) -> I
     """This rank's share of the pairs."""
     spec = ctx.stage.pairs
     order = np.random.default_rng(ctx.seed).permutation(len(rows))[: spec.prompts]
-    mine = rows.select(order[ranks.state().process_index :: ranks.world_size()]).to_dict()
-    prompts = mine.pop("prompt")
-    drawn = [row for row in columns_to_rows(prompts, mine) for _ in range(spec.samples)]
+    mine = rows.select(order[ranks.state().process_index :: ranks.world_size()])
+    drawn = [row for row in unpack(mine["prompt"], mine["row"]) for _ in range(spec.samples)]
     texts, finished = _sample(ctx, [row["prompt"] for row in drawn], max_length)
     values = ctx.score(texts, drawn, finished)
     for first in range(0, len(drawn), spec.samples):

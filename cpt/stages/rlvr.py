@@ -5,7 +5,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
 from cpt import models
-from cpt.data.rows import columns_to_rows, completion_text
+from cpt.data.rows import completion_text, unpack
 from cpt.rollouts import Sampling
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
@@ -51,8 +51,8 @@ class RlvrStageTrainer(GRPOTrainer):
 def reward_function(ctx: StageContext, stop_ids: set[int]):
     """TRL's form of the task's reward. Unscorable completions give None, and are counted in the log."""
 
-    def reward(prompts, completions, completion_ids, log_metric, **columns):
-        rows = columns_to_rows(prompts, columns)
+    def reward(prompts, completions, completion_ids, row, log_metric, **_):
+        rows = unpack(prompts, row)
         finished = [bool(ids) and ids[-1] in stop_ids for ids in completion_ids]
         values = ctx.score([completion_text(completion) for completion in completions], rows, finished)
         log_metric("unscorable", sum(value is None for value in values) / len(values))
@@ -69,7 +69,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         ctx,
         RlvrStageTrainer,
         model=policy,
-        reward_funcs=reward_function(ctx, models.stop_ids(policy, tokenizer)),
+        reward_funcs=reward_function(ctx, set(models.stop_ids(policy, tokenizer))),
         args=make_config(ctx.stage, ctx.key, ctx.work, ctx.seed),
         train_dataset=rows,
         processing_class=tokenizer,

@@ -1,0 +1,279 @@
+"""Where rows come from: the letter tasks, reasoning-gym, JSON-lines files, and the hub.
+
+`load` gives the rows of one split; `count` says how many there will be, without a heavy import, for `cpt check`.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cpt.data import procedural
+from cpt.data.rows import FIELDS, Row, prompt_key, prompt_of, row_problem
+from cpt.errors import UserError
+from cpt.recipe import Hub, Jsonl, Procedural, ReasoningGym, Source
+
+SPLITS = ("train", "validation", "eval")
+
+
+def load(source: Source, split: str, task: str, seed: int) -> Sequence[Row]:
+    """The rows of one split of a task; `seed` is the recipe's data seed. Empty where the source has no such split.
+
+    Raises:
+        UserError: a missing file or column, a broken line, too few rows, an unknown name.
+    """
+    return LOADERS[type(source)](source, split, task, seed)
+
+
+def count(source: Source, split: str) -> int | None:
+    """How many rows the split will have; None where only loading can tell (the hub).
+
+    Raises:
+        UserError: a missing file, a broken line, an unknown skill.
+    """
+    if isinstance(source, Procedural):
+        procedural.check_skill(source.name)
+        return getattr(source, split)
+    if isinstance(source, ReasoningGym):
+        return getattr(source, split)
+    if isinstance(source, Jsonl):
+        if split == "eval" and isinstance(source.eval, int):
+            return source.eval
+        file = getattr(source, split)
+        held_out = source.eval if split == "train" and isinstance(source.eval, int) else 0
+        return 0 if file is None else sum(1 for _ in json_lines(file)) - held_out
+    return None
+
+
+# -- procedural and reasoning-gym ----------------------------------------------------------------------------------------
+
+
+def load_procedural(source: Procedural, split: str, task: str, seed: int) -> list[Row]:
+    made = procedural.rows(
+        source.name, split, getattr(source, split), source.length, source.demonstration, seed
+    )
+    return [row | {"id": f"{task}/{split}/{i}"} for i, row in enumerate(made)]
+
+
+def load_reasoning_gym(source: ReasoningGym, split: str, task: str, seed: int) -> list[Row]:
+    """Entries of one of reasoning-gym's data sets, no prompt twice in any split; the entry travels for its scorer.
+
+    One stream of entries feeds the splits in turn (eval first), so that the evaluation rows do not depend on how much
+    is trained on.
+    """
+    wanted = {"eval": source.eval, "validation": source.validation, "train": source.train}
+    order = list(wanted)
+    seen: set[bytes] = set()
+    entries = reasoning_gym_entries(source, seed)
+    for name in order[: order.index(split) + 1]:
+        taken = list(itertools.islice(unseen(entries, seen), wanted[name]))
+        if len(taken) < wanted[name]:
+            raise UserError(
+                f"stream.{task}.data: reasoning_gym {source.name} gave only {len(taken)} new prompts for {name}, "
+                f"{wanted[name]} were asked for: ask for fewer, or make its config harder"
+            )
+    return [reasoning_gym_row(source, f"{task}/{split}/{i}", entry) for i, entry in enumerate(taken)]
+
+
+def unseen(entries: Iterator[dict], seen: set[bytes]) -> Iterator[dict]:
+    """Entries whose question did not come before; gives up after a thousand repetitions in a row."""
+    repeated = 0
+    for entry in entries:
+        key = prompt_key(entry["question"])
+        if key in seen:
+            repeated += 1
+            if repeated == 1000:
+                return
+            continue
+        repeated = 0
+        seen.add(key)
+        yield entry
+
+
+def reasoning_gym_entries(source: ReasoningGym, seed: int) -> Iterator[dict]:
+    """An endless stream of entries: data sets of 1000, each with a seed of its own."""
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    if source.name not in DATASETS:
+        near = difflib.get_close_matches(source.name, DATASETS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"reasoning_gym has no data set {source.name!r}{hint}")
+    known = [field.name for field in dataclasses.fields(DATASETS[source.name][1])]
+    for key in source.config:
+        if key not in known or key in ("seed", "size"):
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near and near[0] != key else f"; there are {', '.join(known)}"
+            raise UserError(f"reasoning_gym {source.name} has no config field {key!r} that can be set{hint}")
+    for part in itertools.count():
+        try:
+            yield from reasoning_gym.create_dataset(source.name, seed=seed * 1_000_003 + part, size=1000, **source.config)
+        except (AssertionError, TypeError, ValueError) as error:
+            raise UserError(f"reasoning_gym {source.name} refuses its config: {' '.join(str(error).split())}") from error
+
+
+def reasoning_gym_row(source: ReasoningGym, name: str, entry: dict) -> Row:
+    question = entry["question"]
+    prompt = [{"role": "user", "content": question}] if source.conversational else question
+    metadata = {"reasoning_gym": source.name, "entry": json.dumps(entry, default=str)}
+    row = {"id": name, "prompt": prompt, "metadata": metadata}
+    return row if entry.get("answer") is None else row | {"answer": str(entry["answer"])}
+
+
+# -- JSON lines and the hub ----------------------------------------------------------------------------------------------
+
+
+def json_lines(file: Path) -> Iterator[tuple[int, dict]]:
+    """(line number, object) of every line that is not empty. Raises UserError for a missing file or a broken line."""
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    with file.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{file}:{number}: not valid JSON ({error.msg}): {line.strip()[:60]!r}") from error
+            if not isinstance(value, dict):
+                raise UserError(f"{file}:{number}: each line must be a JSON object, not {line.strip()[:60]!r}")
+            yield number, value
+
+
+def load_jsonl(source: Jsonl, split: str, task: str, seed: int) -> Sequence[Row]:
+    def read(file: Path | None, name: str) -> Sequence[Row]:
+        if file is None:
+            return []
+        table = arrow_table(file)
+        if table.num_rows == 0:
+            raise UserError(f"{file}: holds no rows")
+        return mapped(table, source.columns, str(file), f"{task}/{name}")
+
+    if split == "validation":
+        return read(source.validation, split)
+    if isinstance(source.eval, int):
+        if source.train is None:
+            raise UserError(f"stream.{task}.data.eval: rows can only be held out of `train`, and there is none")
+        return held_out(read(source.train, "row"), source.eval, split, task)
+    return read(source.train if split == "train" else source.eval, split)
+
+
+def arrow_table(file: Path):
+    """The file through `datasets`, memory-mapped; where that fails, the line that is broken."""
+    import datasets
+
+    for _ in json_lines(file):  # a broken line is named before datasets says something less clear
+        pass
+    if file.stat().st_size == 0:
+        raise UserError(f"{file}: holds no rows")
+    try:
+        return datasets.load_dataset("json", data_files=str(file), split="train")
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        cause = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"{file}: its lines do not have the same columns and types: {cause}") from error
+
+
+def load_hub(source: Hub, split: str, task: str, seed: int) -> Sequence[Row]:
+    import datasets
+
+    def read(words: str | None, name: str) -> Sequence[Row]:
+        if words is None:
+            return []
+        try:
+            table = datasets.load_dataset(source.path, source.name, split=words, revision=source.revision)
+        except (ValueError, OSError, datasets.exceptions.DatasetNotFoundError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(f"stream.{task}.data: {source.path} ({words}) is not to be had from the hub: {first}") from error
+        return mapped(table, source.columns, f"{source.path} ({words})", f"{task}/{name}")
+
+    if split == "validation":
+        return read(source.validation, split)
+    if isinstance(source.eval, int):
+        return held_out(read(source.train, "row"), source.eval, split, task)
+    return read(source.train if split == "train" else source.eval, split)
+
+
+def mapped(table: Any, columns: dict[str, str], where: str, prefix: str) -> Sequence[Row]:
+    """The table's rows under the names of our fields; columns that are no field of ours are left out.
+
+    Numbers in a text field are written as JSON writes them (7 -> "7"). Raises UserError for a column that is missing.
+    """
+    for field, column in columns.items():
+        if column not in table.column_names:
+            near = difflib.get_close_matches(column, table.column_names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            there = ", ".join(table.column_names)
+            raise UserError(f"{where}: no column {column!r} (for {field}){hint}; there are: {there}")
+        if field not in FIELDS:
+            near = difflib.get_close_matches(field, FIELDS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{where}: columns: rows have no field {field!r}{hint}; there are: {', '.join(FIELDS)}")
+    taken = {field: field for field in FIELDS if field in table.column_names} | columns
+    if not {"prompt", "messages"} & taken.keys():
+        there = ", ".join(table.column_names)
+        raise UserError(
+            f"{where}: no column prompt or messages; there are: {there}; name them with columns, e.g. {{prompt: question}}"
+        )
+    return MappedRows(table, taken, where, prefix)
+
+
+class MappedRows(Sequence):
+    """Rows of a memory-mapped table, made as they are asked for; a row that is wrong raises UserError with its number."""
+
+    def __init__(self, table: Any, columns: dict[str, str], where: str, prefix: str, places: Sequence[int] | None = None):
+        self.table, self.columns, self.where, self.prefix = table, columns, where, prefix
+        self.places = range(len(table)) if places is None else places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = self.places[index]
+        return self.row(place, self.table[place])
+
+    def __iter__(self) -> Iterator[Row]:
+        if isinstance(self.places, range):
+            return (self.row(place, record) for place, record in zip(self.places, self.table, strict=True))
+        return (self[i] for i in range(len(self)))
+
+    def row(self, place: int, record: dict) -> Row:
+        row = {field: record[column] for field, column in self.columns.items() if record[column] is not None}
+        for field in ("id", "answer"):
+            if isinstance(row.get(field), int | float):
+                row[field] = json.dumps(row[field])
+        row["id"] = f"{self.prefix}/{row.get('id', place)}"
+        problem = row_problem(row)
+        if problem:
+            raise UserError(f"{self.where}: row {place + 1}: {problem}")
+        return row
+
+    def at(self, places: Sequence[int]) -> "MappedRows":
+        return MappedRows(self.table, self.columns, self.where, self.prefix, places)
+
+
+def held_out(rows: MappedRows, number: int, split: str, task: str) -> Sequence[Row]:
+    """`number` different prompts with the smallest hashes are evaluated; all rows with such a prompt leave training."""
+    keys = [prompt_key(prompt_of(row)) for row in rows]
+    chosen = set(sorted(set(keys))[:number])
+    if len(chosen) < number or len(chosen) == len(set(keys)):
+        raise UserError(
+            f"stream.{task}.data.eval: {number} rows to hold out, but {rows.where} has {len(set(keys))} different prompts"
+        )
+    if split == "train":
+        return rows.at([place for place, key in enumerate(keys) if key not in chosen])
+    first = {key: place for place, key in reversed(list(enumerate(keys))) if key in chosen}
+    return rows.at(sorted(first.values()))
+
+
+
+LOADERS = {
+    Procedural: load_procedural,
+    ReasoningGym: load_reasoning_gym,
+    Jsonl: load_jsonl,
+    Hub: load_hub,
+}
