@@ -1,9 +1,202 @@
-"""STUB"""
+"""`cpt check`: what a recipe will do, and the mistakes that only the world outside it can show. No heavy import."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from cpt.data import sources
+from cpt.errors import Problem, RecipeErrors, UserError
+from cpt.recipe import Recipe, Suite, load_suite
+from cpt.rewards import function
+from cpt.stages.arguments import value_of
 
 
-def check(recipe, out):
-    pass
+def check(recipe: Recipe, out: Path) -> None:
+    """Look at all that the recipe names: data, verifiers, the model's folder, and the place for the run.
+
+    Raises:
+        RecipeErrors: every mistake that was found.
+    """
+    problems: list[Problem] = []
+
+    def note(key: str, message: str) -> None:
+        problems.append(Problem(None, None, key, message))
+
+    suites = {name: load_suite(name) for name in recipe.evaluation.suites}
+    for task in recipe.stream:
+        check_rows(task, f"stream.{task.task}", ("train", "validation", "eval"), note)
+    for name, suite in suites.items():
+        for task in suite.tasks:
+            check_rows(task, f"suite {name}: tasks.{task.task}", ("eval",), note)
+    for task in recipe.stream:
+        for name in ("reward", "metric"):
+            for spec in functions(getattr(task, name)):
+                missing = function.missing(spec.model_dump())
+                if missing:
+                    note(f"stream.{task.task}.{name}", missing)
+    check_model(recipe, note)
+    if not writable(out):
+        note("--out", f"{out} cannot be written; choose another run directory")
+    if problems:
+        raise RecipeErrors(problems)
 
 
-def describe(recipe, out):
-    return "stub"
+def check_rows(task: Any, key: str, wanted: tuple[str, ...], note) -> None:
+    for split in wanted:
+        try:
+            number = sources.count(task.data, split)
+        except UserError as error:
+            note(f"{key}.data.{split}", str(error))
+            continue
+        if number is not None and number <= 0 and split != "validation":
+            note(f"{key}.data.{split}", "no rows; every task needs rows to train on and to evaluate")
+
+
+def functions(reward: Any) -> list:
+    """The user functions in a reward, those within sums included."""
+    if reward is None:
+        return []
+    if reward.kind == "sum":
+        return [spec for part in reward.parts for spec in functions(part.reward)]
+    return [reward] if reward.kind == "function" else []
+
+
+def check_model(recipe: Recipe, note) -> None:
+    path = recipe.model.path
+    folder = Path(path).expanduser()
+    if path == "tiny":
+        return
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            note("model.path", f"{path} is no model folder (no config.json)")
+        elif not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+            note("model.path", f"{path} has no tokenizer (tokenizer.json): save it beside the weights")
+    elif len(folder.parts) != 2 or path.startswith((".", "/", "~")):
+        note("model.path", f"no folder {path}; give a model folder, a hub id (owner/name), or `tiny`")
+    template = recipe.model.chat_template
+    if template is not None and not template.is_file():
+        note("model.chat_template", f"no file {template}")
+
+
+def writable(out: Path) -> bool:
+    """Whether a run directory can be made or written there."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+# -- the plan ------------------------------------------------------------------------------------------------------------
+
+
+def describe(recipe: Recipe, out: Path) -> str:
+    """The plan as text: tasks, stages, rows, steps, evaluation, disk."""
+    suites = {name: load_suite(name) for name in recipe.evaluation.suites}
+    lines = [f"{recipe.name}: {recipe.description}".rstrip(": "), f"  model     {model_line(recipe)}"]
+    lines += [f"  run       {out}", f"  rollouts  {recipe.rollouts.engine}", "", "  stream"]
+    for number, task in enumerate(recipe.stream, start=1):
+        lines.append(f"    {number:02d} {task.task}: {rows_line(task)}; judged by {task.verifier.kind}")
+        for stage in task.stages:
+            lines.append(f"       {stage.kind}: {stage_line(stage, task)}")
+    lines += ["", "  evaluation", *evaluation_lines(recipe, suites)]
+    for name, gate in recipe.evaluation.gates.items():
+        word = "at least" if name == "learning_accuracy" else "at most"
+        lines.append(
+            f"    gate: {name} {word} {gate.limit:g}" + (" for the whole interval" * (gate.rule == "interval"))
+        )
+    return "\n".join([*lines, "", f"  disk      {disk_line(recipe)}"])
+
+
+def model_line(recipe: Recipe) -> str:
+    what = "tiny (made on this machine on first use)" if recipe.model.path == "tiny" else recipe.model.path
+    trained = f"a {recipe.adapter.kind} adapter" if recipe.adapter else "all weights"
+    return f"{what}, {trained}, {recipe.model.dtype}, seed {recipe.seed}"
+
+
+def rows_line(task: Any) -> str:
+    parts = []
+    for split in sources.SPLITS:
+        number = sources.count(task.data, split)
+        if number != 0:
+            parts.append(f"{'?' if number is None else number} {split}")
+    return f"{task.data.source} rows: {', '.join(parts)}"
+
+
+def stage_line(stage: Any, task: Any) -> str:
+    """Steps, rows or completions a step, learning rate, and the reference of the KL."""
+    get = {name: value_of(stage.args, stage.kind, name) for name in STAGE_WORDS}
+    a_step = get["per_device_train_batch_size"] * get["gradient_accumulation_steps"] * world()
+    steps = steps_of(stage, task, a_step, get)
+    unit = "completions" if stage.kind == "rlvr" else "pairs" if stage.kind == "dpo" else "rows"
+    words = [f"{'?' if steps is None else steps} steps of {a_step} {unit}", f"lr {get['learning_rate']:g}"]
+    if stage.kind == "rlvr":
+        words.insert(1, f"{value_of(stage.args, 'rlvr', 'num_generations')} rollouts a prompt")
+    if stage.kind != "sft" and value_of(stage.args, stage.kind, "beta"):
+        words.append(f"KL {value_of(stage.args, stage.kind, 'beta'):g} to {stage.reference}")
+    return ", ".join(words)
+
+
+STAGE_WORDS = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "max_steps",
+    "num_train_epochs",
+)
+
+
+def world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def steps_of(stage: Any, task: Any, a_step: int, get: dict) -> int | None:
+    """The stage's optimiser steps; None where the rows cannot be counted before they are loaded or made."""
+    if get["max_steps"] > 0:
+        return get["max_steps"]
+    rows = sources.count(task.data, "train")
+    if rows is None or stage.kind == "dpo":
+        return None
+    group = value_of(stage.args, "rlvr", "num_generations") if stage.kind == "rlvr" else 1
+    return int(get["num_train_epochs"] * -(-rows * group // a_step))
+
+
+def evaluation_lines(recipe: Recipe, suites: dict[str, Suite]) -> list[str]:
+    points = len(recipe.stream) + 1
+    asked = [sources.count(task.data, "eval") for task in recipe.stream]
+    known = sum(number for number in asked if number is not None)
+    tasks = f"{known}{'+?' if None in asked else ''} questions on {len(asked)} tasks"
+    lines = [f"    at {points} points (before training, and after each task): {tasks}, greedy"]
+    if recipe.evaluation.sampled:
+        spec = recipe.evaluation.sampled
+        lines.append(f"    sampled: {spec.samples} answers a question at T {spec.temperature:g}, pass@{list(spec.k)}")
+    for name, suite in suites.items():
+        number = sum(sources.count(task.data, "eval") or 0 for task in suite.tasks)
+        lines.append(f"    held out, {name}: {number} questions on {', '.join(task.task for task in suite.tasks)}")
+    return lines
+
+
+def disk_line(recipe: Recipe) -> str:
+    """The points that stay, and the in-stage checkpoints of one stage (weights and two Adam moments, two of them)."""
+    weights = weight_bytes(recipe)
+    if weights is None:
+        return "unknown until the model is here"
+    trained = weights // 50 if recipe.adapter else weights
+    points = weights + len(recipe.stream) * trained
+    return (
+        f"about {human(points)} for {len(recipe.stream) + 1} points, and up to {human(trained * 8)} while a stage runs"
+    )
+
+
+def weight_bytes(recipe: Recipe) -> int | None:
+    if recipe.model.path == "tiny":
+        from cpt import tiny
+
+        return tiny.PARAMETERS * 4
+    files = list(Path(recipe.model.path).expanduser().glob("*.safetensors"))
+    return sum(file.stat().st_size for file in files) or None
+
+
+def human(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"

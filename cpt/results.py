@@ -21,6 +21,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> dict:
         points=[point.name for point in points],
         lines_by_point={name: lines for name, (lines, _) in read.items()},
         complete=complete,
+        k=recipe.evaluation.sampled.k if recipe.evaluation.sampled else (),
     )
     stages = [{"point": point.name, **record} for point in points if point.task for record in rundir.stages(point)]
     evaluation_cost = {name: cost for name, (_, cost) in read.items()}

@@ -52,7 +52,9 @@ def row_problem(row: Row) -> str | None:
         if value is None or isinstance(value, str) and name != "messages":
             continue
         if not isinstance(value, list) or not value:
-            return f"{name} must be {'a list' if name == 'messages' else 'a string or a list'} of messages, not {value!r}"
+            return (
+                f"{name} must be {'a list' if name == 'messages' else 'a string or a list'} of messages, not {value!r}"
+            )
         for message in value:
             if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
                 return f"each message of {name} must be a map with role and content, not {message!r}"

@@ -52,9 +52,7 @@ def count(source: Source, split: str) -> int | None:
 
 
 def load_procedural(source: Procedural, split: str, task: str, seed: int) -> list[Row]:
-    made = procedural.rows(
-        source.name, split, getattr(source, split), source.length, source.demonstration, seed
-    )
+    made = procedural.rows(source.name, split, getattr(source, split), source.length, source.demonstration, seed)
     return [row | {"id": f"{task}/{split}/{i}"} for i, row in enumerate(made)]
 
 
@@ -110,9 +108,13 @@ def reasoning_gym_entries(source: ReasoningGym, seed: int) -> Iterator[dict]:
             raise UserError(f"reasoning_gym {source.name} has no config field {key!r} that can be set{hint}")
     for part in itertools.count():
         try:
-            yield from reasoning_gym.create_dataset(source.name, seed=seed * 1_000_003 + part, size=1000, **source.config)
+            yield from reasoning_gym.create_dataset(
+                source.name, seed=seed * 1_000_003 + part, size=1000, **source.config
+            )
         except (AssertionError, TypeError, ValueError) as error:
-            raise UserError(f"reasoning_gym {source.name} refuses its config: {' '.join(str(error).split())}") from error
+            raise UserError(
+                f"reasoning_gym {source.name} refuses its config: {' '.join(str(error).split())}"
+            ) from error
 
 
 def reasoning_gym_row(source: ReasoningGym, name: str, entry: dict) -> Row:
@@ -186,7 +188,9 @@ def load_hub(source: Hub, split: str, task: str, seed: int) -> Sequence[Row]:
             table = datasets.load_dataset(source.path, source.name, split=words, revision=source.revision)
         except (ValueError, OSError, datasets.exceptions.DatasetNotFoundError) as error:
             first = str(error).strip().splitlines()[0]
-            raise UserError(f"stream.{task}.data: {source.path} ({words}) is not to be had from the hub: {first}") from error
+            raise UserError(
+                f"stream.{task}.data: {source.path} ({words}) is not to be had from the hub: {first}"
+            ) from error
         return mapped(table, source.columns, f"{source.path} ({words})", f"{task}/{name}")
 
     if split == "validation":
@@ -223,7 +227,9 @@ def mapped(table: Any, columns: dict[str, str], where: str, prefix: str) -> Sequ
 class MappedRows(Sequence):
     """Rows of a memory-mapped table, made as they are asked for; a row that is wrong raises UserError with its number."""
 
-    def __init__(self, table: Any, columns: dict[str, str], where: str, prefix: str, places: Sequence[int] | None = None):
+    def __init__(
+        self, table: Any, columns: dict[str, str], where: str, prefix: str, places: Sequence[int] | None = None
+    ):
         self.table, self.columns, self.where, self.prefix = table, columns, where, prefix
         self.places = range(len(table)) if places is None else places
 
@@ -268,7 +274,6 @@ def held_out(rows: MappedRows, number: int, split: str, task: str) -> Sequence[R
         return rows.at([place for place, key in enumerate(keys) if key not in chosen])
     first = {key: place for place, key in reversed(list(enumerate(keys))) if key in chosen}
     return rows.at(sorted(first.values()))
-
 
 
 LOADERS = {

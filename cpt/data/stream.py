@@ -61,7 +61,8 @@ def load_stream(recipe: Recipe, suites: dict[str, Suite]) -> Stream:
     """
     tasks = tuple(load_task(task, recipe.data.seed, sources.SPLITS) for task in recipe.stream)
     asked = {
-        name: tuple(load_task(task, recipe.data.seed, ("eval",)) for task in suite.tasks) for name, suite in suites.items()
+        name: tuple(load_task(task, recipe.data.seed, ("eval",)) for task in suite.tasks)
+        for name, suite in suites.items()
     }
     stream = Stream(tasks, asked)
     prove_apart(stream)
@@ -69,10 +70,14 @@ def load_stream(recipe: Recipe, suites: dict[str, Suite]) -> Stream:
 
 
 def load_task(spec: Task | SuiteTask, seed: int, wanted: Sequence[str]) -> TaskData:
-    rows = {split: sources.load(spec.data, split, spec.task, seed) if split in wanted else [] for split in sources.SPLITS}
+    rows = {
+        split: sources.load(spec.data, split, spec.task, seed) if split in wanted else [] for split in sources.SPLITS
+    }
     for split in wanted:
         if split != "validation" and len(rows[split]) == 0:
-            raise UserError(f"stream.{spec.task}.data.{split}: no rows; every task needs rows to train on and to evaluate")
+            raise UserError(
+                f"stream.{spec.task}.data.{split}: no rows; every task needs rows to train on and to evaluate"
+            )
     return TaskData(spec.task, **rows, spec=spec)
 
 

@@ -1,0 +1,13 @@
+"""1 where a regular expression is found in the completion (`.` matches line ends too), 0 otherwise: rewards of form."""
+
+import re
+
+
+def build(spec: dict):
+    """spec: pattern."""
+    pattern = re.compile(spec["pattern"], re.DOTALL)
+
+    def format(completion: str, row: dict) -> float:
+        return float(pattern.search(completion) is not None)
+
+    return format

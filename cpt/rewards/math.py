@@ -1,0 +1,18 @@
+"""1 where math-verify finds the completion's final answer equal to the row's (symbolically), 0 otherwise.
+
+math-verify's own time limits need the main thread's alarm signal; here they are off, and the call runs in a worker process
+that is killed at the limit.
+"""
+
+
+def build(spec: dict):
+    from math_verify import parse, verify
+
+    def math(completion: str, row: dict) -> float:
+        gold = parse(row["answer"], parsing_timeout=None) or parse(f"${row['answer']}$", parsing_timeout=None)
+        if not gold:
+            raise ValueError(f"the row's answer {row['answer']!r} is not mathematics that math-verify can read")
+        found = parse(completion, parsing_timeout=None)
+        return float(verify(gold, found, timeout_seconds=None))
+
+    return math

@@ -1,0 +1,86 @@
+"""Scores a batch of completions: a verifier that raises, hangs, dies, or returns no number costs that completion its score,
+is counted, and never stops the run."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+from cpt.rewards.verifiers import build, must_be_killable, time_limit
+from cpt.rewards.workers import Pool, call_one
+
+
+@dataclass(frozen=True)
+class Score:
+    """`value`, or None with the `error` ("timeout: took more than 5 s")."""
+
+    value: float | None
+    error: str | None = None
+
+
+class Scorer:
+    """One verifier, given as the recipe's plain data. `errors` counts failures by kind over its life."""
+
+    def __init__(self, spec: dict, workers: int = 2):
+        self.spec = spec
+        self.errors: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self._pool = Pool(spec, workers, time_limit(spec)) if must_be_killable(spec) else None
+        self._verifier = None if self._pool else build(spec)
+
+    def score(self, completions: list[str], rows: list[dict], finished: list[bool] | None = None) -> list[Score]:
+        """A Score for each completion, in order. Verifiers see `row["finished"]`: exact, choice and f1 want an end."""
+        ends = finished or [True] * len(rows)
+        seen = [row | {"finished": end} for row, end in zip(rows, ends, strict=True)]
+        jobs = list(zip(completions, seen, strict=True))
+        answers = self._pool.call(jobs) if self._pool else [call_one(self._verifier, *job) for job in jobs]
+        scores = []
+        for i, answer in enumerate(answers):
+            if "error" in answer:
+                scores.append(Score(None, f"{answer['error']}: {answer['message']}"))
+                self.errors[answer["error"]] += 1
+                self.examples.setdefault(answer["error"], f"{answer['message']} (row {rows[i].get('id')})")
+            else:
+                scores.append(Score(answer["value"]))
+        return scores
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.close()
+
+    def __enter__(self) -> "Scorer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class Scorers:
+    """The scorers of a run, one for each different spec, so that their workers stay warm."""
+
+    def __init__(self, workers: int = 2):
+        self.workers = workers
+        self._made: dict[str, Scorer] = {}
+
+    def get(self, spec: dict) -> Scorer:
+        key = json.dumps(spec, sort_keys=True, default=str)
+        if key not in self._made:
+            self._made[key] = Scorer(spec, self.workers)
+        return self._made[key]
+
+    def examples(self) -> list[str]:
+        """One line for each kind of failure: how often, and one example."""
+        return [
+            f"verifier {scorer.spec['kind']}: {number} x {kind}, for example: {scorer.examples[kind]}"
+            for scorer in self._made.values()
+            for kind, number in scorer.errors.items()
+        ]
+
+    def close(self) -> None:
+        for scorer in self._made.values():
+            scorer.close()
+
+    def __enter__(self) -> "Scorers":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

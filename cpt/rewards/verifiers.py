@@ -1,0 +1,43 @@
+"""The table of verifiers, and which of them must run where they can be killed."""
+
+from collections.abc import Callable
+
+from cpt.rewards import choice, exact, f1, format, function, math, reasoning_gym, weighted_sum
+
+Verifier = Callable[[str, dict], float]
+
+VERIFIERS: dict[str, Callable[[dict], Verifier]] = {
+    "exact": exact.build,
+    "format": format.build,
+    "math": math.build,
+    "choice": choice.build,
+    "f1": f1.build,
+    "reasoning_gym": reasoning_gym.build,
+    "function": function.build,
+    "sum": weighted_sum.build,
+}
+KILLABLE = ("math", "function", "reasoning_gym")  # may hang on what a model writes
+TIMEOUT = 5.0  # seconds a call, where the recipe says nothing
+
+
+def build(spec: dict) -> Verifier:
+    """The verifier of a reward as the recipe's plain data."""
+    return VERIFIERS[spec["kind"]](spec)
+
+
+def kinds(spec: dict) -> list[str]:
+    """The kinds in a spec, those within sums included."""
+    if spec["kind"] == "sum":
+        return [kind for part in spec["parts"] for kind in kinds(part["reward"])]
+    return [spec["kind"]]
+
+
+def must_be_killable(spec: dict) -> bool:
+    return any(kind in KILLABLE for kind in kinds(spec))
+
+
+def time_limit(spec: dict) -> float:
+    """Seconds that one call may take; of a sum the sum of its parts'."""
+    if spec["kind"] == "sum":
+        return sum(time_limit(part["reward"]) for part in spec["parts"])
+    return float(spec.get("timeout") or TIMEOUT)
