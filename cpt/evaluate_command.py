@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-
 from cpt import models, ranks, rollouts
 from cpt.data.stream import load_stream
 from cpt.errors import UserError

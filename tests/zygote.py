@@ -51,10 +51,6 @@ def child(order: dict) -> None:
 
 
 def serve() -> None:
-    import cpt.run  # noqa: F401
-    import cpt.stages.dpo
-    import cpt.stages.rlvr
-    import cpt.stages.sft  # noqa: F401
 
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

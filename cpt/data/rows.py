@@ -49,7 +49,7 @@ def row_problem(row: Row) -> str | None:
     """What is wrong with a row by itself; None where nothing is."""
     for name in CHAT_FIELDS:
         value = row.get(name)
-        if value is None or isinstance(value, str) and name != "messages":
+        if value is None or (isinstance(value, str) and name != "messages"):
             continue
         if not isinstance(value, list) or not value:
             return (

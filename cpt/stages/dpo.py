@@ -37,7 +37,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
     trainer = build(
         ctx,
         DpoStageTrainer,
-        model=load_policy(ctx),
+        model=load_policy(ctx, ctx.reference),
         args=config,
         train_dataset=rows,
         processing_class=models.load_tokenizer(ctx.source, ctx.recipe),

@@ -64,7 +64,7 @@ def reward_function(ctx: StageContext, stop_ids: set[int]):
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
-    policy = load_policy(ctx)
+    policy = load_policy(ctx, ctx.reference)
     trainer = build(
         ctx,
         RlvrStageTrainer,

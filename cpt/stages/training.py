@@ -23,14 +23,15 @@ from cpt.stages.configs import checkpoint_period, one_line
 from cpt.stages.context import StageContext
 
 
-def load_policy(ctx: StageContext):
-    """The policy of `ctx.source`, with TRL's reference pointed at `ctx.reference`.
+def load_policy(ctx: StageContext, reference: Path | None = None):
+    """The policy of `ctx.source`, with TRL's reference pointed at the folder `reference`.
 
     TRL loads the reference of a model with all its weights from the path in its config, so that path is the reference.
     With an adapter it copies the adapter as loaded (stage-start); `drop_reference_adapter` makes it the base.
     """
     policy = models.load_policy(ctx.source, ctx.base, ctx.recipe, trainable=True, seed=ctx.seed)
-    policy.config.name_or_path = str(ctx.reference)
+    if reference is not None:
+        policy.config.name_or_path = str(reference)
     return policy
 
 
