@@ -176,12 +176,22 @@ def context_length(folder: Path, recipe: Recipe) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def encode_prompts(tokenizer, prompts: list, **template_options) -> list[list[int]]:
-    """Token ids of each prompt, exactly as TRL's GRPO makes them: strings as they are, chats by the template."""
-    if not prompts:
-        return []
-    if isinstance(prompts[0], str):
-        return tokenizer(text=prompts)["input_ids"]
-    return tokenizer.apply_chat_template(
-        conversation=prompts, add_generation_prompt=True, tokenize=True, return_dict=True, **template_options
-    )["input_ids"]
+def encode_prompts(tokenizer, prompts: list, recipe: Recipe) -> list[list[int]]:
+    """Token ids of each prompt, as TRL makes them: strings as they are, chats by the template; both may occur."""
+    ids: list[list[int] | None] = [None] * len(prompts)
+    plain = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
+    chats = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, str)]
+    encoded = []
+    if plain:
+        encoded += tokenizer(text=[prompts[i] for i in plain])["input_ids"]
+    if chats:
+        encoded += tokenizer.apply_chat_template(
+            conversation=[prompts[i] for i in chats],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            **recipe.model.chat_template_kwargs,
+        )["input_ids"]
+    for i, row in zip([*plain, *chats], encoded, strict=True):
+        ids[i] = row
+    return ids

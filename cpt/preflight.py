@@ -44,20 +44,14 @@ def check_task(recipe: Recipe, task: TaskData, rows, tokenizer, context: int | N
             )
         for row, prompt in zip(chunk, prompts, strict=True):
             check_spelling(task, row, prompt, tokenizer)
-        lengths = [len(ids) for kind in (str, list) for ids in models.encode_prompts(tokenizer, of_type(prompts, kind))]
-        ids_in_order = of_type(chunk, str, prompts) + of_type(chunk, list, prompts)
-        for row, length in zip(ids_in_order, lengths, strict=True):
+        lengths = map(len, models.encode_prompts(tokenizer, prompts, recipe))
+        for row, length in zip(chunk, lengths, strict=True):
             if context is not None and length + longest_answer > context:
                 raise UserError(
                     f"stream.{task.name}.data: row {row['id']} has a prompt of {length} tokens; with an answer of up to "
                     f"{longest_answer} that is more than the model's context of {context}: shorten or drop the row, or "
                     "lower max_completion_length"
                 )
-
-
-def of_type(values: list, kind: type, by: list | None = None) -> list:
-    """The values whose counterpart in `by` (themselves by default) is of the type."""
-    return [value for value, judged in zip(values, by or values, strict=True) if isinstance(judged, kind)]
 
 
 def check_spelling(task: TaskData, row: dict, prompt, tokenizer) -> None:

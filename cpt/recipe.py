@@ -36,6 +36,7 @@ class Model(Strict):
     )
     trust_remote_code: bool = False
     chat_template: Path | None = Field(None, description="a Jinja file in the place of the tokenizer's own template")
+    chat_template_kwargs: dict[str, Any] = Field({}, description="for the template, in training and evaluation alike")
 
 
 class Adapter(BaseModel):

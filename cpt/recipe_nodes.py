@@ -228,18 +228,19 @@ def merge(base: Node, over: Node, path: tuple) -> Node:
 
 
 def merge_streams(base: Node, over: Node) -> Node:
-    """Tasks of the same name merge in the base's place; new ones follow; `{task: NAME, stages: null}` cannot stand alone."""
-    tasks = list(base.value)
-    names = [task_name(task) for task in tasks]
-    for task in over.value:
-        name = task_name(task)
-        if name is not None and name in names:
-            place = names.index(name)
-            tasks[place] = merge(tasks[place], task, ("stream", place))
+    """Tasks of the same name merge in the base's place, new ones follow, and `- NAME: null` takes a task out."""
+    tasks = {task_name(task) or number: task for number, task in enumerate(base.value)}
+    for number, task in enumerate(over.value):
+        gone = [
+            name for name in tasks if isinstance(task.value, dict) and name in task.value and "task" not in task.value
+        ]
+        name = task_name(task) or f"new {number}"
+        if gone and all(node.value is None for node in task.value.values()):
+            for each in gone:
+                del tasks[each]
         else:
-            tasks.append(task)
-            names.append(name)
-    return Node(tasks, over.file, over.line)
+            tasks[name] = merge(tasks[name], task, ("stream", name)) if name in tasks else task
+    return Node(list(tasks.values()), over.file, over.line)
 
 
 def task_name(task: Node) -> str | None:

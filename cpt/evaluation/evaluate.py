@@ -97,7 +97,7 @@ def evaluate(
 
         for sampling, questions in groups:
             mine = questions[rank::world]
-            ids = encode(tokenizer, [question.row["prompt"] for question in mine])
+            ids = models.encode_prompts(tokenizer, [question.row["prompt"] for question in mine], recipe)
             completions = engine.generate(ids, sampling, on_done)
             texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
             lines += judge(mine, texts, [c.finished for c in completions], scorers)
@@ -108,16 +108,6 @@ def evaluate(
     lines.sort(key=lambda line: (line["mode"], line["suite"] or "", line["task"], line["row"], line["sample"]))
     tokens = sum(ranks.gather([engine.rollout_tokens - tokens_before]))
     return lines, {"seconds": round(time.monotonic() - start, 3), "rollout_tokens": tokens}
-
-
-def encode(tokenizer, prompts: list) -> list[list[int]]:
-    """Token ids of plain and conversational prompts, which may stand side by side."""
-    ids: list[list[int] | None] = [None] * len(prompts)
-    for chat in (False, True):
-        where = [i for i, prompt in enumerate(prompts) if isinstance(prompt, list) == chat]
-        for i, row in zip(where, models.encode_prompts(tokenizer, [prompts[i] for i in where]), strict=True):
-            ids[i] = row
-    return ids
 
 
 def judge(questions: list[Question], texts: list[str], finished: list[bool], scorers: Scorers) -> list[dict]:

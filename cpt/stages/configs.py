@@ -11,16 +11,19 @@ from cpt.recipe import Recipe, Stage
 CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "rlvr": GRPOConfig}
 
 
-def make_config(stage: Stage, key: str, work: Path, seed: int):
+def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
     """The config of a stage that the recipe names at `key`; checkpoints go to `work`.
 
     Raises:
         UserError: TRL refuses the arguments.
     """
     config_class = CONFIGS[stage.kind]
+    ours = {"disable_tqdm": True, "save_total_limit": 2}
+    if stage.kind == "rlvr":
+        ours["chat_template_kwargs"] = recipe.model.chat_template_kwargs
     run_decides = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none"}
     try:
-        config = config_class(**{"disable_tqdm": True, "save_total_limit": 2} | stage.args, **run_decides)
+        config = config_class(**ours | stage.args, **run_decides)
     except (ValueError, TypeError) as error:
         raise UserError(f"{key}.args: {config_class.__name__} refuses: {one_line(error)}") from error
     if "save_steps" not in stage.args:
@@ -40,7 +43,7 @@ def check_configs(recipe: Recipe) -> None:
     """Build the real config of every stage (`cpt check --full`). Raises UserError for what TRL refuses."""
     for task in recipe.stream:
         for index, stage in enumerate(task.stages):
-            make_config(stage, f"stream.{task.task}.stages.{index}", Path("unused"), seed=0)
+            make_config(recipe, stage, f"stream.{task.task}.stages.{index}", Path("unused"), seed=0)
 
 
 def one_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from cpt.files import write_whole
 from cpt.rollouts import Sampling
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
-from cpt.stages.training import build, drop_reference_adapter, load_policy, train
+from cpt.stages.training import build, drop_reference_adapter, load_policy, train, with_template_options
 
 
 class DpoStageTrainer(DPOTrainer):
@@ -31,7 +31,7 @@ class DpoStageTrainer(DPOTrainer):
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
-    config = make_config(ctx.stage, ctx.key, ctx.work, ctx.seed)
+    config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
     if "chosen" not in rows.column_names:
         rows = on_policy_pairs(ctx, rows, config.max_length)
     trainer = build(
@@ -39,7 +39,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         DpoStageTrainer,
         model=load_policy(ctx, ctx.reference),
         args=config,
-        train_dataset=rows,
+        train_dataset=with_template_options(ctx, rows),
         processing_class=models.load_tokenizer(ctx.source, ctx.recipe),
     )
     drop_reference_adapter(trainer, ctx)
@@ -90,7 +90,7 @@ def _sample(ctx: StageContext, prompts: list, max_length: int | None) -> tuple[l
     """One sampled answer for each prompt, and whether it came to its end."""
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
     policy = models.load_policy(ctx.source, ctx.base, ctx.recipe, trainable=False).to(ranks.state().device)
-    ids = models.encode_prompts(tokenizer, prompts)
+    ids = models.encode_prompts(tokenizer, prompts, ctx.recipe)
     room = (max_length or models.context_length(ctx.base, ctx.recipe) or 1024) - max(len(row) for row in ids)
     if room < 1:
         raise UserError(f"{ctx.key}: max_length {max_length} leaves no room for an answer after the longest prompt")

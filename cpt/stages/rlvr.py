@@ -70,7 +70,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         RlvrStageTrainer,
         model=policy,
         reward_funcs=reward_function(ctx, set(models.stop_ids(policy, tokenizer))),
-        args=make_config(ctx.stage, ctx.key, ctx.work, ctx.seed),
+        args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
         train_dataset=rows,
         processing_class=tokenizer,
         engine=ctx.rollouts,

@@ -5,7 +5,7 @@ from trl import SFTTrainer
 from cpt import models
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
-from cpt.stages.training import build, load_policy, train
+from cpt.stages.training import build, load_policy, train, with_template_options
 
 
 class SftStageTrainer(SFTTrainer):
@@ -21,8 +21,8 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         ctx,
         SftStageTrainer,
         model=load_policy(ctx),
-        args=make_config(ctx.stage, ctx.key, ctx.work, ctx.seed),
-        train_dataset=rows,
+        args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
+        train_dataset=with_template_options(ctx, rows),
         processing_class=models.load_tokenizer(ctx.source, ctx.recipe),
     )
     return train(ctx, trainer, strategies)

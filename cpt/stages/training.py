@@ -35,6 +35,12 @@ def load_policy(ctx: StageContext, reference: Path | None = None):
     return policy
 
 
+def with_template_options(ctx: StageContext, rows):
+    """Rows that carry the recipe's `chat_template_kwargs`, where TRL's SFT and DPO look for them."""
+    options = ctx.recipe.model.chat_template_kwargs
+    return rows.add_column("chat_template_kwargs", [options] * len(rows)) if options else rows
+
+
 def drop_reference_adapter(trainer: Trainer, ctx: StageContext) -> None:
     """`reference: base` with an adapter: without TRL's copy of the adapter the reference is the model with none."""
     adapters = getattr(trainer.model, "peft_config", {})
