@@ -29,12 +29,16 @@ def write_rows(file: Path, split: str) -> Path:
         for row in procedural.rows("reverse", split, ROWS):
             text = row["prompt"][0]["content"]
             fields = {"prompt": f"{text}=", "answer": row["answer"], "demonstration": row["demonstration"]}
-            stream.write(json.dumps(fields | {"chosen": row["answer"], "rejected": text.removeprefix("reverse")}) + "\n")
+            stream.write(
+                json.dumps(fields | {"chosen": row["answer"], "rejected": text.removeprefix("reverse")}) + "\n"
+            )
     return file
 
 
 def recipe_text(folder: Path, adapter: bool, reference: str) -> str:
-    common = "bf16: false, gradient_checkpointing: false, logging_steps: 1, learning_rate: 1e-2, lr_scheduler_type: constant"
+    common = (
+        "bf16: false, gradient_checkpointing: false, logging_steps: 1, learning_rate: 1e-2, lr_scheduler_type: constant"
+    )
     return f"""
 name: references
 model: {{path: tiny}}

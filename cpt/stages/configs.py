@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
+from cpt import ranks
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Stage
 
@@ -18,7 +19,8 @@ def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
         UserError: TRL refuses the arguments.
     """
     config_class = CONFIGS[stage.kind]
-    ours = {"disable_tqdm": True, "save_total_limit": 2}
+    ours = {"disable_tqdm": True, "save_total_limit": 2, "ddp_find_unused_parameters": False}
+    ours["use_cpu"] = ranks.state().device.type == "cpu"
     if stage.kind == "rlvr":
         ours["chat_template_kwargs"] = recipe.model.chat_template_kwargs
     run_decides = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none"}

@@ -6,6 +6,7 @@ on the same pairs.
 """
 
 import json
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from trl import DPOTrainer
 from cpt import models, ranks
 from cpt.data.rows import completion_messages, unpack
 from cpt.errors import UserError
-from cpt.files import write_whole
+from cpt.files import write_json
 from cpt.rollouts import Sampling
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
@@ -32,8 +33,9 @@ class DpoStageTrainer(DPOTrainer):
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
+    spent = None
     if "chosen" not in rows.column_names:
-        rows = on_policy_pairs(ctx, rows, config.max_length)
+        rows, spent = on_policy_pairs(ctx, rows, config.max_length)
     trainer = build(
         ctx,
         DpoStageTrainer,
@@ -43,29 +45,32 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         processing_class=models.load_tokenizer(ctx.source, ctx.recipe),
     )
     drop_reference_adapter(trainer, ctx)
-    return train(ctx, trainer, strategies)
+    return train(ctx, trainer, strategies, spent)
 
 
-def on_policy_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) -> Dataset:
-    """Pairs of `prompt`, `chosen`, `rejected` from the policy in `ctx.source`; made once a stage, the same on all ranks.
+def on_policy_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) -> tuple[Dataset, dict]:
+    """Pairs of `prompt`, `chosen`, `rejected` from the policy in `ctx.source`, and what they cost.
+
+    Made once a stage and kept with its checkpoints; the same on all ranks.
 
     Raises:
         UserError: no prompt had both a right and a wrong answer.
     """
-    file = ctx.work / "pairs.jsonl"
+    file = ctx.work / "pairs.json"
     if not ranks.broadcast(file.is_file()):
+        start, tokens = time.monotonic(), ctx.rollouts.rollout_tokens
         pairs = ranks.gather(list(_sample_pairs(ctx, rows, max_length)))
-        if ranks.is_main():
-            write_whole(file, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
-        ranks.barrier()
-    pairs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    if not pairs:
+        tokens = sum(ranks.gather([ctx.rollouts.rollout_tokens - tokens]))
+        spent = {"seconds": time.monotonic() - start, "rollout_tokens": tokens}
+        ranks.on_main(write_json, file, {"spent": spent, "pairs": pairs})
+    made = json.loads(file.read_text(encoding="utf-8"))
+    if not made["pairs"]:
         raise UserError(
             f"{ctx.key}: no prompt of {ctx.task.name} got both a right and a wrong answer, so there is nothing to prefer: "
             "raise pairs.prompts, pairs.samples or pairs.temperature, or leave the stage out"
         )
-    ctx.notes.append(f"{len(pairs)} on-policy pairs")
-    return Dataset.from_list(pairs)
+    ctx.notes.append(f"{len(made['pairs'])} on-policy pairs")
+    return Dataset.from_list(made["pairs"]), made["spent"]
 
 
 def _sample_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) -> Iterator[dict]:

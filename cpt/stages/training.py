@@ -56,17 +56,21 @@ def build(ctx: StageContext, trainer_class: type[Trainer], **arguments) -> Train
         raise UserError(f"{ctx.key}: {trainer_class._name} refuses: {one_line(error)}") from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    running = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    assert trainer.accelerator.num_processes == running, "the trainer does not use all the processes of the launcher"
     return trainer
 
 
-def train(ctx: StageContext, trainer: Trainer, strategies) -> dict:
+def train(ctx: StageContext, trainer: Trainer, strategies, spent: dict | None = None) -> dict:
     """Train (or go on training), save to `ctx.target`, free everything; returns the stage's record.
+
+    `spent` is what the stage cost before it trains: {seconds, rollout_tokens}.
 
     Raises:
         Interrupted: a signal came; the place is saved.
     """
     checkpoint = latest_checkpoint(ctx)
-    keeper = Keeper(ctx, trainer, strategies, checkpoint)
+    keeper = Keeper(ctx, trainer, strategies, checkpoint, spent or {})
     with ctx.screen.progress(f"{ctx.task.name} {ctx.name}", max(1, total_steps(trainer))) as bar:
         own = [callback for strategy in strategies for callback in strategy.callbacks(ctx)]
         for callback in (*own, Narrator(ctx, keeper, bar), keeper):  # the keeper last: it seals what the others saved
@@ -127,14 +131,14 @@ def latest_checkpoint(ctx: StageContext) -> Path | None:
 class Keeper(TrainerCallback):
     """Seals each checkpoint with the strategies' state and the costs so far, and stops the trainer when asked to."""
 
-    def __init__(self, ctx: StageContext, trainer: Trainer, strategies, checkpoint: Path | None):
+    def __init__(self, ctx: StageContext, trainer: Trainer, strategies, checkpoint: Path | None, spent: dict):
         self.ctx, self.trainer, self.strategies = ctx, trainer, strategies
         self.period = checkpoint_period(trainer.args)
         self.interrupted = False
         self.start = time.monotonic()
         self.rollouts_at_start = ctx.rollouts.rollout_tokens
         self.trained_at_start = 0
-        self.before = {"seconds": 0.0, "train_tokens": 0, "rollout_tokens": 0}
+        self.before = {"seconds": 0.0, "train_tokens": 0, "rollout_tokens": 0} | spent
         if checkpoint is not None:
             self.before = json.loads((checkpoint / "costs.json").read_text())
             for strategy in strategies:
