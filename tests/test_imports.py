@@ -59,15 +59,17 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Dotted names that a file imports, wherever in the file; `from cpt import models` counts as cpt.models."""
+    """Dotted names that a file imports, wherever in the file; `from cpt import models` counts as cpt.models, and so on."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= names if node.module == "cpt" else {node.module}
+            for alias in node.names:
+                place = ROOT.parent.joinpath(*node.module.split("."), alias.name)
+                is_module = place.is_dir() or place.with_suffix(".py").is_file()
+                found.add(f"{node.module}.{alias.name}" if is_module or node.module == "cpt" else node.module)
     return found
 
 
