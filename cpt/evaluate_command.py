@@ -25,7 +25,7 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
     """
     hush_libraries()
     folder, base, recipe = find(target, point)
-    asked = {name: load_suite(name) for name in suites}
+    asked = {suite.name: suite for suite in map(load_suite, suites)}
     stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
     tokenizer = models.load_tokenizer(folder, recipe)
     check_rows(recipe, stream, tokenizer, models.context_length(base, recipe))

@@ -1,6 +1,7 @@
 """manifest.json: what a reader needs to believe a run: versions, seeds, hardware, data hashes, and the code's commit."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 import cpt
 from cpt import ranks
 from cpt.data.stream import Stream
+from cpt.errors import UserError
 from cpt.files import write_json
 from cpt.recipe import Recipe
 from cpt.rundir import RunDir
@@ -20,9 +22,20 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "v
 
 
 def write(rundir: RunDir, recipe: Recipe, stream: Stream) -> None:
-    """Write the manifest of a run that begins; one that goes on keeps the manifest it began with."""
-    file = rundir.path / "manifest.json"
+    """Write the manifest of a run that begins; one that goes on keeps the manifest it began with.
+
+    Raises:
+        UserError: the rows are not those that the run began with.
+    """
+    file, data = rundir.path / "manifest.json", stream.manifest()
     if file.exists():
+        began_with = json.loads(file.read_text(encoding="utf-8"))["data"]
+        changed = [name for name in data if data[name] != began_with.get(name)]
+        if changed:
+            raise UserError(
+                f"{rundir.path}: the rows of {', '.join(changed)} are not those that this run began with (hashes in "
+                "manifest.json): put them back, or give another --out to start a new run"
+            )
         return
     write_json(
         file,
@@ -34,7 +47,7 @@ def write(rundir: RunDir, recipe: Recipe, stream: Stream) -> None:
             "data_seed": recipe.data.seed,
             "hardware": hardware(),
             "world_size": ranks.world_size(),
-            "data": stream.manifest(),
+            "data": data,
             "git": git(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

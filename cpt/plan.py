@@ -6,7 +6,7 @@ from typing import Any
 
 from cpt.data import sources
 from cpt.errors import Problem, RecipeErrors, UserError
-from cpt.recipe import Recipe, Suite, load_suite
+from cpt.recipe import Recipe, Suite, suites_of
 from cpt.rewards import function
 from cpt.stages.arguments import value_of
 
@@ -22,7 +22,7 @@ def check(recipe: Recipe, out: Path) -> None:
     def note(key: str, message: str) -> None:
         problems.append(Problem(None, None, key, message))
 
-    suites = {name: load_suite(name) for name in recipe.evaluation.suites}
+    suites = suites_of(recipe)
     for task in recipe.stream:
         check_rows(task, f"stream.{task.task}", ("train", "validation", "eval"), note)
     for name, suite in suites.items():
@@ -89,7 +89,7 @@ def writable(out: Path) -> bool:
 
 def describe(recipe: Recipe, out: Path) -> str:
     """The plan as text: tasks, stages, rows, steps, evaluation, disk."""
-    suites = {name: load_suite(name) for name in recipe.evaluation.suites}
+    suites = suites_of(recipe)
     lines = [f"{recipe.name}: {recipe.description}".rstrip(": "), f"  model     {model_line(recipe)}"]
     lines += [f"  run       {out}", f"  rollouts  {recipe.rollouts.engine}", "", "  stream"]
     for number, task in enumerate(recipe.stream, start=1):

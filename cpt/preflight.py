@@ -10,9 +10,11 @@ from cpt.data.rows import prompt_of, prompt_text
 from cpt.data.stream import Stream, TaskData
 from cpt.errors import UserError
 from cpt.recipe import Recipe
+from cpt.rewards.verifiers import COMPARES, kinds
 from cpt.spelling import first_unspellable
 
 CHUNK = 1000
+ANSWERS = ("answer", "demonstration", "completion", "chosen", "rejected", "messages")
 
 
 def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -> None:
@@ -28,8 +30,22 @@ def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -
         )
         check_task(recipe, task, task.train, tokenizer, context, longest_answer)
     for task in (*stream.tasks, *(task for suite in stream.suites.values() for task in suite)):
+        check_judged(task)
         limit = task.spec.max_completion_length or recipe.evaluation.max_completion_length
         check_task(recipe, task, task.eval, tokenizer, context, limit)
+
+
+def check_judged(task: TaskData) -> None:
+    """Every evaluation row has a prompt to ask and, for a verifier that compares, the answer to compare with."""
+    wanted = ["prompt", *(["answer"] if COMPARES & set(kinds(task.spec.verifier.model_dump())) else [])]
+    for row in task.eval:
+        lacking = [name for name in wanted if row.get(name) is None]
+        if lacking:
+            there = ", ".join(name for name in row if name != "id")
+            raise UserError(
+                f"stream.{task.name}.data.eval: row {row['id']} has no {' and no '.join(lacking)} (it has {there}); the "
+                f"verifier {task.spec.verifier.kind} needs it: name the column with `columns`, e.g. {{answer: solution}}"
+            )
 
 
 def check_task(recipe: Recipe, task: TaskData, rows, tokenizer, context: int | None, longest_answer: int) -> None:
@@ -56,7 +72,7 @@ def check_task(recipe: Recipe, task: TaskData, rows, tokenizer, context: int | N
 
 def check_spelling(task: TaskData, row: dict, prompt, tokenizer) -> None:
     """Refuse a row with a character that the tokenizer would drop or garble."""
-    texts = {"prompt": prompt_text(prompt)} | {k: row[k] for k in ("answer", "demonstration") if row.get(k)}
+    texts = {"prompt": prompt_text(prompt)} | {k: prompt_text(row[k]) for k in ANSWERS if row.get(k)}
     for field, text in texts.items():
         found = first_unspellable(tokenizer, text)
         if found is not None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cpt.errors import RecipeErrors
+from cpt.errors import Problem, RecipeErrors
 from cpt.recipe_nodes import expand_reward
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -344,6 +344,18 @@ def load_suite(name: str | Path) -> Suite:
     return recipe_file.load_suite(Suite, name)
 
 
+def suites_of(recipe: Recipe) -> dict[str, Suite]:
+    """The suites that the recipe evaluates, by their own names. Raises RecipeErrors, also where two share a name."""
+    suites: dict[str, Suite] = {}
+    for number, where in enumerate(recipe.evaluation.suites):
+        suite = load_suite(where)
+        if suite.name in suites:
+            message = f"two suites are called {suite.name}: rename one (`name` in its file)"
+            raise RecipeErrors([Problem(None, None, f"evaluation.suites.{number}", message)])
+        suites[suite.name] = suite
+    return suites
+
+
 def dump(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data; loading that gives an equal recipe."""
     return recipe.model_dump(mode="json")
@@ -386,4 +398,4 @@ def without_kind(stage: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
-__all__ = ["Recipe", "RecipeErrors", "Suite", "dump", "identity", "load", "load_suite", "schema"]
+__all__ = ["Recipe", "RecipeErrors", "Suite", "dump", "identity", "load", "load_suite", "schema", "suites_of"]

@@ -3,7 +3,7 @@
 from cpt.evaluation.gates import judge
 from cpt.evaluation.results import numbers
 from cpt.files import write_json
-from cpt.recipe import Recipe
+from cpt.recipe import Recipe, suites_of
 from cpt.rundir import RunDir, points_of
 
 FORMAT = 1
@@ -17,7 +17,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> dict:
     complete = len(points) == len(tasks) + 1
     found = numbers(
         tasks=tasks,
-        suites=list(recipe.evaluation.suites),
+        suites=list(suites_of(recipe)),
         points=[point.name for point in points],
         lines_by_point={name: lines for name, (lines, _) in read.items()},
         complete=complete,

@@ -10,7 +10,7 @@ import numpy as np
 from cpt import manifest, models, preflight, ranks, report, rollouts
 from cpt.data.stream import Stream, load_stream, stage_rows
 from cpt.evaluation.evaluate import evaluate
-from cpt.recipe import Recipe, load_suite
+from cpt.recipe import Recipe, suites_of
 from cpt.results import write_results
 from cpt.rewards import Scorers
 from cpt.rundir import Point, RunDir, open_run, points_of
@@ -50,7 +50,7 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
         stop = stack.enter_context(
             listening(lambda _: screen.warn("stopping: saving the place (Ctrl-C again to end now)"))
         )
-        stream = load_stream(recipe, {name: load_suite(name) for name in recipe.evaluation.suites})
+        stream = load_stream(recipe, suites_of(recipe))
         strategies = [STRATEGIES[spec.kind](recipe, **spec.options) for spec in recipe.strategies]
         engine = rollouts.start(recipe.rollouts)
         stack.callback(engine.close)
@@ -114,15 +114,18 @@ def make(this: Run, point: Point) -> None:
             record = run_stage(this, ctx)
             ranks.on_main(this.rundir.commit_stage, point, ctx.name, record)
         source = ctx.target
+    served = None
     for strategy in this.strategies:
         source = strategy.after_task(ctx) or source
-    ranks.on_main(commit, this, point, source)
+    for strategy in this.strategies:
+        served = strategy.served(ctx) or served
+    ranks.on_main(commit, this, point, source, served)
 
 
-def commit(this: Run, point: Point, model: Path) -> None:
+def commit(this: Run, point: Point, model: Path, served: Path | None) -> None:
     names = [f"{i}-{stage.kind}" for i, stage in enumerate(this.recipe.stream[point.index - 1].stages)]
     records = [this.rundir.stage_record(point, name) for name in names]
-    this.rundir.commit(point, model, records, {s.kind: s.state_dict() for s in this.strategies})
+    this.rundir.commit(point, model, records, {s.kind: s.state_dict() for s in this.strategies}, served)
 
 
 def context(this: Run, point: Point, task, index: int, stage, source: Path) -> StageContext:

@@ -104,14 +104,15 @@ class RunDir:
     def stage_record(self, point: Point, name: str) -> dict:
         return json.loads((self.stage(point, name) / "stage.json").read_text())
 
-    def commit(self, point: Point, model: Path, stages: list[dict], strategies: dict[str, dict]) -> None:
-        """All of the point or none of it: its model, the records of its stages, and the strategies' states."""
+    def commit(
+        self, point: Point, model: Path, stages: list[dict], strategies: dict[str, dict], served: Path | None = None
+    ) -> None:
+        """All of the point or none of it: its models, the records of its stages, and the strategies' states."""
         beside = self.points / f".{point.name}.commit"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         clone(model, beside / "model")
-        served = model.parent / "served"
-        if served.is_dir():
+        if served is not None:
             clone(served, beside / "served")
         write_json(beside / "stages.json", stages)
         for kind, state in strategies.items():

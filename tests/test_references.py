@@ -39,13 +39,17 @@ def recipe_text(folder: Path, adapter: bool, reference: str) -> str:
     common = (
         "bf16: false, gradient_checkpointing: false, logging_steps: 1, learning_rate: 1e-2, lr_scheduler_type: constant"
     )
+    groups = "num_generations: 4, max_completion_length: 8"
     return f"""
 name: references
 model: {{path: tiny}}
 {"adapter: {kind: lora, r: 4, target_modules: all-linear}" if adapter else ""}
 stream:
   - task: reverse
-    data: {{source: jsonl, train: {write_rows(folder / "train.jsonl", "train")}, eval: {write_rows(folder / "eval.jsonl", "eval")}}}
+    data:
+      source: jsonl
+      train: {write_rows(folder / "train.jsonl", "train")}
+      eval: {write_rows(folder / "eval.jsonl", "eval")}
     reward: exact
     stages:
       - {{kind: sft, args: {{{common}, max_steps: 3, per_device_train_batch_size: {ROWS}}}}}
@@ -54,7 +58,7 @@ stream:
         args: {{{common}, max_steps: 2, per_device_train_batch_size: {ROWS}, beta: {BETA}, max_length: 64}}
       - kind: rlvr
         reference: {reference}
-        args: {{{common}, max_steps: 1, per_device_train_batch_size: 16, num_generations: 4, max_completion_length: 8, beta: {BETA}}}
+        args: {{{common}, max_steps: 1, per_device_train_batch_size: 16, {groups}, beta: {BETA}}}
 evaluation: {{max_completion_length: 8}}
 """
 

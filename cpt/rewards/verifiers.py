@@ -17,6 +17,7 @@ VERIFIERS: dict[str, Callable[[dict], Verifier]] = {
     "sum": weighted_sum.build,
 }
 KILLABLE = ("math", "function", "reasoning_gym")  # may hang on what a model writes
+COMPARES = {"exact", "math", "choice", "f1"}  # need the row's answer
 TIMEOUT = 5.0  # seconds a call, where the recipe says nothing
 
 

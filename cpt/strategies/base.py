@@ -10,10 +10,12 @@ from cpt.recipe import Recipe
 
 
 class Strategy:
-    """Hooks that do nothing. `options` are the recipe's words beside `kind`.
+    """Hooks that do nothing. `options` are the recipe's words beside `kind`, by which a run keeps the state.
 
     Gradient and loss terms (`weight_gradient`, `penalty`) come with the first strategy that has one.
     """
+
+    kind: str
 
     def __init__(self, recipe: Recipe, **options: Any):
         self.recipe = recipe
