@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cpt.errors import Problem, RecipeErrors
-from cpt.recipe_nodes import expand_reward
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -161,15 +160,6 @@ class Part(Strict):
     reward: "Reward"
     weight: float = 1.0
 
-    @model_validator(mode="before")
-    @classmethod
-    def from_short(cls, value: Any) -> Any:
-        return (
-            value | {"reward": expand_reward(value["reward"])}
-            if isinstance(value, dict) and "reward" in value
-            else value
-        )
-
 
 class Sum(Strict):
     """The weighted sum of several rewards."""
@@ -229,11 +219,6 @@ class Judged(Strict):
     reward: Reward | None = None
     metric: Reward | None = Field(None, description="correctness in [0, 1], for evaluation; the reward where left out")
     max_completion_length: int | None = Field(None, gt=0, description="tokens of an evaluated answer")
-
-    @field_validator("reward", "metric", mode="before")
-    @classmethod
-    def from_short(cls, value: Any) -> Any:
-        return expand_reward(value)
 
     @property
     def verifier(self):

@@ -10,7 +10,19 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cpt.errors import RecipeErrors
-from cpt.recipe_nodes import Mistakes, Node, find, matching, merge, nearest, override, read, read_with_bases, wrap
+from cpt.recipe_nodes import (
+    Mistakes,
+    Node,
+    find,
+    matching,
+    merge,
+    nearest,
+    override,
+    read,
+    read_with_bases,
+    settle_rewards,
+    wrap,
+)
 from cpt.stages import arguments
 
 
@@ -21,6 +33,7 @@ def load_recipe(schema: type[BaseModel], name: str | Path, overrides: Sequence[s
     for text in overrides:
         override(root, text, mistakes)
     mistakes.check()
+    settle_rewards(root, Path.cwd())
     apply_defaults(root, mistakes)
     recipe = validate(schema, root, mistakes)
     check_arguments(root, mistakes)
@@ -71,6 +84,8 @@ def validate(schema: type[BaseModel], root: Node, mistakes: Mistakes) -> Any:
         return schema.model_validate_json(json.dumps(plain, default=str), strict=True)
     except ValidationError as error:
         for each in error.errors(include_url=False):
+            if each["type"] == "too_short" and each["input"]:
+                continue  # pydantic counts only what is right in itself
             path = real_path(each["loc"], plain)
             key = ".".join(map(str, path))
             mistakes.add(root.at(path), key, sentence(each, schema))

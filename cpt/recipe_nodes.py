@@ -146,10 +146,15 @@ def make_paths_absolute(root: Node, folder: Path) -> None:
         value = parent.value[key].value
         if isinstance(value, str) and value.endswith((".yaml", ".yml")):
             parent.value[key].value = str(folder / value)
-    for list_name in ("stream", "tasks"):
+    settle_rewards(root, folder)
+
+
+def settle_rewards(root: Node, folder: Path) -> None:
+    """All rewards and metrics in their long form."""
+    for tasks in ("stream", "tasks"):
         for name in ("reward", "metric"):
-            for parent, key in matching(root, [list_name, "*", name]):
-                parent.value[key] = settle_functions(parent.value[key], folder)
+            for parent, key in matching(root, [tasks, "*", name]):
+                parent.value[key] = settle(parent.value[key], folder)
 
 
 def matching(node: Node, pattern: Sequence[str]) -> Iterator[tuple[Node, Any]]:
@@ -176,7 +181,7 @@ def expand_reward(value: Any) -> Any:
     return value
 
 
-def settle_functions(node: Node, folder: Path) -> Node:
+def settle(node: Node, folder: Path) -> Node:
     """A reward in its long form; a user's function remembers the folder of its recipe."""
     if isinstance(node.value, str | list):
         node = wrap(expand_reward(node.plain()), node.file, node.line)
@@ -185,7 +190,7 @@ def settle_functions(node: Node, folder: Path) -> Node:
         if kind is not None and kind.value == "function" and "folder" not in node.value:
             node.value["folder"] = Node(str(folder), node.file, node.line)
         for parent, key in matching(node, ["parts", "*", "reward"]):
-            parent.value[key] = settle_functions(parent.value[key], folder)
+            parent.value[key] = settle(parent.value[key], folder)
     return node
 
 
