@@ -9,7 +9,9 @@ def build(spec: dict):
     from math_verify import parse, verify
 
     def math(completion: str, row: dict) -> float:
-        gold = parse(row["answer"], parsing_timeout=None) or parse(f"${row['answer']}$", parsing_timeout=None)
+        answer = row["answer"]
+        marked = answer if "$" in answer or "\\boxed" in answer else f"${answer}$"  # bare LaTeX would be read in part
+        gold = parse(marked, parsing_timeout=None) or parse(answer, parsing_timeout=None)
         if not gold:
             raise ValueError(f"the row's answer {row['answer']!r} is not mathematics that math-verify can read")
         found = parse(completion, parsing_timeout=None)

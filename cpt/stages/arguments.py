@@ -22,6 +22,12 @@ CONFIGS = {
 BASES = {
     "_BaseConfig": ("trl", "trainer/base_config.py", "_BaseConfig"),
     "TrainingArguments": ("transformers", "training_args.py", "TrainingArguments"),
+    "PeftConfigMixin": ("peft", "config.py", "PeftConfigMixin"),
+    "PeftConfig": ("peft", "config.py", "PeftConfig"),
+    "PromptLearningConfig": ("peft", "config.py", "PromptLearningConfig"),
+    "PromptTuningConfig": ("peft", "tuners/prompt_tuning/config.py", "PromptTuningConfig"),
+    "LycorisConfig": ("peft", "tuners/lycoris_utils.py", "LycorisConfig"),
+    "LoraConfig": ("peft", "tuners/lora/config.py", "LoraConfig"),
 }
 
 # Ours over TRL's. Each with its source; everything else is TRL's own default.
@@ -224,8 +230,7 @@ def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
         hint = f"did you mean {near[0]}? " if near else ""
         yield "kind", f"PEFT has no adapter {options['kind']!r}; {hint}there are {', '.join(kinds)}"
         return
-    base = class_fields("peft", "config.py", "PeftConfigMixin") | class_fields("peft", "config.py", "PeftConfig")
-    known = base | class_fields(*kinds[kind])
+    known = class_fields(*kinds[kind])
     for name, value in options.items():
         if name == "kind":
             continue

@@ -1,0 +1,95 @@
+"""What `cpt check` reads from TRL's and PEFT's source with `ast` is what their real classes have."""
+
+import dataclasses
+
+import pytest
+
+from cpt.stages import arguments
+from cpt.stages.arguments import UNKNOWN, problems
+
+
+@pytest.mark.parametrize("kind", arguments.CONFIGS)
+def test_fields_and_defaults_are_those_of_the_real_config(kind):
+    import trl
+
+    real = {field.name: field for field in dataclasses.fields(getattr(trl, arguments.CONFIGS[kind][2])) if field.init}
+    read = arguments.arguments(kind)
+    assert set(read) == set(real)
+    known = [name for name, argument in read.items() if argument.default is not UNKNOWN]
+    assert len(known) > 0.8 * len(real)
+    for name in known:
+        if real[name].default is not dataclasses.MISSING:
+            assert read[name].default == real[name].default, name
+
+
+@pytest.mark.parametrize("kind", arguments.adapter_kinds())
+def test_adapters_are_those_of_peft(kind):
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    real = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind.upper()]) if field.init}
+    assert real == set(arguments.class_fields(*arguments.adapter_kinds()[kind]))
+
+
+def test_our_defaults_are_arguments():
+    for kind, args in arguments.STAGE_DEFAULTS.items():
+        assert list(problems(kind, args)) == []
+
+
+@pytest.mark.parametrize("name", [*arguments.REFUSED, "vllm_mode", "vllm_gpu_memory_utilization", "push_to_hub_token"])
+def test_refused_arguments_name_what_to_use(name):
+    (where, message), *rest = problems("rlvr", {name: 1})
+    assert where == name and message.startswith("is not taken here: ") and not rest
+
+
+@pytest.mark.parametrize(
+    "value, annotation, message",
+    [
+        (3, "int", None),
+        (True, "int", "must be an integer, not True"),
+        (3, "float | None", None),
+        (None, "Optional[float]", None),
+        ("x", "float | None", "must be a number or null, not 'x'"),
+        ("a", "Literal['a', 'b']", None),
+        ("c", "Literal['a', 'b']", "must be one of a, b, not 'c'"),
+        ({"a": 1}, "dict[str, Any] | str", None),
+        ([1], "list[str] | None", None),
+        ("anything", "SomeEnumeration", None),
+    ],
+)
+def test_types(value, annotation, message):
+    assert arguments.wrong_type(value, annotation) == message
+
+
+@pytest.mark.parametrize(
+    "args, name, message",
+    [
+        ({"num_generations": 1}, "num_generations", "(1) must be at least 2"),
+        ({"num_generations": 5, "per_device_train_batch_size": 8}, "num_generations", "use 2 or 4"),
+        (
+            {"num_generations": 8, "per_device_train_batch_size": 8, "num_iterations": 4, "save_steps": 6},
+            "save_steps",
+            "(6) must be a multiple of 4 (steps between two generations): use 4 or 8",
+        ),
+        (
+            {
+                "num_generations": 8,
+                "per_device_train_batch_size": 8,
+                "steps_per_generation": 4,
+                "num_iterations": 2,
+                "save_steps": 4,
+            },
+            "save_steps",
+            "multiple of 8",
+        ),
+    ],
+)
+def test_the_arithmetic_of_groups(args, name, message):
+    found = dict(problems("rlvr", args))
+    assert list(found) == [name] and message in found[name]
+
+
+def test_more_processes_make_a_larger_batch(monkeypatch):
+    args = {"num_generations": 16, "per_device_train_batch_size": 8}
+    assert list(problems("rlvr", args))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not list(problems("rlvr", args))

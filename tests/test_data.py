@@ -1,0 +1,209 @@
+"""Sources and the stream: JSON lines with their line numbers, columns, rows held out, and the proof that splits are apart."""
+
+import json
+
+import pytest
+from fakes import recipe, write_recipe
+
+from cpt.data import sources
+from cpt.data.rows import prompt_key
+from cpt.data.stream import load_stream, stage_rows
+from cpt.errors import UserError
+from cpt.recipe import Jsonl, ReasoningGym, load
+
+
+def write(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def jsonl(train, evaluation, **more) -> Jsonl:
+    return Jsonl(source="jsonl", train=train, eval=evaluation, **more)
+
+
+def questions(number: int, first: int = 0) -> list[dict]:
+    return [{"prompt": f"what is {i}+{i}?", "answer": str(2 * i)} for i in range(first, first + number)]
+
+
+# -- JSON lines ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"prompt": "a"}\n{"prompt": \n', "rows.jsonl:2: not valid JSON"),
+        ('{"prompt": "a"}\n\n["b"]\n', "rows.jsonl:3: each line must be a JSON object"),
+        ('{"prompt": "a"}\n{"prompt": 5}\n', "rows.jsonl: row 2: prompt must be a string or a list of messages, not 5"),
+        ("", "rows.jsonl: holds no rows"),
+        ("\n\n", "rows.jsonl: holds no rows"),
+        ('{"question": "a"}\n', "no column prompt or messages; there are: question; name them with columns"),
+        (
+            '{"prompt": "a", "answer": null}\n{"prompt": null, "answer": null}\n',
+            "row 2: has neither a prompt nor messages",
+        ),
+    ],
+)
+def test_broken_files(text, message, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        list(sources.load(jsonl(file, file), "train", "words", 0))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.jsonl: no such file"):
+        sources.load(jsonl(tmp_path / "gone.jsonl", 1), "train", "words", 0)
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ({"prompt": "questoin"}, "no column 'questoin' (for prompt); did you mean question?"),
+        ({"promt": "question"}, "columns: rows have no field 'promt'; did you mean prompt?"),
+    ],
+)
+def test_wrong_columns(columns, message, tmp_path):
+    file = write(tmp_path / "rows.jsonl", [{"question": "a", "solution": "b"}])
+    with pytest.raises(UserError) as caught:
+        sources.load(jsonl(file, file, columns=columns), "train", "words", 0)
+    assert message in str(caught.value)
+
+
+def test_columns_are_mapped(tmp_path):
+    file = write(tmp_path / "rows.jsonl", [{"question": "a", "solution": 7, "other": 1}])
+    rows = sources.load(jsonl(file, file, columns={"prompt": "question", "answer": "solution"}), "train", "words", 0)
+    assert list(rows) == [{"id": "words/train/0", "prompt": "a", "answer": "7"}]
+
+
+def test_held_out_rows_never_depend_on_order_or_copies(tmp_path):
+    """The same prompts are held out whatever the order, and every copy of a held-out prompt leaves training."""
+    rows = questions(40)
+    one = jsonl(write(tmp_path / "a.jsonl", rows), 10)
+    two = jsonl(write(tmp_path / "b.jsonl", [*reversed(rows), *rows[:20]]), 10)
+    asked = [{row["prompt"] for row in sources.load(each, "eval", "t", 0)} for each in (one, two)]
+    trained = [{row["prompt"] for row in sources.load(each, "train", "t", 0)} for each in (one, two)]
+    assert asked[0] == asked[1] and len(asked[0]) == 10
+    assert trained[0] == trained[1] == {row["prompt"] for row in rows} - asked[0]
+
+
+def test_too_many_held_out(tmp_path):
+    with pytest.raises(UserError, match=r"40 rows to hold out, but .* has 40 different prompts"):
+        sources.load(jsonl(write(tmp_path / "a.jsonl", questions(40)), 40), "eval", "t", 0)
+
+
+# -- reasoning-gym -------------------------------------------------------------------------------------------------------
+
+
+def gym(**more) -> ReasoningGym:
+    return ReasoningGym(source="reasoning_gym", name="chain_sum", train=30, eval=10, **more)
+
+
+def test_reasoning_gym_rows_and_their_own_scorer():
+    from cpt.rewards import Scorer
+
+    rows = sources.load(gym(), "train", "sums", 0)
+    asked = sources.load(gym(), "eval", "sums", 0)
+    assert len(rows) == 30 and len(asked) == 10
+    keys = [prompt_key(row["prompt"]) for row in [*rows, *asked]]
+    assert len(set(keys)) == 40
+    assert sources.load(gym().model_copy(update={"train": 5}), "eval", "sums", 0) == asked, "eval depends on train"
+    assert sources.load(gym(), "eval", "sums", 1) != asked
+    with Scorer({"kind": "reasoning_gym"}) as scorer:
+        scores = scorer.score([rows[0]["answer"], "no idea"], [rows[0], rows[0]])
+    assert scores[0].value == 1.0 and scores[1].value < 1.0
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        (gym().model_copy(update={"name": "chain_sums"}), "no data set 'chain_sums'; did you mean chain_sum?"),
+        (gym(config={"max_term": 3}), "no config field 'max_term' that can be set; did you mean max_terms?"),
+        (gym(config={"seed": 3}), "no config field 'seed' that can be set"),
+        (gym(config={"min_terms": 9, "max_terms": 2}), "chain_sum refuses its config"),
+        (
+            gym(config={"max_terms": 2, "min_terms": 2, "max_digits": 1, "min_digits": 1}).model_copy(
+                update={"train": 9000}
+            ),
+            "new prompts for train, 9000 were asked for",
+        ),
+    ],
+)
+def test_reasoning_gym_mistakes(source, message):
+    with pytest.raises(UserError) as caught:
+        sources.load(source, "train", "sums", 0)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+# -- the stream ----------------------------------------------------------------------------------------------------------
+
+
+def stream_of(folder, train, evaluation, validation=None):
+    """A recipe of one JSON-lines task with these rows."""
+    content = recipe("rlvr", tasks=("reverse",))
+    data = {"source": "jsonl", "train": str(write(folder / "train.jsonl", train))}
+    data["eval"] = str(write(folder / "eval.jsonl", evaluation))
+    if validation is not None:
+        data["validation"] = str(write(folder / "validation.jsonl", validation))
+    content["stream"][0] |= {"task": "sums", "data": data}
+    return load(write_recipe(folder / "recipe.yaml", content))
+
+
+def test_what_is_apart_is_accepted(tmp_path):
+    stream = load_stream(stream_of(tmp_path, questions(5), questions(3, 10), questions(2, 20)), {})
+    sizes = {split: found["rows"] for split, found in stream.manifest()["sums"].items()}
+    assert sizes == {"train": 5, "validation": 2, "eval": 3}
+
+
+@pytest.mark.parametrize(
+    "train, evaluation, validation, names",
+    [
+        (questions(5), questions(3, 4), None, "sums/train/4 = sums/eval/0"),
+        ([{"prompt": "What  is 10+10?", "answer": "20"}], questions(3, 10), None, "sums/train/0 = sums/eval/0"),
+        (questions(5), questions(3, 10), questions(2, 4), "sums/train/4 = sums/validation/0"),
+        (questions(5), questions(3, 10), questions(2, 12), "sums/validation/0 = sums/eval/2"),
+    ],
+)
+def test_a_leak_stops_the_run_and_names_the_rows(train, evaluation, validation, names, tmp_path):
+    with pytest.raises(UserError) as caught:
+        load_stream(stream_of(tmp_path, train, evaluation, validation), {})
+    assert names in str(caught.value) and "take them out of one of the two" in str(caught.value)
+
+
+def test_a_leak_into_another_task_or_a_suite_is_found(tmp_path):
+    """What one task trains on may not be asked by another task, nor by a held-out suite."""
+    from cpt.recipe import Suite, SuiteTask
+
+    one = stream_of(tmp_path, questions(5), questions(3, 10))
+    spec = {"source": "jsonl", "eval": write(tmp_path / "asked.jsonl", questions(2, 3))}
+    suite = Suite(name="probe", tasks=(SuiteTask(task="held", data=Jsonl(**spec), reward={"kind": "exact"}),))
+    with pytest.raises(UserError, match="sums/train/3 = held/eval/0"):
+        load_stream(one, {"probe": suite})
+    other = one.stream[0].model_copy(update={"task": "again", "data": Jsonl(train=spec["eval"], **spec | {"eval": 1})})
+    with pytest.raises(UserError, match=r"stream\.sums\.data: .* = again/row/"):
+        load_stream(one.model_copy(update={"stream": (one.stream[0], other)}), {})
+
+
+def test_one_question_twice_is_refused(tmp_path):
+    with pytest.raises(UserError, match="rows sums/eval/0 and sums/eval/3 ask the same; keep one"):
+        load_stream(stream_of(tmp_path, questions(5), questions(3, 10) + questions(1, 10)), {})
+
+
+@pytest.mark.parametrize(
+    "kind, row, message",
+    [
+        ("sft", {"prompt": "q", "answer": "a"}, "a sft stage needs a demonstration"),
+        ("rlvr", {"messages": [{"role": "user", "content": "q"}]}, "a rlvr stage needs a `prompt`"),
+    ],
+)
+def test_rows_that_a_stage_cannot_use(kind, row, message, tmp_path):
+    stream = load_stream(stream_of(tmp_path, [row], questions(2, 10)), {})
+    with pytest.raises(UserError, match=message):
+        stage_rows(stream.tasks[0], kind)
+
+
+def test_rows_of_two_forms(tmp_path):
+    train = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "d", "chosen": None, "rejected": None}]
+    stream = load_stream(stream_of(tmp_path, train, questions(2, 10)), {})
+    with pytest.raises(UserError, match="the rows of one task must be of one form"):
+        stage_rows(stream.tasks[0], "dpo")

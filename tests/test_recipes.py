@@ -1,0 +1,74 @@
+"""Every shipped recipe and suite loads, tells its plan offline, is taken by TRL, and travels in the wheel."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cpt import plan
+from cpt.recipe import load, load_suite, suites_of
+
+ROOT = Path(__file__).parent.parent
+RECIPES = [file.stem for file in sorted((ROOT / "recipes").glob("*.yaml"))]
+SUITES = [file.stem for file in sorted((ROOT / "eval").glob("*.yaml"))]
+OPENING = ("# ", "#   cpt run ")
+
+
+def test_they_are_there():
+    wanted = {"quickstart", "quickstart-sft", "quickstart-dpo", "mixed-stages", "reasoning-gym", "qwen3-0.6b-stream"}
+    assert wanted <= set(RECIPES)
+    assert "general" in SUITES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_loads_and_its_plan_is_told(name, tmp_path):
+    recipe = load(name)
+    assert recipe.name == name
+    plan.check(recipe, tmp_path / "run")
+    told = plan.describe(recipe, tmp_path / "run")
+    for task in recipe.stream:
+        assert task.task in told
+    for suite in suites_of(recipe):
+        assert suite in told
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_opens_with_its_command_and_what_to_expect(name):
+    head = [line for line in (ROOT / "recipes" / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    text = "\n".join(head)
+    assert f"#   cpt run {name}" in text
+    assert "Measured" in text or "not measured" in text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_trl_takes_its_arguments(name):
+    """The real configs are built; what `ast` accepted is not refused there."""
+    from cpt.stages.configs import check_configs
+
+    check_configs(load(name))
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_suites_load(name):
+    suite = load_suite(name)
+    assert suite.name == name
+
+
+@pytest.mark.slow
+def test_recipes_and_suites_travel_in_the_wheel(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    for kind, stems in (("recipes", RECIPES), ("eval", SUITES)):
+        for stem in stems:
+            assert f"cpt/_data/{kind}/{stem}.yaml" in names
+    assert "cpt/_data/recipes/accelerate/ddp-cpu.yaml" in names
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    code = "import cpt, sys; from cpt.recipe import load; print(cpt.__file__, load('quickstart').name)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True, check=True
+    )
+    assert str(tmp_path) in done.stdout and "quickstart" in done.stdout

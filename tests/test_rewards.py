@@ -1,0 +1,136 @@
+"""Verifiers by hand-worked cases, and scorers that no verifier can stop: raising, hanging, dying, None, NaN."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cpt.rewards import Scorer, Scorers, build
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize(
+    "spec, completion, row, value",
+    [
+        ({"kind": "exact"}, " dcba ", {"answer": "dcba"}, 1.0),
+        ({"kind": "exact"}, "dcbb", {"answer": "dcba"}, 0.0),
+        ({"kind": "exact"}, "abcd", {"answer": "abcd", "finished": False}, 0.0),
+        ({"kind": "exact"}, "Paris.", {"answer": "paris"}, 0.0),
+        ({"kind": "exact", "ignore_case": True, "ignore_punctuation": True}, "Paris.", {"answer": "paris"}, 1.0),
+        ({"kind": "exact", "after": ["####"]}, "so 3 #### 42", {"answer": "42"}, 1.0),
+        ({"kind": "exact", "after": ["####"]}, "#### 41 no #### 42", {"answer": "42"}, 1.0),
+        ({"kind": "exact", "after": ["####"]}, "42 #### 41", {"answer": "42"}, 0.0),
+        ({"kind": "format", "pattern": "^<think>.*</think>"}, "<think>a\nb</think> 4", {}, 1.0),
+        ({"kind": "format", "pattern": "^<think>.*</think>"}, "4", {}, 0.0),
+        ({"kind": "choice"}, "The answer is (B).", {"answer": "B"}, 1.0),
+        ({"kind": "choice"}, "A is wrong, so the answer is C", {"answer": "C"}, 1.0),
+        ({"kind": "choice"}, "B", {"answer": "(b)"}, 1.0),
+        ({"kind": "choice"}, "I do not know", {"answer": "A"}, 0.0),
+        ({"kind": "choice", "choices": "ABCDE"}, "(E)", {"answer": "E"}, 1.0),
+        ({"kind": "f1"}, "the cat sat", {"answer": "a cat sat down"}, 0.8),  # articles go: 2 shared of 2 and of 3
+        ({"kind": "f1"}, "dog", {"answer": "cat"}, 0.0),
+        ({"kind": "math"}, r"so $\boxed{\frac{1}{2}}$", {"answer": "0.5"}, 1.0),
+        ({"kind": "math"}, "the answer is 3", {"answer": "4"}, 0.0),
+        ({"kind": "math"}, r"$x = \sqrt{8}$", {"answer": r"2\sqrt{2}"}, 1.0),
+    ],
+)
+def test_verifiers_by_hand(spec, completion, row, value):
+    assert build(spec)(completion, row) == pytest.approx(value)
+
+
+def test_a_sum_by_hand():
+    parts = [
+        {"reward": {"kind": "exact"}, "weight": 1.0},
+        {"reward": {"kind": "format", "pattern": "!$"}, "weight": 0.5},
+    ]
+    judge = build({"kind": "sum", "parts": parts})
+    assert judge("4!", {"answer": "4!"}) == 1.5
+    assert judge("5!", {"answer": "4!"}) == 0.5
+
+
+MODULE = """
+import math, os, time
+
+def judge(completion, row):
+    return {"right": lambda: 1.0, "raises": lambda: 1 / 0, "none": lambda: None, "nan": lambda: math.nan,
+            "words": lambda: "one", "dies": lambda: os._exit(3), "prints": lambda: print("noise") or 0.5,
+            "hangs": lambda: time.sleep(600)}[completion]()
+"""
+
+
+def function(folder, limit: float = 1.0) -> dict:
+    (folder / "mine.py").write_text(MODULE)
+    return {"kind": "function", "path": "mine:judge", "folder": str(folder), "timeout": limit}
+
+
+def test_no_verifier_stops_the_run(tmp_path):
+    """Each failure costs its own completion the score, is counted, and the others are scored."""
+    asked = ["right", "raises", "none", "nan", "words", "dies", "prints", "hangs", "right"]
+    with Scorer(function(tmp_path)) as scorer:
+        start = time.monotonic()
+        scores = scorer.score(asked, [{"id": f"row-{name}"} for name in asked])
+        assert time.monotonic() - start < 15
+        assert [score.value for score in scores] == [1.0, None, None, None, None, None, 0.5, None, 1.0]
+        assert dict(scorer.errors) == {"raised": 2, "none": 1, "nan": 1, "died": 1, "timeout": 1}
+        assert "ZeroDivisionError" in scores[1].error and "took more than 1 s" in scores[7].error
+        assert "row-raises" in scorer.examples["raised"]
+        again = scorer.score(["right"], [{}])
+    assert again[0].value == 1.0, "the workers do not come back after a loss"
+
+
+def test_the_same_verifier_has_one_set_of_workers(tmp_path):
+    spec = function(tmp_path)
+    with Scorers() as scorers:
+        assert scorers.get(spec) is scorers.get(dict(spec))
+        scorers.get(spec).score(["raises"], [{"id": "a"}])
+        assert scorers.examples() == [
+            "verifier function: 1 x raised, for example: ZeroDivisionError: division by zero (row a)"
+        ]
+
+
+def test_a_verifier_that_cannot_be_built(tmp_path):
+    (tmp_path / "broken.py").write_text("import nowhere_to_be_found\n")
+    spec = {"kind": "function", "path": "broken:judge", "folder": str(tmp_path), "timeout": 5.0}
+    with Scorer(spec) as scorer:
+        score = scorer.score(["x"], [{}])[0]
+    assert score.value is None and "cannot be built: ModuleNotFoundError" in score.error
+
+
+def test_a_sum_with_a_user_function_is_killable_too(tmp_path):
+    parts = [{"reward": {"kind": "exact"}, "weight": 1.0}, {"reward": function(tmp_path, 0.5), "weight": 1.0}]
+    with Scorer({"kind": "sum", "parts": parts}) as scorer:
+        scores = scorer.score(["right", "hangs"], [{"answer": "right"}, {"answer": "hangs"}])
+    assert scores[0].value == 2.0 and scores[1].error.startswith("timeout")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent(tmp_path, number):
+    """Even a worker that hangs must not outlive a run that was killed for long: its pipe ends, or its call does."""
+    code = (
+        "import sys, os; from cpt.rewards import Scorer\n"
+        f"scorer = Scorer({function(tmp_path)!r}); scorer.score(['right'], [{{}}])\n"
+        "print([w.process.pid for w in scorer._pool.workers][0], flush=True); sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(parent.stdout.readline()))
+    os.kill(parent.pid, number)
+    parent.wait(timeout=10)
+    psutil.wait_procs([worker], timeout=10)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_is_missing_is_found_without_running_it(tmp_path):
+    from cpt.rewards.function import missing
+
+    spec = function(tmp_path)
+    assert missing(spec) is None
+    assert "has no function jugde" in missing(spec | {"path": "mine:jugde"})
+    assert "no module nowhere" in missing(spec | {"path": "nowhere:judge"})
+    (tmp_path / "bad.py").write_text("def judge(:\n")
+    assert "bad.py" in missing(spec | {"path": "bad:judge"})

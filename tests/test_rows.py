@@ -1,0 +1,74 @@
+"""Rows: the key by which prompts are compared, what is wrong with a row, and the forms that each stage takes."""
+
+import pytest
+
+from cpt.data import rows
+
+CHAT = [{"role": "user", "content": "2+2"}]
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [
+        ("What is it?", "  what IS\n it? ", True),
+        ("ｗｈａｔ", "what", True),  # full width
+        ("a b", "ab", False),
+        ([{"role": "user", "content": "what"}], "what", True),
+        ([{"role": "system", "content": "s"}, {"role": "user", "content": "what"}], "what", False),
+    ],
+)
+def test_prompts_are_compared_as_people_would(one, other, same):
+    assert (rows.prompt_key(one) == rows.prompt_key(other)) is same
+
+
+@pytest.mark.parametrize(
+    "row, problem",
+    [
+        ({"prompt": "a"}, None),
+        ({"prompt": CHAT, "completion": "4"}, None),
+        ({"messages": CHAT}, None),
+        ({"answer": "a"}, "has neither a prompt nor messages"),
+        ({"prompt": 3}, "prompt must be a string or a list of messages, not 3"),
+        ({"prompt": []}, "prompt must be a string or a list of messages, not []"),
+        ({"messages": "hello"}, "messages must be a list of messages, not 'hello'"),
+        ({"prompt": [{"role": "user"}]}, "each message of prompt must be a map with role and content"),
+        ({"prompt": [{"role": "user", "content": ["a"]}]}, "the content of each message of prompt must be a string"),
+        ({"prompt": "a", "answer": ["b"]}, "answer must be a string, not ['b']"),
+    ],
+)
+def test_what_is_wrong_with_a_row(row, problem):
+    found = rows.row_problem(row)
+    assert found is None if problem is None else found.startswith(problem)
+
+
+def test_sft_forms():
+    assert rows.sft_row({"prompt": "q", "demonstration": "a"}) == {"prompt": "q", "completion": "a"}
+    assert rows.sft_row({"prompt": "q", "completion": "a"}) == {"prompt": "q", "completion": "a"}
+    answer = [{"role": "assistant", "content": "4"}]
+    assert rows.sft_row({"prompt": CHAT, "demonstration": "4"}) == {"prompt": CHAT, "completion": answer}
+    assert rows.sft_row({"messages": CHAT + answer, "prompt": "x"}) == {"messages": CHAT + answer}
+    assert rows.sft_row({"prompt": "q", "answer": "a"}) is None
+
+
+def test_dpo_forms():
+    pair = {"prompt": CHAT, "chosen": "4", "rejected": "5"}
+    assert rows.dpo_row(pair)["chosen"] == [{"role": "assistant", "content": "4"}]
+    assert rows.dpo_row({"prompt": "q", "chosen": "4", "rejected": "5"}) == {
+        "prompt": "q",
+        "chosen": "4",
+        "rejected": "5",
+    }
+    assert set(rows.dpo_row({"prompt": "q", "answer": "4"})) == {"prompt", "row"}  # pairs are made from the model
+
+
+def test_nothing_is_lost_on_the_way_to_the_verifier():
+    row = {"id": "r1", "prompt": CHAT, "answer": "4", "metadata": {"deep": [1, {"a": None}], "text": "ä"}}
+    made = rows.rlvr_row(row)
+    assert rows.unpack([made["prompt"]], [made["row"]]) == [row]
+    assert rows.rlvr_row({"messages": CHAT}) is None
+
+
+def test_the_prompt_of_a_conversation():
+    talk = [*CHAT, {"role": "assistant", "content": "4"}]
+    assert rows.prompt_of({"messages": talk}) == CHAT
+    assert rows.prompt_of({"prompt": "q", "messages": talk}) == "q"
