@@ -97,10 +97,12 @@ Source = Annotated[Procedural | ReasoningGym | Jsonl | Hub, Field(discriminator=
 
 
 class Exact(Strict):
-    """1 where the answer is the row's `answer`; of rows with marked answers, what follows the last marker."""
+    """1 where the completion is the row's `answer`."""
 
     kind: Literal["exact"]
-    after: tuple[str, ...] = Field((), description="compare only what follows the last of these")
+    after: tuple[str, ...] = Field(
+        (), description="compare only what follows the last of these, in the completion and in the row's answer"
+    )
     ignore_case: bool = False
     ignore_punctuation: bool = False
 

@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
         ({"kind": "exact", "after": ["####"]}, "so 3 #### 42", {"answer": "42"}, 1.0),
         ({"kind": "exact", "after": ["####"]}, "#### 41 no #### 42", {"answer": "42"}, 1.0),
         ({"kind": "exact", "after": ["####"]}, "42 #### 41", {"answer": "42"}, 0.0),
+        ({"kind": "exact", "after": ["####"]}, "... #### 42", {"answer": "1 + 41 = 42 #### 42"}, 1.0),
+        ({"kind": "exact", "after": ["####"]}, "#### -42", {"answer": "42"}, 0.0),
         ({"kind": "format", "pattern": "^<think>.*</think>"}, "<think>a\nb</think> 4", {}, 1.0),
         ({"kind": "format", "pattern": "^<think>.*</think>"}, "4", {}, 0.0),
         ({"kind": "choice"}, "The answer is (B).", {"answer": "B"}, 1.0),

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ def count(source: Source, split: str) -> int | None:
         file = getattr(source, split)
         held_out = source.eval if split == "train" and isinstance(source.eval, int) else 0
         return 0 if file is None else sum(1 for _ in json_lines(file)) - held_out
-    return None
+    words = getattr(source, split)
+    if words is None or isinstance(words, int):
+        return words or 0
+    slice_of = re.fullmatch(r"\w+\[(\d*):(\d+)\]", words)  # at most; the hub may hold fewer
+    return int(slice_of[2]) - int(slice_of[1] or 0) if slice_of else None
 
 
 # -- procedural and reasoning-gym ----------------------------------------------------------------------------------------

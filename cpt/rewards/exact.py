@@ -1,7 +1,8 @@
 """1 where the completion is the row's answer, 0 otherwise.
 
-A row may carry `answer_markers` (the letter tasks do, whose demonstrations show their work): then what follows the last
-marker is compared, letters and digits only. The recipe's `after` does the same for the user's own rows.
+With the recipe's `after` only what follows the last of these is compared, of the completion and of the row's answer (so the
+whole solution "... #### 42" may stand as the answer). The letter tasks' rows carry `answer_markers` of their own, after
+which letters and digits alone count: their demonstrations come in several styles.
 """
 
 import string
@@ -14,10 +15,10 @@ def build(spec: dict):
         if not row.get("finished", True):
             return 0.0  # cut off at the limit: no answer
         given, wanted = completion.strip(), row["answer"].strip()
-        markers = spec.get("after") or row.get("answer_markers")
-        if markers:
-            given = "".join(filter(str.isalnum, after_last(given, markers)))
-            wanted = "".join(filter(str.isalnum, wanted))
+        if spec.get("after"):
+            given, wanted = (after_last(text, spec["after"]).strip() for text in (given, wanted))
+        elif row.get("answer_markers"):
+            given = "".join(filter(str.isalnum, after_last(given, row["answer_markers"])))
         if spec.get("ignore_case"):
             given, wanted = given.casefold(), wanted.casefold()
         if spec.get("ignore_punctuation"):
