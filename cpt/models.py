@@ -130,6 +130,26 @@ def adapter_config(recipe: Recipe):
         raise UserError(f"adapter: PEFT refuses {recipe.adapter.kind}: {error}") from error
 
 
+def check_adapter(base: Path, recipe: Recipe) -> None:
+    """Lay the recipe's adapter over the model of `base` without its weights. Raises UserError where that cannot be done."""
+    if recipe.adapter is None:
+        return
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trust = recipe.model.trust_remote_code
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(base, trust_remote_code=trust), trust_remote_code=trust
+        )
+        try:
+            get_peft_model(empty, adapter_config(recipe))
+        except (ValueError, TypeError, KeyError) as error:
+            said = " ".join(str(error).split())
+            raise UserError(f"adapter: PEFT cannot lay {recipe.adapter.kind} over this model: {said}") from error
+
+
 def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe) -> None:
     """Write the policy's weights (rank 0, after a collective gather) and all that is needed to load them to `target`.
 

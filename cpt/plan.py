@@ -42,11 +42,14 @@ def check(recipe: Recipe, out: Path) -> None:
 
 
 def check_rows(task: Any, key: str, wanted: tuple[str, ...], note) -> None:
+    said: set[str] = set()
     for split in wanted:
         try:
             number = sources.count(task.data, split)
         except UserError as error:
-            note(f"{key}.data.{split}", str(error))
+            if str(error) not in said:
+                note(f"{key}.data.{split}", str(error))
+                said.add(str(error))
             continue
         if number is not None and number <= 0 and split != "validation":
             note(f"{key}.data.{split}", "no rows; every task needs rows to train on and to evaluate")
@@ -62,8 +65,10 @@ def functions(reward: Any) -> list:
 
 
 def check_model(recipe: Recipe, note) -> None:
-    path = recipe.model.path
+    path, template = recipe.model.path, recipe.model.chat_template
     folder = Path(path).expanduser()
+    if template is not None and not template.is_file():
+        note("model.chat_template", f"no file {template}")
     if path == "tiny":
         return
     if folder.is_dir():
@@ -73,9 +78,6 @@ def check_model(recipe: Recipe, note) -> None:
             note("model.path", f"{path} has no tokenizer (tokenizer.json): save it beside the weights")
     elif len(folder.parts) != 2 or path.startswith((".", "/", "~")):
         note("model.path", f"no folder {path}; give a model folder, a hub id (owner/name), or `tiny`")
-    template = recipe.model.chat_template
-    if template is not None and not template.is_file():
-        note("model.chat_template", f"no file {template}")
 
 
 def writable(out: Path) -> bool:

@@ -72,6 +72,7 @@ def prepare(this: Run) -> None:
     ranks.on_main(make_base, this, points[0])
     folder = this.rundir.model(points[0])
     tokenizer = models.load_tokenizer(folder, this.recipe)
+    models.check_adapter(folder, this.recipe)
     preflight.check_rows(this.recipe, this.stream, tokenizer, models.context_length(folder, this.recipe))
     last = ranks.on_main(lambda: [point for point in points if this.rundir.committed(point)][-1])
     if last.task is not None:

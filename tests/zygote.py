@@ -51,7 +51,8 @@ def child(order: dict) -> None:
 
 
 def serve() -> None:
-
+    for name in ("cpt.run", "cpt.stages.sft", "cpt.stages.dpo", "cpt.stages.rlvr", "cpt.evaluate_command"):
+        importlib.import_module(name)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         process = os.fork()

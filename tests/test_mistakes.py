@@ -1,0 +1,267 @@
+"""A user's mistakes on the command line: one line that says what, where and what to do; exit code 2; never a traceback."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+from fakes import recipe, write_recipe
+
+
+def rows_task(folder, rows, evaluation, kind="rlvr", **more) -> dict:
+    """A recipe of one task on JSON lines."""
+    content = recipe(kind, tasks=("reverse",))
+    for name, made in (("train", rows), ("eval", evaluation)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    content["stream"][0] |= {"data": {"source": "jsonl", "train": "train.jsonl", "eval": "eval.jsonl"}} | more
+    return content
+
+
+def chat(text: str) -> list[dict]:
+    return [{"role": "user", "content": text}]
+
+
+def plain_rows(number: int, first: int = 0) -> list[dict]:
+    strings = [f"{a}{b}cde" for a in "abcdefghij" for b in "abcdefghij"]
+    return [{"prompt": f"reverse{text}=", "answer": text[::-1]} for text in strings[first : first + number]]
+
+
+def model_without(folder, tiny_folder, *files: str):
+    """A copy of the embedded model that lacks some files."""
+    shutil.copytree(tiny_folder, folder / "model")
+    for name in (*files, "DONE"):
+        (folder / "model" / name).unlink(missing_ok=True)
+    return str(folder / "model")
+
+
+def no_tokenizer(folder, tiny_folder):
+    content = recipe("rlvr")
+    content["model"]["path"] = model_without(folder, tiny_folder, "tokenizer.json", "tokenizer_config.json")
+    return content
+
+
+def no_template(folder, tiny_folder):
+    content = recipe("rlvr")
+    content["model"]["path"] = model_without(folder, tiny_folder, "chat_template.jinja")
+    return content
+
+
+def pickled_weights(folder, tiny_folder):
+    content = recipe("rlvr")
+    content["model"]["path"] = model_without(folder, tiny_folder, "model.safetensors")
+    return content
+
+
+def no_eos(folder, tiny_folder):
+    content = recipe("rlvr")
+    content["model"]["path"] = path = model_without(folder, tiny_folder)
+    file = folder / "model" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    settings.pop("eos_token")
+    file.write_text(json.dumps(settings))
+    return content | {"model": {"path": path}}
+
+
+def changed(path: str, value, **of_the_task):
+    """A recipe with one value changed at a dotted path."""
+
+    def make(folder, tiny_folder):
+        content = here = recipe("rlvr")
+        content["stream"][0] |= of_the_task
+        *steps, last = path.split(".")
+        for step in steps:
+            here = here[int(step)] if isinstance(here, list) else here[step]
+        here[last] = value
+        return content
+
+    return make
+
+
+MISTAKES = {
+    "missing file": (
+        changed("stream.0.data", {"source": "jsonl", "train": "gone.jsonl", "eval": 1}),
+        ["stream.reverse.data.train", "gone.jsonl: no such file"],
+    ),
+    "broken line": (
+        lambda folder, _: broken(rows_task(folder, plain_rows(4), plain_rows(2, 9)), folder),
+        ["train.jsonl:5: not valid JSON"],
+    ),
+    "missing column": (
+        lambda folder, _: rows_task(folder, [{"question": "reverseabc="}], plain_rows(2, 9)),
+        ["train.jsonl: no column prompt or messages; there are: question"],
+    ),
+    "empty data": (
+        lambda folder, _: rows_task(folder, [], plain_rows(2, 9)),
+        ["stream.reverse.data.train", "no rows; every task needs rows to train on and to evaluate"],
+    ),
+    "zero evaluation rows": (
+        changed("stream.0.data.eval", 0),
+        ["stream.reverse.data.eval", "no rows; every task needs rows to train on and to evaluate"],
+    ),
+    "no answer to compare with": (
+        lambda folder, _: rows_task(folder, plain_rows(4), [{"prompt": "reversejjjjj="}]),
+        ["row reverse/eval/0 has no answer", "the verifier exact needs it"],
+    ),
+    "a leak": (
+        lambda folder, _: rows_task(folder, plain_rows(4), plain_rows(2, 3)),
+        ["1 row(s) have the prompt of a row of another split", "reverse/train/3 = reverse/eval/0"],
+    ),
+    "prompt beyond the context": (
+        lambda folder, _: rows_task(folder, [{"prompt": "copy" + "a" * 130 + "=", "answer": "a"}], plain_rows(2, 9)),
+        ["row reverse/train/0 has a prompt of 132 tokens", "more than the model's context of 128", "shorten or drop"],
+    ),
+    "a letter that cannot be spelt": (
+        lambda folder, _: rows_task(folder, [{"prompt": "copyZ=", "answer": "a"}], plain_rows(2, 9)),
+        ["row reverse/train/0: the tokenizer cannot spell 'Z' (character 5 of prompt 'copyZ=')"],
+    ),
+    "model folder without a tokenizer": (no_tokenizer, ["model.path", "has no tokenizer (tokenizer.json)"]),
+    "tokenizer without a chat template": (
+        no_template,
+        ["rows are conversational", "has no chat template", "model.chat_template"],
+    ),
+    "model folder without safetensors": (pickled_weights, ["has no *.safetensors"]),
+    "tokenizer without an end": (no_eos, ["has no end-of-sequence token"]),
+    "no such model": (changed("model", {"path": "./nowhere"}), ["model.path: no folder", "or `tiny`"]),
+    "no such model on the hub": (
+        changed("model", {"path": "no/such-model"}),
+        ["model.path: no/such-model is neither a folder"],
+    ),
+    "no such template": (
+        changed("model", {"path": "tiny", "chat_template": "gone.jinja"}),
+        ["model.chat_template: no file", "gone.jinja"],
+    ),
+    "what only TRL finds": (
+        changed("stream.0.stages.0.args.lr_scheduler_type", "nonsense"),
+        ["stream.reverse.stages.0", "nonsense"],
+    ),
+    "a verifier that is not there": (
+        changed("stream.0.reward", {"kind": "function", "path": "nowhere_at_all:judge"}, metric="exact"),
+        ["stream.reverse.reward: no module nowhere_at_all"],
+    ),
+    "an adapter that PEFT refuses": (
+        changed("adapter", {"kind": "lora", "target_modules": ["nothing_like_it"]}),
+        ["adapter: PEFT cannot lay lora over this model", "nothing_like_it"],
+    ),
+    "no demonstrations for sft": (
+        lambda folder, _: rows_task(folder, plain_rows(4), plain_rows(2, 9), kind="sft"),
+        ["stream.reverse: row reverse/train/0 has answer, id, prompt; a sft stage needs a demonstration"],
+    ),
+    "an unknown skill": (changed("stream.1.data.name", "ceasar"), ["no skill 'ceasar'; did you mean 'caesar'?"]),
+}
+
+
+def broken(content: dict, folder) -> dict:
+    with (folder / "train.jsonl").open("a") as stream:
+        stream.write('{"prompt": \n')
+    return content
+
+
+def assert_one_line(output: str, *parts: str) -> None:
+    lines = [line for line in output.splitlines() if line.startswith("cpt: ")]
+    assert "Traceback" not in output, output
+    assert len(lines) == 1, output
+    for part in parts:
+        assert part in lines[0], output
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(cpt, tiny_folder, tmp_path, name):
+    make, parts = MISTAKES[name]
+    file = write_recipe(tmp_path / "recipe.yaml", make(tmp_path, tiny_folder))
+    assert cpt("run", file, "--out", tmp_path / "run") == 2, cpt.output
+    assert_one_line(cpt.output, *parts)
+
+
+@pytest.fixture
+def short(tmp_path):
+    content = recipe("sft", tasks=("reverse",), evaluate=4)
+    content["stream"][0]["stages"][0]["args"]["max_steps"] = 4
+    return write_recipe(tmp_path / "short.yaml", content)
+
+
+def test_an_output_folder_that_cannot_be_written(cpt, tmp_path, short):
+    (tmp_path / "file").write_text("not a folder")
+    assert cpt("run", short, "--out", tmp_path / "file" / "run") == 2
+    assert_one_line(cpt.output, "cannot be written; choose another run directory")
+    assert cpt("run", short, "--out", "/proc/run") == 2
+    assert_one_line(cpt.output, "/proc/run: the run directory cannot be written")
+
+
+def test_an_output_folder_with_other_things(cpt, tmp_path, short):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    assert cpt("run", short, "--out", tmp_path / "run") == 2
+    assert_one_line(cpt.output, "is not empty and holds no run", "give a new folder with --out")
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "precious"
+
+
+def test_two_processes_on_one_run(cpt, tmp_path, short):
+    """The second is refused while the first lives, also where the first is stopped; and let in when it is gone."""
+    from filelock import FileLock
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock.json").write_text(json.dumps({"pid": os.getpid(), "host": "here"}))
+    with FileLock(tmp_path / "run" / ".lock"):
+        assert cpt("run", short, "--out", tmp_path / "run") == 2
+        assert_one_line(cpt.output, f"process {os.getpid()} on here is writing this run")
+    assert cpt("run", short, "--out", tmp_path / "run", "--quiet") == 0, cpt.output
+
+
+def test_rows_that_changed_since_the_run_began(cpt, tmp_path):
+    content = rows_task(tmp_path, plain_rows(20), plain_rows(4, 50))
+    content["stream"][0]["stages"][0]["args"]["max_steps"] = 2
+    file = write_recipe(tmp_path / "recipe.yaml", content)
+    assert cpt("run", file, "--out", tmp_path / "run", "--quiet") == 0, cpt.output
+    with (tmp_path / "train.jsonl").open("a") as stream:
+        stream.write(json.dumps(plain_rows(1, 30)[0]) + "\n")
+    assert cpt("run", file, "--out", tmp_path / "run") == 2
+    assert_one_line(cpt.output, "the rows of reverse are not those that this run began with")
+
+
+def mounted(folder, size: str) -> bool:
+    """A file system of its own that can be filled; False where this user may not mount."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    return done.returncode == 0
+
+
+def test_a_full_disk_loses_nothing_committed(cpt, tmp_path):
+    content = recipe("sft", evaluate=4)
+    for task in content["stream"]:
+        task["stages"][0]["args"] |= {"max_steps": 4, "save_steps": 2}
+    file = write_recipe(tmp_path / "recipe.yaml", content)
+    small = tmp_path / "small"
+    if not mounted(small, "6m"):
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        assert cpt("run", file, "--out", small / "run") == 1, cpt.output
+        assert_one_line(cpt.output, "the disk is full", "nothing committed is lost")
+        assert (small / "run" / "points" / "00-base" / "DONE").is_file()
+        subprocess.run(["mount", "-o", "remount,size=60m", str(small)], check=True)
+        assert cpt("run", file, "--out", small / "run", "--quiet") == 0, cpt.output
+        assert cpt("run", file, "--out", tmp_path / "elsewhere", "--quiet") == 0, cpt.output
+        for point in ("01-reverse", "02-caesar"):
+            weights = [
+                folder / "points" / point / "model" / "model.safetensors"
+                for folder in (small / "run", tmp_path / "elsewhere")
+            ]
+            assert weights[0].read_bytes() == weights[1].read_bytes()
+    finally:
+        time.sleep(0.1)
+        subprocess.run(["umount", str(small)], check=False)
+
+
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        (["run", "quikstart"], "no recipe of that name; did you mean quickstart?"),
+        (["check", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["eval", "nowhere", "--suite", "general"], "is neither a run directory"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_names_that_lead_nowhere(cpt, arguments, part):
+    assert cpt(*arguments) == 2, cpt.output
+    assert_one_line(cpt.output, part)
