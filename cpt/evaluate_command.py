@@ -23,7 +23,7 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
     Raises:
         UserError: `target` is neither a run nor a model folder, or there is no such point.
     """
-    hush_libraries()
+    hush_libraries(screen.level)
     folder, base, recipe = find(target, point)
     asked = {suite.name: suite for suite in map(load_suite, suites)}
     stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
@@ -77,11 +77,12 @@ def find(target: Path, point: str | None) -> tuple[Path, Path, Recipe]:
 
 
 def bare_recipe(path: str, adapter: Adapter | None) -> Recipe:
-    """The recipe of a model by itself: nothing to train."""
-    recipe = load("quickstart")
-    return recipe.model_copy(
-        update={"name": "eval", "model": Model(path=path), "adapter": adapter, "stream": (), "evaluation": Evaluation()}
-    )
+    """The recipe of a model by itself: nothing to train. An answer may take half of its context, 256 tokens at most."""
+    model = Model(path=path)
+    recipe = load("quickstart").model_copy(update={"name": "eval", "model": model, "adapter": adapter, "stream": ()})
+    context = models.context_length(models.resolve(recipe), recipe)
+    limit = min(256, context // 2) if context else 256
+    return recipe.model_copy(update={"evaluation": Evaluation(max_completion_length=limit)})
 
 
 def show(lines: list[dict], cost: dict, screen: Screen) -> None:

@@ -46,7 +46,7 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
         rundir = stack.enter_context(open_run(out, recipe)) if ranks.is_main() else RunDir(out)
         ranks.barrier()
         stack.enter_context(logs_to(rundir.log, screen.level))
-        hush_libraries()
+        hush_libraries(screen.level)
         stop = stack.enter_context(
             listening(lambda _: screen.warn("stopping: saving the place (Ctrl-C again to end now)"))
         )

@@ -168,7 +168,7 @@ def logs_to(path: Path, level: int = NORMAL) -> Iterator[None]:
             handler.close()
 
 
-def hush_libraries() -> None:
+def hush_libraries(level: int = NORMAL) -> None:
     """Take the libraries' own handlers and bars off the screen; their records go to the root logger (see `logs_to`)."""
     import datasets
     import transformers
@@ -176,5 +176,7 @@ def hush_libraries() -> None:
     transformers.utils.logging.disable_default_handler()
     transformers.utils.logging.enable_propagation()
     transformers.utils.logging.disable_progress_bar()
+    if level >= VERBOSE:
+        transformers.utils.logging.set_verbosity_info()
     datasets.utils.logging.enable_propagation()
     datasets.disable_progress_bars()

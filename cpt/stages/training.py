@@ -172,6 +172,9 @@ class Keeper(TrainerCallback):
         ranks.barrier()
         if ranks.is_main():
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            # TRL's reference adapter is made anew from `ctx.source`. Were it here, transformers would load it alone on
+            # resume and leave the policy's own adapter as it was at the stage's start.
+            shutil.rmtree(folder / "ref", ignore_errors=True)
             write_json(folder / "costs.json", costs)
             for strategy in self.strategies:
                 write_json(folder / "strategies" / f"{strategy.kind}.json", strategy.state_dict())

@@ -1,0 +1,386 @@
+"""Whole runs on the embedded model: what they write, what they leave behind, whose weights answer, strategies' hooks."""
+
+import gc
+import hashlib
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from fakes import ARGS, RECIPES, recipe, write_recipe
+
+from cpt.recipe import Strategy as StrategySpec
+from cpt.recipe import load
+from cpt.screen import QUIET, Screen
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def short(*stages: str, steps: int = 3, **more) -> dict:
+    """A recipe whose stages take a few steps."""
+    content = recipe(*stages, **more)
+    for task in content["stream"]:
+        for stage in task["stages"]:
+            stage["args"] = stage["args"] | {"max_steps": steps}
+    return content
+
+
+@pytest.fixture(scope="module")
+def finished(cpt, tmp_path_factory):
+    """A finished run of two tasks with a held-out suite, sampled answers and gates that fail; with what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    content = short("sft", steps=6)
+    (folder / "held.yaml").write_text(
+        "name: held\ntasks:\n  - {task: copy, data: {source: procedural, name: copy, eval: 12}, reward: exact}\n"
+    )
+    content["evaluation"] |= {"suites": ["held.yaml"], "sampled": {"k": [1, 2], "samples": 3}}
+    content["evaluation"]["gates"] = {"forgetting": -1.0, "held_out_drop": {"limit": 2.0, "rule": "interval"}}
+    code = cpt("run", write_recipe(folder / "recipe.yaml", content), "--out", folder / "run")
+    return folder / "run", code, cpt.output
+
+
+def read(run, name="results.json"):
+    return json.loads((run / name).read_text())
+
+
+# -- what a run writes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_gate_is_exit_code_3(finished):
+    run, code, output = finished
+    assert code == 3
+    verdicts = {gate["name"]: gate for gate in read(run)["gates"]}
+    assert not verdicts["forgetting"]["passed"] and verdicts["held_out_drop"]["passed"]
+    assert re.search(r"forgetting \S+ > -1\.00? FAILED: ", output), output
+
+
+def test_the_run_directory(finished):
+    run, _, _ = finished
+    assert {"recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "report.html", "report.md"} <= {
+        file.name for file in run.iterdir()
+    }
+    assert [folder.name for folder in sorted((run / "points").iterdir())] == ["00-base", "01-reverse", "02-caesar"]
+    assert (run / "final").resolve() == (run / "points" / "02-caesar" / "model").resolve()
+    found = read(run)
+    assert found["format"] == 1 and found["complete"] and found["tasks"] == ["reverse", "caesar"]
+    assert len(found["accuracy"]) == 3 and all(len(row) == 2 for row in found["accuracy"])
+    assert len(found["held_out"]["held"]) == 3
+    assert set(found["sampled"]["reverse"]) == {"pass@1", "pass@2"}
+    assert all(one <= two + 1e-12 for one, two in zip(*found["sampled"]["reverse"].values(), strict=True))
+    manifest = read(run, "manifest.json")
+    assert manifest["data"]["reverse"]["train"]["rows"] == 200
+    assert {"torch", "transformers", "trl"} <= manifest["versions"].keys()
+    assert list(run.rglob("*.bin")) == list(run.rglob("*.pt")) == list(run.rglob("*.pth")) == [], (
+        "torch files stay behind"
+    )
+
+
+def test_results_agree_with_every_kept_answer(finished):
+    run, _, _ = finished
+    for place, point in enumerate(("00-base", "01-reverse", "02-caesar")):
+        lines = [json.loads(line) for line in (run / "evaluations" / f"{point}.jsonl").read_text().splitlines()]
+        for number, task in enumerate(("reverse", "caesar")):
+            mine = [
+                line["score"] for line in lines if (line["suite"], line["task"], line["mode"]) == (None, task, "greedy")
+            ]
+            assert len(mine) == 20
+            assert sum(mine) / 20 == pytest.approx(read(run)["accuracy"][place][number])
+        assert sum(line["mode"] == "sampled" for line in lines) == 2 * 20 * 3
+
+
+def test_the_points_load_by_themselves(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run, _, _ = finished
+    model = AutoModelForCausalLM.from_pretrained(run / "final")
+    base = AutoModelForCausalLM.from_pretrained(run / "points" / "00-base" / "model")
+    assert model.config.use_cache == base.config.use_cache
+    tokenizer = AutoTokenizer.from_pretrained(run / "final")
+    assert tokenizer.chat_template
+    assert any(not torch.equal(one, two) for one, two in zip(model.parameters(), base.parameters(), strict=True))
+
+
+def test_the_screen_in_a_log_file(finished):
+    _, _, output = finished
+    assert not CONTROL.search(output.replace("\n", "")), "control codes in a file"
+    assert "reverse 0-sft: 6 steps in" in output and "02-caesar" in output
+    assert "FutureWarning" not in output and "%|" not in output
+
+
+def test_quiet_and_verbose(cpt, tmp_path, finished):
+    run, _, _ = finished
+    assert cpt("run", run / "recipe.yaml", "--out", run, "--quiet") == 3
+    assert cpt.output.splitlines()[-1].startswith("report: ") and "0-sft" not in cpt.output
+    assert len(cpt.output.splitlines()) == 3, cpt.output  # two gates and the report
+    file = write_recipe(tmp_path / "recipe.yaml", short("sft", steps=1, tasks=("reverse",), evaluate=2))
+    assert cpt("run", file, "--out", tmp_path / "run", "--verbose") == 0
+    assert " INFO " in cpt.output or " WARNING " in cpt.output
+
+
+def test_the_report_is_made_again_from_the_json_files_alone(cpt, finished, tmp_path):
+    run, _, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("points", "final", "report.*"))
+    assert cpt("report", copy) == 0, cpt.output
+    assert (copy / "report.html").read_text() == (run / "report.html").read_text()
+    assert (copy / "report.md").read_text() == (run / "report.md").read_text()
+
+
+def test_what_is_stored_is_the_whole_recipe(cpt, finished, tmp_path):
+    """recipe.yaml of the run, run again elsewhere, gives the same weights."""
+    run, _, _ = finished
+    assert cpt("run", run / "recipe.yaml", "--out", tmp_path / "again", "--quiet") == 3, cpt.output
+    names = [f"points/{point}/model/model.safetensors" for point in ("01-reverse", "02-caesar")]
+    assert all((run / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
+
+
+# -- cpt eval ------------------------------------------------------------------------------------------------------------
+
+
+def test_any_point_is_evaluated_by_itself(cpt, finished, tmp_path):
+    """A point loaded by itself gives the answers of the run: its evaluation did not use older or newer weights."""
+    run, _, _ = finished
+    suite = run.parent / "held.yaml"
+    for target, point in (
+        (run, "01-reverse"),
+        (run, None),
+        (run / "points" / "01-reverse", None),
+        (run / "final", None),
+    ):
+        options = ["--point", point] if point else []
+        assert cpt("eval", target, "--suite", suite, "--out", tmp_path / "answers.jsonl", *options) == 0, cpt.output
+        place = 1 if "01-reverse" in (point, target.name) else 2
+        assert f"held: {read(run)['held_out']['held'][place]:.3f} of 12" in cpt.output
+        said = [json.loads(line)["completion"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+        name = ("00-base", "01-reverse", "02-caesar")[place]
+        kept = [json.loads(line) for line in (run / "evaluations" / f"{name}.jsonl").read_text().splitlines()]
+        assert said == [line["completion"] for line in kept if line["suite"] == "held"]
+
+
+def test_a_model_folder_is_evaluated(cpt, tiny_folder):
+    assert cpt("eval", tiny_folder, "--suite", "general", "--suite", "probe", "--quiet") == 0, cpt.output
+    assert re.search(r"general/copy: 0\.9\d+|general/copy: 1\.000", cpt.output)
+    assert "probe: " in cpt.output
+
+
+def test_a_point_that_is_not_there(cpt, finished):
+    run, _, _ = finished
+    assert cpt("eval", run, "--suite", "general", "--point", "07-x") == 2
+    assert "no committed point 07-x; there: 00-base, 01-reverse, 02-caesar" in cpt.output
+
+
+# -- adapters ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"kind": "lora", "r": 4, "target_modules": "all-linear"},
+        {"kind": "ia3", "target_modules": ["q_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+    ],
+    ids=["lora", "ia3"],
+)
+def test_adapters(cpt, adapter, tmp_path):
+    """An adapter through all three kinds of stage: small points, the base untouched, killed and resumed to the same bytes."""
+    content = short("sft", "dpo", "rlvr", steps=6, evaluate=6) | {"adapter": adapter}
+    file = write_recipe(tmp_path / "recipe.yaml", content)
+    assert cpt("run", file, "--out", tmp_path / "run") == 0, cpt.output
+    points = tmp_path / "run" / "points"
+    names = {path.name for path in (points / "02-caesar" / "model").iterdir()}
+    assert "adapter_model.safetensors" in names and "model.safetensors" not in names
+    weights = [
+        (points / name / "model" / "adapter_model.safetensors").read_bytes() for name in ("01-reverse", "02-caesar")
+    ]
+    assert weights[0] != weights[1]
+    at = {"place": "cpt.stages.training.seal", "call": 5, "when": "after"}
+    assert cpt("run", file, "--out", tmp_path / "killed", "--quiet", at=at) == -9, cpt.output
+    assert cpt("run", file, "--out", tmp_path / "killed", "--quiet") == 0, cpt.output
+    resumed = tmp_path / "killed" / "points" / "02-caesar" / "model" / "adapter_model.safetensors"
+    assert resumed.read_bytes() == weights[1]
+    assert cpt("eval", tmp_path / "run" / "final", "--suite", "general", "--quiet") == 0, cpt.output
+    alone = cpt.output
+    assert cpt("eval", tmp_path / "run", "--suite", "general", "--quiet") == 0, cpt.output
+    assert alone == cpt.output, "the adapter's folder by itself is not the run's last point"
+
+
+# -- verifiers that fail -------------------------------------------------------------------------------------------------
+
+
+def test_a_verifier_that_fails_costs_scores_not_the_run(cpt, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import time\n"
+        "def judge(completion, row):\n"
+        "    if completion.startswith('a'): raise KeyError('no')\n"
+        "    if completion.startswith('b'): time.sleep(60)\n"
+        "    return None if completion.startswith('c') else float(completion == row['answer'])\n"
+    )
+    content = short("rlvr", steps=2, tasks=("reverse",))
+    content["stream"][0] |= {"reward": {"kind": "function", "path": "mine:judge", "timeout": 0.3}, "metric": "exact"}
+    file = write_recipe(tmp_path / "recipe.yaml", content)
+    assert cpt("run", file, "--out", tmp_path / "run") == 0, cpt.output
+    assert "verifier function" in cpt.output and "raised" in cpt.output
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any(line["unscorable"] > 0 for line in logged)
+
+
+# -- whose weights, and what is left behind ------------------------------------------------------------------------------
+
+
+def fingerprint(model) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_rollouts_never_come_from_stale_weights(monkeypatch, tmp_path):
+    """At each generation the engine's weights are, bit for bit, those after the optimiser's last step."""
+    from cpt.rollouts.transformers import TransformersEngine
+    from cpt.run import run
+    from cpt.stages import training
+
+    present, generated = [None], []
+    generate, on_step_end = TransformersEngine.generate, training.Narrator.on_step_end
+    on_train_begin = training.Keeper.on_train_begin
+
+    def generate_and_look(self, prompts, sampling, on_done=None):
+        if sampling.temperature > 0:
+            generated.append((fingerprint(self.model), present[0]))
+        return generate(self, prompts, sampling, on_done)
+
+    def look_after_step(self, args, state, control, model=None, **more):
+        present[0] = fingerprint(model)
+        return on_step_end(self, args, state, control, model=model, **more)
+
+    def look_at_begin(self, args, state, control, model=None, **more):
+        present[0] = fingerprint(model)
+        return on_train_begin(self, args, state, control, model=model, **more)
+
+    monkeypatch.setattr(TransformersEngine, "generate", generate_and_look)
+    monkeypatch.setattr(training.Narrator, "on_step_end", look_after_step)
+    monkeypatch.setattr(training.Keeper, "on_train_begin", look_at_begin)
+    run(load(write_recipe(tmp_path / "recipe.yaml", short("sft", "rlvr", steps=4))), tmp_path / "run", Screen(QUIET))
+    assert len(generated) == 8
+    assert all(engine == policy for engine, policy in generated)
+    assert len({engine for engine, _ in generated}) > 6, "the weights did not change between two generations"
+
+
+def tensor_bytes() -> int:
+    gc.collect()
+    return sum(
+        each.nbytes for each in gc.get_objects() if isinstance(each, torch.Tensor) and each.device.type != "meta"
+    )
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo", "rlvr"])
+def test_nothing_leaks_from_stage_to_stage(kind, monkeypatch, tmp_path):
+    from cpt.run import run
+    from cpt.rundir import RunDir
+
+    seen, commit_stage = [], RunDir.commit_stage
+
+    def commit_and_count(self, point, name, record):
+        commit_stage(self, point, name, record)
+        seen.append(tensor_bytes())
+
+    monkeypatch.setattr(RunDir, "commit_stage", commit_and_count)
+    content = short(kind, kind, steps=2, tasks=("reverse", "caesar"), evaluate=4)
+    run(load(write_recipe(tmp_path / "recipe.yaml", content)), tmp_path / "run", Screen(QUIET))
+    assert len(seen) == 4
+    assert seen[1] == seen[2] == seen[3], f"live tensors after each stage: {seen}"
+    assert seen[0] < 1_000_000, "a model (1.5 MB) outlives its stage"
+
+
+def test_the_training_seed_changes_training_alone(tmp_path):
+    from cpt.run import run
+
+    results = []
+    for seed in (0, 1):
+        content = short("rlvr", steps=2, tasks=("reverse",)) | {"seed": seed}
+        content["evaluation"]["sampled"] = {"k": [1], "samples": 2}
+        out = tmp_path / f"run-{seed}"
+        results.append(run(load(write_recipe(tmp_path / f"{seed}.yaml", content)), out, Screen(QUIET)))
+    kept = [(tmp_path / f"run-{seed}" / "evaluations" / "00-base.jsonl").read_text() for seed in (0, 1)]
+    assert kept[0] == kept[1], "evaluation depends on the training seed"
+    data = [read(tmp_path / f"run-{seed}", "manifest.json")["data"] for seed in (0, 1)]
+    assert data[0] == data[1], "rows depend on the training seed"
+    weights = [(tmp_path / f"run-{seed}" / "final" / "model.safetensors").read_bytes() for seed in (0, 1)]
+    assert weights[0] != weights[1]
+
+
+# -- strategies ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_strategys_hooks(monkeypatch, tmp_path):
+    """Rows, callbacks, both folders and the state: all that a strategy returns is used, and its state survives a resume."""
+    from transformers import TrainerCallback
+
+    from cpt.run import run
+    from cpt.strategies import STRATEGIES, Strategy
+
+    heard = []
+
+    class Fake(Strategy):
+        kind = "fake"
+
+        def __init__(self, recipe, rows: int):
+            super().__init__(recipe)
+            self.rows, self.steps = rows, 0
+
+        def before_stage(self, ctx, rows):
+            heard.append(("before", ctx.key, len(rows), self.steps))
+            return rows.select(range(self.rows))
+
+        def callbacks(self, ctx):
+            strategy = self
+
+            class Count(TrainerCallback):
+                def on_step_end(self, args, state, control, **_):
+                    strategy.steps += 1
+
+            return [Count()]
+
+        def after_stage(self, ctx, rows):
+            heard.append(("after", ctx.key, len(rows), self.steps))
+
+        def after_task(self, ctx):
+            return ctx.source if ctx.task.name == "caesar" else None  # the task's own training is thrown away
+
+        def served(self, ctx):
+            return ctx.base if ctx.task.name == "reverse" else None
+
+        def state_dict(self):
+            return {"steps": self.steps}
+
+        def load_state_dict(self, state):
+            heard.append(("restored", state["steps"]))
+            self.steps = state["steps"]
+
+    monkeypatch.setitem(STRATEGIES, "fake", Fake)
+    plain = load(write_recipe(tmp_path / "recipe.yaml", short("sft", steps=2)))
+    with_fake = plain.model_copy(update={"strategies": (StrategySpec(kind="fake", rows=50),)})
+    results = run(with_fake, tmp_path / "run", Screen(QUIET))
+    keys = [f"stream.{task}.stages.0" for task in ("reverse", "caesar")]
+    assert heard == [
+        ("before", keys[0], 200, 0),
+        ("after", keys[0], 50, 2),
+        ("before", keys[1], 200, 2),
+        ("after", keys[1], 50, 4),
+    ]
+    points = tmp_path / "run" / "points"
+    models = {
+        p: (points / p / "model" / "model.safetensors").read_bytes() for p in ("00-base", "01-reverse", "02-caesar")
+    }
+    assert models["02-caesar"] == models["01-reverse"] != models["00-base"]
+    assert (points / "01-reverse" / "served" / "model.safetensors").read_bytes() == models["00-base"]
+    assert results["accuracy"][1] == results["accuracy"][0], "what is served is not what is evaluated"
+    shutil.rmtree(points / "02-caesar")
+    (tmp_path / "run" / "evaluations" / "02-caesar.jsonl").unlink()
+    heard.clear()
+    assert run(with_fake, tmp_path / "run", Screen(QUIET))["accuracy"] == results["accuracy"]
+    assert heard == [("restored", 2), ("before", keys[1], 200, 2), ("after", keys[1], 50, 4)]
+
+
+def test_the_recipes_of_these_tests_are_what_they_say():
+    assert set(RECIPES) >= set(ARGS)
