@@ -1,0 +1,92 @@
+"""Several processes under `accelerate launch`: the same stream, what was asked, resume. Two gloo processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fakes import recipe, write_recipe
+
+LAUNCHERS = Path(__file__).parent.parent / "recipes" / "accelerate"
+
+
+def command(config: Path, *arguments) -> list[str]:
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
+    return [*launcher, "-m", "cpt", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def launch(config: Path, *arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(command(config, *arguments), capture_output=True, text=True, env=environment(), timeout=400)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    content = recipe("sft", "dpo", "rlvr", tasks=("reverse",), evaluate=21)
+    for stage in content["stream"][0]["stages"]:
+        stage["args"] |= {"max_steps": 4, "save_steps": 2}
+    return write_recipe(tmp_path / "recipe.yaml", content)
+
+
+@pytest.mark.slow
+def test_two_processes_and_a_kill(mixed, tmp_path, tiny_folder):
+    """The stream on two ranks; killed (both, -9) in the middle and started again, it ends with the same weights."""
+    config = LAUNCHERS / "ddp-cpu.yaml"
+    done = launch(config, "run", mixed, "--out", tmp_path / "alone")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("reverse 2-rlvr: 4 steps in") == 1, "not one rank alone speaks"
+    manifest = json.loads((tmp_path / "alone" / "manifest.json").read_text())
+    assert manifest["world_size"] == 2
+    results = json.loads((tmp_path / "alone" / "results.json").read_text())
+    lines = [
+        json.loads(line) for line in (tmp_path / "alone" / "evaluations" / "01-reverse.jsonl").read_text().splitlines()
+    ]
+    assert len({line["row"] for line in lines}) == len(lines) == 21, "a question is asked twice or never"
+    assert results["complete"]
+
+    out = tmp_path / "killed"
+    process = subprocess.Popen(command(config, "run", mixed, "--out", out), env=environment(), start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not list(out.glob("points/.01-reverse.work/1-dpo/trainer/checkpoint-2/DONE")):
+        assert process.poll() is None and time.monotonic() < deadline, (
+            "it ended, or never came to the place of the kill"
+        )
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "points" / "01-reverse").exists()
+    done = launch(config, "run", mixed, "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (tmp_path / "alone", out)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_a_launcher_that_starts_fewer_processes_than_asked_is_refused(mixed, tmp_path):
+    config = tmp_path / "multi-cpu.yaml"
+    text = (
+        (LAUNCHERS / "ddp-cpu.yaml").read_text().replace("distributed_type: MULTI_GPU", "distributed_type: MULTI_CPU")
+    )
+    config.write_text(text)
+    done = launch(config, "run", mixed, "--out", tmp_path / "run")
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "cpt: accelerate launch was asked for 2 processes, but 1 run(s)" in said
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_mistake_on_two_ranks_is_said_once(mixed, tmp_path):
+    done = launch(
+        LAUNCHERS / "ddp-cpu.yaml", "run", mixed, "stream.0.stages.0.args.max_step=3", "--out", tmp_path / "run"
+    )
+    assert done.returncode != 0
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("cpt: ")]
+    assert len(lines) == 1 and "did you mean max_steps?" in lines[0]
