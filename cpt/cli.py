@@ -35,7 +35,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"cpt {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="train and evaluate a recipe, or go on with a run that was stopped")
+    run = commands.add_parser(
+        "run",
+        help="train and evaluate a recipe, or go on with a run that was stopped",
+        description="Train and evaluate a recipe. On a directory that holds a part of the same run, go on with it. "
+        "Exit codes: 0 done; 1 failed; 2 bad input or refused; 3 a gate failed; 130, 143 interrupted and "
+        "saved.",
+    )
     run.add_argument("recipe", help="a shipped recipe's name (quickstart) or a YAML file")
     run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
     run.add_argument(
@@ -43,13 +49,24 @@ def parser() -> argparse.ArgumentParser:
     )
     loudness(run)
 
-    check = commands.add_parser("check", help="find every mistake of a recipe and print its plan, without training")
+    check = commands.add_parser(
+        "check",
+        help="find every mistake of a recipe and print its plan, without training",
+        description="Find every mistake of a recipe, each with file, line, key and the nearest valid name, and print "
+        "the plan: tasks, stages, rows, steps, what will be evaluated, disk. Nothing is trained or "
+        "written.",
+    )
     check.add_argument("recipe", help="a shipped recipe's name or a YAML file")
     check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
     check.add_argument("--out", type=Path, help="the run directory that would be used")
     check.add_argument("--full", action="store_true", help="also build TRL's own configs (imports torch: some 12 s)")
 
-    evaluate = commands.add_parser("eval", help="evaluate a run's point or a model folder on a suite")
+    evaluate = commands.add_parser(
+        "eval",
+        help="evaluate a run's point or a model folder on a suite",
+        description="Evaluate a run's point, a model folder or an adapter folder on suites, greedily; print accuracy "
+        "with 95 % intervals.",
+    )
     evaluate.add_argument(
         "target", type=Path, metavar="RUN_OR_MODEL", help="a run directory, a point of one, or a model folder"
     )
@@ -60,10 +77,20 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, help="write every evaluated answer to this file (JSON lines)")
     loudness(evaluate)
 
-    report = commands.add_parser("report", help="make report.html and report.md again from a run's JSON files")
+    report = commands.add_parser(
+        "report",
+        help="make report.html and report.md again from a run's JSON files",
+        description="Make report.html and report.md again from the JSON files of a run directory; no weights, no "
+        "network.",
+    )
     report.add_argument("run", type=Path, help="a run directory")
 
-    commands.add_parser("schema", help="print the JSON Schema of recipes, for editors")
+    commands.add_parser(
+        "schema",
+        help="print the JSON Schema of recipes, for editors",
+        description="Print the JSON Schema of recipes. Editors with a YAML language server complete and check by it: "
+        "`cpt schema > cpt.schema.json`, and at the top of a recipe `# yaml-language-server: $schema=cpt.schema.json`.",
+    )
     return top
 
 

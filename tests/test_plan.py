@@ -1,0 +1,65 @@
+"""`cpt check`: the plan's numbers are right, nothing heavy is imported, and it writes nothing."""
+
+import subprocess
+import sys
+
+import pytest
+from fakes import recipe, write_recipe
+
+from cpt import plan
+from cpt.recipe import load
+
+
+def told(content: dict, folder) -> str:
+    made = load(write_recipe(folder / "recipe.yaml", content))
+    plan.check(made, folder / "run")
+    return plan.describe(made, folder / "run")
+
+
+def test_the_plan(tmp_path):
+    text = told(recipe("sft", "rlvr"), tmp_path)
+    assert "01 reverse: procedural rows: 200 train, 20 eval; judged by exact" in text
+    assert "sft: 10 steps of 8 rows" in text
+    assert "rlvr: 10 steps of 16 completions, 4 rollouts a prompt" in text
+    assert "at 3 points (before training, and after each task): 40 questions on 2 tasks, greedy" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_epochs_are_counted(tmp_path):
+    content = recipe("sft", tasks=("reverse",))
+    args = content["stream"][0]["stages"][0]["args"]
+    del args["max_steps"]
+    args["num_train_epochs"] = 2
+    assert "sft: 50 steps of 8 rows" in told(content, tmp_path)  # 200 rows, 25 steps an epoch
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["check", "quickstart"], ["check", "--help"], ["schema"], ["--version"]]
+)
+def test_nothing_heavy_is_imported(command, tmp_path):
+    """What answers in under half a second must not wait for torch."""
+    code = (
+        "import sys; from cpt.cli import main\n"
+        f"try: main({command!r})\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "print(heavy, file=sys.stderr); sys.exit(code or bool(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_full_asks_trl(cpt, tmp_path):
+    content = recipe("rlvr")
+    content["stream"][0]["stages"][0]["args"]["lr_scheduler_type"] = "nonsense"
+    file = write_recipe(tmp_path / "recipe.yaml", content)
+    assert cpt("check", file) == 0, cpt.output
+    assert cpt("check", file, "--full") == 2
+    assert ".stages.0.args: GRPOConfig refuses: " in cpt.output and "Traceback" not in cpt.output
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["eval"], ["report"], ["schema"]])
+def test_help_teaches(cpt, command):
+    assert cpt(*command, "--help") == 0
+    assert "usage: cpt" in cpt.output and len(cpt.output.splitlines()) > 5

@@ -1,0 +1,123 @@
+"""The embedded model: what it is made of, that its making is exact, what it can spell and render, and that it is cached."""
+
+import pytest
+import torch
+
+from cpt import tiny
+from cpt.data import procedural
+from cpt.files import is_intact
+from cpt.spelling import first_unspellable
+
+
+def test_size_and_shape():
+    torch.manual_seed(0)
+    assert sum(parameter.numel() for parameter in tiny.network().parameters()) == tiny.PARAMETERS
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    """A few steps of its making, twice, and once with another seed; the caller's random state is as it was."""
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        tiny.make(tmp_path / name, seed, steps=3)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
+    assert weights[0] == weights[1] != weights[2]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_it_is_cached_by_the_hash_of_its_making(monkeypatch, tiny_folder):
+    assert tiny.path(0) == tiny_folder == tiny.folder(0) and is_intact(tiny_folder)
+    assert tiny.folder(1) != tiny.folder(0)
+    monkeypatch.setattr(tiny, "TRAINING", tiny.TRAINING | {"steps": 7})
+    assert tiny.folder(0) != tiny_folder
+
+
+def test_a_damaged_cache_is_made_again(monkeypatch, tmp_path):
+    place = tmp_path / "tiny-x"
+    monkeypatch.setattr(tiny, "folder", lambda seed: place)
+    made = []
+
+    def make(target, seed, screen=None, steps=0):
+        made.append(seed)
+        target.mkdir()
+        (target / "weights").write_text("good")
+
+    monkeypatch.setattr(tiny, "make", make)
+    tiny.path(0), tiny.path(0)
+    assert made == [0]
+    (place / "weights").write_text("bad!")
+    assert (tiny.path(0) / "weights").read_text() == "good" and made == [0, 0]
+
+
+def test_it_never_saw_an_evaluation_string():
+    import numpy as np
+
+    prompts, _ = tiny.training_rows(2000, np.random.default_rng(0))
+    assert {procedural.split_of("".join(prompt[1:-1])) for prompt in prompts} == {"train"}
+
+
+def test_what_it_spells_comes_back():
+    tokenizer = tiny.tokenizer()
+    for text in ("reverseabcde=", "so ans is: edcba.", "abc->cba", "e d c b a", "(1+2)"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_its_template_ends_answers_and_masks_prompts():
+    tokenizer = tiny.tokenizer()
+    talk = [{"role": "user", "content": "copyab"}, {"role": "assistant", "content": "ab"}]
+    assert tokenizer.apply_chat_template(talk, tokenize=False) == "copyab=ab<eos>"
+    made = tokenizer.apply_chat_template(talk, return_assistant_tokens_mask=True, return_dict=True, tokenize=True)
+    assert made["assistant_masks"] == [0, 0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [("copyabc=", None), ("copyaXc=", (5, "X")), ("äb", (0, "ä")), ("ab!", (2, "!")), ("a<pad>b", None)],
+)
+def test_what_it_cannot_spell(text, found):
+    assert first_unspellable(tiny.tokenizer(), text) == found
+
+
+def test_a_tokenizer_that_drops_characters():
+    """One that maps what it does not know to nothing at all."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<pad>": 2}, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.Split("-", behavior="removed")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>")
+    assert first_unspellable(tokenizer, "a-b") == (1, "-")
+    assert first_unspellable(tokenizer, "b-") == (1, "-")
+
+
+@pytest.mark.slow
+def test_what_it_knows(tiny_folder):
+    """At first it knows the general skills and has the new ones in part: what the recipes' numbers stand on."""
+    from cpt import rollouts
+    from cpt.data.stream import load_stream
+    from cpt.evaluation.evaluate import evaluate
+    from cpt.recipe import load, suites_of
+    from cpt.rewards import Scorers
+    from cpt.screen import QUIET, Screen
+    from cpt.stop import Stop
+
+    recipe = load("quickstart")
+    stream = load_stream(recipe, suites_of(recipe))
+    with Scorers() as scorers:
+        lines, _ = evaluate(
+            tiny_folder,
+            tiny_folder,
+            recipe,
+            stream,
+            engine=rollouts.start(recipe.rollouts),
+            scorers=scorers,
+            screen=Screen(QUIET),
+            stop=Stop(),
+            label="",
+        )
+    accuracy = {}
+    for line in lines:
+        accuracy.setdefault((line["suite"], line["task"]), []).append(line["score"])
+    accuracy = {name: sum(scores) / len(scores) for name, scores in accuracy.items()}
+    assert all(value >= 0.9 for (suite, _), value in accuracy.items() if suite == "general"), accuracy
+    assert sum(value for (suite, _), value in accuracy.items() if suite is None) / 4 < 0.95, accuracy
