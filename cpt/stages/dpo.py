@@ -20,14 +20,11 @@ from cpt.files import write_json
 from cpt.rollouts import Sampling
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
-from cpt.stages.training import build, drop_reference_adapter, load_policy, train, with_template_options
+from cpt.stages.training import CountsTokens, build, drop_reference_adapter, load_policy, train, with_template_options
 
 
-class DpoStageTrainer(DPOTrainer):
+class DpoStageTrainer(CountsTokens, DPOTrainer):
     """DPOTrainer that says how many tokens it has trained on."""
-
-    def train_tokens(self) -> int:
-        return int(self._total_train_tokens)
 
 
 def run(ctx: StageContext, rows, strategies) -> dict:

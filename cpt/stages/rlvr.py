@@ -47,6 +47,9 @@ class RlvrStageTrainer(GRPOTrainer):
     def train_tokens(self) -> int:
         return int(self.state.num_input_tokens_seen) * self.num_iterations
 
+    def resume_tokens(self, count: int) -> None:
+        """Nothing: the trainer's state, which is in the checkpoint, counts them."""
+
 
 def reward_function(ctx: StageContext, stop_ids: set[int]):
     """TRL's form of the task's reward. Unscorable completions give None, and are counted in the log."""

@@ -5,14 +5,11 @@ from trl import SFTTrainer
 from cpt import models
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
-from cpt.stages.training import build, load_policy, train, with_template_options
+from cpt.stages.training import CountsTokens, build, load_policy, train, with_template_options
 
 
-class SftStageTrainer(SFTTrainer):
+class SftStageTrainer(CountsTokens, SFTTrainer):
     """SFTTrainer that says how many tokens it has trained on."""
-
-    def train_tokens(self) -> int:
-        return int(self._total_train_tokens)
 
 
 def run(ctx: StageContext, rows, strategies) -> dict:

@@ -23,6 +23,16 @@ from cpt.stages.configs import checkpoint_period, one_line
 from cpt.stages.context import StageContext
 
 
+class CountsTokens:
+    """For TRL's SFT and DPO trainers, whose count of trained tokens is not in their checkpoints (GRPO's is)."""
+
+    def train_tokens(self) -> int:
+        return int(self._total_train_tokens)
+
+    def resume_tokens(self, count: int) -> None:
+        self._total_train_tokens = count
+
+
 def load_policy(ctx: StageContext, reference: Path | None = None):
     """The policy of `ctx.source`, with TRL's reference pointed at the folder `reference`.
 
@@ -141,6 +151,7 @@ class Keeper(TrainerCallback):
         self.before = {"seconds": 0.0, "train_tokens": 0, "rollout_tokens": 0} | spent
         if checkpoint is not None:
             self.before = json.loads((checkpoint / "costs.json").read_text())
+            trainer.resume_tokens(self.before["train_tokens"])
             for strategy in strategies:
                 strategy.load_state_dict(json.loads((checkpoint / "strategies" / f"{strategy.kind}.json").read_text()))
 
