@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from fakes import ARGS, RECIPES, recipe, write_recipe
+from fakes import recipe, write_recipe
 
 from cpt.recipe import Strategy as StrategySpec
 from cpt.recipe import load
@@ -380,7 +380,3 @@ def test_a_strategys_hooks(monkeypatch, tmp_path):
     heard.clear()
     assert run(with_fake, tmp_path / "run", Screen(QUIET))["accuracy"] == results["accuracy"]
     assert heard == [("restored", 2), ("before", keys[1], 200, 2), ("after", keys[1], 50, 4)]
-
-
-def test_the_recipes_of_these_tests_are_what_they_say():
-    assert set(RECIPES) >= set(ARGS)
