@@ -11,7 +11,7 @@ from cpt.data.stream import Stream, TaskData
 from cpt.errors import UserError
 from cpt.recipe import Recipe
 from cpt.rewards.verifiers import COMPARES, kinds
-from cpt.spelling import first_unspellable
+from cpt.spelling import unspellable
 
 CHUNK = 1000
 ANSWERS = ("answer", "demonstration", "completion", "chosen", "rejected", "messages")
@@ -58,8 +58,7 @@ def check_task(recipe: Recipe, task: TaskData, rows, tokenizer, context: int | N
                 f"stream.{task.name}.data: rows are conversational ({chunk[0]['id']}), but the tokenizer of "
                 f"{recipe.model.path} has no chat template: give one as model.chat_template, or use plain prompts"
             )
-        for row, prompt in zip(chunk, prompts, strict=True):
-            check_spelling(task, row, prompt, tokenizer)
+        check_spelling(task, chunk, prompts, tokenizer)
         lengths = map(len, models.encode_prompts(tokenizer, prompts, recipe))
         for row, length in zip(chunk, lengths, strict=True):
             if context is not None and length + longest_answer > context:
@@ -70,14 +69,15 @@ def check_task(recipe: Recipe, task: TaskData, rows, tokenizer, context: int | N
                 )
 
 
-def check_spelling(task: TaskData, row: dict, prompt, tokenizer) -> None:
+def check_spelling(task: TaskData, rows: list[dict], prompts: list, tokenizer) -> None:
     """Refuse a row with a character that the tokenizer would drop or garble."""
-    texts = {"prompt": prompt_text(prompt)} | {k: prompt_text(row[k]) for k in ANSWERS if row.get(k)}
-    for field, text in texts.items():
-        found = first_unspellable(tokenizer, text)
-        if found is not None:
-            position, character = found
-            raise UserError(
-                f"stream.{task.name}.data: row {row['id']}: the tokenizer cannot spell {character!r} (character "
-                f"{position + 1} of {field} {text[:60]!r}): change the row, or take a model that knows it"
-            )
+    texts = []
+    for row, prompt in zip(rows, prompts, strict=True):
+        texts.append((row, "prompt", prompt_text(prompt)))
+        texts += [(row, field, prompt_text(row[field])) for field in ANSWERS if row.get(field)]
+    for number, position in unspellable(tokenizer, [text for _, _, text in texts]):
+        row, field, text = texts[number]
+        raise UserError(
+            f"stream.{task.name}.data: row {row['id']}: the tokenizer cannot spell {text[position]!r} (character "
+            f"{position + 1} of {field} {text[:60]!r}): change the row, or take a model that knows it"
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cpt import manifest, models, preflight, ranks, report, rollouts
+from cpt import manifest, models, preflight, ranks, report, rollouts, stages
 from cpt.data.stream import Stream, load_stream, stage_rows
 from cpt.evaluation.evaluate import evaluate
 from cpt.recipe import Recipe, suites_of
@@ -57,6 +57,7 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
         scorers = stack.enter_context(Scorers())
         this = Run(recipe, rundir, stream, strategies, engine, scorers, screen, stop)
         prepare(this)
+        settle(recipe)
         for point in points_of(recipe):
             if not ranks.on_main(rundir.committed, point):
                 make(this, point)
@@ -79,6 +80,16 @@ def prepare(this: Run) -> None:
         this.screen.line(f"going on after {last.name} in {this.rundir.path}")
         for strategy in this.strategies:
             strategy.load_state_dict(this.rundir.strategy_state(last, strategy.kind))
+
+
+def settle(recipe: Recipe) -> None:
+    """Import what will be needed, and let the garbage collector never look through it again (a million objects).
+
+    Before any model is loaded: what is alive here lives as long as the run.
+    """
+    stages.load({stage.kind for spec in recipe.stream for stage in spec.stages})
+    gc.collect()
+    gc.freeze()
 
 
 def make_base(this: Run, base: Point) -> None:

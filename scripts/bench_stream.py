@@ -335,10 +335,11 @@ def stream(rounds: int, folder: Path) -> dict:
     print("stream (seconds; ratios of one round)", flush=True)
     os.environ["HF_HUB_OFFLINE"] = "1"
     found = {"cpt": [], "plain": [], "lm_eval": []}
-    for _ in range(rounds):
-        found["cpt"].append(ours())
-        found["plain"].append(train(plain))
-        found["lm_eval"].append(train(lm_eval))
+    sides = {"cpt": ours, "plain": lambda: train(plain), "lm_eval": lambda: train(lm_eval)}
+    for number in range(rounds):
+        for name, side in sides.items():
+            found[name].append(side())
+            print(f"  round {number + 1}: {name} {found[name][-1]:.0f}", flush=True)
     say("cpt run quickstart", found["cpt"], "{:.0f}")
     say("by hand: TRL's trainer, a plain evaluation script", found["plain"], "{:.0f}")
     say("by hand: TRL's trainer, lm-eval's command line", found["lm_eval"], "{:.0f}")

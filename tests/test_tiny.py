@@ -6,7 +6,7 @@ import torch
 from cpt import tiny
 from cpt.data import procedural
 from cpt.files import is_intact
-from cpt.spelling import first_unspellable
+from cpt.spelling import unspellable
 
 
 def test_size_and_shape():
@@ -72,10 +72,10 @@ def test_its_template_ends_answers_and_masks_prompts():
 
 @pytest.mark.parametrize(
     "text, found",
-    [("copyabc=", None), ("copyaXc=", (5, "X")), ("äb", (0, "ä")), ("ab!", (2, "!")), ("a<pad>b", None)],
+    [("copyabc=", []), ("copyaXc=", [(1, 5)]), ("äb", [(1, 0)]), ("ab!", [(1, 2)]), ("a<pad>b", [])],
 )
 def test_what_it_cannot_spell(text, found):
-    assert first_unspellable(tiny.tokenizer(), text) == found
+    assert list(unspellable(tiny.tokenizer(), ["ab", text, "ba"])) == found
 
 
 def test_a_tokenizer_that_drops_characters():
@@ -86,8 +86,17 @@ def test_a_tokenizer_that_drops_characters():
     made = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<pad>": 2}, unk_token="<pad>"))
     made.pre_tokenizer = pre_tokenizers.Split("-", behavior="removed")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>")
-    assert first_unspellable(tokenizer, "a-b") == (1, "-")
-    assert first_unspellable(tokenizer, "b-") == (1, "-")
+    assert list(unspellable(tokenizer, ["a-b", "a", "b-"])) == [(0, 1), (2, 1)]
+
+
+def test_a_tokenizer_written_in_python(tmp_path):
+    from transformers import Wav2Vec2CTCTokenizer
+
+    vocabulary = tmp_path / "vocab.json"
+    vocabulary.write_text('{"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5, "b": 6}')
+    tokenizer = Wav2Vec2CTCTokenizer(vocabulary)
+    assert not tokenizer.is_fast
+    assert list(unspellable(tokenizer, ["ab", "abX", "b"])) == [(1, 2)]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ what the embedded model was made from (training strings) never holds an evaluati
 """
 
 import difflib
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable
@@ -53,11 +54,20 @@ def split_of(text: str) -> str:
     return {0: "eval", 1: "validation"}.get(bucket, "train")
 
 
+@functools.lru_cache(maxsize=16)
+def every_string(letters: str, length: int) -> dict[str, list[str]]:
+    """All strings of a length, by split."""
+    every: dict[str, list[str]] = {"train": [], "validation": [], "eval": []}
+    for text in map("".join, itertools.product(letters, repeat=length)):
+        every[split_of(text)].append(text)
+    return every
+
+
 def strings(letters: str, length: int, split: str, count: int, rng: np.random.Generator) -> list[str]:
     """`count` different strings of the split, drawn evenly; raises UserError where there are not that many."""
     total = len(letters) ** length
     if total <= 200_000:
-        every = [t for t in map("".join, itertools.product(letters, repeat=length)) if split_of(t) == split]
+        every = every_string(letters, length)[split]
         if len(every) < count:
             raise UserError(
                 f"procedural: {count} {split} rows were asked for, but only {len(every)} strings of length {length} belong "
