@@ -1,3 +1,8 @@
 """cpt: continual post-training of language models, with the proof of what each update kept."""
 
+import os
+
 __version__ = "0.1.0"
+
+# TRL reports every trainer that is made to its hub. Here nothing is reported, unless the user sets this to 0.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

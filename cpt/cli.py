@@ -94,6 +94,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand before and after options (argparse alone takes only the first group)."""
+    top = parser()
+    asked, rest = top.parse_known_args(arguments)
+    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    if not hasattr(asked, "overrides"):
+        late = []
+    strange = [word for word in rest if word not in late]
+    if strange:
+        top.error(f"unrecognized arguments: {' '.join(strange)}")
+    if late:
+        asked.overrides += late
+    return asked
+
+
 def loudness(command: argparse.ArgumentParser) -> None:
     group = command.add_mutually_exclusive_group()
     group.add_argument("--quiet", action="store_true", help="only results, warnings and errors")
@@ -104,7 +119,7 @@ def loudness(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit with its code."""
-    asked = parser().parse_args(arguments)
+    asked = parsed(arguments)
     try:
         code = COMMANDS[asked.command](asked)
         sys.stdout.flush()

@@ -1,6 +1,9 @@
 """The direction of imports (DESIGN.md): each module imports only what its row allows."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,3 +117,12 @@ def test_the_rule_can_fail():
     assert not covered("cpt.run", MAY_IMPORT["cpt.models"])
     assert covered("cpt.data.rows", MAY_IMPORT["cpt.stages"])
     assert not covered("cpt.data.stream", MAY_IMPORT["cpt.stages"])
+
+
+@pytest.mark.parametrize("said, kept", [(None, "1"), ("0", "0")])
+def test_no_telemetry_unless_the_user_wants_it(said, kept):
+    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_DISABLE_TELEMETRY"}
+    environment |= {} if said is None else {"HF_HUB_DISABLE_TELEMETRY": said}
+    program = "import os, cpt; print(os.environ['HF_HUB_DISABLE_TELEMETRY'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == kept

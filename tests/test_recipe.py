@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from fakes import RECIPES, write_recipe
 
+from cpt.cli import parsed
 from cpt.errors import RecipeErrors
 from cpt.recipe import dump, identity, load, load_suite, schema
 
@@ -295,3 +296,13 @@ def test_the_schema_accepts_the_shipped_recipes():
         jsonschema.Draft202012Validator(made).validate(content)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(made).validate({"name": "x", "sead": 3})
+
+
+def test_overrides_stand_anywhere_on_the_command_line(capsys):
+    assert parsed(["check", "quickstart", "a=1", "--full", "b=2"]).overrides == ["a=1", "b=2"]
+    assert parsed(["check", "quickstart", "--full", "b=2"]).overrides == ["b=2"]
+    for words, strange in [(["check", "q", "--full", "b=2", "c"], "c"), (["report", "run", "a=1"], "a=1")]:
+        with pytest.raises(SystemExit) as ended:
+            parsed(words)
+        assert ended.value.code == 2
+        assert f"unrecognized arguments: {strange}\n" in capsys.readouterr().err
