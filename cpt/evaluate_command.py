@@ -1,7 +1,9 @@
 """`cpt eval`: any point of a run, or any model folder, on any suite."""
 
 import json
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cpt import models, ranks, rollouts
 from cpt.data.stream import load_stream
@@ -12,6 +14,7 @@ from cpt.files import write_whole
 from cpt.preflight import check_rows
 from cpt.recipe import Adapter, Evaluation, Model, Recipe, load, load_suite
 from cpt.rewards import Scorers
+from cpt.run import probes
 from cpt.rundir import RunDir, points_of
 from cpt.screen import Screen, hush_libraries
 from cpt.stop import listening
@@ -29,22 +32,22 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
     stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
     tokenizer = models.load_tokenizer(folder, recipe)
     check_rows(recipe, stream, tokenizer, models.context_length(base, recipe))
-    engine = rollouts.start(recipe.rollouts)
-    with Scorers() as scorers, listening() as stop:
-        lines, cost = evaluate(
-            folder,
-            base,
-            recipe,
-            stream,
-            engine=engine,
-            scorers=scorers,
-            screen=screen,
-            stop=stop,
-            label=f"evaluating {folder}",
-        )
+    with Scorers() as scorers, listening() as stop, TemporaryDirectory(prefix="cpt-eval-") as place:
+        log = Path(place, "engine.log")
+        with closing(rollouts.start(recipe, base, Path(place), probes(recipe, stream, tokenizer), log)) as engine:
+            lines, cost = evaluate(
+                folder,
+                base,
+                recipe,
+                stream,
+                engine=engine,
+                scorers=scorers,
+                screen=screen,
+                stop=stop,
+                label=f"evaluating {folder}",
+            )
         for example in scorers.examples():
             screen.warn(example)
-    engine.close()
     if ranks.is_main():
         show(lines, cost, screen)
         if out is not None:

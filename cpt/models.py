@@ -188,12 +188,27 @@ def stop_ids(model, tokenizer) -> list[int]:
     return list(dict.fromkeys([tokenizer.eos_token_id, *own]))
 
 
+def answer_stops(tokenizer, spec) -> tuple[int, ...]:
+    """The ids of a task's `stop` tokens. Raises UserError for one that is not a single token."""
+    found = []
+    for text in spec.stop:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise UserError(
+                f"stream.{spec.task}.stop: {text!r} is {len(ids)} tokens of this tokenizer: only a single one can end an answer"
+            )
+        found += ids
+    return tuple(found)
+
+
 def context_length(folder: Path, recipe: Recipe) -> int | None:
-    """How many positions the model in `folder` was made for; None where its config does not say."""
+    """How many positions the model in `folder` was made for, or the engine takes if fewer; None where neither says."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    own = getattr(config.get_text_config(), "max_position_embeddings", None)
+    engine = getattr(recipe.rollouts, "arguments", {}).get("max_model_len")
+    return min((each for each in (own, engine) if each is not None), default=None)
 
 
 def encode_prompts(tokenizer, prompts: list, recipe: Recipe) -> list[list[int]]:

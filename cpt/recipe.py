@@ -49,9 +49,48 @@ class DataSettings(Strict):
     seed: int = Field(0, ge=0, description="of the rows that are drawn or made; never the training seed")
 
 
-class Rollouts(Strict):
+class TransformersRollouts(Strict):
+    """transformers' `generate` on the policy itself: needs nothing more, and is slow."""
+
     engine: Literal["transformers"] = "transformers"
     batch_size: int = Field(256, gt=0, description="prompts continued at once")
+
+
+class Vllm(BaseModel):
+    """What both ways to vLLM share: any further key is one of vLLM's engine arguments, word for word."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class VllmRollouts(Vllm):
+    """vLLM in the training processes: one engine on each rank (or on `tensor_parallel_size` ranks) for the whole run."""
+
+    engine: Literal["vllm"]
+    sleep: Literal[0, 1, 2] | None = Field(
+        None, description="vLLM's sleep level while training, on GPUs: default 2 (1 with an adapter), 0 for never"
+    )
+
+
+class ServerRollouts(Vllm):
+    """`vllm serve`: the ones at `url`, or, without a url, one that the run starts and ends."""
+
+    engine: Literal["server"]
+    url: str | tuple[str, ...] | None = Field(None, description="of running servers; requests are spread over them")
+    transfer: Literal["auto", "directory", "gloo", "nccl", "ipc"] = Field(
+        "auto", description="how weights reach the server"
+    )
+    directory: Path | None = Field(None, description="for `transfer: directory`, where the servers read; the run's own")
+    devices: str | None = Field(None, description="CUDA_VISIBLE_DEVICES of the server that the run starts")
+    port: int | None = Field(None, gt=0, lt=65536, description="of the server that the run starts; a free one")
+    start_timeout: float = Field(600.0, gt=0, description="seconds for the server to come up")
+    patience: float = Field(120.0, gt=0, description="seconds without progress after which a server counts as hung")
+
+
+Rollouts = Annotated[TransformersRollouts | VllmRollouts | ServerRollouts, Field(discriminator="engine")]
 
 
 class Procedural(Strict):
@@ -221,6 +260,7 @@ class Judged(Strict):
     reward: Reward | None = None
     metric: Reward | None = Field(None, description="correctness in [0, 1], for evaluation; the reward where left out")
     max_completion_length: int | None = Field(None, gt=0, description="tokens of an evaluated answer")
+    stop: tuple[str, ...] = Field((), description="tokens that end an answer, besides the model's own end of sequence")
 
     @property
     def verifier(self):
@@ -297,7 +337,7 @@ class Recipe(Strict):
     model: Model
     adapter: Adapter | None = None
     data: DataSettings = DataSettings()
-    rollouts: Rollouts = Rollouts()
+    rollouts: Rollouts = TransformersRollouts()
     stream: tuple[Task, ...] = Field(min_length=1)
     strategies: tuple[Strategy, ...] = ()
     evaluation: Evaluation = Evaluation()

@@ -23,6 +23,7 @@ from cpt.recipe_nodes import (
     settle_rewards,
     wrap,
 )
+from cpt.rollouts.arguments import problems as engine_problems
 from cpt.stages import arguments
 
 
@@ -34,6 +35,7 @@ def load_recipe(schema: type[BaseModel], name: str | Path, overrides: Sequence[s
         override(root, text, mistakes)
     mistakes.check()
     settle_rewards(root, Path.cwd())
+    settle_engine(root)
     apply_defaults(root, mistakes)
     recipe = validate(schema, root, mistakes)
     check_arguments(root, mistakes)
@@ -50,6 +52,13 @@ def load_suite(schema: type[BaseModel], name: str | Path) -> Any:
     suite = validate(schema, root, mistakes)
     mistakes.check()
     return suite
+
+
+def settle_engine(root: Node) -> None:
+    """`rollouts` that name no engine mean transformers' generation."""
+    rollouts = root.value.get("rollouts")
+    if rollouts is not None and isinstance(rollouts.value, dict):
+        rollouts.value.setdefault("engine", Node("transformers", rollouts.file, rollouts.line))
 
 
 def apply_defaults(root: Node, mistakes: Mistakes) -> None:
@@ -98,7 +107,7 @@ def real_path(loc: Sequence, plain: Any) -> tuple:
     for number, step in enumerate(loc):
         if isinstance(here, dict):
             last = number == len(loc) - 1
-            tag = step in (here.get("kind"), here.get("source")) and step not in here
+            tag = step in (here.get("kind"), here.get("source"), here.get("engine")) and step not in here
             if tag or (step not in here and not last):
                 continue
             path.append(step)
@@ -175,7 +184,7 @@ def members(annotation: Any) -> list:
 
 def tags(model: type[BaseModel]) -> tuple:
     """The values of a union member's discriminator."""
-    info = model.model_fields.get("kind") or model.model_fields.get("source")
+    info = next((model.model_fields[name] for name in ("kind", "source", "engine") if name in model.model_fields), None)
     return typing.get_args(info.annotation) if info is not None else ()
 
 
@@ -189,6 +198,10 @@ def check_arguments(root: Node, mistakes: Mistakes) -> None:
             for name, message in arguments.problems(kind, args.plain()):
                 key = f"stream.{number}.stages.{index}.args.{name}"
                 mistakes.add(args.at([name]) if name in args.value else stage, key, message)
+    rollouts = root.value.get("rollouts")
+    if rollouts is not None and isinstance(rollouts.value, dict):
+        for name, message in engine_problems(rollouts.plain(), root.plain().get("adapter")):
+            mistakes.add(rollouts.at([name]), f"rollouts.{name}", message)
     adapter = root.value.get("adapter")
     if adapter is not None and isinstance(adapter.value, dict) and "kind" in adapter.value:
         for name, message in arguments.adapter_problems(adapter.plain()):

@@ -28,7 +28,7 @@ class Run:
     rundir: RunDir
     stream: Stream
     strategies: list[Strategy]
-    engine: rollouts.Engine
+    engine: rollouts.Engine | None  # from `prepare` on
     scorers: Scorers
     screen: Screen
     stop: Stop
@@ -52,12 +52,13 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
         )
         stream = load_stream(recipe, suites_of(recipe))
         strategies = [STRATEGIES[spec.kind](recipe, **spec.options) for spec in recipe.strategies]
-        engine = rollouts.start(recipe.rollouts)
-        stack.callback(engine.close)
         scorers = stack.enter_context(Scorers())
-        this = Run(recipe, rundir, stream, strategies, engine, scorers, screen, stop)
-        prepare(this)
+        this = Run(recipe, rundir, stream, strategies, None, scorers, screen, stop)
+        probes = prepare(this)
         settle(recipe)
+        base = rundir.model(points_of(recipe)[0])
+        this.engine = rollouts.start(recipe, base, rundir.path / "rollouts", probes, rundir.log)
+        stack.callback(this.engine.close)
         for point in points_of(recipe):
             if not ranks.on_main(rundir.committed, point):
                 make(this, point)
@@ -66,8 +67,14 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
         return ranks.on_main(finish, this)
 
 
-def prepare(this: Run) -> None:
-    """Make the base point, look for damage, restore the strategies, and check every row against the tokenizer."""
+PROBES = 4  # prompts on which an engine's copy of the policy is compared with it after every sync
+
+
+def prepare(this: Run) -> list[list[int]]:
+    """Make the base point, look for damage, restore the strategies, and check every row against the tokenizer.
+
+    Returns a few prompts of the stream (token ids), for the engine's proofs.
+    """
     points = points_of(this.recipe)
     ranks.on_main(discard_damaged, this)
     ranks.on_main(make_base, this, points[0])
@@ -80,6 +87,14 @@ def prepare(this: Run) -> None:
         this.screen.line(f"going on after {last.name} in {this.rundir.path}")
         for strategy in this.strategies:
             strategy.load_state_dict(this.rundir.strategy_state(last, strategy.kind))
+    return probes(this.recipe, this.stream, tokenizer)
+
+
+def probes(recipe: Recipe, stream: Stream, tokenizer) -> list[list[int]]:
+    """The first evaluation prompts of the tasks, in turn."""
+    tasks = [*stream.tasks, *(task for suite in stream.suites.values() for task in suite)]
+    rows = [task.eval[i] for i in range(PROBES) for task in tasks if i < len(task.eval)]
+    return models.encode_prompts(tokenizer, [row["prompt"] for row in rows[:PROBES]], recipe)
 
 
 def settle(recipe: Recipe) -> None:

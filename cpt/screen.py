@@ -156,6 +156,7 @@ def logs_to(path: Path, level: int = NORMAL) -> Iterator[None]:
         handler.setFormatter(form)
         root.addHandler(handler)
     root.setLevel(logging.INFO if level >= VERBOSE else logging.WARNING)
+    logging.getLogger("cpt").setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         yield

@@ -1,10 +1,11 @@
 """Evaluate one folder of weights on every task and suite: greedy, and sampled where the recipe asks. All answers are kept.
 
-What is asked and how never depends on the training seed. The questions are split over the ranks, longest first.
+What is asked and how never depends on the training seed. The questions are split over the ranks, and all of a rank's go to
+the engine in one call.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpt import models, ranks
@@ -46,22 +47,20 @@ class Question:
         }
 
 
-def questions_of(recipe: Recipe, stream: Stream) -> list[tuple[Sampling, list[Question]]]:
-    """All questions, by how they are to be answered."""
+def questions_of(recipe: Recipe, stream: Stream, tokenizer) -> list[tuple[Question, Sampling]]:
+    """All questions, each with how it is to be answered; the draws of one row are neighbours."""
     sets = [(None, task) for task in stream.tasks] + [(name, task) for name, s in stream.suites.items() for task in s]
-    by_sampling: dict[tuple, tuple[Sampling, list[Question]]] = {}
+    asked = []
     for suite, task in sets:
         limit = task.spec.max_completion_length or recipe.evaluation.max_completion_length
+        greedy = Sampling(max_tokens=limit, stop_ids=models.answer_stops(tokenizer, task.spec))
         rows = list(task.eval)
-        greedy = Sampling(max_tokens=limit)
-        by_sampling.setdefault((limit, 0), (greedy, []))[1].extend(Question(suite, task, r, "greedy", 0) for r in rows)
+        asked += [(Question(suite, task, row, "greedy", 0), greedy) for row in rows]
         sampled = recipe.evaluation.sampled
         if sampled is not None and suite is None:
-            draw = Sampling(max_tokens=limit, temperature=sampled.temperature, seed=EVALUATION_SEED)
-            by_sampling.setdefault((limit, 1), (draw, []))[1].extend(
-                Question(suite, task, row, "sampled", i) for row in rows for i in range(sampled.samples)
-            )
-    return list(by_sampling.values())
+            draw = replace(greedy, temperature=sampled.temperature, seed=EVALUATION_SEED)
+            asked += [(Question(suite, task, row, "sampled", i), draw) for row in rows for i in range(sampled.samples)]
+    return asked
 
 
 def evaluate(
@@ -85,23 +84,21 @@ def evaluate(
     tokenizer = models.load_tokenizer(folder, recipe)
     model = models.load_policy(folder, base, recipe, trainable=False).to(ranks.state().device).eval()
     engine.sync(model, tokenizer)
-    groups = questions_of(recipe, stream)
     rank, world = ranks.state().process_index, ranks.world_size()
-    lines: list[dict] = []
-    with screen.progress(label, sum(len(questions[rank::world]) for _, questions in groups), "answer") as bar:
+    mine = questions_of(recipe, stream, tokenizer)[rank::world]
+    with screen.progress(label, len(mine), "answer") as bar:
 
         def on_done(count: int) -> None:
-            bar.update(len(lines) + count)
+            bar.update(count)
             if world == 1:
                 stop.check()
 
-        for sampling, questions in groups:
-            mine = questions[rank::world]
-            ids = models.encode_prompts(tokenizer, [question.row["prompt"] for question in mine], recipe)
-            completions = engine.generate(ids, sampling, on_done)
-            texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
-            lines += judge(mine, texts, [c.finished for c in completions], scorers)
-            stop.check()
+        ids = models.encode_prompts(tokenizer, [question.row["prompt"] for question, _ in mine], recipe)
+        completions = engine.generate(ids, [sampling for _, sampling in mine], on_done)
+        texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
+        stop.check()
+        lines = judge([question for question, _ in mine], texts, [c.finished for c in completions], scorers)
+        stop.check()
     engine.release()
     del model
     lines = ranks.gather(lines)

@@ -1,20 +1,39 @@
 """Rollout engines: one engine a run, used by training and by evaluation. ENGINES maps the recipe's name to its builder."""
 
-from cpt.recipe import Rollouts
-from cpt.rollouts.base import Completion, Engine, Sampling
+from collections.abc import Sequence
+from pathlib import Path
 
-__all__ = ["ENGINES", "Completion", "Engine", "Sampling", "start"]
+from cpt.recipe import Recipe
+from cpt.rollouts.base import Completion, Engine, Sampling, StaleWeights
+
+__all__ = ["ENGINES", "Completion", "Engine", "Sampling", "StaleWeights", "start"]
 
 
-def _transformers(settings: Rollouts) -> Engine:
+def _transformers(recipe: Recipe, *_) -> Engine:
     from cpt.rollouts.transformers import TransformersEngine
 
-    return TransformersEngine(settings.batch_size)
+    return TransformersEngine(recipe.rollouts.batch_size)
 
 
-ENGINES = {"transformers": _transformers}
+def _vllm(recipe: Recipe, *where) -> Engine:
+    from cpt.rollouts.vllm import VllmEngine
+
+    return VllmEngine(recipe, *where)
 
 
-def start(settings: Rollouts) -> Engine:
-    """The engine that the recipe asks for; it lives as long as the run."""
-    return ENGINES[settings.engine](settings)
+def _server(recipe: Recipe, *where) -> Engine:
+    from cpt.rollouts.server import ServerEngine
+
+    return ServerEngine(recipe, *where)
+
+
+ENGINES = {"transformers": _transformers, "vllm": _vllm, "server": _server}
+
+
+def start(recipe: Recipe, base: Path, place: Path, probes: Sequence[list[int]], logfile: Path) -> Engine:
+    """The engine that the recipe asks for; it lives as long as the run.
+
+    `base` is the model that the run starts from, `place` a folder for the engine's own files, `probes` a few prompts (token
+    ids) on which engine and policy are compared after every sync; what the engine prints goes to `logfile`.
+    """
+    return ENGINES[recipe.rollouts.engine](recipe, base, place, probes, logfile)

@@ -10,11 +10,13 @@ import torch
 from transformers import GenerationConfig
 
 from cpt.models import stop_ids
-from cpt.rollouts.base import Completion, Sampling
+from cpt.rollouts.base import Completion, Sampling, Tensors, each_sampling
 
 
 class TransformersEngine:
     """See `rollouts.base.Engine`. `batch_size` bounds how many prompts are continued at once."""
+
+    corrected = False
 
     def __init__(self, batch_size: int):
         self.batch_size = batch_size
@@ -23,10 +25,11 @@ class TransformersEngine:
         self.stop_ids: list[int] = []
         self.pad_id = 0
 
-    def sync(self, model, tokenizer) -> None:
+    def sync(self, model, tokenizer, tensors: Tensors | None = None) -> dict[str, float]:
         self.model = model
         self.stop_ids = stop_ids(model, tokenizer)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_ids[0]
+        return {}
 
     def release(self) -> None:
         self.model = None
@@ -35,15 +38,35 @@ class TransformersEngine:
         self.release()
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, on_done: Callable[[int], None] | None = None
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling | Sequence[Sampling],
+        on_done: Callable[[int], None] | None = None,
     ) -> list[Completion]:
+        alike: dict[str, list[int]] = {}  # the places of the prompts that are continued in the same way
+        samplings = each_sampling(sampling, len(prompts))
+        for i, each in enumerate(samplings):
+            alike.setdefault(repr(each), []).append(i)
+        completions: list[Completion | None] = [None] * len(prompts)
+        training = self.model.training
+        self.model.eval()
+        done = 0
+        for places in alike.values():
+            tell = (lambda count, before=done: on_done(before + count)) if on_done else None
+            made = self._alike([prompts[i] for i in places], samplings[places[0]], tell)
+            for place, completion in zip(places, made, strict=True):
+                completions[place] = completion
+            done += len(places)
+        self.model.train(training)
+        self.rollout_tokens += sum(len(completion.token_ids) for completion in completions)
+        return completions
+
+    def _alike(self, prompts: list[list[int]], sampling: Sampling, on_done) -> list[Completion]:
         config = self._generation_config(sampling)
         # The longest first: an out-of-memory error comes at once, and rows of one batch are of similar length.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         completions: list[Completion | None] = [None] * len(prompts)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        training = self.model.training
-        self.model.eval()
         with torch.random.fork_rng(devices=devices, enabled=sampling.seed is not None), torch.no_grad():
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
@@ -53,8 +76,6 @@ class TransformersEngine:
                     completions[index] = completion
                 if on_done:
                     on_done(start + len(batch))
-        self.model.train(training)
-        self.rollout_tokens += sum(len(completion.token_ids) for completion in completions)
         return completions
 
     def _generation_config(self, sampling: Sampling) -> GenerationConfig:
@@ -64,7 +85,7 @@ class TransformersEngine:
             **{
                 "max_new_tokens": sampling.max_tokens,
                 "do_sample": drawn,
-                "eos_token_id": self.stop_ids,
+                "eos_token_id": [*self.stop_ids, *sampling.stop_ids],
                 "pad_token_id": self.pad_id,
                 "repetition_penalty": sampling.repetition_penalty,
                 **(choice | {"min_p": sampling.min_p} if drawn else {}),
@@ -82,21 +103,28 @@ class TransformersEngine:
             out_BT = self.model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=config)
         finally:
             self.model.generation_config = own
-        stop = set(self.stop_ids)
+        stop = set(config.eos_token_id)
         return [_cut(ids, stop) for ids in out_BT[:, ids_BT.size(1) :].tolist()]
 
-    @torch.no_grad()
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[list[float]]:
-        scored = []
-        for start in range(0, len(prompts), self.batch_size):
-            continued = completions[start : start + self.batch_size]
-            rows = [p + c for p, c in zip(prompts[start : start + self.batch_size], continued, strict=True)]
-            ids_BT, mask_BT = left_pad(rows, self.pad_id, self.model.device)
-            positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
-            logits_BTV = self.model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT).logits
-            logps_BT = logits_BTV[:, :-1].float().log_softmax(-1).gather(-1, ids_BT[:, 1:, None]).squeeze(-1)
-            scored += [logps_BT[i, -len(c) :].tolist() if c else [] for i, c in enumerate(continued)]
-        return scored
+        return score(self.model, prompts, completions, self.batch_size, self.pad_id)
+
+
+@torch.no_grad()
+def score(model, prompts: Sequence, completions: Sequence, batch_size: int, pad_id: int) -> list[list[float]]:
+    """The log-probability (nats) that `model` gives to each token of each completion after its prompt (no dropout)."""
+    training, scored = model.training, []
+    model.eval()
+    for start in range(0, len(prompts), batch_size):
+        continued = completions[start : start + batch_size]
+        rows = [p + c for p, c in zip(prompts[start : start + batch_size], continued, strict=True)]
+        ids_BT, mask_BT = left_pad(rows, pad_id, model.device)
+        positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
+        logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT).logits
+        logps_BT = logits_BTV[:, :-1].float().log_softmax(-1).gather(-1, ids_BT[:, 1:, None]).squeeze(-1)
+        scored += [logps_BT[i, -len(c) :].tolist() if c else [] for i, c in enumerate(continued)]
+    model.train(training)
+    return scored
 
 
 def left_pad(rows: Sequence[list[int]], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,6 +23,8 @@ def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
     ours["use_cpu"] = ranks.state().device.type == "cpu"
     if stage.kind == "rlvr":
         ours["chat_template_kwargs"] = recipe.model.chat_template_kwargs
+        ours["use_vllm"] = recipe.rollouts.engine != "transformers"  # TRL then corrects for the sampler's mismatch
+        ours["vllm_mode"] = "colocate"  # as far as TRL need know
     run_decides = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none"}
     try:
         config = config_class(**ours | stage.args, **run_decides)

@@ -98,7 +98,12 @@ def _sample(ctx: StageContext, prompts: list, max_length: int | None) -> tuple[l
         raise UserError(f"{ctx.key}: max_length {max_length} leaves no room for an answer after the longest prompt")
     limit = ctx.task.spec.max_completion_length or ctx.recipe.evaluation.max_completion_length
     seed = ctx.seed + ranks.state().process_index
-    sampling = Sampling(max_tokens=min(room, limit), temperature=ctx.stage.pairs.temperature, seed=seed)
+    sampling = Sampling(
+        max_tokens=min(room, limit),
+        temperature=ctx.stage.pairs.temperature,
+        seed=seed,
+        stop_ids=models.answer_stops(tokenizer, ctx.task.spec),
+    )
     ctx.rollouts.sync(policy, tokenizer)
     with ctx.screen.progress(f"{ctx.task.name} {ctx.name} pairs", len(ids), "answer") as bar:
         completions = ctx.rollouts.generate(ids, sampling, bar.update)

@@ -1,25 +1,43 @@
 """Reinforcement learning from verifiable rewards: TRL's GRPOTrainer (2402.03300) on the run's own rollout engine."""
 
 import torch
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
+from trl.trainer import grpo_trainer
 
 from cpt import models
 from cpt.data.rows import completion_text, unpack
 from cpt.rollouts import Sampling
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
+from cpt.stages.generation import generating_with
 from cpt.stages.training import build, drop_reference_adapter, load_policy, train
+
+FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
 
 
 class RlvrStageTrainer(GRPOTrainer):
-    """GRPOTrainer whose rollouts come from the run's engine, synced to the policy before every generation."""
+    """GRPOTrainer whose rollouts come from the run's engine, synced to the policy before every generation.
 
-    def __init__(self, *args, engine, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.engine = engine
+    An engine that is the policy itself (transformers) generates here; one that is a copy (vLLM) goes through TRL's own
+    way to vLLM, with its correction for the sampler's mismatch. `stops` are token ids that end an answer.
+    """
+
+    def __init__(self, *args, engine, stops: tuple[int, ...] = (), **kwargs):
+        self.engine, self.stops = engine, stops
+        with generating_with(engine, stops, grpo_trainer, self._heard):
+            super().__init__(*args, **kwargs)
+
+    def _heard(self, found: dict[str, float]) -> None:
+        for name, value in found.items():
+            self._metrics["train"][f"rollouts/{name}"].append(value)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        if self.use_vllm:
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
         sampling = Sampling(
             max_tokens=self.max_completion_length,
             temperature=self.temperature,
@@ -27,6 +45,7 @@ class RlvrStageTrainer(GRPOTrainer):
             top_k=self.top_k,
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+            stop_ids=self.stops,
             options=self.args.generation_kwargs or {},
         )
         with (
@@ -41,8 +60,7 @@ class RlvrStageTrainer(GRPOTrainer):
         ):
             self.engine.sync(policy, self._tokenizer)
             completions = self.engine.generate(prompt_ids, sampling)
-        logprobs = None if completions[0].logprobs is None else [completion.logprobs for completion in completions]
-        return [completion.token_ids for completion in completions], logprobs
+        return [completion.token_ids for completion in completions], None
 
     def train_tokens(self) -> int:
         return int(self.state.num_input_tokens_seen) * self.num_iterations
@@ -64,19 +82,40 @@ def reward_function(ctx: StageContext, stop_ids: set[int]):
     return reward
 
 
+class MismatchAlarm(TrainerCallback):
+    """Warns, once a stage, where the importance ratio between policy and sampler is far from 1."""
+
+    def __init__(self, ctx: StageContext):
+        self.ctx, self.said = ctx, False
+
+    def on_log(self, args, state, control, logs=None, **_):
+        ratio = logs.get("sampling/importance_sampling_ratio/mean")
+        if ratio is not None and not abs(ratio - 1) <= FAR_FROM_ONE and not self.said:
+            self.said = True
+            self.ctx.screen.warn(
+                f"{self.ctx.task.name} {self.ctx.name}, step {state.global_step}: the policy gives the engine's answers "
+                f"{ratio:.2f} times the probability that the engine gave them (mean of TRL's importance ratio): engine and "
+                "policy compute differently; look at dtype, quantization and kv_cache_dtype in `rollouts`"
+            )
+
+
 def run(ctx: StageContext, rows, strategies) -> dict:
-    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
+    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
     policy = load_policy(ctx, ctx.reference)
+    stops = models.answer_stops(tokenizer, ctx.task.spec)
     trainer = build(
         ctx,
         RlvrStageTrainer,
         model=policy,
-        reward_funcs=reward_function(ctx, set(models.stop_ids(policy, tokenizer))),
+        reward_funcs=reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops}),
         args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
         train_dataset=rows,
         processing_class=tokenizer,
         engine=ctx.rollouts,
+        stops=stops,
     )
     drop_reference_adapter(trainer, ctx)
+    if ctx.rollouts.corrected:
+        trainer.add_callback(MismatchAlarm(ctx))
     return train(ctx, trainer, strategies)

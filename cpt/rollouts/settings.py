@@ -1,0 +1,107 @@
+"""vLLM's arguments as the run needs them, and its errors as one line for the user."""
+
+import importlib.metadata
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cpt.errors import UserError
+from cpt.recipe import Recipe
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM makes room for
+KV_CACHE_BYTES = 2**30  # on the CPU, where vLLM would take most of the machine's memory; 1 GiB serves our small models
+
+
+def environment() -> dict[str, str]:
+    """Environment variables that vLLM reads when it is imported; those that the user set stay."""
+    import torch
+
+    wanted = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "0"}
+    if not torch.cuda.is_available():
+        wanted["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else its threads and the trainer's fight for the same core
+    return wanted | {name: os.environ[name] for name in wanted if name in os.environ}
+
+
+def engine_arguments(recipe: Recipe) -> dict[str, Any]:
+    """vLLM's EngineArgs, without the model: ours under the recipe's own."""
+    import torch
+
+    given = recipe.rollouts.arguments
+    cuda = torch.cuda.is_available()
+    ours: dict[str, Any] = {
+        "dtype": "bfloat16" if cuda else "float32",
+        "generation_config": "vllm",
+        "logprobs_mode": "processed_logprobs",
+        "worker_extension_cls": "cpt.rollouts.worker.PolicyWorker",
+        "trust_remote_code": recipe.model.trust_remote_code,
+        "seed": 0,
+    }
+    if not cuda:
+        ours["enforce_eager"] = True  # compiling takes 30 s and gains nothing on small models
+        if "gpu_memory_utilization" not in given:
+            ours["kv_cache_memory_bytes"] = KV_CACHE_BYTES
+    if recipe.adapter is not None:
+        rank = recipe.adapter.model_extra.get("r", 8)  # PEFT's default
+        fitting = [each for each in LORA_RANKS if each >= rank]
+        if not fitting:
+            raise UserError(f"adapter.r: vLLM serves ranks up to {LORA_RANKS[-1]}, not {rank}")
+        ours |= {"enable_lora": True, "max_lora_rank": fitting[0], "max_loras": 1}
+    return ours | given
+
+
+@contextmanager
+def explained(recipe: Recipe) -> Iterator[None]:
+    """Raise what vLLM refuses at its start as one line for the user."""
+    try:
+        yield
+    except Exception as error:
+        line = explanation(str(error), recipe)
+        if line is None:
+            raise
+        raise UserError(line) from error
+
+
+def explanation(said: str, recipe: Recipe) -> str | None:
+    """What the user can do about an error (or the last lines of a log) of vLLM's start; None where we do not know it."""
+    said = " ".join(said.split())
+    if found := re.search(r"max seq len \((\d+)\).*?KV cache is needed.*?memory \(([\d.]+) GiB\)", said):
+        fits = re.search(r"estimated maximum model length is (\d+)", said)
+        value = f"rollouts.max_model_len: at most {fits[1]} fits" if fits else "rollouts.gpu_memory_utilization: raise it"
+        return (
+            f"{value}: vLLM's cache of {found[2]} GiB holds no answer of {found[1]} tokens "
+            "(kv_cache_memory_bytes or gpu_memory_utilization give it more)"
+        )
+    if found := re.search(r"Free memory on device .*?\(([\d.]+)/([\d.]+) GiB\).*?utilization \(([\d.]+)", said):
+        fits = max(0.0, float(found[1]) / float(found[2]) - 0.02)
+        return (
+            f"rollouts.gpu_memory_utilization: {found[3]} is more than the device has free ({found[1]} of {found[2]} GiB): "
+            f"{fits:.2f} fits"
+        )
+    if found := re.search(r"\(([\d.]+)/([\d.]+) GiB\) on kv cache allocation is less than requested .*?\(([\d.]+)", said):
+        return (
+            f"rollouts.kv_cache_memory_bytes: {found[3]} GiB were asked for, {found[1]} GiB are free: "
+            f"{int(float(found[1]) * 0.8 * 2**30)} fits"
+        )
+    if "No available memory for the cache blocks" in said:
+        return "rollouts.gpu_memory_utilization: nothing is left for vLLM's cache beside the weights: raise it"
+    if "CUDA out of memory" in said or "OutOfMemoryError" in said:
+        return "rollouts.gpu_memory_utilization: vLLM ran out of memory while it started: lower it, or max_num_seqs"
+    if "are not supported for now" in said or "has no vLLM implementation" in said:
+        return f"rollouts.engine: vLLM does not support this model ({recipe.model.path}): use `engine: transformers`"
+    if found := re.search(r"Unsupported CPU attention configuration: (head_dim=\d+)", said):
+        return f"rollouts.engine: vLLM on the CPU has no attention for {found[1]}: use `engine: transformers`"
+    if found := re.search(r"max_model_len \((\d+)\) is greater than the derived max_model_len \(.*?(\d+)", said):
+        return f"rollouts.max_model_len: {found[1]} is more than the model's context of {found[2]}"
+    return None
+
+
+def version() -> str:
+    """vLLM's version; on machines without GPUs its distribution is called vllm-cpu."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"

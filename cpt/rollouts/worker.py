@@ -1,0 +1,85 @@
+"""cpt's part of a vLLM worker (`--worker-extension-cls cpt.rollouts.worker.PolicyWorker`): it takes weights, and says what it has.
+
+vLLM adds the class to its own worker, so `self` has `model_runner`. Answers are JSON, for they also travel over HTTP.
+
+Two things vLLM leaves to us. On the CPU each linear layer holds a packed copy of its weights; vLLM's reload packs them anew,
+but not a head that is tied to the embedding (its logprobs are then off by 0.1 to 0.9, silently): `cpt_finish` does. And no
+part of vLLM can say which weights it has: `cpt_fingerprints` does.
+"""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+from cpt.rollouts.fingerprints import digest, is_norm, stride
+
+# At every reload vLLM warns of the layers that have no weights of their own (a tied head, the rotary embedding).
+logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+if "gloo" not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine("gloo", "cpt.rollouts.gloo", "GlooWeightTransferEngine")
+
+
+class PolicyWorker:
+    """What `collective_rpc` can ask of each worker."""
+
+    cpt_updates = 0  # how often the weights were taken since the engine started
+
+    def cpt_load(self, weights: Iterable) -> None:
+        """Take (name, whole tensor) pairs under their names in the checkpoint; in this process only."""
+        self.model_runner.reload_weights(weights_iterator=weights)
+        self.cpt_finish()
+
+    def cpt_load_directory(self, folder: str) -> None:
+        """Take the safetensors files of a folder."""
+        from safetensors import safe_open
+
+        files = sorted(Path(folder).glob("*.safetensors"))
+        if not files:
+            raise FileNotFoundError(f"{folder} has no *.safetensors on this machine: is the folder shared with the run?")
+
+        def tensors():
+            for file in files:
+                with safe_open(file, framework="pt") as opened:
+                    for name in opened.keys():  # noqa: SIM118 (no dict)
+                        yield name, opened.get_tensor(name)
+
+        self.cpt_load(tensors())
+
+    def cpt_finish(self) -> None:
+        """The weights are here, by whatever way: pack a tied head again, and count."""
+        model = self.model_runner.get_model()
+        for module in model.modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
+        self.cpt_updates += 1
+
+    def cpt_fingerprints(self) -> dict:
+        """What this worker has: its count of updates, dtype, and digests of norms, embedding and head (of its shard)."""
+        model = self.model_runner.get_model()
+        norms = sorted(digest(each) for name, each in model.named_parameters() if is_norm(name, each))
+        tables: dict[str, list] = {"embedding": [], "head": []}
+        for module in model.modules():
+            if isinstance(module, VocabParallelEmbedding):
+                where = module.shard_indices
+                start, end = where.org_vocab_start_index, where.org_vocab_end_index
+                step = stride(module.org_vocab_size)
+                first = -start % step
+                kind = "head" if isinstance(module, ParallelLMHead) else "embedding"
+                tables[kind].append([start, end, digest(module.weight[first : end - start : step])])
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        return {"updates": self.cpt_updates, "dtype": dtype, "norms": norms, **tables}
+
+    def cpt_adapter(self) -> dict:
+        """The newest adapter: its number (0 for none) and the digests of all its tensors."""
+        manager = self.model_runner.lora_manager
+        newest = max(manager.list_adapters(), default=0)
+        found = []
+        if newest:
+            for layer in manager._adapter_manager.get_adapter(newest).loras.values():
+                for part in (layer.lora_a, layer.lora_b):
+                    found += [digest(each) for each in (part if isinstance(part, list) else [part]) if each is not None]
+        dtype = str(self.model_runner.lora_config.lora_dtype).removeprefix("torch.")
+        return {"number": newest, "dtype": dtype, "digests": sorted(found)}
