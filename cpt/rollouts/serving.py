@@ -1,0 +1,137 @@
+"""A `vllm serve` of our own: started, watched, started again, and ended with the run (see `keeper`)."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from cpt.errors import UserError
+from cpt.recipe import Recipe
+from cpt.rollouts.settings import engine_arguments, environment, explanation
+
+BASE_NAME = "base"  # under which the server knows the weights that are not an adapter's
+LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+log = logging.getLogger(__name__)
+
+
+class Serving:
+    """The server's process. `logfile` takes all that it prints; `transfer` is how it will be given weights."""
+
+    def __init__(self, recipe: Recipe, base: Path, logfile: Path, transfer: str):
+        self.recipe, self.base, self.logfile, self.transfer = recipe, base, logfile, transfer
+        self.process: subprocess.Popen | None = None
+        self.port = 0
+        logfile.parent.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            UserError: the port is taken, or vLLM refuses to start for a reason that we know.
+            RuntimeError: it ended or did not come up in time; with the last lines of its log.
+        """
+        self.port = self._free_port()
+        written = self.logfile.stat().st_size if self.logfile.exists() else 0
+        began = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cpt.rollouts.keeper", str(self.logfile), *self._command()],
+            stdin=subprocess.PIPE,
+            env=self._environment(),
+            start_new_session=True,
+        )
+        while not self._answers():
+            if self.process.poll() is not None:
+                self._explain(written, "ended while it started")
+            if time.monotonic() - began > self.recipe.rollouts.start_timeout:
+                self.stop()
+                self._explain(written, f"did not answer within {self.recipe.rollouts.start_timeout:g} s (start_timeout)")
+            time.sleep(0.2)
+        log.info("engine start: vllm serve on %s in %.1f s, log %s", self.url, time.monotonic() - began, self.logfile)
+
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        """End the server; returns when it and all its processes are gone."""
+        if self.process is not None:
+            self.process.stdin.close()
+            self.process.wait()
+            self.process = None
+
+    def tail(self, lines: int = 12) -> str:
+        """The last lines of the server's log."""
+        if not self.logfile.exists():
+            return ""
+        return "\n".join(self.logfile.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    # -- how it is started -----------------------------------------------------------------------------------------------
+
+    def _free_port(self) -> int:
+        asked = self.recipe.rollouts.port
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", asked or 0))
+            except OSError as error:
+                raise UserError(
+                    f"rollouts.port: {asked} is taken by another process; choose another, or leave it out for a free one"
+                ) from error
+            return probe.getsockname()[1]
+
+    def _command(self) -> list[str]:
+        arguments = engine_arguments(self.recipe)
+        if self.transfer != "directory":
+            arguments["weight_transfer_config"] = {"backend": self.transfer}
+        words = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(self.base), *flags(arguments)]
+        return [*words, "--served-model-name", BASE_NAME, "--host", "127.0.0.1", "--port", str(self.port)]
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
+        ours = environment() | {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+        ours.pop("VLLM_CONFIGURE_LOGGING")  # it has a log of its own
+        if self.recipe.rollouts.devices is not None:
+            ours["CUDA_VISIBLE_DEVICES"] = self.recipe.rollouts.devices
+        if self.transfer == "ipc":
+            ours["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # vLLM sends CUDA handles as pickles, to its own loopback
+        return inherited | ours
+
+    def _answers(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/health", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def _explain(self, written: int, what: str) -> None:
+        with self.logfile.open("rb") as stream:
+            stream.seek(written)
+            known = explanation(stream.read().decode(errors="replace"), self.recipe)
+        if known:
+            raise UserError(f"{known} (log: {self.logfile})")
+        raise RuntimeError(f"vllm serve {what}; the end of its log ({self.logfile}):\n{self.tail()}")
+
+
+def flags(arguments: dict[str, Any]) -> list[str]:
+    """Engine arguments as words of `vllm serve`."""
+    words = []
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, dict):
+            words += [f"--{flag}", json.dumps(value)]
+        elif isinstance(value, list):
+            words += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return words

@@ -1,0 +1,140 @@
+"""How weights reach a server: through a directory, or over a process group by vLLM's weight-transfer API.
+
+| transfer | where |
+|---|---|
+| directory | everywhere the server sees the same files; and all adapters |
+| gloo | CPUs (our backend, `gloo`) |
+| ipc | policy and engine on one GPU (vLLM's) |
+| nccl | policy and engine on different GPUs (vLLM's) |
+
+ipc and nccl have not run here: no machine at hand has vLLM and a GPU. They follow vLLM 0.31's weight_transfer module.
+"""
+
+import shutil
+import socket
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+
+from cpt.recipe import ServerRollouts
+from cpt.rollouts.buckets import Channel, Named, send
+from cpt.rollouts.http import Servers
+
+SHARD_BYTES = 2 * 2**30
+
+
+def choose(settings: ServerRollouts, adapter: bool) -> str:
+    """The way for a server that this run starts. Adapters are small: they go as files, in vLLM's own form."""
+    if adapter:
+        return "directory"
+    if settings.transfer != "auto":
+        return settings.transfer
+    if not torch.cuda.is_available():
+        return "gloo"
+    return "nccl" if settings.devices is not None else "ipc"
+
+
+class Directory:
+    """Safetensors files in `place`, which the servers read. Only one update is on the disk at a time."""
+
+    def __init__(self, servers: Servers, place: Path):
+        self.servers, self.place = servers, place / "weights"
+
+    def send(self, tensors: Iterable[Named]) -> None:
+        shutil.rmtree(self.place, ignore_errors=True)
+        self.place.mkdir(parents=True)
+        write_shards(tensors, self.place)
+        self.servers.rpc("cpt_load_directory", [str(self.place.resolve())])
+        shutil.rmtree(self.place)
+
+    def close(self) -> None:
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+def write_shards(tensors: Iterable[Named], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    from cpt.rollouts.buckets import bucketed
+
+    for number, bucket in enumerate(bucketed(tensors, SHARD_BYTES)):
+        save_file({name: tensor.contiguous() for name, tensor in bucket}, folder / f"model-{number:05d}.safetensors")
+
+
+class Gloo:
+    """Our backend: a gloo group of this process (rank 0) and all workers of all servers."""
+
+    def __init__(self, servers: Servers, timeout: float):
+        self.servers, self.timeout = servers, timeout
+        self.channel: Channel | None = None
+
+    def send(self, tensors: Iterable[Named]) -> None:
+        if self.channel is None:
+            self.channel = self._meet()
+        self.servers.post_all("start_weight_update")
+        with ThreadPoolExecutor(1) as beside:  # the servers listen inside this call
+            listening = beside.submit(self.servers.post_all, "update_weights", {"update_info": {}})
+            send(self.channel, tensors)
+            listening.result()
+        self.servers.post_all("finish_weight_update")
+        self.servers.rpc("cpt_finish")
+
+    def _meet(self) -> Channel:
+        sizes = self.servers.world_sizes()
+        world, address, port = 1 + sum(sizes), own_address(self.servers.urls), free_port()
+        infos = []
+        for number in range(len(sizes)):
+            where = {"master_address": address, "master_port": port, "rank_offset": 1 + sum(sizes[:number])}
+            infos.append({"init_info": where | {"world_size": world, "timeout": self.timeout}})
+        with ThreadPoolExecutor(1) as beside:
+            joining = beside.submit(self.servers.post_each, "init_weight_transfer_engine", infos)
+            channel = Channel.join(address, port, 0, world, self.timeout)
+            joining.result()
+        return channel
+
+    def close(self) -> None:
+        self.channel = None
+
+
+class VllmTransfer:
+    """vLLM's own trainer-side engines, `nccl` and `ipc`. Not run here."""
+
+    def __init__(self, servers: Servers, backend: str):
+        self.servers, self.backend = servers, backend
+        self.engine = None
+        self.source = None
+
+    def send(self, tensors: Iterable[Named]) -> None:
+        from cpt.rollouts.vllm_transfer import OneCallSource, trainer_engine
+
+        if self.engine is None:
+            self.source = OneCallSource()
+            address, port = own_address(self.servers.urls), free_port()
+            self.source.fill(tensors)
+            self.engine = trainer_engine(self.backend, self.servers, self.source, address, port)
+        else:
+            self.source.fill(tensors)
+        self.engine.send_weights()
+        self.servers.rpc("cpt_finish")
+
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.shutdown()
+
+
+def own_address(urls: list[str]) -> str:
+    """This machine's address as the first server sees it."""
+    host = urlparse(urls[0]).hostname
+    if host in ("127.0.0.1", "localhost", "::1"):
+        return "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 1))  # sends nothing: it asks which of our addresses would be used
+        return probe.getsockname()[0]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
