@@ -21,7 +21,7 @@ import torch
 
 from cpt.recipe import ServerRollouts
 from cpt.rollouts.buckets import Channel, Named, send
-from cpt.rollouts.http import Servers
+from cpt.rollouts.client import Servers
 
 SHARD_BYTES = 2 * 2**30
 
@@ -107,16 +107,15 @@ class VllmTransfer:
         self.source = None
 
     def send(self, tensors: Iterable[Named]) -> None:
-        from cpt.rollouts.vllm_transfer import OneCallSource, trainer_engine
+        from cpt.rollouts.vllm_transfer import PolicySource, trainer_engine
 
+        self.source = self.source or PolicySource()
+        self.source.fill(tensors)
         if self.engine is None:
-            self.source = OneCallSource()
             address, port = own_address(self.servers.urls), free_port()
-            self.source.fill(tensors)
             self.engine = trainer_engine(self.backend, self.servers, self.source, address, port)
-        else:
-            self.source.fill(tensors)
         self.engine.send_weights()
+        self.source.empty()
         self.servers.rpc("cpt_finish")
 
     def close(self) -> None:

@@ -1,0 +1,73 @@
+"""Talking to `vllm serve`: one or several servers, all asked alike."""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+
+CONNECTIONS = 64  # to one server at once
+COUNTERS = re.compile(r"^vllm:(?:prompt|generation)_tokens_total\S* (\S+)$", re.MULTILINE)
+
+
+class ServerLost(Exception):
+    """A server is gone, hangs, or failed inside: start it again (where it is ours) and ask once more."""
+
+
+class Servers:
+    """The servers at `urls`; `patience` seconds without an answer to a small question count as a hang."""
+
+    def __init__(self, urls: Sequence[str], patience: float):
+        self.urls, self.patience = [url.rstrip("/") for url in urls], patience
+        self.session = requests.Session()
+        self.session.trust_env = False  # no proxy stands between us and a server of ours
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+
+    def post(self, url: str, path: str, body: dict | None = None, timeout: float | None = None) -> Any:
+        """The JSON answer (None for an empty one). Raises ServerLost, or RuntimeError where the server refuses the question."""
+        try:
+            answer = self.session.post(f"{url}/{path}", json=body, timeout=timeout)
+        except requests.RequestException as error:
+            raise ServerLost(f"{url}/{path}: {type(error).__name__}") from error
+        return self._content(answer)
+
+    def get(self, url: str, path: str) -> requests.Response:
+        try:
+            answer = self.session.get(f"{url}/{path}", timeout=self.patience)
+        except requests.RequestException as error:
+            raise ServerLost(f"{url}/{path}: {type(error).__name__}") from error
+        self._content(answer)
+        return answer
+
+    @staticmethod
+    def _content(answer: requests.Response) -> Any:
+        if answer.status_code >= 500:
+            raise ServerLost(f"{answer.url}: {answer.status_code} {answer.text[:500]}")
+        if answer.status_code >= 400:
+            raise RuntimeError(f"{answer.url}: {answer.status_code} {answer.text[:500]}")
+        is_json = answer.headers.get("content-type", "").startswith("application/json")
+        return answer.json() if is_json else None
+
+    def post_all(self, path: str, body: dict | None = None) -> list[Any]:
+        """The answers of all servers, asked at once."""
+        return self.post_each(path, [body] * len(self.urls))
+
+    def post_each(self, path: str, bodies: Sequence[dict | None]) -> list[Any]:
+        with ThreadPoolExecutor(len(self.urls)) as pool:
+            return list(pool.map(lambda url, body: self.post(url, path, body), self.urls, bodies))
+
+    def rpc(self, method: str, arguments: Sequence[str] = ()) -> list[Any]:
+        """What every worker of every server answers to a method of `worker.PolicyWorker`."""
+        answers = self.post_all("collective_rpc", {"method": method, "args": list(arguments)})
+        return [each for answer in answers if answer for each in answer["results"]]
+
+    def world_sizes(self) -> list[int]:
+        """How many workers each server has."""
+        return [self.get(url, "get_world_size").json()["world_size"] for url in self.urls]
+
+    def progress(self) -> tuple[float, ...]:
+        """The tokens that all servers have read and written so far: a number that grows while they work."""
+        return tuple(float(each) for url in self.urls for each in COUNTERS.findall(self.get(url, "metrics").text))

@@ -1,0 +1,280 @@
+"""Rollouts by `vllm serve`: running servers at their URLs, or one that the run starts, watches and ends.
+
+Rank 0 asks for all ranks, and pushes the weights. A server that dies or hangs is started again (one that is not ours is
+waited for), given the policy once more, with the proof, and asked again; three times in ten minutes end the run.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpt import ranks
+from cpt.errors import UserError
+from cpt.recipe import Recipe
+from cpt.rollouts.base import Completion, Sampling, Tensors, each_sampling
+from cpt.rollouts.client import CONNECTIONS, Servers, ServerLost
+from cpt.rollouts.copying import CopyingEngine, Request
+from cpt.rollouts.serving import Serving
+from cpt.rollouts.transfer import Directory, Gloo, VllmTransfer, choose
+
+FAILURES, WITHIN = 3, 600.0  # so many in so many seconds end the run
+TOGETHER = 64  # prompts in one request, where all are continued alike
+log = logging.getLogger(__name__)
+
+
+class ServerEngine(CopyingEngine):
+    """See `copying.CopyingEngine`. All but rank 0 only hand over their prompts."""
+
+    def __init__(self, recipe: Recipe, base: Path, place: Path, probes: Sequence[list[int]], logfile: Path):
+        settings = recipe.rollouts
+        super().__init__(recipe, settings.directory or place, probes)
+        self.serving: Serving | None = None
+        self.failures: deque[float] = deque()
+        self.syncing = False  # the policy is being sent: after a restart `_sync` sends it anew by itself
+        ranks.on_main(self._open, base, place)
+
+    def _open(self, base: Path, place: Path) -> None:
+        """Start or find the servers (rank 0)."""
+        settings = self.recipe.rollouts
+        adapter = self.recipe.adapter is not None
+        self.transfer_name = choose(settings, adapter)
+        if settings.url is None:
+            self.serving = Serving(self.recipe, base, place.parent / "server.log", self.transfer_name)
+            self.serving.start()
+            urls = [self.serving.url]
+        else:
+            urls = [settings.url] if isinstance(settings.url, str) else list(settings.url)
+        self._connect(urls)
+
+    def _connect(self, urls: list[str]) -> None:
+        """Look at the servers, and count from what they have counted."""
+        settings = self.recipe.rollouts
+        self.servers = Servers(urls, settings.patience)
+        try:
+            has = self.servers.rpc("cpt_fingerprints")
+            config = self.servers.get(urls[0], "server_info?config_format=json").json()["vllm_config"]
+        except (RuntimeError, ServerLost) as error:
+            raise UserError(
+                f"rollouts.url: {error}; start the server as `VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode "
+                "processed_logprobs --worker-extension-cls cpt.rollouts.worker.PolicyWorker` (docs/rollouts.md)"
+            ) from error
+        self.dtype = has[0]["dtype"]
+        self.updates, self.adapters = has[0]["updates"], 0
+        if self.recipe.adapter is not None:
+            self.adapters = self.servers.rpc("cpt_adapter")[0]["number"]
+        if config["model_config"]["logprobs_mode"] != "processed_logprobs":
+            raise UserError("rollouts.url: start the server with --logprobs-mode processed_logprobs")
+        backend = (config.get("weight_transfer_config") or {}).get("backend")
+        if self.serving is None and settings.transfer == "auto":
+            self.transfer_name = backend if backend in ("gloo", "nccl", "ipc") and not self.recipe.adapter else "directory"
+        elif self.transfer_name not in ("directory", backend):
+            raise UserError(
+                f"rollouts.transfer: the server was started without --weight-transfer-config '{{\"backend\": "
+                f'"{self.transfer_name}"}}\''
+            )
+        self.transfer = self._make_transfer()
+
+    def _make_transfer(self) -> Directory | Gloo | VllmTransfer:
+        if self.transfer_name == "directory":
+            return Directory(self.servers, self.place)
+        if self.transfer_name == "gloo":
+            return Gloo(self.servers, self.recipe.rollouts.patience)
+        return VllmTransfer(self.servers, self.transfer_name)
+
+    # -- weights ---------------------------------------------------------------------------------------------------------
+
+    def sync(self, model, tokenizer, tensors: Tensors | None = None) -> dict[str, float]:
+        if not ranks.is_main() and tensors is not None:
+            for _ in tensors():  # take part in the gathering of sharded weights
+                pass
+        return ranks.on_main(self._sync, model, tokenizer, tensors)
+
+    def _sync(self, model, tokenizer, tensors: Tensors | None) -> dict[str, float]:
+        self.syncing = True
+        try:
+            return self._surely(super().sync, model, tokenizer, tensors)
+        finally:
+            self.syncing = False
+
+    def _push(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+        self.transfer.send(tensors)
+        self.servers.post_all("reset_prefix_cache")
+
+    def _push_adapter(self, folder: Path, name: str, number: int) -> None:
+        self.servers.post_all("v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
+        if self.adapter is not None:
+            self.servers.post_all("v1/unload_lora_adapter", {"lora_name": self.adapter})
+
+    def _ask(self, method: str) -> list[dict]:
+        return self.servers.rpc(method)
+
+    # -- rollouts --------------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling | Sequence[Sampling],
+        on_done: Callable[[int], None] | None = None,
+    ) -> list[Completion]:
+        mine = list(zip(prompts, each_sampling(sampling, len(prompts)), strict=True))
+        parts = ranks.gather([mine])
+        before = self.rollout_tokens
+        whole = [each for part in parts for each in part]
+        made = ranks.on_main(super().generate, [p for p, _ in whole], [s for _, s in whole], on_done)
+        first = sum(len(part) for part in parts[: ranks.state().process_index])
+        own = made[first : first + len(mine)]
+        self.rollout_tokens = before + sum(len(completion.token_ids) for completion in own)
+        return own
+
+    def _seeds(self, samplings: Sequence[Sampling], parts: Sequence[range]) -> list[int | None]:
+        """Each request draws for itself: from the sampling's seed, or from one that is drawn here (and so resumes)."""
+        drawn = int(torch.randint(2**31, ())) if any(s.temperature > 0 and s.seed is None for s in samplings) else 0
+        seeds: list[int | None] = []
+        for part in parts:
+            said = samplings[part.start]
+            base = drawn if said.seed is None else said.seed
+            seeds.append((base + part.start) % 2**31 if said.temperature > 0 else None)
+        return seeds
+
+    def _complete(self, requests: list[Request], on_done: Callable[[int], None] | None) -> list[list[Completion]]:
+        return self._surely(self._complete_once, requests, on_done)
+
+    def _complete_once(self, requests: list[Request], on_done) -> list[list[Completion]]:
+        together = batches(requests)
+        made: list[list[Completion] | None] = [None] * len(requests)
+        pool = ThreadPoolExecutor(CONNECTIONS * len(self.servers.urls))
+        try:
+            asked = {}
+            for number, places in enumerate(together):
+                url = self.servers.urls[number % len(self.servers.urls)]
+                body = self._body([requests[i] for i in places])
+                asked[pool.submit(self.servers.post, url, "v1/completions", body)] = places
+            done = 0
+            for answered in self._as_they_come(list(asked)):
+                places = asked[answered]
+                for place, completions in zip(places, completions_of(answered.result(), requests[places[0]].n), strict=True):
+                    made[place] = completions
+                done += len(places)
+                if on_done:
+                    on_done(done)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return made
+
+    def _as_they_come(self, asked: list[Future]) -> Iterator[Future]:
+        """The answers in the order of their coming. Raises ServerLost where the servers make no progress for too long."""
+        waiting, patience = set(asked), self.recipe.rollouts.patience
+        seen, since = None, time.monotonic()
+        while waiting:
+            ready, waiting = wait(waiting, timeout=min(patience / 4, 5.0), return_when="FIRST_COMPLETED")
+            yield from ready
+            if ready:
+                since = time.monotonic()
+            elif (now := self.servers.progress()) != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > patience:
+                raise ServerLost(f"no token for {patience:g} s (rollouts.patience)")
+
+    def _body(self, alike: list[Request]) -> dict[str, Any]:
+        said = alike[0].sampling
+        return {
+            "model": self.adapter,  # None: the model that the server was started with
+            "prompt": [request.prompt for request in alike],
+            "n": alike[0].n,
+            "seed": alike[0].seed,
+            "max_tokens": said.max_tokens,
+            "temperature": said.temperature,
+            "top_p": said.top_p,
+            "top_k": said.top_k or 0,
+            "min_p": said.min_p or 0.0,
+            "repetition_penalty": said.repetition_penalty,
+            "stop_token_ids": [*self.stop_ids, *said.stop_ids],
+            "logprobs": 0 if said.logprobs else None,
+            "return_token_ids": True,
+            **said.options,
+        }
+
+    # -- failures --------------------------------------------------------------------------------------------------------
+
+    def _surely(self, what: Callable, *arguments):
+        """What `what` returns; a lost server is started again, given the policy, and asked again."""
+        while True:
+            try:
+                return what(*arguments)
+            except ServerLost as error:
+                self._recover(error)
+
+    def _recover(self, error: ServerLost) -> None:
+        now = time.monotonic()
+        self.failures.append(now)
+        while now - self.failures[0] > WITHIN:
+            self.failures.popleft()
+        log.warning("server lost (%d): %s", len(self.failures), error)
+        if len(self.failures) >= FAILURES:
+            tail = f"; the end of its log ({self.serving.logfile}):\n{self.serving.tail()}" if self.serving else ""
+            raise RuntimeError(f"the server failed {FAILURES} times within {WITHIN / 60:g} minutes: {error}{tail}") from error
+        urls = self.servers.urls
+        if self.serving is not None:
+            self.serving.stop()
+            self.serving.start()
+            urls = [self.serving.url]
+        else:
+            self._await(urls)
+        self.transfer.close()
+        self._connect(urls)
+        if self.policy is not None and not self.syncing:
+            self._prove(self.policy[0], self._send())
+
+    def _await(self, urls: list[str]) -> None:
+        """Wait for servers that are not ours to answer again."""
+        deadline = time.monotonic() + self.recipe.rollouts.start_timeout
+        for url in urls:
+            while True:
+                try:
+                    self.servers.get(url, "health")
+                    break
+                except ServerLost as error:
+                    if time.monotonic() > deadline:
+                        raise RuntimeError(f"rollouts.url: {url} does not come back: {error}") from error
+                    time.sleep(1.0)
+
+    def close(self) -> None:
+        if ranks.is_main():
+            if self.serving is not None:
+                self.serving.stop()
+            super().close()
+
+
+def batches(requests: list[Request]) -> list[list[int]]:
+    """Which requests go together: those without a seed that are continued alike; one with a seed goes by itself."""
+    found: list[list[int]] = []
+    for i, request in enumerate(requests):
+        last = found[-1] if found else None
+        first = requests[last[0]] if last else None
+        alike = first is not None and request.seed is None and first.seed is None and request.n == first.n
+        if alike and len(last) < TOGETHER and request.sampling == first.sampling:
+            last.append(i)
+        else:
+            found.append([i])
+    return found
+
+
+def completions_of(answer: dict, n: int) -> list[list[Completion]]:
+    """The choices of an answer, `n` for each prompt."""
+    choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+    made = [completion_of(choice) for choice in choices]
+    return [made[first : first + n] for first in range(0, len(made), n)]
+
+
+def completion_of(choice: dict) -> Completion:
+    logprobs = choice["logprobs"]["token_logprobs"] if choice.get("logprobs") else None
+    asked = choice.get("prompt_logprobs")
+    ids = choice.get("prompt_token_ids")
+    prompt = [at[str(token)]["logprob"] if at else 0.0 for at, token in zip(asked, ids, strict=True)] if asked else None
+    return Completion(choice["token_ids"], choice["finish_reason"] == "stop", logprobs, prompt)
