@@ -45,7 +45,7 @@ def results(run) -> dict:
 def logged(run) -> list[dict]:
     """metrics.jsonl without times."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "time" not in key and key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if "time" not in key and "seconds" not in key} for line in lines]
 
 
 def trained_steps(run) -> list[tuple]:

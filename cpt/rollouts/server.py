@@ -72,10 +72,12 @@ class ServerEngine(CopyingEngine):
             raise UserError("rollouts.url: start the server with --logprobs-mode processed_logprobs")
         backend = (config.get("weight_transfer_config") or {}).get("backend")
         if self.serving is None and settings.transfer == "auto":
-            self.transfer_name = backend if backend in ("gloo", "nccl", "ipc") and not self.recipe.adapter else "directory"
+            self.transfer_name = (
+                backend if backend in ("gloo", "nccl", "ipc") and not self.recipe.adapter else "directory"
+            )
         elif self.transfer_name not in ("directory", backend):
             raise UserError(
-                f"rollouts.transfer: the server was started without --weight-transfer-config '{{\"backend\": "
+                f'rollouts.transfer: the server was started without --weight-transfer-config \'{{"backend": '
                 f'"{self.transfer_name}"}}\''
             )
         self.transfer = self._make_transfer()
@@ -158,7 +160,9 @@ class ServerEngine(CopyingEngine):
             done = 0
             for answered in self._as_they_come(list(asked)):
                 places = asked[answered]
-                for place, completions in zip(places, completions_of(answered.result(), requests[places[0]].n), strict=True):
+                for place, completions in zip(
+                    places, completions_of(answered.result(), requests[places[0]].n), strict=True
+                ):
                     made[place] = completions
                 done += len(places)
                 if on_done:
@@ -218,7 +222,9 @@ class ServerEngine(CopyingEngine):
         log.warning("server lost (%d): %s", len(self.failures), error)
         if len(self.failures) >= FAILURES:
             tail = f"; the end of its log ({self.serving.logfile}):\n{self.serving.tail()}" if self.serving else ""
-            raise RuntimeError(f"the server failed {FAILURES} times within {WITHIN / 60:g} minutes: {error}{tail}") from error
+            raise RuntimeError(
+                f"the server failed {FAILURES} times within {WITHIN / 60:g} minutes: {error}{tail}"
+            ) from error
         urls = self.servers.urls
         if self.serving is not None:
             self.serving.stop()

@@ -55,7 +55,9 @@ class Serving:
                 self._explain(written, "ended while it started")
             if time.monotonic() - began > self.recipe.rollouts.start_timeout:
                 self.stop()
-                self._explain(written, f"did not answer within {self.recipe.rollouts.start_timeout:g} s (start_timeout)")
+                self._explain(
+                    written, f"did not answer within {self.recipe.rollouts.start_timeout:g} s (start_timeout)"
+                )
             time.sleep(0.2)
         log.info("engine start: vllm serve on %s in %.1f s, log %s", self.url, time.monotonic() - began, self.logfile)
 

