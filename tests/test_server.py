@@ -268,7 +268,9 @@ def test_tensors_travel_in_buckets():
 def test_the_keeper_ends_a_whole_family(tmp_path):
     """The parent's pipe closes: the command, its children, and those that ignore SIGTERM are gone."""
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    program = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {stubborn!r}, {str(tmp_path)!r}]); "
+    program = (
+        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {stubborn!r}, {str(tmp_path)!r}]); "
+    )
     program += "print('started', flush=True); time.sleep(600)"
     log = tmp_path / "log"
     keeper = [sys.executable, "-m", "cpt.rollouts.keeper", str(log), sys.executable, "-c", program, str(tmp_path)]

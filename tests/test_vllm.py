@@ -48,7 +48,9 @@ def engines(recipes, tiny_folder, tmp_path_factory):
     made = {
         name: rollouts.start(each, tiny_folder, folder / name, probes, folder / "log") for name, each in recipes.items()
     }
-    assert torch.equal(state, torch.get_rng_state()), "starting an engine moved the random state that training draws from"
+    assert torch.equal(state, torch.get_rng_state()), (
+        "starting an engine moved the random state that training draws from"
+    )
     yield made
     for engine in made.values():
         engine.close()
@@ -112,7 +114,9 @@ def test_the_engine_scores_and_draws_as_the_policy_does(engines, policy, tokeniz
     ours, theirs, model = engines["full"], TransformersEngine(64), policy(1e-3)
     ours.sync(model, tokenizer)
     theirs.sync(model, tokenizer)
-    prompts = tokenizer([f"{skill}{text}=" for skill in ("copy", "sort", "max") for text in ("abcde", "jihgf", "aabbc")])
+    prompts = tokenizer(
+        [f"{skill}{text}=" for skill in ("copy", "sort", "max") for text in ("abcde", "jihgf", "aabbc")]
+    )
     prompts = prompts["input_ids"]
     greedy = [each.generate(prompts, Sampling(max_tokens=8)) for each in (ours, theirs)]
     assert [c.token_ids for c in greedy[0]] == [c.token_ids for c in greedy[1]]
@@ -319,7 +323,9 @@ def test_a_model_that_vllm_does_not_support(cpt, tmp_path, tiny_folder):
     assert "use `engine: transformers`" in cpt.output and "Traceback" not in cpt.output
 
 
-@pytest.mark.parametrize("adapter, said", [({"kind": "ia3"}, "not ia3"), ({"kind": "lora", "use_dora": True}, "use_dora")])
+@pytest.mark.parametrize(
+    "adapter, said", [({"kind": "ia3"}, "not ia3"), ({"kind": "lora", "use_dora": True}, "use_dora")]
+)
 def test_adapters_that_vllm_cannot_serve(cpt, tmp_path, adapter, said):
     content = with_engine(recipe("rlvr", tasks=("reverse",))) | {"adapter": adapter}
     assert cpt("check", write_recipe(tmp_path / "recipe.yaml", content)) == 2

@@ -26,8 +26,13 @@ class Servers:
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
 
-    def post(self, url: str, path: str, body: dict | None = None, timeout: float | None = None) -> Any:
-        """The JSON answer (None for an empty one). Raises ServerLost, or RuntimeError where the server refuses the question."""
+    def post(self, url: str, path: str, body: dict | None, timeout: float | None) -> Any:
+        """The JSON answer (None for an empty one); a `timeout` of None waits for ever.
+
+        Raises:
+            ServerLost: no answer, or one that tells of a failure inside.
+            RuntimeError: the server refuses the question.
+        """
         try:
             answer = self.session.post(f"{url}/{path}", json=body, timeout=timeout)
         except requests.RequestException as error:
@@ -51,17 +56,21 @@ class Servers:
         is_json = answer.headers.get("content-type", "").startswith("application/json")
         return answer.json() if is_json else None
 
-    def post_all(self, path: str, body: dict | None = None) -> list[Any]:
-        """The answers of all servers, asked at once."""
-        return self.post_each(path, [body] * len(self.urls))
+    def post_all(self, path: str, body: dict | None = None, patience: float | None = None) -> list[Any]:
+        """The answers of all servers, asked at once; each has `patience` seconds (where left out, as long as any question)."""
+        return self.post_each(path, [body] * len(self.urls), patience)
 
-    def post_each(self, path: str, bodies: Sequence[dict | None]) -> list[Any]:
+    def post_each(self, path: str, bodies: Sequence[dict | None], patience: float | None = None) -> list[Any]:
         with ThreadPoolExecutor(len(self.urls)) as pool:
-            return list(pool.map(lambda url, body: self.post(url, path, body), self.urls, bodies))
+            asked = [pool.submit(self.post, *each, patience or self.patience) for each in self._words(path, bodies)]
+            return [each.result() for each in asked]
 
-    def rpc(self, method: str, arguments: Sequence[str] = ()) -> list[Any]:
+    def _words(self, path: str, bodies: Sequence[dict | None]) -> list[tuple]:
+        return [(url, path, body) for url, body in zip(self.urls, bodies, strict=True)]
+
+    def rpc(self, method: str, arguments: Sequence[str] = (), patience: float | None = None) -> list[Any]:
         """What every worker of every server answers to a method of `worker.PolicyWorker`."""
-        answers = self.post_all("collective_rpc", {"method": method, "args": list(arguments)})
+        answers = self.post_all("collective_rpc", {"method": method, "args": list(arguments)}, patience)
         return [each for answer in answers if answer for each in answer["results"]]
 
     def world_sizes(self) -> list[int]:

@@ -156,7 +156,7 @@ class ServerEngine(CopyingEngine):
             for number, places in enumerate(together):
                 url = self.servers.urls[number % len(self.servers.urls)]
                 body = self._body([requests[i] for i in places])
-                asked[pool.submit(self.servers.post, url, "v1/completions", body)] = places
+                asked[pool.submit(self.servers.post, url, "v1/completions", body, None)] = places
             done = 0
             for answered in self._as_they_come(list(asked)):
                 places = asked[answered]

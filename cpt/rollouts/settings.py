@@ -89,7 +89,11 @@ def explanation(said: str, recipe: Recipe) -> str | None:
             f"{int(float(found[1]) * 0.8 * 2**30)} fits"
         )
     if "No available memory for the cache blocks" in said:
-        key = "kv_cache_memory_bytes" if "kv_cache_memory_bytes" in recipe.rollouts.arguments else "gpu_memory_utilization"
+        key = (
+            "kv_cache_memory_bytes"
+            if "kv_cache_memory_bytes" in recipe.rollouts.arguments
+            else "gpu_memory_utilization"
+        )
         return f"rollouts.{key}: nothing is left for one block of vLLM's cache: raise it"
     if "CUDA out of memory" in said or "OutOfMemoryError" in said:
         return "rollouts.gpu_memory_utilization: vLLM ran out of memory while it started: lower it, or max_num_seqs"

@@ -12,8 +12,9 @@ ipc and nccl have not run here: no machine at hand has vLLM and a GPU. They foll
 
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -21,9 +22,10 @@ import torch
 
 from cpt.recipe import ServerRollouts
 from cpt.rollouts.buckets import Channel, Named, send
-from cpt.rollouts.client import Servers
+from cpt.rollouts.client import Servers, ServerLost
 
 SHARD_BYTES = 2 * 2**30
+LOADING = 10  # times the patience of a small question: what a server may take for all the weights
 
 
 def choose(settings: ServerRollouts, adapter: bool) -> str:
@@ -47,7 +49,7 @@ class Directory:
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir(parents=True)
         write_shards(tensors, self.place)
-        self.servers.rpc("cpt_load_directory", [str(self.place.resolve())])
+        self.servers.rpc("cpt_load_directory", [str(self.place.resolve())], LOADING * self.servers.patience)
         shutil.rmtree(self.place)
 
     def close(self) -> None:
@@ -74,10 +76,10 @@ class Gloo:
         if self.channel is None:
             self.channel = self._meet()
         self.servers.post_all("start_weight_update")
-        with ThreadPoolExecutor(1) as beside:  # the servers listen inside this call
-            listening = beside.submit(self.servers.post_all, "update_weights", {"update_info": {}})
+        with listening_beside(
+            self.servers.post_all, "update_weights", {"update_info": {}}, LOADING * self.timeout
+        ):  # the servers listen inside this call
             send(self.channel, tensors)
-            listening.result()
         self.servers.post_all("finish_weight_update")
         self.servers.rpc("cpt_finish")
 
@@ -88,14 +90,30 @@ class Gloo:
         for number in range(len(sizes)):
             where = {"master_address": address, "master_port": port, "rank_offset": 1 + sum(sizes[:number])}
             infos.append({"init_info": where | {"world_size": world, "timeout": self.timeout}})
-        with ThreadPoolExecutor(1) as beside:
-            joining = beside.submit(self.servers.post_each, "init_weight_transfer_engine", infos)
-            channel = Channel.join(address, port, 0, world, self.timeout)
-            joining.result()
-        return channel
+        with listening_beside(self.servers.post_each, "init_weight_transfer_engine", infos):
+            return Channel.join(address, port, 0, world, self.timeout)
 
     def close(self) -> None:
         self.channel = None
+
+
+@contextmanager
+def listening_beside(call: Callable, *arguments) -> Iterator[None]:
+    """Have the servers listen while this block speaks. Raises ServerLost where the two lose each other.
+
+    Nothing waits for the call once the block has failed: the server may never answer it.
+    """
+    beside = ThreadPoolExecutor(1)
+    listening = beside.submit(call, *arguments)
+    try:
+        yield
+        listening.result()
+    except RuntimeError as error:  # gloo's, after the group's patience
+        if listening.done():
+            listening.result()  # a server that refused says why
+        raise ServerLost(f"weights over gloo: {error}") from error
+    finally:
+        beside.shutdown(wait=False)
 
 
 class VllmTransfer:
