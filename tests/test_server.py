@@ -1,4 +1,4 @@
-"""`vllm serve`: a real server on the CPU, both ways for weights, and what happens when it dies, hangs, or its run is killed."""
+"""`vllm serve`: a real server on the CPU, both ways for weights; when it dies, hangs, or its run is killed."""
 
 import json
 import os

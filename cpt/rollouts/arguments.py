@@ -1,4 +1,4 @@
-"""What `rollouts` may say to vLLM, without importing it (15 s): the names and types of its `EngineArgs`, read from its source.
+"""What `rollouts` may say to vLLM, without importing it (15 s): names and types of its `EngineArgs`, read from its source.
 
 They go word for word to vLLM. A few are the run's to decide, and are refused with the key to use in their place.
 """
@@ -46,10 +46,10 @@ def problems(rollouts: dict[str, Any], adapter: dict[str, Any] | None) -> Iterat
     engine = rollouts.get("engine")
     if engine not in ("vllm", "server"):
         return
-    if engine == "vllm" or rollouts.get("url") is None:
-        if importlib.util.find_spec("vllm") is None:
-            yield "engine", INSTALL
-            return
+    starts = engine == "vllm" or rollouts.get("url") is None
+    if starts and importlib.util.find_spec("vllm") is None:
+        yield "engine", INSTALL
+        return
     given = {name: value for name, value in rollouts.items() if name not in OURS[engine]}
     if given and rollouts.get("url") is not None:
         yield next(iter(given)), "is for a server that the run starts; the one at `url` was given its arguments already"

@@ -11,8 +11,8 @@ class Sampling:
 
     With a `seed` the engine draws from a generator of its own and leaves the process's random state alone (evaluation);
     without one it draws from the process's state, which the trainer saves and restores (training). `stop_ids` end an
-    answer besides the model's own end of sequence. `logprobs` asks for those of the answer's tokens. `options` are further words of the engine's own (transformers:
-    GenerationConfig; vLLM: SamplingParams).
+    answer besides the model's own end of sequence. `logprobs` asks for those of the answer's tokens. `options` are
+    further words of the engine's own (transformers: GenerationConfig; vLLM: SamplingParams).
     """
 
     max_tokens: int

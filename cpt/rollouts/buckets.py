@@ -1,7 +1,7 @@
 """Named tensors over a gloo process group, in buckets that describe themselves.
 
-Each bucket is a length, a JSON header of names, dtypes and shapes, and the bytes; a length of 0 ends the stream. So the sender
-walks its weights once, and neither side holds more than one bucket (or one tensor, where that is larger).
+Each bucket is a length, a JSON header of names, dtypes and shapes, and the bytes; a length of 0 ends the stream. So the
+sender walks its weights once, and neither side holds more than one bucket (or one tensor, where that is larger).
 """
 
 import json

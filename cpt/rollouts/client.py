@@ -57,7 +57,7 @@ class Servers:
         return answer.json() if is_json else None
 
     def post_all(self, path: str, body: dict | None = None, patience: float | None = None) -> list[Any]:
-        """The answers of all servers, asked at once; each has `patience` seconds (where left out, as long as any question)."""
+        """The answers of all servers, asked at once; each has `patience` seconds (left out: those of any question)."""
         return self.post_each(path, [body] * len(self.urls), patience)
 
     def post_each(self, path: str, bodies: Sequence[dict | None], patience: float | None = None) -> list[Any]:

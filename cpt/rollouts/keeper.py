@@ -4,6 +4,7 @@ The parent holds our stdin. When it closes that, or is gone (even by -9, when th
 children end. The command has a process group of its own: a Ctrl-C on the terminal is the parent's to handle.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -26,10 +27,8 @@ def end(process: subprocess.Popen) -> None:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # what is left of the group, also where its leader died by itself
-    except ProcessLookupError:
-        pass
     for each in family:
         if each.is_running():
             each.kill()

@@ -18,7 +18,7 @@ from cpt import ranks
 from cpt.errors import UserError
 from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, Tensors, each_sampling
-from cpt.rollouts.client import CONNECTIONS, Servers, ServerLost
+from cpt.rollouts.client import CONNECTIONS, ServerLost, Servers
 from cpt.rollouts.copying import CopyingEngine, Request
 from cpt.rollouts.serving import Serving
 from cpt.rollouts.transfer import Directory, Gloo, VllmTransfer, choose

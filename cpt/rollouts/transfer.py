@@ -22,7 +22,7 @@ import torch
 
 from cpt.recipe import ServerRollouts
 from cpt.rollouts.buckets import Channel, Named, send
-from cpt.rollouts.client import Servers, ServerLost
+from cpt.rollouts.client import ServerLost, Servers
 
 SHARD_BYTES = 2 * 2**30
 LOADING = 10  # times the patience of a small question: what a server may take for all the weights

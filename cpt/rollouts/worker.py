@@ -1,4 +1,4 @@
-"""cpt's part of a vLLM worker (`--worker-extension-cls cpt.rollouts.worker.PolicyWorker`): it takes weights, and says what it has.
+"""cpt's part of a vLLM worker (`--worker-extension-cls cpt.rollouts.worker.PolicyWorker`): takes weights, says what it has.
 
 vLLM adds the class to its own worker, so `self` has `model_runner`. Answers are JSON, for they also travel over HTTP.
 

@@ -48,7 +48,7 @@ class EngineGeneration(VLLMGeneration):
 
 @contextmanager
 def generating_with(engine: Engine, stops: tuple[int, ...], module: ModuleType, heard) -> Iterator[None]:
-    """Trainers of `module` that are made in this block take EngineGeneration for VLLMGeneration (a name they look up there)."""
+    """Trainers of `module` made in this block take EngineGeneration for VLLMGeneration (a name they look up there)."""
     module.VLLMGeneration = partial(EngineGeneration, engine=engine, stops=stops, heard=heard)
     try:
         yield
