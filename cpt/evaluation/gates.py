@@ -36,6 +36,8 @@ def verdict(name: str, gate: Any, found: dict) -> dict:
     if rule == "interval":
         end = "upper" if direction == "max" else "lower"
         what = f"{name} {shown(value)} [{shown(interval[0])}, {shown(interval[1])}], {end} end"
+    if not passed and keeps(value, limit, direction):
+        reason += "; the value itself would pass: more questions make its interval shorter"
     message = f"{what} {number} {sign} {bound} {'passed' if passed else 'FAILED'}: {reason}"
     return {
         "name": name,
