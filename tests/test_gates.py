@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from cpt.evaluation import statistics
-from cpt.evaluation.gates import judge
+from cpt.evaluation.gates import apart, judge
 from cpt.evaluation.results import numbers
 
 POINTS = ["00-base", "01-a", "02-b"]
@@ -101,10 +101,10 @@ def test_a_gate_that_fails_says_who_and_by_how_much():
         ("held_out_drop", "max", True),
         ("learning_accuracy", "min", False),
     ]
-    assert verdicts[0]["message"] == "forgetting 0.60 > 0.12 FAILED: a lost 0.60 (1.00 -> 0.40)"
-    assert verdicts[1]["message"].startswith("held_out_drop 0.10 <= 0.20 passed: general lost 0.10 (1.00 -> 0.90)")
-    assert "general/g lost 0.20 (1.00 -> 0.80)" in verdicts[1]["message"]
-    assert verdicts[2]["message"] == "learning_accuracy 0.95 < 0.96 FAILED: b reached 0.90, a reached 1.00"
+    assert verdicts[0]["message"] == "forgetting 0.600 > 0.120 FAILED: a lost 0.600 (1.000 -> 0.400)"
+    assert verdicts[1]["message"].startswith("held_out_drop 0.100 <= 0.200 passed: general lost 0.100 (1.000 -> 0.900)")
+    assert "general/g lost 0.200 (1.000 -> 0.800)" in verdicts[1]["message"]
+    assert verdicts[2]["message"] == "learning_accuracy 0.950 < 0.960 FAILED: b reached 0.900, a reached 1.000"
     assert verdicts[0]["value"] == pytest.approx(0.6)
 
 
@@ -126,6 +126,54 @@ def test_a_limit_that_is_met_exactly_passes():
     assert close["message"].startswith("held_out_drop 0.1000 > 0.0999 FAILED")
 
 
+def test_numbers_show_on_which_side_of_the_limit_they_lie():
+    assert apart(0.3, 0.12) == ("0.300", "0.120")
+    assert apart(0.01004, 0.01) == ("0.01004", "0.01000")
+    assert apart(0.02, 0.0125) == ("0.0200", "0.0125")  # the limit is never rounded
+    assert apart(0.1 + 0.2, 0.3) == ("0.300", "0.300")
+    assert apart(-1e-8, 0.05) == ("0.000", "0.050")
+
+
+def test_few_perfect_questions_do_not_pass_the_interval_rule():
+    """One task, two questions, both right: Wilson's lower end of 2 in 2 is 2 / (2 + z^2) = 0.342."""
+    lines = {"00-base": answered(None, "a", 0, n=2), "01-a": answered(None, "a", 2, n=2)}
+    found = numbers(["a"], [], POINTS[:2], lines, True)
+    assert found["intervals"]["metrics"]["learning_accuracy"] == statistics.wilson(2, 2)
+    assert found["intervals"]["metrics"]["average_accuracy"] == statistics.wilson(2, 2)
+    assert found["intervals"]["metrics"]["forgetting"] is None
+    verdict = judge({"learning_accuracy": SimpleNamespace(limit=0.9, rule="interval")}, found)[0]
+    assert verdict["reason"] == "a reached 1.000; the value itself would pass: more questions make its interval shorter"
+    assert not verdict["passed"] and verdict["interval"][0] == pytest.approx(2 / (2 + statistics.Z**2))
+
+
+def test_the_interval_of_one_tasks_difference_is_that_of_its_column():
+    found = found_of()
+    tango = statistics.tango(6, 0, 10)  # a: 10 of 10 right, then 4
+    assert found["intervals"]["forgetting_by_task"]["a"] == found["intervals"]["metrics"]["forgetting"] == tango
+    low, high = found["intervals"]["metrics"]["backward_transfer"]
+    assert (-high, -low) == pytest.approx(tango)
+    assert found["intervals"]["metrics"]["forward_transfer"] == statistics.tango(1, 0, 10)  # b: 0 of 10, then 1
+
+
+def test_a_mean_over_tasks_keeps_a_width_where_all_answers_are_alike():
+    """Three tasks, two questions each, all right from the start: the bootstrap would say 1.00 [1.00, 1.00]."""
+    tasks, points = ["a", "b", "c"], [*POINTS, "03-c"]
+    lines = {point: [each for task in tasks for each in answered(None, task, 2, n=2)] for point in points}
+    found = numbers(tasks, [], points, lines, True)["intervals"]["metrics"]
+    z2 = statistics.Z**2
+    miss = z2 / (2 + z2)  # 1 - Wilson's lower end, and Tango's ends of no change in 2 pairs
+    assert found["learning_accuracy"] == pytest.approx((1 - miss / 3**0.5, 1))  # sqrt(3 miss^2) / 3
+    assert found["forgetting"] == pytest.approx((-miss / 2**0.5, miss / 2**0.5))  # two tasks: sqrt(2 miss^2) / 2
+    assert found["backward_transfer"] == found["forward_transfer"] == found["forgetting"]
+
+
+def test_two_answers_to_one_row_are_noticed():
+    lines = stream()
+    lines["00-base"].append(line(None, "a", 0, 1.0))
+    with pytest.raises(AssertionError, match="a: two questions have the row id 'a/0'"):
+        found_of(lines)
+
+
 def test_nothing_lost_is_said_so():
     verdict = judge({"forgetting": 0.1}, found_of(a=(0, 9, 10)))[0]
     assert verdict["passed"] and verdict["value"] == pytest.approx(-0.1)
@@ -139,4 +187,4 @@ def test_the_worst_suite_decides():
     found = numbers(["a", "b"], ["general", "safety"], POINTS, lines, True)
     verdict = judge({"held_out_drop": 0.3}, found)[0]
     assert verdict["value"] == pytest.approx(0.7)
-    assert verdict["reason"].startswith("safety lost 0.70 (1.00 -> 0.30), general lost 0.10")
+    assert verdict["reason"].startswith("safety lost 0.700 (1.000 -> 0.300), general lost 0.100")

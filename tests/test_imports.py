@@ -50,7 +50,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
         "cpt.stages",
     },
     "cpt.evaluation": {"cpt.recipe", "cpt.data", "cpt.models", "cpt.rewards", "cpt.rollouts", "cpt.evaluation"},
-    "cpt.report": {"cpt.evaluation.metrics", "cpt.evaluation.statistics", "cpt.report"},
+    "cpt.report": {"cpt.evaluation.metrics", "cpt.evaluation.gates", "cpt.evaluation.statistics", "cpt.report"},
     "cpt": ALL,
 }
 ONLY = {"trl": "cpt.stages", "vllm": "cpt.rollouts"}

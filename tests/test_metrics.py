@@ -73,3 +73,13 @@ def test_pass_at_k_is_stable_where_binomials_overflow():
     assert metrics.pass_at_k(10_000, 0, 5_000) == 0.0
     with pytest.raises(AssertionError):
         metrics.pass_at_k(4, 1, 5)
+
+
+@given(st.integers(1, 5).flatmap(lambda T: st.tuples(st.just(T), st.integers(0, 2**32 - 1))))
+def test_every_metric_is_the_mean_of_its_parts(drawn):
+    T, seed = drawn
+    matrix = np.random.default_rng(seed).random((T + 1, T))
+    parts = metrics.parts(matrix)
+    for name, value in metrics.summary(matrix).items():
+        values = [matrix[row, i] - (0 if minus is None else matrix[minus, i]) for i, row, minus in parts[name]]
+        assert value == pytest.approx(np.mean(values)) if values else value is None

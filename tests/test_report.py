@@ -7,11 +7,12 @@ from html.parser import HTMLParser
 
 import pytest
 from fakes_report import TASKS, make_run
+from markdown_it import MarkdownIt
 
 from cpt.errors import UserError
 from cpt.report import build, charts, heat, words
 from cpt.report.render import code
-from cpt.report.view import sentence
+from cpt.report.view import gate_row, sentence, tiles
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -64,8 +65,8 @@ def test_a_run_that_forgets_is_not_shipped(bad):
     gates = {gate["name"]: gate for gate in json.loads((bad / "results.json").read_text())["gates"]}
     forgetting, held_out = gates["forgetting"], gates["held_out_drop"]
     assert (
-        f"Do not ship Forgetting is {forgetting['value']:.2f}, over its limit of 0.12; "
-        f"held-out drop is {held_out['value']:.2f}, over its limit of 0.08. The tasks were learnt to"
+        f"Do not ship Forgetting is {forgetting['value']:.3f}, over its limit of 0.120; "
+        f"held-out drop is {held_out['value']:.3f}, over its limit of 0.080. The tasks were learnt to"
     ) in outline.text
     assert forgetting["reason"].replace("->", "→") in outline.text
     assert markdown.startswith("# quickstart, seed 0: Do not ship")
@@ -187,8 +188,10 @@ def test_every_heat_cell_can_be_read():
 
 
 def test_words():
-    assert [words.score(x) for x in (None, -0.001, -0.126, 0.5)] == ["–", "0.00", "−0.13", "0.50"]
-    assert [words.signed(x) for x in (0.051, -0.3, 0.0)] == ["+0.05", "−0.30", "0.00"]
+    assert [words.score(x) for x in (None, -0.001, -0.126, 0.5)] == ["–", "−0.001", "−0.126", "0.500"]
+    assert words.score(-0.0001) == "0.000" and words.score(0.01234, 4) == "0.0123"
+    assert [words.signed(x) for x in (0.051, -0.3, 0.0)] == ["+0.051", "−0.300", "0.000"]
+    assert [words.many(1, "thread"), words.many(2, "process")] == ["1 thread", "2 processes"]
     assert [words.compact(x) for x in (0, 0.0123, -0.00001, 12345, 2e7)] == ["0", "0.0123", "−1.0e−5", "12.3k", "2.0e7"]
     assert [words.duration(x) for x in (5.25, 125, 7260)] == ["5.2 s", "2 min 05 s", "2 h 01 min"]
     assert words.size(3 * 2**29) == "1.50 GiB" and words.listed(["a", "b", "c"]) == "a, b and c"
@@ -204,8 +207,98 @@ def test_a_gate_in_words():
         "interval": [0.05, 0.15],
         "passed": False,
     }
-    assert sentence(gate | {"rule": "point", "passed": True}) == "forgetting is 0.10, within its limit of 0.12"
-    assert sentence(gate | {"rule": "interval"}) == "forgetting is 0.10 [0.05 to 0.15], not wholly within 0.12"
+    assert sentence(gate | {"rule": "point", "passed": True}) == "forgetting is 0.100, within its limit of 0.120"
+    assert sentence(gate | {"rule": "interval"}) == "forgetting is 0.100 [0.050 to 0.150], not wholly within 0.120"
+
+
+def test_a_value_close_to_its_limit_is_told_apart():
+    gate = {"name": "forgetting", "direction": "max", "rule": "point", "passed": False, "interval": [0, 0.05]}
+    gate |= {"value": 0.0101, "limit": 0.01, "reason": "a lost 0.010 (1.000 -> 0.990)"}
+    assert sentence(gate) == "forgetting is 0.0101, over its limit of 0.0100"
+    assert (gate_row(gate)["value"], gate_row(gate)["limit"]) == ("0.0101", "≤ 0.0100")
+    close = gate | {"rule": "interval", "value": 0.002, "interval": [0.0, 0.01002]}
+    assert sentence(close) == "forgetting is 0.00200 [0.00000 to 0.01002], not wholly within 0.01000"
+
+
+def test_each_suite_is_judged_by_itself_and_in_order(tmp_path):
+    """The gate fails because of `safety`; `general` kept its own."""
+    run = make_run(tmp_path / "run", count=20, gates={"held_out_drop": 0.08})
+    results = json.loads((run / "results.json").read_text())
+    results["held_out"]["safety"] = [0.9, 0.9, 0.9, 0.9, 0.5]
+    results["held_out_tasks"]["safety"] = {"s": [0.9, 0.9, 0.9, 0.9, 0.5]}
+    results["intervals"]["held_out_drop"]["safety"] = [0.3, 0.5]
+    results["intervals"]["held_out"]["safety"] = [[0.4, 0.6]] * 5
+    results["gates"][0] |= {"value": 0.4, "interval": [0.3, 0.5], "passed": False}
+    shown = [(tile["title"], tile["passed"]) for tile in tiles(results)]
+    assert shown[:4] == [
+        ("Learning accuracy", None),
+        ("Forgetting", None),
+        ("Held-out drop: general", True),
+        ("Held-out drop: safety", False),
+    ]
+
+
+def change_answers(run, **changes):
+    path = run / "evaluations" / "04-double.jsonl"
+    lines = [json.loads(line) | changes for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_an_empty_answer_says_so(tmp_path):
+    run = make_run(tmp_path / "run", bad=True, count=10, samples=0)
+    change_answers(run, completion=" \n", answer=None)
+    outline, _, markdown = built(run)
+    assert "(nothing)" in outline.text and "`–` |" in markdown and "| `(nothing)` |" in markdown
+    change_answers(run, completion="", finished=False)
+    assert "(nothing) … (cut off)" in built(run)[0].text
+
+
+def test_what_verifiers_did_is_in_words_and_added_up(tmp_path):
+    run = make_run(tmp_path / "run", count=10, samples=0)
+    results = json.loads((run / "results.json").read_text())
+    points = [point.removeprefix("points/") for point in results["points"]]
+    results["verifier_errors"] = {point: {"sort": {"none": 2}} for point in points}
+    results["verifier_errors"][points[1]]["caesar"] = {"timeout": 3, "odd": 1}
+    (run / "results.json").write_text(json.dumps(results))
+    outline, _, markdown = built(run)
+    assert "sort returned None in place of a number 10 every point" in outline.text
+    assert "| caesar | took too long and was stopped | 3 | 01-reverse |" in markdown
+    assert "| caesar | odd | 1 | 01-reverse |" in markdown
+
+
+def test_curves_of_the_engine_and_of_what_was_not_scored(tmp_path):
+    run = make_run(tmp_path / "run", count=5, samples=0)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    extra = {"rollouts/logprob_difference": 2e-3, "sampling/importance_sampling_ratio/mean": 1.01, "unscorable": 0.0}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line | extra) + "\n" for line in lines))
+    text = built(run)[0].text
+    assert "Logprob gap to the engine 0.002 → 0.002" in text and "Importance ratio to the engine" in text
+    assert "Rollouts not scored" not in text
+    lines[3]["unscorable"] = 0.25
+    (run / "metrics.jsonl").write_text("".join(json.dumps(extra | line) + "\n" for line in lines))
+    assert "Rollouts not scored" in built(run)[0].text
+
+
+def test_every_table_of_the_markdown_is_one(tmp_path):
+    """As a reader of Markdown sees it: as many tables as were written, no row cut, nothing taken for HTML."""
+    run = make_run(tmp_path / "run", bad=True, count=20)
+    change_answers(run, completion="a|b\n\n| c | `` d\r\n|---|\n<b>&amp;</b> ~~e~~ $f$ \\|", prompt="| x |\n\n# y")
+    markdown = built(run)[2]
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown)
+    written = [line for line in markdown.splitlines() if line.startswith("|")]
+    rules = [line for line in written if not line.strip("|-:")]
+    assert sum(token.type == "table_open" for token in tokens) == len(rules) > 8
+    assert sum(token.type == "tr_open" for token in tokens) == len(written) - len(rules)
+    assert [token.content.split(">")[0] for token in tokens if token.type == "html_block"] == ["<details", "</details"]
+    inline = [child.type for token in tokens for child in token.children or ()]
+    assert not {"html_inline", "s_open", "heading_open"} & set(inline)
+    assert not any(token.type == "inline" and token.content.startswith("|") for token in tokens)
+
+
+def test_charts_of_two_tasks_fill_the_row(tmp_path):
+    assert [charts.columns_of(n) for n in (1, 2, 3, 4, 5, 6, 7, 12)] == [2, 2, 3, 4, 3, 3, 4, 4]
+    _, text, _ = built(make_run(tmp_path / "run", tasks=("reverse", "caesar"), count=10))
+    assert '<div class="charts two" style="--columns:2">' in text and 'viewBox="0 0 540 210"' in text
 
 
 def test_a_long_stream_numbers_its_ticks():

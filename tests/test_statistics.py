@@ -51,16 +51,42 @@ def test_tango_covers():
 
 def test_one_score_takes_the_method_that_fits():
     assert statistics.interval([1.0] * 9 + [0.0]) == statistics.wilson(9, 10)
-    low, high = statistics.interval([0.5] * 30 + [0.7] * 30)
-    assert low == pytest.approx(0.6 - 1.96 * 0.1 / 60**0.5, abs=0.004)
-    assert high == pytest.approx(0.6 + 1.96 * 0.1 / 60**0.5, abs=0.004)
+    low, high = statistics.interval([0.3] * 30 + [0.9] * 30)
+    assert low == pytest.approx(0.6 - 1.96 * 0.3 / 60**0.5, abs=0.008)
+    assert high == pytest.approx(0.6 + 1.96 * 0.3 / 60**0.5, abs=0.008)
+
+
+def test_alike_scores_between_0_and_1_keep_a_width():
+    """By hand: of 2 questions q = 3.8415 / 5.8415 = 0.6576 may be of an unseen kind, and score 0 or 1."""
+    assert statistics.interval([0.5, 0.5]) == pytest.approx((0.5 - 0.3288, 0.5 + 0.3288), abs=1e-4)
+    same = statistics.paired_difference([0.5] * 50, [0.5] * 50)
+    assert same == pytest.approx(statistics.tango(0, 0, 50))
 
 
 def test_a_paired_difference_uses_the_pairs():
     first, second = [1, 1, 1, 0, 0, 1], [1, 0, 0, 0, 1, 1]
     assert statistics.paired_difference(first, second) == statistics.tango(2, 1, 6)
     parts = np.linspace(0, 0.8, 40)
-    assert statistics.paired_difference(parts + 0.1, parts) == pytest.approx((0.1, 0.1))  # always better by 0.1
+    q = statistics.Z**2 / (40 + statistics.Z**2)
+    always = statistics.paired_difference(parts + 0.1, parts)  # better by 0.1; the unseen by 1 or worse by 1
+    assert always == pytest.approx((0.1 - 1.1 * q, 0.1 + 0.9 * q))
+
+
+def test_mover_by_hand():
+    """Two values: below sqrt(0.1^2 + 0.2^2) / 2, above sqrt(0.05^2 + 0.1^2) / 2 of their mean 0.7."""
+    found = statistics.mover([0.8, 0.6], [(0.7, 0.85), (0.4, 0.7)])
+    assert found == pytest.approx((0.7 - 0.111803, 0.7 + 0.055902), abs=1e-6)
+    assert statistics.mover([0.9], [(0.5, 0.95)]) == pytest.approx((0.5, 0.95))
+    assert statistics.wider((0.1, 0.4), (0.2, 0.5)) == (0.1, 0.5)
+
+
+def test_mover_covers():
+    """Of the mean of three accuracies with 20 questions each, where the bootstrap is short."""
+    rng = np.random.default_rng(2)
+    p = np.array([0.99, 0.95, 0.8])
+    right = rng.binomial(20, p, size=(2000, 3))
+    ends = [statistics.mover(each / 20, [statistics.wilson(k, 20) for k in each]) for each in right]
+    assert 0.93 <= np.mean([low <= p.mean() <= high for low, high in ends]) <= 0.98
 
 
 def test_bootstrap_is_paired_over_rows_and_stable_over_calls():

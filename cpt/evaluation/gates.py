@@ -3,7 +3,7 @@
 `forgetting` is a maximum on the metric of that name, `held_out_drop` a maximum over suites of row 0 minus the last
 row, `learning_accuracy` a minimum. `rule: point` compares the value; `rule: interval` passes only if the whole 95 %
 interval lies on the right side. Of several suites the interval's ends are the largest of theirs: it passes only if
-each of them does.
+each of them does. Numbers are told with three decimals, or with as many as show on which side of the limit they lie.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from typing import Any
 
 from cpt.evaluation.metrics import best_rows, drop, forgetting_by_task, learnt
 
-SHOWN = 3  # tasks that a message names
+NAMED = 3  # tasks that a message names
 ROUNDING = 1e-9  # a value that equals its limit but for rounding passes
 
 
@@ -29,13 +29,15 @@ def verdict(name: str, gate: Any, found: dict) -> dict:
     direction, measure = GATES[name]
     value, interval, reason = measure(found)
     assert value is not None, f"gate {name}: its value cannot exist in this stream (`cpt check` refuses that)"
-    judged = value if rule == "point" else interval[1] if direction == "max" else interval[0]
-    passed = judged <= limit + ROUNDING if direction == "max" else judged >= limit - ROUNDING
+    judged = judged_number(value, interval, direction, rule)
+    passed = keeps(judged, limit, direction)
     sign = {("max", True): "<=", ("max", False): ">", ("min", True): ">=", ("min", False): "<"}[direction, passed]
     what, number, bound = name, *apart(judged, limit)
     if rule == "interval":
         end = "upper" if direction == "max" else "lower"
-        what = f"{name} {value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}], {end} end"
+        what = f"{name} {shown(value)} [{shown(interval[0])}, {shown(interval[1])}], {end} end"
+    if not passed and keeps(value, limit, direction):
+        reason += "; the value itself would pass: more questions make its interval shorter"
     message = f"{what} {number} {sign} {bound} {'passed' if passed else 'FAILED'}: {reason}"
     return {
         "name": name,
@@ -44,19 +46,38 @@ def verdict(name: str, gate: Any, found: dict) -> dict:
         "value": value,
         "interval": interval,
         "rule": rule,
-        "passed": bool(passed),
+        "passed": passed,
         "reason": reason,
         "message": message,
     }
 
 
+def judged_number(value: float, interval: tuple[float, float], direction: str, rule: str) -> float:
+    """What is held against the limit: the value, or the end of its interval that lies nearer to failing."""
+    return value if rule == "point" else interval[1] if direction == "max" else interval[0]
+
+
+def keeps(judged: float, limit: float, direction: str) -> bool:
+    return bool(judged <= limit + ROUNDING if direction == "max" else judged >= limit - ROUNDING)
+
+
 def apart(value: float, limit: float) -> tuple[str, str]:
-    """Both numbers with two decimals, or as many as tell them apart (at most six)."""
-    for digits in range(2, 7):
-        shown = f"{value:.{digits}f}", f"{limit:.{digits}f}"
-        if shown[0] != shown[1] or abs(value - limit) <= ROUNDING:
-            break
-    return shown
+    """Both numbers with three decimals, or with as many as tell them apart (at most six)."""
+    digits = digits_apart(value, limit)
+    return shown(value, digits), shown(limit, digits)
+
+
+def digits_apart(value: float, limit: float) -> int:
+    """Three, or as many as the limit has, or as tell both apart; at most six."""
+    least = min(6, max(3, len(f"{limit:g}".partition(".")[2])))
+    if abs(value - limit) <= ROUNDING:
+        return least
+    return next((digits for digits in range(least, 6) if shown(value, digits) != shown(limit, digits)), 6)
+
+
+def shown(value: float, digits: int = 3) -> str:
+    """Without the sign of a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def forgetting(found: dict) -> tuple:
@@ -81,14 +102,14 @@ def held_out_drop(found: dict) -> tuple:
 
 def learning_accuracy(found: dict) -> tuple:
     reached = sorted(zip(learnt(found["accuracy"]).tolist(), found["questions"], strict=True))
-    reason = ", ".join(f"{task} reached {score:.2f}" for score, task in reached[:SHOWN])
+    reason = ", ".join(f"{task} reached {shown(score)}" for score, task in reached[:NAMED])
     return found["metrics"]["learning_accuracy"], found["intervals"]["metrics"]["learning_accuracy"], reason
 
 
 def losses(lost: list[tuple[float, str, float, float]]) -> str:
-    """The largest losses first, as "reverse lost 0.45 (0.97 -> 0.52), ..."; those that lost nothing are not named."""
-    worst = [each for each in sorted(lost, reverse=True)[:SHOWN] if each[0] >= 0.005]
-    told = [f"{name} lost {loss:.2f} ({before:.2f} -> {after:.2f})" for loss, name, before, after in worst]
+    """The largest losses first, as "reverse lost 0.450 (0.970 -> 0.520), ..."; those that lost nothing are not named."""
+    worst = [each for each in sorted(lost, reverse=True)[:NAMED] if each[0] >= 0.0005]
+    told = [f"{name} lost {shown(loss)} ({shown(before)} -> {shown(after)})" for loss, name, before, after in worst]
     return ", ".join(told) or "nothing was lost"
 
 

@@ -82,6 +82,21 @@ def summary(R: ArrayLike) -> dict[str, float | None]:
     return {name: None if value is None else float(value) for name, value in values.items()}
 
 
+def parts(R: ArrayLike) -> dict[str, list[tuple[int, int, int | None]]]:
+    """What each metric is the mean of: (task, row, row taken away or None), counted from 0. `R` is (T+1, T).
+
+    Forgetting is of its best rows as they are in `R`. Empty where the metric is not defined.
+    """
+    T = np.asarray(R).shape[1]
+    return {
+        "average_accuracy": [(i, T, None) for i in range(T)],
+        "learning_accuracy": [(i, i + 1, None) for i in range(T)],
+        "backward_transfer": [(i, T, i + 1) for i in range(T - 1)],
+        "forward_transfer": [(i, i, 0) for i in range(1, T)],
+        "forgetting": [(i, best, T) for i, best in enumerate(best_rows(R))],
+    }
+
+
 def pass_at_k(n: int, c: int, k: int) -> float:
     """The chance that at least one of k answers is right, estimated without bias from c right of n (2107.03374).
 

@@ -55,16 +55,34 @@ UNKNOWN = {"metrics": dict.fromkeys(metrics.METRICS), "forgetting_by_task": {}, 
 
 def intervals(tasks: Sequence[str], matrix: list[np.ndarray], R: np.ndarray, held_out: dict[str, np.ndarray]) -> dict:
     """Intervals of what compares rows: paired, on the same questions. That of one task takes its best row as given."""
-    best = metrics.best_rows(R)
-    lost = {
-        task: statistics.paired_difference(matrix[i][row], matrix[i][-1])
-        for i, (task, row) in enumerate(zip(tasks, best, strict=False))
-    }
+    parts = metrics.parts(R)
+    drawn = statistics.bootstrap(matrix, metrics.METRICS)
     return {
-        "metrics": statistics.bootstrap(matrix, metrics.METRICS),
-        "forgetting_by_task": lost,
+        "metrics": {name: metric_interval(parts[name], matrix, drawn[name]) for name in metrics.METRICS},
+        "forgetting_by_task": {tasks[part[0]]: part_interval(part, matrix) for part in parts["forgetting"]},
         "held_out_drop": {suite: statistics.paired_difference(each[0], each[-1]) for suite, each in held_out.items()},
     }
+
+
+def metric_interval(parts: list[tuple], matrix: list[np.ndarray], drawn: tuple | None) -> tuple[float, float] | None:
+    """Of a metric that is the mean of `parts` (metrics.parts); `drawn` is its bootstrap interval.
+
+    Of one part, that part's own. Else the wider end on each side of the bootstrap, which knows that the best row is
+    chosen, and of MOVER, which keeps a width where the questions drawn all came out alike.
+    """
+    if not parts:
+        return None
+    ends = [part_interval(part, matrix) for part in parts]
+    values = [matrix[i][row].mean() - (0 if minus is None else matrix[i][minus].mean()) for i, row, minus in parts]
+    return ends[0] if len(parts) == 1 else statistics.wider(drawn, statistics.mover(values, ends))
+
+
+def part_interval(part: tuple[int, int, int | None], matrix: list[np.ndarray]) -> tuple[float, float]:
+    task, row, minus = part
+    scores = matrix[task]
+    return (
+        statistics.interval(scores[row]) if minus is None else statistics.paired_difference(scores[row], scores[minus])
+    )
 
 
 def greedy_scores(lines_by_row: Sequence[Sequence[dict]]) -> dict[Key, np.ndarray]:
@@ -74,7 +92,9 @@ def greedy_scores(lines_by_row: Sequence[Sequence[dict]]) -> dict[Key, np.ndarra
         rows.append({})
         for line in lines:
             if line["mode"] == "greedy":
-                rows[-1].setdefault((line["suite"], line["task"]), {})[line["row"]] = line["score"]
+                scores = rows[-1].setdefault((line["suite"], line["task"]), {})
+                assert line["row"] not in scores, f"{line['task']}: two questions have the row id {line['row']!r}"
+                scores[line["row"]] = line["score"]
     for row in rows[1:]:
         assert row.keys() == rows[0].keys(), "not every point was asked the same tasks"
         assert all(row[key].keys() == rows[0][key].keys() for key in row), "a task's questions differ between points"

@@ -1,8 +1,9 @@
-"""95 % intervals: Wilson for one accuracy, Tango's score interval for a paired difference, bootstrap for the rest.
+"""95 % intervals: Wilson for one accuracy, Tango's score interval for a paired difference, bootstrap and MOVER for means.
 
 The questions are what is random: the interval says how far the numbers could move with other questions of the same
 kind. It says nothing about another training seed. The Wald interval is not used anywhere: at accuracies near 0 and 1,
-where most of ours lie, it is far too short (Wilson 1927; Newcombe 1998, Statistics in Medicine 17:857).
+where most of ours lie, it is far too short (Wilson 1927; Newcombe 1998, Statistics in Medicine 17:857). A bootstrap
+alone is not used either: of questions that all came out alike it draws only such, and its interval has no width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 def interval(scores: ArrayLike) -> tuple[float, float]:
     """The interval of the mean of `scores`, (n) in [0, 1], n >= 1: Wilson where all are 0 or 1, else bootstrap."""
     scores = np.asarray(scores, float)
-    return wilson(scores.sum(), len(scores)) if is_binary(scores) else mean_interval(scores)
+    return wilson(scores.sum(), len(scores)) if is_binary(scores) else mean_interval(scores, 0.0, 1.0)
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> tuple[float, float]:
@@ -39,7 +40,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> tuple[float, float
     assert first.shape == second.shape, "paired scores must be of the same questions"
     if is_binary(first) and is_binary(second):
         return tango(int((first > second).sum()), int((first < second).sum()), len(first))
-    return mean_interval(first - second)
+    return mean_interval(first - second, -1.0, 1.0)
 
 
 def tango(b: int, c: int, n: int) -> tuple[float, float]:
@@ -65,13 +66,37 @@ def _tango_upper(b: int, c: int, n: int) -> float:
     return 1.0 if low >= 1 else float(brentq(rejected, low, 1.0, xtol=1e-12))
 
 
+def mover(values: Sequence[float], ends: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The interval of the mean of independent `values` from the interval of each, by square and add (MOVER).
+
+    Zou and Donner 2008, Statistics in Medicine 27:1693: of k values, the ends lie sqrt(sum_i (v_i - l_i)^2) / k below
+    and sqrt(sum_i (u_i - v_i)^2) / k above their mean. Of one value it is that value's own interval.
+    """
+    values, ends = np.asarray(values, float), np.asarray(ends, float)
+    below, above = (np.sqrt(((values - end) ** 2).sum()) / len(values) for end in ends.T)
+    return float(values.mean() - below), float(values.mean() + above)
+
+
+def wider(*intervals: tuple[float, float]) -> tuple[float, float]:
+    """On each side the end that lies farther out."""
+    lows, highs = zip(*intervals, strict=True)
+    return min(lows), max(highs)
+
+
 def is_binary(scores: np.ndarray) -> bool:
     return bool(np.isin(scores, (0.0, 1.0)).all())
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentile bootstrap of the mean of `values`, (n)."""
-    return percentiles(resampled_means(values[None], np.random.default_rng(SEED)))
+def mean_interval(values: np.ndarray, least: float, most: float) -> tuple[float, float]:
+    """Percentile bootstrap of the mean of `values`, (n) in [least, most], and wide enough for what was not seen.
+
+    Of n questions none was of an unseen kind, so such may be q = z^2 / (n + z^2) of all (Wilson's upper end of 0 in n).
+    If they score `least` or `most`, the mean is (1 - q) mean + q least, or (1 - q) mean + q most. Where all `values` are
+    0 this is Tango's interval of no change.
+    """
+    drawn = percentiles(resampled_means(values[None], np.random.default_rng(SEED)))
+    mean, q = float(values.mean()), Z**2 / (len(values) + Z**2)
+    return wider(drawn, (mean + q * (least - mean), mean + q * (most - mean)))
 
 
 def bootstrap(

@@ -11,6 +11,9 @@ from cpt.report.words import compact
 Numbers = Sequence[float]
 MOST_POINTS = 240  # of a training curve; longer ones are averaged in bins
 SMOOTHED_FROM = 24  # points from which a training curve also gets a moving average
+SIZES = {2: (540, 210, 9.6), 3: (350, 196, 7.2), 4: (262, 168, 7.2)}
+"""Of a stream chart by the columns that a row of them has: the size of its view box, which is about that on a wide page,
+so that text keeps its size; and how wide a letter of a tick may be, on a phone too (style.css)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Frame:
         left, right = self.left, self.width - self.right
         return "".join(
             f'<line class="grid" x1="{left}" x2="{right}" y1="{self.py(tick):.1f}" y2="{self.py(tick):.1f}"/>'
-            f'<text class="tick" text-anchor="end" x="{left - 6}" y="{self.py(tick) + 3.5:.1f}">{compact(tick)}</text>'
+            f'<text class="tick" text-anchor="end" x="{left - 6}" y="{self.py(tick) + 4:.1f}">{compact(tick)}</text>'
             for tick in ticks
         )
 
@@ -71,16 +74,19 @@ def stream_chart(
     rows: int,
     ghosts=(),
     trained: int | None = None,
+    columns: int = 3,
 ) -> Markup:
     """One task's (or suite's) score over the stream, with its intervals; `ghosts` are other lines, for comparison.
 
-    `points` names the rows evaluated so far, of `rows` in all; `trained` is the row of the task's own training.
+    `points` names the rows evaluated so far, of `rows` in all; `trained` is the row of the task's own training; `columns`
+    is how many charts stand side by side.
     """
-    frame = Frame(320, 184, x=(0, max(1, rows - 1)), y=(0, 1), left=30, right=16)
+    width, height, letter = SIZES[columns]
+    frame = Frame(width, height, x=(0, max(1, rows - 1)), y=(0, 1), left=36, right=18, bottom=26)
     xs = range(len(values))
     room = (frame.width - frame.left - frame.right) / max(1, rows - 1)
-    named = [short(point, room) for point in points]
-    every = max(1, math.ceil(26 / room))
+    named = [short(point, room, letter) for point in points]
+    every = max(1, math.ceil(3.4 * letter / room))
     stripe = ""
     if trained is not None:
         wide = min(26.0, room * 0.7)
@@ -92,7 +98,7 @@ def stream_chart(
         for x, point, value, (low, high) in zip(xs, points, values, ends, strict=True)
     )
     return frame.svg(
-        f"{label}: {', '.join(f'{value:.2f}' for value in values)}",
+        f"{label}: {', '.join(f'{value:.3f}' for value in values)}",
         stripe,
         frame.grid((0, 0.5, 1)),
         *(frame.line(xs, ghost, "ghost") for ghost in ghosts),
@@ -103,10 +109,15 @@ def stream_chart(
     )
 
 
-def short(point: str, room: float) -> str:
+def columns_of(charts: int) -> int:
+    """How many of `charts` stand in a row: two to four, so that rows are full and text is large enough to read."""
+    return charts if 2 <= charts <= 4 else 2 if charts == 1 else 3 if charts <= 6 else 4
+
+
+def short(point: str, room: float, letter: float = 5.6) -> str:
     """A tick's text for `01-reverse`: the task's name where it fits into `room` units, else its number."""
     number, name = point.split("-", 1)
-    fits = int(room / 5.6)
+    fits = int(room / letter)
     if len(name) <= fits:
         return name
     return (
@@ -118,7 +129,7 @@ def curve(label: str, xs: Numbers, ys: Numbers, *, most_x: float, span: tuple[fl
     """A training curve with y range `span`; long ones are averaged in bins, and get a moving average on top."""
     ticks = nice_ticks(*span)
     frame = Frame(
-        240, 124, x=(0, most_x), y=(min(span[0], ticks[0]), max(span[1], ticks[-1])), left=38, right=10, bottom=20
+        262, 136, x=(0, most_x), y=(min(span[0], ticks[0]), max(span[1], ticks[-1])), left=46, right=10, bottom=24
     )
     xs, ys = binned(xs, ys)
     smooth = len(ys) >= SMOOTHED_FROM

@@ -2,9 +2,19 @@
 
 from cpt.evaluation.metrics import best_rows
 from cpt.report.reading import Run
+from cpt.report.words import DASH, listed
 
 SHOWN = 10  # examples of one task
 LONGEST = 1500  # characters of one text
+NOTHING = "(nothing)"
+ERRORS = {  # the kinds that a Scorer tells apart, in words
+    "none": "returned None in place of a number",
+    "nan": "returned NaN, which is not a number",
+    "inf": "returned an infinite number",
+    "raised": "raised an error",
+    "timeout": "took too long and was stopped",
+    "died": "ended its process",
+}
 FLIP = 0.5  # a score that falls by this much has flipped; for answers that are right or wrong: from right to wrong
 
 
@@ -49,22 +59,38 @@ def greedy(lines: list[dict], suite: str | None, task: str) -> dict[str, dict]:
 def example(before: dict, now: dict) -> dict:
     return {
         "asked": clipped(now["prompt"]),
-        "expected": clipped(now["answer"]),
-        "before": clipped(before["completion"]),
-        "now": clipped(now["completion"]) + ("" if now["finished"] else " … (cut off)"),
+        "expected": DASH if now["answer"] is None else clipped(now["answer"]),
+        "before": said(before),
+        "now": said(now),
     }
 
 
-def clipped(text: str | None) -> str:
-    """At most LONGEST characters: the beginning and the end, which holds the answer."""
-    text = "" if text is None else str(text)
+def said(line: dict) -> str:
+    return clipped(line["completion"]) + ("" if line["finished"] else " … (cut off)")
+
+
+def clipped(text: object) -> str:
+    """At most LONGEST characters: the beginning and the end, which holds the answer. Empty or blank text says so."""
+    text = str(text)
+    if not text.strip():
+        return NOTHING
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 3]} […] {text[-2 * LONGEST // 3 :]}"
 
 
-def verifier_errors(results: dict) -> list[dict]:
-    return [
-        {"point": point, "task": task, "kind": kind, "times": times}
-        for point, tasks in results["verifier_errors"].items()
-        for task, kinds in tasks.items()
-        for kind, times in kinds.items()
+def verifier_errors(run: Run) -> list[dict]:
+    """A row for each task and kind of failure, added up over the points; the most frequent first."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for point, tasks in run.results["verifier_errors"].items():
+        for task, kinds in tasks.items():
+            for kind, times in kinds.items():
+                found.setdefault((task, kind), {})[point] = times
+    rows = [
+        {
+            "task": task,
+            "what": ERRORS.get(kind, kind),
+            "times": sum(at.values()),
+            "where": "every point" if len(at) == len(run.points) > 1 else listed(list(at)),
+        }
+        for (task, kind), at in found.items()
     ]
+    return sorted(rows, key=lambda row: -row["times"])

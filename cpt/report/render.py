@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cpt.report.words import duration, score, size
+from cpt.report.words import duration, many, score, size
 
 HERE = Path(__file__).parent
 
@@ -36,6 +36,7 @@ def template(name: str, autoescape: bool):
         "plain": plain,
         "size": size,
         "duration": duration,
+        "many": many,
         "score": score,
     }
     return environment.get_template(name)
@@ -57,4 +58,4 @@ def fenced(text: str) -> str:
 
 def plain(text: object) -> str:
     """Text of ours with names of the user's in it, safe in Markdown."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", " ".join(str(text).split()))

@@ -4,7 +4,7 @@ from cpt.report.charts import curve
 from cpt.report.reading import Run
 from cpt.report.words import compact, count, duration, size
 
-CURVES = {  # TRL's log keys, in the order they are shown
+CURVES = {  # TRL's log keys and ours, in the order they are shown
     "reward": "Reward",
     "loss": "Loss",
     "kl": "KL to the reference",
@@ -15,7 +15,11 @@ CURVES = {  # TRL's log keys, in the order they are shown
     "completions/mean_length": "Completion length",
     "frac_reward_zero_std": "Zero-signal groups",
     "grad_norm": "Gradient norm",
+    "unscorable": "Rollouts not scored",
+    "rollouts/logprob_difference": "Logprob gap to the engine",
+    "sampling/importance_sampling_ratio/mean": "Importance ratio to the engine",
 }
+ALARMS = {"unscorable"}  # not shown where it was always 0
 
 
 def panels(run: Run) -> list[dict]:
@@ -27,7 +31,7 @@ def panels(run: Run) -> list[dict]:
     for (_, stage), lines in stages.items():
         for key in CURVES:
             values = [line[key] for line in lines if line.get(key) is not None]
-            if values:
+            if values and (key not in ALARMS or any(values)):
                 place = (kind_of(stage), key)
                 low, high = spans.get(place, (values[0], values[0]))
                 spans[place] = (min(low, *values), max(high, *values))
@@ -52,9 +56,9 @@ def kind_of(stage: str) -> str:
 
 
 def panel(task: str, stage: str, lines: list[dict], key: str, spans: dict) -> dict | None:
-    """One curve, or None where it was measured less than twice."""
+    """One curve, or None where it was measured less than twice, or is an alarm that no stage of the kind gave."""
     logged = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
-    if len(logged) < 2:
+    if len(logged) < 2 or (kind_of(stage), key) not in spans:
         return None
     xs, ys = zip(*logged, strict=True)
     label = f"{CURVES[key]} of {task} {stage}, from {compact(ys[0])} to {compact(ys[-1])}"

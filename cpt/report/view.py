@@ -1,8 +1,9 @@
 """What the report shows, as plain values that both templates read: the verdict first, then the numbers behind it."""
 
+from cpt.evaluation.gates import digits_apart, judged_number, keeps
 from cpt.evaluation.metrics import forgetting_by_task
 from cpt.report import examples, heat, training
-from cpt.report.charts import gauge, stream_chart
+from cpt.report.charts import columns_of, gauge, stream_chart
 from cpt.report.reading import Run
 from cpt.report.words import interval, listed, score, signed
 
@@ -37,11 +38,12 @@ def view(run: Run) -> dict:
         "matrix": matrix(run),
         "legend": {"light": heat.scale(heat.LIGHT), "dark": heat.scale(heat.DARK)},
         "task_charts": task_charts(run),
+        "columns": columns_of(len(results["tasks"])),
         "suite_charts": suite_charts(run),
         "held_out_tasks": held_out_tasks(results),
         "sampled": sampled(run),
         "flips": examples.flips(run),
-        "errors": examples.verifier_errors(results),
+        "errors": examples.verifier_errors(run),
         "training": training.panels(run),
         "notes": training.notes(results),
         "costs": training.costs(results),
@@ -75,18 +77,24 @@ def verdict(results: dict) -> dict:
 
 
 def sentence(gate: dict) -> str:
-    """`forgetting is 0.31, over its limit of 0.12`."""
+    """`forgetting is 0.310, over its limit of 0.120`."""
     side = {
         ("max", True): "within its limit of",
         ("max", False): "over its limit of",
         ("min", True): "at or above its minimum of",
         ("min", False): "under its minimum of",
     }[gate["direction"], gate["passed"]]
-    value = f"{GATES[gate['name']]} is {score(gate['value'])}"
+    digits = digits_of(gate)
+    value = f"{GATES[gate['name']]} is {score(gate['value'], digits)}"
     if gate["rule"] == "interval":
-        value += f" [{interval(gate['interval'])}]"
+        value += f" [{interval(gate['interval'], digits)}]"
         side = f"{'' if gate['passed'] else 'not '}wholly {'within' if gate['direction'] == 'max' else 'above'}"
-    return f"{value}, {side} {score(gate['limit'])}"
+    return f"{value}, {side} {score(gate['limit'], digits)}"
+
+
+def digits_of(gate: dict) -> int:
+    """Decimals that show on which side of the limit the gate's number lies."""
+    return digits_apart(judged_number(gate["value"], gate["interval"], gate["direction"], gate["rule"]), gate["limit"])
 
 
 def summary(results: dict) -> str:
@@ -104,12 +112,12 @@ def arrows(text: str) -> str:
 
 
 def gate_row(gate: dict) -> dict:
-    sign = "≤" if gate["direction"] == "max" else "≥"
+    sign, digits = "≤" if gate["direction"] == "max" else "≥", digits_of(gate)
     return {
         "name": GATES[gate["name"]],
-        "value": score(gate["value"]),
-        "interval": interval(gate["interval"]),
-        "limit": f"{sign} {gate['limit']:g}",
+        "value": score(gate["value"], digits),
+        "interval": interval(gate["interval"], digits),
+        "limit": f"{sign} {score(gate['limit'], digits)}",
         "rule": {"point": "the value", "interval": "the whole interval"}[gate["rule"]],
         "passed": gate["passed"],
         "reason": arrows(gate["reason"]),
@@ -117,29 +125,38 @@ def gate_row(gate: dict) -> dict:
 
 
 def tiles(results: dict) -> list[dict]:
-    """The key numbers of a complete run: the metrics that exist, then the held-out suites."""
+    """The key numbers of a complete run: learning and forgetting, the held-out suites, then the other metrics."""
     if not results["complete"]:
         return []
     gates = {gate["name"]: gate for gate in results["gates"]}
-    found = [
-        tile(title, about, results["metrics"][name], results["intervals"]["metrics"][name], gates.get(name), low)
+    found = {
+        name: tile(title, about, results["metrics"][name], results["intervals"]["metrics"][name], gates.get(name), low)
         for name, (title, about, low) in METRICS.items()
         if results["metrics"][name] is not None
-    ]
+    }
+    suites = []
     for suite, scores in results["held_out"].items():
         loss, ends = scores[0] - scores[-1], results["intervals"]["held_out_drop"][suite]
         about = f"what it could already do, {score(scores[0])} → {score(scores[-1])}"
-        found.insert(2, tile(f"Held-out drop: {suite}", about, loss, ends, gates.get("held_out_drop"), 0.0))
-    return found
+        gate = alone(gates["held_out_drop"], loss, ends) if "held_out_drop" in gates else None
+        suites.append(tile(f"Held-out drop: {suite}", about, loss, ends, gate, 0.0))
+    first = [found.pop(name) for name in ("learning_accuracy", "forgetting") if name in found]
+    return [*first, *suites, *found.values()]
+
+
+def alone(gate: dict, value: float, ends) -> dict:
+    """The gate on all suites, as if it judged this one only."""
+    judged = judged_number(value, ends, gate["direction"], gate["rule"])
+    return gate | {"value": value, "interval": ends, "passed": keeps(judged, gate["limit"], gate["direction"])}
 
 
 def tile(title: str, about: str, value: float, ends, gate: dict | None, low: float) -> dict:
-    limit = gate["limit"] if gate else None
+    limit, digits = (gate["limit"], digits_of(gate)) if gate else (None, 3)
     return {
         "title": title,
         "about": about,
-        "value": signed(value) if low < 0 else score(value),
-        "interval": interval(ends),
+        "value": signed(value, digits) if low < 0 else score(value, digits),
+        "interval": interval(ends, digits),
         "gauge": gauge(value, ends, limit, low),
         "limit": gate_row(gate)["limit"] if gate else None,
         "passed": gate["passed"] if gate else None,
@@ -198,6 +215,7 @@ def task_charts(run: Run) -> list[dict]:
             rows=len(results["tasks"]) + 1,
             ghosts=[column for j, column in enumerate(columns) if j != i],
             trained=i + 1,
+            columns=columns_of(len(columns)),
         )
         charts.append({"title": task, "value": score(columns[i][-1]), "svg": chart})
     return charts

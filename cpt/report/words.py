@@ -6,22 +6,22 @@ MINUS = "−"
 DASH = "–"
 
 
-def score(value: float | None, digits: int = 2) -> str:
-    """0.97; a value that rounds to zero has no sign."""
+def score(value: float | None, digits: int = 3) -> str:
+    """0.970; a value that rounds to zero has no sign."""
     if value is None:
         return DASH
     text = f"{value:.{digits}f}"
     return text.lstrip("-") if float(text) == 0 else text.replace("-", MINUS)
 
 
-def signed(value: float | None) -> str:
-    """+0.05 or −0.05."""
-    text = score(value)
+def signed(value: float | None, digits: int = 3) -> str:
+    """+0.050 or −0.050."""
+    text = score(value, digits)
     return text if value is None or text.startswith(MINUS) or float(text) == 0 else f"+{text}"
 
 
-def interval(ends: Sequence[float] | None) -> str:
-    return "" if ends is None else f"{score(ends[0])} to {score(ends[1])}"
+def interval(ends: Sequence[float] | None, digits: int = 3) -> str:
+    return "" if ends is None else f"{score(ends[0], digits)} to {score(ends[1], digits)}"
 
 
 def compact(value: float) -> str:
@@ -50,6 +50,11 @@ def size(value: float | None) -> str:
     if value is None:
         return DASH
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+
+
+def many(number: int, thing: str) -> str:
+    """1 thread, 2 threads, 3 processes."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}{'es' if thing.endswith('s') else 's'}"
 
 
 def listed(words: Sequence[str]) -> str:
