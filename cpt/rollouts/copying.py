@@ -163,9 +163,7 @@ class CopyingEngine:
         # The longest first, so that no long one is left to run alone at the end.
         order = sorted(range(len(parts)), key=lambda i: -self._length(prompts, samplings, parts[i]))
         seeds = self._seeds(samplings, parts)
-        requests = [
-            Request(prompts[parts[i].start], samplings[parts[i].start], len(parts[i]), seeds[i]) for i in order
-        ]
+        requests = [Request(prompts[parts[i].start], samplings[parts[i].start], len(parts[i]), seeds[i]) for i in order]
         completions: list[Completion | None] = [None] * len(prompts)
         for i, made in zip(order, self._complete(requests, on_done), strict=True):
             for place, completion in zip(parts[i], made, strict=True):
@@ -183,7 +181,9 @@ class CopyingEngine:
 
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[list[float]]:
         scoring = Sampling(max_tokens=1, options={"prompt_logprobs": 0})
-        whole = [Request(prompt + answer, scoring, 1, None) for prompt, answer in zip(prompts, completions, strict=True)]
+        whole = [
+            Request(prompt + answer, scoring, 1, None) for prompt, answer in zip(prompts, completions, strict=True)
+        ]
         made = [each[0] for each in self._complete(whole, None)]
         return [each.prompt_logprobs[len(p) :] for each, p in zip(made, prompts, strict=True)]
 

@@ -68,7 +68,9 @@ def explanation(said: str, recipe: Recipe) -> str | None:
     said = " ".join(said.split())
     if found := re.search(r"max seq len \((\d+)\).*?KV cache is needed.*?memory \(([\d.]+) GiB\)", said):
         fits = re.search(r"estimated maximum model length is (\d+)", said)
-        value = f"rollouts.max_model_len: at most {fits[1]} fits" if fits else "rollouts.gpu_memory_utilization: raise it"
+        value = (
+            f"rollouts.max_model_len: at most {fits[1]} fits" if fits else "rollouts.gpu_memory_utilization: raise it"
+        )
         return (
             f"{value}: vLLM's cache of {found[2]} GiB holds no answer of {found[1]} tokens "
             "(kv_cache_memory_bytes or gpu_memory_utilization give it more)"
@@ -79,7 +81,9 @@ def explanation(said: str, recipe: Recipe) -> str | None:
             f"rollouts.gpu_memory_utilization: {found[3]} is more than the device has free ({found[1]} of {found[2]} GiB): "
             f"{fits:.2f} fits"
         )
-    if found := re.search(r"\(([\d.]+)/([\d.]+) GiB\) on kv cache allocation is less than requested .*?\(([\d.]+)", said):
+    if found := re.search(
+        r"\(([\d.]+)/([\d.]+) GiB\) on kv cache allocation is less than requested .*?\(([\d.]+)", said
+    ):
         return (
             f"rollouts.kv_cache_memory_bytes: {found[3]} GiB were asked for, {found[1]} GiB are free: "
             f"{int(float(found[1]) * 0.8 * 2**30)} fits"

@@ -171,7 +171,9 @@ class VllmEngine(CopyingEngine):
 
 def completion_of(output, one) -> Completion:
     """vLLM's output as ours. `prompt_logprobs` begin with the second token of the prompt (the first has none)."""
-    logprobs = [at[token].logprob for at, token in zip(one.logprobs, one.token_ids, strict=True)] if one.logprobs else None
+    logprobs = (
+        [at[token].logprob for at, token in zip(one.logprobs, one.token_ids, strict=True)] if one.logprobs else None
+    )
     asked = output.prompt_logprobs
     prompt = [at[token].logprob if at else 0.0 for at, token in zip(asked, output.prompt_token_ids)] if asked else None
     return Completion(list(one.token_ids), one.finish_reason == "stop", logprobs, prompt)

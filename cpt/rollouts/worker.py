@@ -38,7 +38,9 @@ class PolicyWorker:
 
         files = sorted(Path(folder).glob("*.safetensors"))
         if not files:
-            raise FileNotFoundError(f"{folder} has no *.safetensors on this machine: is the folder shared with the run?")
+            raise FileNotFoundError(
+                f"{folder} has no *.safetensors on this machine: is the folder shared with the run?"
+            )
 
         def tensors():
             for file in files:
