@@ -195,7 +195,7 @@ def answer_stops(tokenizer, spec) -> tuple[int, ...]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise UserError(
-                f"stream.{spec.task}.stop: {text!r} is {len(ids)} tokens of this tokenizer: only a single one can end an answer"
+                f"stream.{spec.task}.stop: {text!r} is {len(ids)} tokens of this tokenizer: only a single one can end it"
             )
         found += ids
     return tuple(found)
@@ -211,8 +211,11 @@ def context_length(folder: Path, recipe: Recipe) -> int | None:
     return min((each for each in (own, engine) if each is not None), default=None)
 
 
-def encode_prompts(tokenizer, prompts: list, recipe: Recipe) -> list[list[int]]:
-    """Token ids of each prompt, as TRL makes them: strings as they are, chats by the template; both may occur."""
+def encode_prompts(tokenizer, prompts: list, recipe: Recipe, answered: bool = False) -> list[list[int]]:
+    """Token ids of each prompt, as TRL makes them: strings as they are, chats by the template; both may occur.
+
+    `answered`: chats end with their answer, so no new turn is opened.
+    """
     ids: list[list[int] | None] = [None] * len(prompts)
     plain = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
     chats = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, str)]
@@ -222,7 +225,7 @@ def encode_prompts(tokenizer, prompts: list, recipe: Recipe) -> list[list[int]]:
     if chats:
         encoded += tokenizer.apply_chat_template(
             conversation=[prompts[i] for i in chats],
-            add_generation_prompt=True,
+            add_generation_prompt=not answered,
             tokenize=True,
             return_dict=True,
             **recipe.model.chat_template_kwargs,

@@ -74,7 +74,9 @@ def greedy_scores(lines_by_row: Sequence[Sequence[dict]]) -> dict[Key, np.ndarra
         rows.append({})
         for line in lines:
             if line["mode"] == "greedy":
-                rows[-1].setdefault((line["suite"], line["task"]), {})[line["row"]] = line["score"]
+                mine = rows[-1].setdefault((line["suite"], line["task"]), {})
+                assert line["row"] not in mine, f"two questions of {line['task']} are called {line['row']}"
+                mine[line["row"]] = line["score"]
     for row in rows[1:]:
         assert row.keys() == rows[0].keys(), "not every point was asked the same tasks"
         assert all(row[key].keys() == rows[0][key].keys() for key in row), "a task's questions differ between points"
