@@ -22,23 +22,31 @@ def check(recipe: Recipe, out: Path) -> None:
     def note(key: str, message: str) -> None:
         problems.append(Problem(None, None, key, message))
 
-    suites = suites_of(recipe)
     for task in recipe.stream:
         check_rows(task, f"stream.{task.task}", ("train", "validation", "eval"), note)
-    for name, suite in suites.items():
-        for task in suite.tasks:
-            check_rows(task, f"suite {name}: tasks.{task.task}", ("eval",), note)
+    check_suites(suites_of(recipe), note)
     for task in recipe.stream:
-        for name in ("reward", "metric"):
-            for spec in functions(getattr(task, name)):
-                missing = function.missing(spec.model_dump())
-                if missing:
-                    note(f"stream.{task.task}.{name}", missing)
+        check_functions(task, f"stream.{task.task}", note)
     check_model(recipe, note)
     if not writable(out):
         note("--out", f"{out} cannot be written; choose another run directory")
     if problems:
         raise RecipeErrors(problems)
+
+
+def check_suites(suites: dict[str, Suite], note) -> None:
+    for name, suite in suites.items():
+        for task in suite.tasks:
+            check_rows(task, f"suite {name}: tasks.{task.task}", ("eval",), note)
+            check_functions(task, f"suite {name}: tasks.{task.task}", note)
+
+
+def check_functions(task: Any, key: str, note) -> None:
+    for name in ("reward", "metric"):
+        for spec in functions(getattr(task, name)):
+            missing = function.missing(spec.model_dump())
+            if missing:
+                note(f"{key}.{name}", missing)
 
 
 def check_rows(task: Any, key: str, wanted: tuple[str, ...], note) -> None:
