@@ -8,6 +8,7 @@ from cpt.data import sources
 from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.rewards import function
+from cpt.rewards.verifiers import kinds
 from cpt.stages.arguments import value_of
 
 
@@ -42,11 +43,17 @@ def check_suites(suites: dict[str, Suite], note) -> None:
 
 
 def check_functions(task: Any, key: str, note) -> None:
+    """The user's functions are there, and reasoning-gym's scorer has its entries."""
     for name in ("reward", "metric"):
-        for spec in functions(getattr(task, name)):
+        reward = getattr(task, name)
+        for spec in functions(reward):
             missing = function.missing(spec.model_dump())
             if missing:
                 note(f"{key}.{name}", missing)
+        if reward and task.data.source == "procedural" and "reasoning_gym" in kinds(reward.model_dump()):
+            note(
+                f"{key}.{name}", "reasoning_gym judges rows of `source: reasoning_gym` only: take exact for the letters"
+            )
 
 
 def check_rows(task: Any, key: str, wanted: tuple[str, ...], note) -> None:

@@ -158,6 +158,10 @@ MISTAKES = {
         changed("stream.0.reward", {"kind": "function", "path": "nowhere_at_all:judge"}, metric="exact"),
         ["stream.reverse.reward: no module nowhere_at_all"],
     ),
+    "reasoning-gym's scorer for other rows": (
+        changed("stream.0.reward", "reasoning_gym", metric="exact"),
+        ["stream.reverse.reward: reasoning_gym judges rows of `source: reasoning_gym`"],
+    ),
     "an adapter that PEFT refuses": (
         changed("adapter", {"kind": "lora", "target_modules": ["nothing_like_it"]}),
         ["adapter: PEFT cannot lay lora over this model", "nothing_like_it"],
@@ -168,7 +172,7 @@ MISTAKES = {
     ),
     "a suite's verifier that is not there": (
         lambda folder, _: with_suite(
-            folder, "name: held\ntasks:\n- " + HELD.replace("exact", '"nowhere_at_all:judge"')
+            folder, "name: held\ntasks:\n- " + HELD.replace("reward: exact", 'reward: "nowhere_at_all:f"')
         ),
         ["suite held: tasks.copy.reward: no module nowhere_at_all"],
     ),

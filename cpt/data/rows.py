@@ -79,8 +79,10 @@ def shape_problem(row: Row) -> str | None:
         return "has neither a prompt nor messages"
     if "prompt" in there and not prompt_text(row["prompt"]).strip():
         return "prompt is empty: write what is asked, or leave the row out"
-    if "messages" in there and not any(message["role"] == "assistant" for message in row["messages"]):
-        return "messages have no turn of the assistant's, so there is nothing to learn: add one, or name it prompt"
+    for name in ("messages", *COMPLETIONS):
+        value = row.get(name)
+        if isinstance(value, list) and all(message["role"] != "assistant" for message in value):
+            return f"{name} has no turn of the assistant's, so there is nothing to learn: add one"
     for one, other in (("chosen", "rejected"), ("rejected", "chosen")):
         if one in there and other not in there:
             return f"has {one} but no {other}: a preference needs both"
