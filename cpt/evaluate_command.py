@@ -113,11 +113,13 @@ def find_point(target: Path, name: str | None, screen: Screen) -> tuple[Path, Pa
     chosen = name or (list(whole)[-1] if whole else None)
     if chosen not in whole:
         there = ", ".join([*whole, *(f"{each} (damaged)" for each in damaged)]) or "none yet"
-        what = f"{chosen} is damaged" if chosen in damaged else f"no committed point {chosen or ''}"
+        what = f"{chosen} is damaged" if chosen in damaged else f"no committed point {chosen or ''}".rstrip()
         raise UserError(f"{target}: {what}; there: {there}")
     if damaged and name is None:
-        said = f"{', '.join(damaged)} damaged (not the files that were committed; `cpt run` makes them again)"
-        screen.warn(f"{target}: {said}: evaluating {chosen}, the last whole point")
+        screen.warn(
+            f"{target}: damaged: {', '.join(damaged)} (not the files that were committed; `cpt run` makes them again); "
+            f"evaluating {chosen}, the last whole point"
+        )
     screen.line(f"evaluating {chosen} of {target}")
     folder = rundir.served(whole[chosen])
     if points[0].name in whole:

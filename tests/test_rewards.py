@@ -67,7 +67,7 @@ def judge(completion, row):
             "huge": lambda: 1e308, "integer": lambda: 10**400, "lines": two_lines}[completion]()
 
 def two_lines():
-    raise ValueError("one\\n  two")
+    raise ValueError("one\\n  two \\ud800")
 
 def babble():
     for descriptor in range(3, 20):
@@ -132,7 +132,7 @@ def test_a_long_row_for_a_worker_that_never_comes_up(tmp_path, monkeypatch):
 def test_a_message_of_two_lines_is_one(tmp_path):
     with Scorers() as scorers:
         scorers.get(function(tmp_path)).score(["lines"], [{"id": "a"}])
-        assert scorers.examples() == ["verifier function: 1 x raised, for example: ValueError: one two (row a)"]
+        assert scorers.examples() == ["verifier function: 1 x raised, for example: ValueError: one two ? (row a)"]
 
 
 def test_the_same_verifier_has_one_set_of_workers(tmp_path):

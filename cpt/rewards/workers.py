@@ -183,8 +183,9 @@ def call_one(verifier, completion: str, row: dict) -> dict:
 
 
 def in_words(error: Exception) -> str:
-    """The exception on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_MESSAGE]
+    """The exception on one line, of characters that can be printed."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_MESSAGE]
+    return said.encode("utf-8", "replace").decode("utf-8")
 
 
 def work() -> None:
