@@ -123,9 +123,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = COMMANDS[asked.command](asked)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output left (`cpt check ... | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except BrokenPipeError as error:
+        code = reader_left() if asked.command in PRINTS else failed(asked, error)
     except UserError as error:
         code = complain(error, 2)
     except Interrupted as error:
@@ -139,6 +138,12 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         code = complain(disk_full(error), 1) if "No space left on device" in str(error) else failed(asked, error)
     sys.exit(code)
+
+
+def reader_left() -> int:
+    """The reader of our output left (`cpt check ... | head`): what it wanted it has."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def complain(message: object, code: int) -> int:
@@ -224,6 +229,7 @@ def schema(asked: argparse.Namespace) -> int:
 
 
 COMMANDS = {"run": run, "check": check, "eval": evaluate, "report": report, "schema": schema}
+PRINTS = ("check", "report", "schema")  # do no more than print: a broken pipe there is that of stdout
 
 
 def level_of(asked: argparse.Namespace) -> int:

@@ -3,16 +3,16 @@
 import json
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
-from cpt import models, ranks, rollouts
+from cpt import models, plan, ranks, rollouts
 from cpt.data.stream import load_stream
-from cpt.errors import UserError
+from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.evaluation.evaluate import evaluate
 from cpt.evaluation.statistics import interval
 from cpt.files import write_whole
 from cpt.preflight import check_rows
-from cpt.recipe import Adapter, Evaluation, Model, Recipe, load, load_suite
+from cpt.recipe import Adapter, Evaluation, Model, Recipe, Suite, load, load_suite
 from cpt.rewards import Scorers
 from cpt.run import probes
 from cpt.rundir import RunDir, points_of
@@ -27,8 +27,10 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
         UserError: `target` is neither a run nor a model folder, or there is no such point.
     """
     hush_libraries(screen.level)
-    folder, base, recipe = find(target, point)
-    asked = {suite.name: suite for suite in map(load_suite, suites)}
+    if out is not None:
+        check_out(out)
+    asked = load_suites(suites)
+    folder, base, recipe = find(target, point, screen)
     stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
     tokenizer = models.load_tokenizer(folder, recipe)
     check_rows(recipe, stream, tokenizer, models.context_length(base, recipe))
@@ -56,27 +58,89 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
     return 0
 
 
-def find(target: Path, point: str | None) -> tuple[Path, Path, Recipe]:
+def check_out(out: Path) -> None:
+    """Raise UserError where the answers cannot be written to `out`; better now than after an hour of evaluation."""
+    if out.is_dir():
+        raise UserError(f"--out: {out} is a folder; give a file for the answers")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be written ({error.strerror}); give another file") from error
+
+
+def load_suites(names: list[str]) -> dict[str, Suite]:
+    """The suites by their own names. Raises RecipeErrors with the mistakes of all of them."""
+    suites: dict[str, Suite] = {}
+    problems: list[Problem] = []
+    for name in names:
+        try:
+            suite = load_suite(name)
+        except RecipeErrors as error:
+            problems += error.problems
+            continue
+        if suite.name in suites:
+            problems.append(Problem(None, None, "--suite", f"two suites are called {suite.name}: give one of them"))
+        suites[suite.name] = suite
+    plan.check_suites(suites, lambda key, message: problems.append(Problem(None, None, key, message)))
+    if problems:
+        raise RecipeErrors(problems)
+    return suites
+
+
+def find(target: Path, point: str | None, screen: Screen) -> tuple[Path, Path, Recipe]:
     """(folder of the weights, folder of the base, recipe) of a run directory or a model folder."""
     if (target / "recipe.yaml").is_file():
-        recipe = load(str(target / "recipe.yaml"))
-        rundir, points = RunDir(target), points_of(recipe)
-        named = {each.name: each for each in points if rundir.committed(each)}
-        chosen = point or (list(named)[-1] if named else None)
-        if chosen not in named:
-            there = ", ".join(named) or "none yet"
-            raise UserError(f"{target}: no committed point {chosen or ''}; there: {there}")
-        return rundir.served(named[chosen]), rundir.model(points[0]), recipe
+        return find_point(target, point, screen)
     if point is not None:
         raise UserError(f"{target}: --point goes with a run directory (one that holds recipe.yaml)")
     folder = target / "model" if (target / "model" / "config.json").is_file() else target
     if models.is_adapter(folder):
-        config = json.loads((folder / "adapter_config.json").read_text())
-        recipe = bare_recipe(config["base_model_name_or_path"], Adapter(kind=config["peft_type"].lower()))
+        recipe = adapter_recipe(folder / "adapter_config.json")
         return folder, models.resolve(recipe), recipe
     if not (folder / "config.json").is_file():
         raise UserError(f"{target}: is neither a run directory (recipe.yaml) nor a model folder (config.json)")
     return folder, folder, bare_recipe(str(folder), None)
+
+
+def find_point(target: Path, name: str | None, screen: Screen) -> tuple[Path, Path, Recipe]:
+    """`find` in a run: the point of that name, or the last whole one."""
+    recipe = load(str(target / "recipe.yaml"))
+    rundir, points = RunDir(target), points_of(recipe)
+    whole = {point.name: point for point in points if rundir.committed(point)}
+    damaged = [point.name for point in rundir.damaged(points)]
+    chosen = name or (list(whole)[-1] if whole else None)
+    if chosen not in whole:
+        there = ", ".join([*whole, *(f"{each} (damaged)" for each in damaged)]) or "none yet"
+        what = f"{chosen} is damaged" if chosen in damaged else f"no committed point {chosen or ''}".rstrip()
+        raise UserError(f"{target}: {what}; there: {there}")
+    if damaged and name is None:
+        screen.warn(
+            f"{target}: damaged: {', '.join(damaged)} (not the files that were committed; `cpt run` makes them again); "
+            f"evaluating {chosen}, the last whole point"
+        )
+    screen.line(f"evaluating {chosen} of {target}")
+    folder = rundir.served(whole[chosen])
+    if points[0].name in whole:
+        return folder, rundir.model(points[0]), recipe
+    if models.is_adapter(folder):
+        raise UserError(
+            f"{target}: {chosen} is an adapter on {points[0].name}, which is not there or damaged: `cpt run` makes it again"
+        )
+    return folder, folder, recipe
+
+
+def adapter_recipe(file: Path) -> Recipe:
+    """The recipe of an adapter by itself, on the base that its config names."""
+    with models.loading("adapter's config (adapter_config.json)", file.parent):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        base, kind = config.get("base_model_name_or_path"), str(config["peft_type"]).lower()
+    if not isinstance(base, str):
+        raise UserError(
+            f"{file}: base_model_name_or_path is {json.dumps(base)}: write the folder or hub id of the adapter's base"
+        )
+    return bare_recipe(base, Adapter(kind=kind))
 
 
 def bare_recipe(path: str, adapter: Adapter | None) -> Recipe:

@@ -6,12 +6,28 @@ points hold the adapter alone, on that base.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cpt.errors import UserError
 from cpt.recipe import Recipe
 
 BASE_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
+
+
+@contextmanager
+def loading(what: str, whose: str | Path) -> Iterator[None]:
+    """A library reads the user's files in this block: whatever it finds wrong with them becomes one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # transformers, huggingface_hub, safetensors and tokenizers share no class of errors
+        said = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{whose}: the {what} cannot be loaded ({type(error).__name__}: {said}): restore the file, or name another model"
+        ) from error
 
 
 def resolve(recipe: Recipe, progress=None) -> Path:
@@ -50,13 +66,38 @@ def write_base(recipe: Recipe, source: Path, target: Path) -> None:
     Raises:
         UserError: no safetensors weights, or no tokenizer.
     """
+    load_config(source, recipe)
+    check_weights(source)
     target.mkdir(parents=True)
     for file in sorted(source.iterdir()):
         if file.is_file() and file.suffix in BASE_FILES:
             shutil.copyfile(file, target / file.name)
-    if not list(target.glob("*.safetensors")):
-        raise UserError(f"model.path: {source} has no *.safetensors; convert the weights (pickled .bin is not loaded)")
     load_tokenizer(target, recipe).save_pretrained(target)
+
+
+def check_weights(folder: Path) -> None:
+    """Raise UserError where `folder` has no safetensors, lacks one that its index names, or holds one that is cut short."""
+    from safetensors import safe_open
+
+    index = folder / "model.safetensors.index.json"
+    files = {file.name for file in folder.glob("*.safetensors")}
+    if not files:
+        raise UserError(f"model.path: {folder} has no *.safetensors; convert the weights (pickled .bin is not loaded)")
+    with loading("index of the weights (model.safetensors.index.json)", folder):
+        named = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    if named - files:
+        raise UserError(f"model.path: {folder} lacks {', '.join(sorted(named - files))}, which its index names")
+    for name in sorted(files):
+        with loading(f"file of weights {name}", folder), safe_open(folder / name, "pt"):
+            pass
+
+
+def load_config(folder: Path, recipe: Recipe):
+    """The model's config. Raises UserError where it cannot be read."""
+    from transformers import AutoConfig
+
+    with loading("config (config.json)", folder):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -76,13 +117,10 @@ def load_tokenizer(folder: Path, recipe: Recipe):
         raise UserError(
             f"model.path: {recipe.model.path} has no tokenizer (tokenizer.json): save it beside the weights"
         )
-    try:
+    with loading("tokenizer", f"model.path: {recipe.model.path}"):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, padding_side="left", trust_remote_code=recipe.model.trust_remote_code
         )
-    except (ValueError, OSError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"model.path: the tokenizer of {recipe.model.path} does not load: {first}") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.path: the tokenizer of {recipe.model.path} has no end-of-sequence token (eos_token)")
     if recipe.model.chat_template is not None:
@@ -93,13 +131,13 @@ def load_tokenizer(folder: Path, recipe: Recipe):
 
 
 def load_full(folder: Path, recipe: Recipe):
-    """All weights of `folder` in the recipe's dtype, on the CPU (the trainer places them)."""
+    """All weights of `folder` in the recipe's dtype, on the CPU (the trainer places them). Raises UserError."""
     from transformers import AutoModelForCausalLM
 
     options = {"attn_implementation": recipe.model.attn_implementation} if recipe.model.attn_implementation else {}
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=recipe.model.dtype, trust_remote_code=recipe.model.trust_remote_code, **options
-    )
+    options |= {"dtype": recipe.model.dtype, "trust_remote_code": recipe.model.trust_remote_code}
+    with loading("model", folder):
+        return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
 
 
 def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, seed: int = 0):
@@ -111,7 +149,8 @@ def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, se
 
     model = load_full(base, recipe)
     if is_adapter(folder):
-        return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        with loading("adapter", folder):
+            return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     if not trainable:
         return model
     set_seed(seed)
@@ -136,13 +175,11 @@ def check_adapter(base: Path, recipe: Recipe) -> None:
         return
     import torch
     from peft import get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    trust = recipe.model.trust_remote_code
+    config = load_config(base, recipe)
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(base, trust_remote_code=trust), trust_remote_code=trust
-        )
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=recipe.model.trust_remote_code)
         try:
             get_peft_model(empty, adapter_config(recipe))
         except (ValueError, TypeError, KeyError) as error:
@@ -160,10 +197,8 @@ def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Rec
         model.save_pretrained(target, state_dict=state_dict, selected_adapters=["default"])
         point_adapter_at_base(target, recipe)
     else:
-        from transformers import AutoConfig
-
         model.save_pretrained(target, state_dict=state_dict)
-        config = AutoConfig.from_pretrained(source, trust_remote_code=recipe.model.trust_remote_code)
+        config = load_config(source, recipe)
         config.dtype = model.dtype
         config.save_pretrained(target)
         if (source / "generation_config.json").is_file():
@@ -203,16 +238,16 @@ def answer_stops(tokenizer, spec) -> tuple[int, ...]:
 
 def context_length(folder: Path, recipe: Recipe) -> int | None:
     """How many positions the model in `folder` was made for, or the engine takes if fewer; None where neither says."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
-    own = getattr(config.get_text_config(), "max_position_embeddings", None)
+    own = getattr(load_config(folder, recipe).get_text_config(), "max_position_embeddings", None)
     engine = getattr(recipe.rollouts, "arguments", {}).get("max_model_len")
     return min((each for each in (own, engine) if each is not None), default=None)
 
 
-def encode_prompts(tokenizer, prompts: list, recipe: Recipe) -> list[list[int]]:
-    """Token ids of each prompt, as TRL makes them: strings as they are, chats by the template; both may occur."""
+def encode_prompts(tokenizer, prompts: list, recipe: Recipe, answered: bool = False) -> list[list[int]]:
+    """Token ids of each prompt, as TRL makes them: strings as they are, chats by the template; both may occur.
+
+    `answered`: chats end with their answer, so no new turn is opened.
+    """
     ids: list[list[int] | None] = [None] * len(prompts)
     plain = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
     chats = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, str)]
@@ -222,7 +257,7 @@ def encode_prompts(tokenizer, prompts: list, recipe: Recipe) -> list[list[int]]:
     if chats:
         encoded += tokenizer.apply_chat_template(
             conversation=[prompts[i] for i in chats],
-            add_generation_prompt=True,
+            add_generation_prompt=not answered,
             tokenize=True,
             return_dict=True,
             **recipe.model.chat_template_kwargs,

@@ -8,6 +8,7 @@ from cpt.data import sources
 from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.rewards import function
+from cpt.rewards.verifiers import kinds
 from cpt.stages.arguments import value_of
 
 
@@ -22,23 +23,37 @@ def check(recipe: Recipe, out: Path) -> None:
     def note(key: str, message: str) -> None:
         problems.append(Problem(None, None, key, message))
 
-    suites = suites_of(recipe)
     for task in recipe.stream:
         check_rows(task, f"stream.{task.task}", ("train", "validation", "eval"), note)
-    for name, suite in suites.items():
-        for task in suite.tasks:
-            check_rows(task, f"suite {name}: tasks.{task.task}", ("eval",), note)
+    check_suites(suites_of(recipe), note)
     for task in recipe.stream:
-        for name in ("reward", "metric"):
-            for spec in functions(getattr(task, name)):
-                missing = function.missing(spec.model_dump())
-                if missing:
-                    note(f"stream.{task.task}.{name}", missing)
+        check_functions(task, f"stream.{task.task}", note)
     check_model(recipe, note)
     if not writable(out):
         note("--out", f"{out} cannot be written; choose another run directory")
     if problems:
         raise RecipeErrors(problems)
+
+
+def check_suites(suites: dict[str, Suite], note) -> None:
+    for name, suite in suites.items():
+        for task in suite.tasks:
+            check_rows(task, f"suite {name}: tasks.{task.task}", ("eval",), note)
+            check_functions(task, f"suite {name}: tasks.{task.task}", note)
+
+
+def check_functions(task: Any, key: str, note) -> None:
+    """The user's functions are there, and reasoning-gym's scorer has its entries."""
+    for name in ("reward", "metric"):
+        reward = getattr(task, name)
+        for spec in functions(reward):
+            missing = function.missing(spec.model_dump())
+            if missing:
+                note(f"{key}.{name}", missing)
+        if reward and task.data.source == "procedural" and "reasoning_gym" in kinds(reward.model_dump()):
+            note(
+                f"{key}.{name}", "reasoning_gym judges rows of `source: reasoning_gym` only: take exact for the letters"
+            )
 
 
 def check_rows(task: Any, key: str, wanted: tuple[str, ...], note) -> None:

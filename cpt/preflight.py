@@ -1,83 +1,161 @@
-"""What must hold before the first step is taken: every row can be spelt, rendered and answered within the context.
+"""What must hold before the first step is taken: every row can be spelt, rendered, judged, and answered within the context.
 
 A mistake found here costs seconds; found in task 7 it costs a night.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
+
+from jinja2 import TemplateError
 
 from cpt import models
-from cpt.data.rows import prompt_of, prompt_text
-from cpt.data.stream import Stream, TaskData
+from cpt.data.rows import STAGE_ROWS, Row, contents
+from cpt.data.stream import Stream, TaskData, stage_forms
 from cpt.errors import UserError
 from cpt.recipe import Recipe
 from cpt.rewards.verifiers import COMPARES, kinds
 from cpt.spelling import unspellable
+from cpt.stages.arguments import CONFIGS, value_of
 
 CHUNK = 1000
-ANSWERS = ("answer", "demonstration", "completion", "chosen", "rejected", "messages")
+WRITTEN = ("prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages")
 
 
 def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -> None:
-    """Check every prompt of the run against the model's tokenizer, chat template and context.
+    """Check every row of the run against its stages, its verifier, and the model's tokenizer, chat template and context.
 
     Raises:
         UserError: naming the task, the row, and what to do.
     """
     for task in stream.tasks:
-        longest_answer = max(
-            [stage.args.get("max_completion_length", 256) for stage in task.spec.stages if stage.kind == "rlvr"],
-            default=0,
-        )
-        check_task(recipe, task, task.train, tokenizer, context, longest_answer)
-    for task in (*stream.tasks, *(task for suite in stream.suites.values() for task in suite)):
-        check_judged(task)
+        check_stages(task)
+        rollout = max((value_of(s.args, "rlvr", LONGEST) for s in task.spec.stages if s.kind == "rlvr"), default=0)
+        key = f"stream.{task.name}.data"
+        for chunk in check_split(recipe, key, task.train, tokenizer, context, rollout):
+            for index, stage in enumerate(task.spec.stages):
+                check_trained(recipe, key, f"{task.name}.stages.{index}", stage, chunk, tokenizer, context)
+    asked = [(f"stream.{task.name}.data", task) for task in stream.tasks]
+    asked += [(f"suite {name}, task {task.name}", task) for name, tasks in stream.suites.items() for task in tasks]
+    for key, task in asked:
+        check_judged(f"{key}.eval" if key.endswith("data") else key, task.eval, task.spec.verifier)
         limit = task.spec.max_completion_length or recipe.evaluation.max_completion_length
-        check_task(recipe, task, task.eval, tokenizer, context, limit)
+        for rows in (task.eval, task.validation):
+            for _ in check_split(recipe, key, rows, tokenizer, context, limit):
+                pass
 
 
-def check_judged(task: TaskData) -> None:
-    """Every evaluation row has a prompt to ask and, for a verifier that compares, the answer to compare with."""
-    wanted = ["prompt", *(["answer"] if COMPARES & set(kinds(task.spec.verifier.model_dump())) else [])]
-    for row in task.eval:
+LONGEST = "max_completion_length"
+
+# -- what stages and verifiers need ----------------------------------------------------------------------------------------
+
+
+def check_stages(task: TaskData) -> None:
+    """Every stage can take every training row; one that trains on rewards has what the reward compares with."""
+    for kind in dict.fromkeys(stage.kind for stage in task.spec.stages):
+        for _ in stage_forms(task, kind):
+            pass
+        if kind != "sft":
+            judged = (row for row in task.train if kind == "rlvr" or row.get("chosen") is None)
+            check_judged(f"stream.{task.name}.data.train", judged, task.spec.reward or task.spec.verifier)
+
+
+def check_judged(key: str, rows: Iterable[Row], verifier: Any) -> None:
+    """Every row has a prompt to ask and what the verifier judges by: the answer, or the entry of reasoning-gym."""
+    used = set(kinds(verifier.model_dump()))
+    wanted = ["prompt", *(["answer"] if COMPARES & used else [])]
+    for row in rows:
         lacking = [name for name in wanted if row.get(name) is None]
+        there = ", ".join(name for name in row if name != "id")
         if lacking:
-            there = ", ".join(name for name in row if name != "id")
             raise UserError(
-                f"stream.{task.name}.data.eval: row {row['id']} has no {' and no '.join(lacking)} (it has {there}); the "
-                f"verifier {task.spec.verifier.kind} needs it: name the column with `columns`, e.g. {{answer: solution}}"
+                f"{key}: row {row['id']} has no {' and no '.join(lacking)} (it has {there}); the verifier {verifier.kind} "
+                "needs it: name the column with `columns`, e.g. {answer: solution}"
+            )
+        if "reasoning_gym" in used and not {"reasoning_gym", "entry"} <= set(row.get("metadata") or {}):
+            raise UserError(
+                f"{key}: row {row['id']} has no entry of reasoning-gym's in its metadata (it has {there}); the verifier "
+                "reasoning_gym needs it: take `source: reasoning_gym`, or another verifier"
             )
 
 
-def check_task(recipe: Recipe, task: TaskData, rows, tokenizer, context: int | None, longest_answer: int) -> None:
-    """Check the rows of one split of one task; `longest_answer` is what will be generated after each prompt."""
+# -- what the model needs --------------------------------------------------------------------------------------------------
+
+
+def check_split(
+    recipe: Recipe, key: str, rows: Sequence[Row], tokenizer, context: int | None, longest_answer: int
+) -> Iterator[list[Row]]:
+    """Check the rows of one split of one task, and give them on in chunks; `longest_answer` is what follows each prompt."""
     iterator = iter(rows)
     while chunk := list(islice(iterator, CHUNK)):
-        prompts = [prompt_of(row) for row in chunk]
-        if any(not isinstance(prompt, str) for prompt in prompts) and tokenizer.chat_template is None:
+        chats = [row for row in chunk if row.get("messages") or not isinstance(row["prompt"], str)]
+        if chats and tokenizer.chat_template is None:
             raise UserError(
-                f"stream.{task.name}.data: rows are conversational ({chunk[0]['id']}), but the tokenizer of "
-                f"{recipe.model.path} has no chat template: give one as model.chat_template, or use plain prompts"
+                f"{key}: rows are conversational ({chats[0]['id']}), but the tokenizer of {recipe.model.path} has no chat "
+                "template: give one as model.chat_template, or use plain prompts"
             )
-        check_spelling(task, chunk, prompts, tokenizer)
-        lengths = map(len, models.encode_prompts(tokenizer, prompts, recipe))
-        for row, length in zip(chunk, lengths, strict=True):
+        check_spelling(key, chunk, tokenizer)
+        prompts = [(row, "prompt", row["prompt"]) for row in chunk if row.get("prompt") is not None]
+        for (row, *_), length in zip(prompts, lengths(recipe, key, prompts, tokenizer), strict=True):
             if context is not None and length + longest_answer > context:
                 raise UserError(
-                    f"stream.{task.name}.data: row {row['id']} has a prompt of {length} tokens; with an answer of up to "
-                    f"{longest_answer} that is more than the model's context of {context}: shorten or drop the row, or "
-                    "lower max_completion_length"
+                    f"{key}: row {row['id']} has a prompt of {length} tokens; with an answer of up to {longest_answer} "
+                    f"that is more than the model's context of {context}: shorten or drop the row, or lower {LONGEST}"
                 )
+        yield chunk
 
 
-def check_spelling(task: TaskData, rows: list[dict], prompts: list, tokenizer) -> None:
+def check_spelling(key: str, rows: list[Row], tokenizer) -> None:
     """Refuse a row with a character that the tokenizer would drop or garble."""
-    texts = []
-    for row, prompt in zip(rows, prompts, strict=True):
-        texts.append((row, "prompt", prompt_text(prompt)))
-        texts += [(row, field, prompt_text(row[field])) for field in ANSWERS if row.get(field)]
+    texts = [(row, name, text) for row in rows for name in WRITTEN if row.get(name) for text in contents(row[name])]
     for number, position in unspellable(tokenizer, [text for _, _, text in texts]):
         row, field, text = texts[number]
         raise UserError(
-            f"stream.{task.name}.data: row {row['id']}: the tokenizer cannot spell {text[position]!r} (character "
-            f"{position + 1} of {field} {text[:60]!r}): change the row, or take a model that knows it"
+            f"{key}: row {row['id']}: the tokenizer cannot spell {text[position]!r} (character {position + 1} of {field} "
+            f"{text[:60]!r}): change the row, or take a model that knows it"
         )
+
+
+def check_trained(recipe: Recipe, key: str, place: str, stage: Any, rows: list[Row], tokenizer, context: int | None):
+    """Refuse a row that a stage would train on only in part, unless the recipe itself says where to cut (`max_length`)."""
+    texts = [each for row in rows for each in trained_texts(row, stage.kind, tokenizer.eos_token)]
+    cut = value_of(stage.args, stage.kind, "max_length") if texts else None
+    chosen = "max_length" in stage.args
+    for (row, field, _), length in zip(texts, lengths(recipe, key, texts, tokenizer, answered=True), strict=True):
+        kept = min(length, cut) if chosen and cut else length
+        if context is not None and kept > context:
+            raise UserError(
+                f"{key}: row {row['id']} has {length} tokens with its {field}, more than the model's context of {context}: "
+                f"shorten or drop the row, or let args.max_length of stream.{place} cut it"
+            )
+        if not chosen and cut and length > cut:
+            raise UserError(
+                f"{key}: row {row['id']} has {length} tokens with its {field}, and {CONFIGS[stage.kind][2]} cuts at {cut} by "
+                f"default: say where to cut with args.max_length of stream.{place} (null: nowhere), or drop the row"
+            )
+
+
+def trained_texts(row: Row, kind: str, end: str) -> Iterator[tuple[Row, str, str | list]]:
+    """(row, field, text or conversation) of what an sft or dpo stage trains on, the end of sequence included."""
+    form = STAGE_ROWS[kind](row)
+    if "messages" in form:
+        yield row, "messages", form["messages"]
+    for name in ("completion", "chosen", "rejected"):
+        if name in form:
+            field = "demonstration" if name == "completion" and row.get("demonstration") is not None else name
+            whole = form["prompt"] + form[name]
+            yield row, field, whole + end if isinstance(whole, str) else whole
+
+
+def lengths(
+    recipe: Recipe, key: str, texts: list[tuple[Row, str, Any]], tokenizer, answered: bool = False
+) -> list[int]:
+    """The tokens of each (row, field, text or conversation); names the row that the chat template refuses."""
+    try:
+        return [len(ids) for ids in models.encode_prompts(tokenizer, [text for *_, text in texts], recipe, answered)]
+    except TemplateError as error:
+        if len(texts) == 1:
+            row, field, _ = texts[0]
+            said = " ".join(str(error).split())
+            raise UserError(f"{key}: row {row['id']}: the chat template refuses its {field}: {said}") from error
+    return [length for each in texts for length in lengths(recipe, key, [each], tokenizer, answered)]

@@ -50,6 +50,8 @@ def load_suite(schema: type[BaseModel], name: str | Path) -> Any:
     mistakes = Mistakes()
     root = read(find("eval", name))
     suite = validate(schema, root, mistakes)
+    if suite is not None:
+        check_names(suite.tasks, "tasks", root, mistakes)
     mistakes.check()
     return suite
 
@@ -208,14 +210,19 @@ def check_arguments(root: Node, mistakes: Mistakes) -> None:
             mistakes.add(adapter.at([name]), f"adapter.{name}", message)
 
 
+def check_names(tasks: Sequence, where: str, root: Node, mistakes: Mistakes) -> None:
+    """No two tasks of a stream or a suite share a name: their results would be one."""
+    names: dict[str, int] = {}
+    for number, task in enumerate(tasks):
+        if task.task in names:
+            message = f"{task.task!r} is the name of {where}.{names[task.task]} too"
+            mistakes.add(root.at([where, number, "task"]), f"{where}.{number}.task", message)
+        names.setdefault(task.task, number)
+
+
 def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
     """What no schema can say: unique names, suites that exist, gates that can have a value."""
-    names: dict[str, int] = {}
-    for number, task in enumerate(recipe.stream):
-        if task.task in names:
-            place = root.at(["stream", number, "task"])
-            mistakes.add(place, f"stream.{number}.task", f"{task.task!r} is the name of stream.{names[task.task]} too")
-        names.setdefault(task.task, number)
+    check_names(recipe.stream, "stream", root, mistakes)
     for number, _ in enumerate(recipe.strategies):
         mistakes.add(root.at(["strategies", number]), f"strategies.{number}", "no strategy exists in this version")
     for number, suite in enumerate(recipe.evaluation.suites):

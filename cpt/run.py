@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from cpt import manifest, models, preflight, ranks, report, rollouts, stages
-from cpt.data.stream import Stream, load_stream, stage_rows
+from cpt.data.stream import Stream, TaskData, load_stream, stage_rows
 from cpt.evaluation.evaluate import evaluate
 from cpt.recipe import Recipe, suites_of
 from cpt.results import write_results
-from cpt.rewards import Scorers
+from cpt.rewards import Scorer, Scorers
 from cpt.rundir import Point, RunDir, open_run, points_of
 from cpt.screen import Screen, hush_libraries, logs_to
 from cpt.stages import STAGES, StageContext
@@ -158,7 +158,7 @@ def commit(this: Run, point: Point, model: Path, served: Path | None) -> None:
 def context(this: Run, point: Point, task, index: int, stage, source: Path) -> StageContext:
     name = f"{index}-{stage.kind}"
     folder = this.rundir.stage(point, name)
-    scorer = this.scorers.get((task.spec.reward or task.spec.verifier).model_dump())
+    scorer = scorer_of(this, task)
     mine = {"task": task.name, "stage": name}
 
     def rewind(step: int) -> None:
@@ -185,6 +185,11 @@ def context(this: Run, point: Point, task, index: int, stage, source: Path) -> S
     )
 
 
+def scorer_of(this: Run, task: TaskData) -> Scorer:
+    """The scorer of what a task is trained on."""
+    return this.scorers.get((task.spec.reward or task.spec.verifier).model_dump())
+
+
 def stage_seed(seed: int, task: int, stage: int) -> int:
     """The seed of one stage, independent of the others (numpy's SeedSequence; 31 bits, as transformers wants)."""
     return int(np.random.SeedSequence([seed, task, stage]).generate_state(1)[0] >> 1)
@@ -195,7 +200,16 @@ def run_stage(this: Run, ctx: StageContext) -> dict:
     rows = stage_rows(ctx.task, ctx.stage.kind)
     for strategy in this.strategies:
         rows = strategy.before_stage(ctx, rows)
+    scorer = scorer_of(this, ctx.task)
+    scored, failed = scorer.scored, scorer.errors.total()
     record = STAGES[ctx.stage.kind](ctx, rows, this.strategies)
+    scored, failed = scorer.scored - scored, scorer.errors.total() - failed
+    if failed > scored / 2:
+        kind, _ = scorer.errors.most_common(1)[0]
+        this.screen.warn(
+            f"{ctx.task.name} {ctx.name}: the reward could not score {failed} of {scored} completions, most often: "
+            f"{kind}: {scorer.examples[kind]}"
+        )
     gc.collect()
     for strategy in this.strategies:
         strategy.after_stage(ctx, rows)

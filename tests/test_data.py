@@ -1,5 +1,6 @@
 """Sources and the stream: JSON lines with their line numbers, columns, rows held out, and the proof that splits are apart."""
 
+import gzip
 import json
 
 import pytest
@@ -49,6 +50,54 @@ def test_broken_files(text, message, tmp_path):
     with pytest.raises(UserError) as caught:
         list(sources.load(jsonl(file, file), "train", "words", 0))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content, place",
+    [
+        ('{"prompt": "a"}\n{"prompt": "café"}\n'.encode("latin-1"), "rows.jsonl:2: not UTF-8"),
+        ('{"prompt": "a"}\n'.encode("utf-16"), "rows.jsonl:1: not UTF-8"),
+        (gzip.compress(b'{"prompt": "a"}\n'), "rows.jsonl:1: not UTF-8"),
+        (b'{"prompt": "a"}\n' + b'{"prompt": ' + b"[" * 100_000, "rows.jsonl:2: nested too deeply"),
+    ],
+    ids=["latin-1", "utf-16", "gzip", "nested"],
+)
+def test_files_that_are_no_utf8_json(content, place, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(content)
+    for read in (
+        lambda: sources.count(jsonl(file, file), "train"),
+        lambda: sources.load(jsonl(file, file), "train", "words", 0),
+    ):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert place in str(caught.value) and len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "b"}\r\n')
+    rows = sources.load(jsonl(tmp_path / "rows.jsonl", tmp_path / "rows.jsonl"), "train", "words", 0)
+    assert [row["prompt"] for row in rows] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "ids, names",
+    [
+        (["x", "y", "z"], ["x", "y", "z"]),
+        (["x", "y", "x"], ["x#1", "y#2", "x#3"]),
+        ([7, 7, 8], ["7#1", "7#2", "8#3"]),
+        (["2", None, None], ["2#1", "1#2", "2#3"]),  # the last would be called by its place, 2
+    ],
+)
+def test_rows_never_share_an_id(ids, names, tmp_path):
+    """A document's id on several of its questions: the row's number tells them apart, held out or not."""
+    rows = [row | {"id": name} for row, name in zip(questions(3), ids, strict=True)]
+    file = write(tmp_path / "rows.jsonl", rows)
+    assert [row["id"] for row in sources.load(jsonl(file, file), "eval", "t", 0)] == [
+        f"t/eval/{name}" for name in names
+    ]
+    split = [row["id"] for part in ("train", "eval") for row in sources.load(jsonl(file, 1), part, "t", 0)]
+    assert sorted(split) == sorted(f"t/row/{name}" for name in names)
 
 
 def test_a_missing_file(tmp_path):
@@ -193,7 +242,7 @@ def test_one_question_twice_is_refused(tmp_path):
     "kind, row, message",
     [
         ("sft", {"prompt": "q", "answer": "a"}, "a sft stage needs a demonstration"),
-        ("rlvr", {"messages": [{"role": "user", "content": "q"}]}, "a rlvr stage needs a `prompt`"),
+        ("rlvr", {"messages": [{"role": "assistant", "content": "q"}]}, "a rlvr stage needs a `prompt`"),
     ],
 )
 def test_rows_that_a_stage_cannot_use(kind, row, message, tmp_path):

@@ -64,6 +64,24 @@ def no_eos(folder, tiny_folder):
     return content | {"model": {"path": path}}
 
 
+def with_file(folder, tiny_folder, name: str, text: str):
+    """A recipe on a copy of the embedded model in which one file is another."""
+    content = recipe("rlvr")
+    content["model"]["path"] = model_without(folder, tiny_folder)
+    (folder / "model" / name).write_text(text)
+    return content
+
+
+HELD = "{task: copy, data: {source: procedural, name: copy, eval: 4}, reward: exact, metric: exact}\n"
+
+
+def with_suite(folder, text: str):
+    content = recipe("rlvr")
+    (folder / "held.yaml").write_text(text)
+    content["evaluation"]["suites"] = ["held.yaml"]
+    return content
+
+
 def changed(path: str, value, **of_the_task):
     """A recipe with one value changed at a dotted path."""
 
@@ -140,6 +158,10 @@ MISTAKES = {
         changed("stream.0.reward", {"kind": "function", "path": "nowhere_at_all:judge"}, metric="exact"),
         ["stream.reverse.reward: no module nowhere_at_all"],
     ),
+    "reasoning-gym's scorer for other rows": (
+        changed("stream.0.reward", "reasoning_gym", metric="exact"),
+        ["stream.reverse.reward: reasoning_gym judges rows of `source: reasoning_gym`"],
+    ),
     "an adapter that PEFT refuses": (
         changed("adapter", {"kind": "lora", "target_modules": ["nothing_like_it"]}),
         ["adapter: PEFT cannot lay lora over this model", "nothing_like_it"],
@@ -147,6 +169,30 @@ MISTAKES = {
     "no demonstrations for sft": (
         lambda folder, _: rows_task(folder, plain_rows(4), plain_rows(2, 9), kind="sft"),
         ["stream.reverse: row reverse/train/0 has answer, id, prompt; a sft stage needs a demonstration"],
+    ),
+    "a suite's verifier that is not there": (
+        lambda folder, _: with_suite(
+            folder, "name: held\ntasks:\n- " + HELD.replace("reward: exact", 'reward: "nowhere_at_all:f"')
+        ),
+        ["suite held: tasks.copy.reward: no module nowhere_at_all"],
+    ),
+    "broken weights": (
+        lambda folder, tiny: with_file(folder, tiny, "model.safetensors", "junk"),
+        ["model: the file of weights model.safetensors cannot be loaded (SafetensorError"],
+    ),
+    "a broken config": (
+        lambda folder, tiny: with_file(folder, tiny, "config.json", "{"),
+        ["model: the config (config.json) cannot be loaded", "not a valid JSON file"],
+    ),
+    "a broken tokenizer": (
+        lambda folder, tiny: with_file(folder, tiny, "tokenizer.json", "{}"),
+        ["the tokenizer cannot be loaded (KeyError"],
+    ),
+    "weights that are not all there": (
+        lambda folder, tiny: with_file(
+            folder, tiny, "model.safetensors.index.json", '{"weight_map": {"a": "b.safetensors"}}'
+        ),
+        ["lacks b.safetensors, which its index names"],
     ),
     "an unknown skill": (changed("stream.1.data.name", "ceasar"), ["no skill 'ceasar'; did you mean 'caesar'?"]),
 }

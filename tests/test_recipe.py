@@ -280,6 +280,10 @@ def test_a_suite_has_its_mistakes_too(tmp_path):
     with pytest.raises(RecipeErrors) as caught:
         load_suite(file)
     assert "suite.yaml:3: tasks.0.rewrd: unknown key; did you mean reward?" in str(caught.value)
+    task = "  - {task: a, data: {source: procedural, name: copy}, reward: exact}\n"
+    file.write_text(f"name: x\ntasks:\n{task}{task}")
+    with pytest.raises(RecipeErrors, match=r"suite\.yaml:4: tasks\.1\.task: 'a' is the name of tasks\.0 too"):
+        load_suite(file)
 
 
 def test_the_schema_accepts_the_shipped_recipes():

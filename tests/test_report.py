@@ -306,3 +306,29 @@ def test_a_long_stream_numbers_its_ticks():
     svg = charts.stream_chart("x", points, [0.5] * 21, [[0.4, 0.6]] * 21, rows=21, trained=3)
     assert ">20<" in svg and ">a-long" not in svg
     assert charts.short("03-sort", 60) == "sort" and charts.short("03-a-long-name", 60) == "a-long-na…"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("[]", "must be a JSON object, not '[]'"),
+        ("null", "must be a JSON object, not 'null'"),
+        ("{", "not JSON"),
+        ('{"format": 1}', "no (or no right) tasks, accuracy, points"),
+        ('{"format": 2}', "format 2 is not 1"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_results_that_are_none(text, said, tmp_path):
+    (tmp_path / "results.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as caught:
+        build(tmp_path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_report_that_cannot_be_written(tmp_path):
+    run = make_run(tmp_path / "run", bad=False, count=10)
+    (run / "report.html").unlink(missing_ok=True)
+    (run / "report.html").mkdir()
+    with pytest.raises(UserError, match=r"report\.html: cannot be written \(Is a directory\)"):
+        build(run)

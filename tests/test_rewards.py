@@ -57,12 +57,23 @@ def test_a_sum_by_hand():
 
 
 MODULE = """
-import math, os, time
+import math, os, threading, time
 
 def judge(completion, row):
     return {"right": lambda: 1.0, "raises": lambda: 1 / 0, "none": lambda: None, "nan": lambda: math.nan,
             "words": lambda: "one", "dies": lambda: os._exit(3), "prints": lambda: print("noise") or 0.5,
-            "hangs": lambda: time.sleep(600)}[completion]()
+            "hangs": lambda: time.sleep(600), "forks": lambda: 0.0 if os.fork() == 0 else 1.0, "babbles": babble,
+            "late": lambda: threading.Timer(0.05, os._exit, (0,)).start() or 1.0, "inf": lambda: -math.inf,
+            "huge": lambda: 1e308, "integer": lambda: 10**400, "lines": two_lines}[completion]()
+
+def two_lines():
+    raise ValueError("one\\n  two \\ud800")
+
+def babble():
+    for descriptor in range(3, 20):
+        try: os.write(descriptor, b"3\\n{junk\\n")
+        except OSError: pass
+    return 1.0
 """
 
 
@@ -84,6 +95,44 @@ def test_no_verifier_stops_the_run(tmp_path):
         assert "row-raises" in scorer.examples["raised"]
         again = scorer.score(["right"], [{}])
     assert again[0].value == 1.0, "the workers do not come back after a loss"
+
+
+@pytest.mark.parametrize(
+    "asked, values, errors",
+    [
+        (["forks"] * 6 + ["right"], [1.0] * 7, {}),
+        (["babbles", "right", "babbles"], [None, 1.0, None], {"garbled": 2}),
+        (["inf", "huge", "integer", "right"], [None, None, None, 1.0], {"inf": 3}),
+    ],
+)
+def test_what_verifiers_do_to_their_workers(asked, values, errors, tmp_path):
+    """Forked verifiers answer once, what they write into the pipe costs them the call, and scores stay finite."""
+    with Scorer(function(tmp_path, 5.0)) as scorer:
+        assert [score.value for score in scorer.score(asked, [{}] * len(asked))] == values
+        assert dict(scorer.errors) == errors and scorer.scored == len(asked)
+
+
+@pytest.mark.parametrize("row", [{}, {"long": "x" * 300_000}], ids=["short", "long"])
+def test_a_worker_that_dies_between_two_calls(tmp_path, row):
+    """Its next job goes to another worker: nothing is lost, and no broken pipe comes up."""
+    with Scorer(function(tmp_path, 5.0), workers=1) as scorer:
+        assert scorer.score(["late"], [row])[0].value == 1.0
+        time.sleep(0.5)
+        assert scorer.score(["right"], [row])[0].value == 1.0
+
+
+def test_a_long_row_for_a_worker_that_never_comes_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("cpt.rewards.workers.START_LIMIT", 1.0)
+    (tmp_path / "slow.py").write_text("import time; time.sleep(600)\n")
+    spec = {"kind": "function", "path": "slow:judge", "folder": str(tmp_path), "timeout": 1.0}
+    with Scorer(spec) as scorer:
+        assert scorer.score(["x"], [{"long": "x" * 300_000}])[0].error.startswith("timeout: took more than 1 s")
+
+
+def test_a_message_of_two_lines_is_one(tmp_path):
+    with Scorers() as scorers:
+        scorers.get(function(tmp_path)).score(["lines"], [{"id": "a"}])
+        assert scorers.examples() == ["verifier function: 1 x raised, for example: ValueError: one two ? (row a)"]
 
 
 def test_the_same_verifier_has_one_set_of_workers(tmp_path):
@@ -135,4 +184,33 @@ def test_what_is_missing_is_found_without_running_it(tmp_path):
     assert "has no function jugde" in missing(spec | {"path": "mine:jugde"})
     assert "no module nowhere" in missing(spec | {"path": "nowhere:judge"})
     (tmp_path / "bad.py").write_text("def judge(:\n")
-    assert "bad.py" in missing(spec | {"path": "bad:judge"})
+    assert "bad.py:1: " in missing(spec | {"path": "bad:judge"})
+    (tmp_path / "nul.py").write_bytes(b"def judge(c, r): pass\n\x00")
+    assert "nul.py" in missing(spec | {"path": "nul:judge"})
+    (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
+    assert "latin.py" in missing(spec | {"path": "latin:judge"})
+
+
+@pytest.mark.parametrize(
+    "text, there",
+    [
+        ("judge: object = lambda c, r: 1.0", True),
+        ("judge, other = print, 2", True),
+        ("if True:\n  def judge(c, r): return 1.0", True),
+        ("try:\n  from nowhere import judge\nexcept ImportError:\n  judge = print", True),
+        ("from os.path import *", True),
+        ("class judge: pass", True),
+        ("def other():\n  judge = 1", False),
+        ("class Other:\n  def judge(self): pass", False),
+        ("print(judge)", False),
+    ],
+)
+def test_where_a_function_may_stand(text, there, tmp_path):
+    from cpt.rewards.function import missing
+
+    (tmp_path / "package").mkdir()
+    for file in (tmp_path / "mine.py", tmp_path / "package" / "__init__.py"):
+        file.write_text(text + "\n")
+    for module in ("mine", "package"):
+        found = missing({"path": f"{module}:judge", "folder": str(tmp_path)})
+        assert (found is None) is there, found

@@ -5,6 +5,7 @@ import pytest
 from cpt.data import rows
 
 CHAT = [{"role": "user", "content": "2+2"}]
+ANSWER = [{"role": "assistant", "content": "4"}]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,20 @@ def test_prompts_are_compared_as_people_would(one, other, same):
     [
         ({"prompt": "a"}, None),
         ({"prompt": CHAT, "completion": "4"}, None),
-        ({"messages": CHAT}, None),
+        ({"messages": CHAT + ANSWER}, None),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, None),
+        ({"prompt": CHAT, "chosen": "b", "rejected": ANSWER}, None),
+        ({"messages": CHAT}, "messages has no turn of the assistant's"),
+        ({"prompt": CHAT, "demonstration": CHAT}, "demonstration has no turn of the assistant's"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": " \n"}, "prompt is empty"),
+        ({"prompt": [{"role": "user", "content": ""}]}, "prompt is empty"),
+        ({"prompt": "a", "chosen": "b"}, "has chosen but no rejected"),
+        ({"prompt": "a", "rejected": "b"}, "has rejected but no chosen"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are the same ('b')"),
+        ({"messages": CHAT + ANSWER, "chosen": "b", "rejected": "c"}, "has chosen and rejected but no prompt"),
+        ({"prompt": "a", "demonstration": ANSWER}, "prompt is a string and demonstration a list of messages"),
+        ({"prompt": "a", "chosen": ANSWER, "rejected": "b"}, "prompt is a string and chosen a list of messages"),
         ({"answer": "a"}, "has neither a prompt nor messages"),
         ({"prompt": 3}, "prompt must be a string or a list of messages, not 3"),
         ({"prompt": []}, "prompt must be a string or a list of messages, not []"),

@@ -204,26 +204,6 @@ def test_adapters(cpt, adapter, tmp_path):
     assert alone == cpt.output, "the adapter's folder by itself is not the run's last point"
 
 
-# -- verifiers that fail -------------------------------------------------------------------------------------------------
-
-
-def test_a_verifier_that_fails_costs_scores_not_the_run(cpt, tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "import time\n"
-        "def judge(completion, row):\n"
-        "    if completion.startswith('a'): raise KeyError('no')\n"
-        "    if completion.startswith('b'): time.sleep(60)\n"
-        "    return None if completion.startswith('c') else float(completion == row['answer'])\n"
-    )
-    content = short("rlvr", steps=2, tasks=("reverse",))
-    content["stream"][0] |= {"reward": {"kind": "function", "path": "mine:judge", "timeout": 0.3}, "metric": "exact"}
-    file = write_recipe(tmp_path / "recipe.yaml", content)
-    assert cpt("run", file, "--out", tmp_path / "run") == 0, cpt.output
-    assert "verifier function" in cpt.output and "raised" in cpt.output
-    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert any(line["unscorable"] > 0 for line in logged)
-
-
 # -- whose weights, and what is left behind ------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 | field | |
 |---|---|
-| id | a name for messages and results; made from task, split and number where the data has none |
+| id | a name for messages and results; made from task, split and number where the data has none, and made unique |
 | prompt | a string, or a chat: a list of {role, content} |
 | answer | what a verifier compares with |
 | demonstration | a good completion, for SFT (`completion` is another name for it) |
@@ -23,6 +23,7 @@ Row = dict[str, Any]
 FIELDS = ("id", "prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages", "answer_markers")
 FIELDS = (*FIELDS, "metadata")
 CHAT_FIELDS = ("prompt", "completion", "demonstration", "chosen", "rejected", "messages")
+COMPLETIONS = ("completion", "demonstration", "chosen", "rejected")
 TEXT_ONLY_FIELDS = ("id", "answer")
 
 
@@ -35,7 +36,12 @@ def prompt_of(row: Row) -> str | list:
 
 def prompt_text(prompt: str | list) -> str:
     """The prompt as one text, for people: of a chat the contents, one below the other."""
-    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+    return "\n".join(contents(prompt))
+
+
+def contents(text: str | list) -> list[str]:
+    """The text, or the content of each message of a chat."""
+    return [text] if isinstance(text, str) else [message["content"] for message in text]
 
 
 def prompt_key(prompt: str | list) -> bytes:
@@ -63,8 +69,30 @@ def row_problem(row: Row) -> str | None:
     for name in TEXT_ONLY_FIELDS:
         if row.get(name) is not None and not isinstance(row[name], str):
             return f"{name} must be a string, not {row[name]!r}"
-    if row.get("prompt") is None and row.get("messages") is None:
+    return shape_problem(row)
+
+
+def shape_problem(row: Row) -> str | None:
+    """What is wrong between the fields of a row, each of which is right by itself."""
+    there = {name for name in FIELDS if row.get(name) is not None}
+    if not there & {"prompt", "messages"}:
         return "has neither a prompt nor messages"
+    if "prompt" in there and not prompt_text(row["prompt"]).strip():
+        return "prompt is empty: write what is asked, or leave the row out"
+    for name in ("messages", *COMPLETIONS):
+        value = row.get(name)
+        if isinstance(value, list) and all(message["role"] != "assistant" for message in value):
+            return f"{name} has no turn of the assistant's, so there is nothing to learn: add one"
+    for one, other in (("chosen", "rejected"), ("rejected", "chosen")):
+        if one in there and other not in there:
+            return f"has {one} but no {other}: a preference needs both"
+    if "chosen" in there and "prompt" not in there:
+        return "has chosen and rejected but no prompt: give what they answer as prompt (a chat may stand there)"
+    if "chosen" in there and row["chosen"] == row["rejected"]:
+        return f"chosen and rejected are the same ({row['chosen']!r:.60}), so there is nothing to prefer"
+    for name in COMPLETIONS:
+        if "prompt" in there and isinstance(row["prompt"], str) and isinstance(row.get(name), list):
+            return f"prompt is a string and {name} a list of messages: write both as strings or both as messages"
     return None
 
 

@@ -137,17 +137,25 @@ def json_lines(file: Path) -> Iterator[tuple[int, dict]]:
     """(line number, object) of every line that is not empty. Raises UserError for a missing file or a broken line."""
     if not file.is_file():
         raise UserError(f"{file}: no such file")
-    with file.open(encoding="utf-8-sig") as stream:
+    with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{file}:{number}: not UTF-8 ({error.reason}): save the file as UTF-8 text") from error
             except json.JSONDecodeError as error:
-                raise UserError(f"{file}:{number}: not valid JSON ({error.msg}): {line.strip()[:60]!r}") from error
+                raise UserError(f"{file}:{number}: not valid JSON ({error.msg}): {shown(line)}") from error
+            except RecursionError as error:
+                raise UserError(f"{file}:{number}: nested too deeply: {shown(line)}") from error
             if not isinstance(value, dict):
-                raise UserError(f"{file}:{number}: each line must be a JSON object, not {line.strip()[:60]!r}")
+                raise UserError(f"{file}:{number}: each line must be a JSON object, not {shown(line)}")
             yield number, value
+
+
+def shown(line: bytes) -> str:
+    return repr(line.decode("utf-8", errors="replace").strip()[:60])
 
 
 def load_jsonl(source: Jsonl, split: str, task: str, seed: int) -> Sequence[Row]:
@@ -234,6 +242,7 @@ class MappedRows(Sequence):
         self, table: Any, columns: dict[str, str], where: str, prefix: str, places: Sequence[int] | None = None
     ):
         self.table, self.columns, self.where, self.prefix = table, columns, where, prefix
+        self.numbered = repeats(table, columns.get("id"))
         self.places = range(len(table)) if places is None else places
 
     def __len__(self) -> int:
@@ -255,14 +264,23 @@ class MappedRows(Sequence):
         for field in ("id", "answer"):
             if isinstance(row.get(field), int | float):
                 row[field] = json.dumps(row[field])
-        row["id"] = f"{self.prefix}/{row.get('id', place)}"
         problem = row_problem(row)
         if problem:
             raise UserError(f"{self.where}: row {place + 1}: {problem}")
+        name = row.get("id", place)
+        row["id"] = f"{self.prefix}/{name}#{place + 1}" if self.numbered else f"{self.prefix}/{name}"
         return row
 
     def at(self, places: Sequence[int]) -> "MappedRows":
         return MappedRows(self.table, self.columns, self.where, self.prefix, places)
+
+
+def repeats(table: Any, column: str | None) -> bool:
+    """Whether two rows of the table would have one id: then the number of the row is appended to every id."""
+    if column is None:
+        return False
+    names = [str(place if name is None else name) for place, name in enumerate(table[column])]
+    return len(set(names)) < len(names)
 
 
 def held_out(rows: MappedRows, number: int, split: str, task: str) -> Sequence[Row]:

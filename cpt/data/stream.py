@@ -137,17 +137,22 @@ def stage_rows(task: TaskData, kind: str):
     """
     from datasets import Dataset
 
-    made = []
+    return Dataset.from_list(list(stage_forms(task, kind)))
+
+
+def stage_forms(task: TaskData, kind: str) -> Iterator[Row]:
+    """See `stage_rows`."""
+    first = None
     for row in task.train:
         one = STAGE_ROWS[kind](row)
         if one is None:
             raise UserError(
                 f"stream.{task.name}: row {row['id']} has {', '.join(sorted(row))}; a {kind} stage needs {NEEDS[kind]}"
             )
-        if made and one.keys() != made[0].keys():
+        first = first or one
+        if one.keys() != first.keys():
             raise UserError(
-                f"stream.{task.name}: row {row['id']} gives {', '.join(one)} for {kind}, earlier rows {', '.join(made[0])}: "
+                f"stream.{task.name}: row {row['id']} gives {', '.join(one)} for {kind}, earlier rows {', '.join(first)}: "
                 "the rows of one task must be of one form"
             )
-        made.append(one)
-    return Dataset.from_list(made)
+        yield one

@@ -10,8 +10,10 @@ def build(run_dir: Path) -> tuple[Path, Path]:
     """Write report.html and report.md into the run directory; returns their paths.
 
     Raises:
-        UserError: the folder is not a run directory (no results.json), or one of its files cannot be read.
+        UserError: the folder is not a run directory (no results.json), one of its files cannot be read, or the report
+            cannot be written there.
     """
+    from cpt.errors import UserError
     from cpt.files import write_whole
     from cpt.report.reading import read
     from cpt.report.render import html, markdown
@@ -20,5 +22,8 @@ def build(run_dir: Path) -> tuple[Path, Path]:
     seen = view(read(run_dir))
     paths = run_dir / "report.html", run_dir / "report.md"
     for path, text in zip(paths, (html(seen), markdown(seen)), strict=True):
-        write_whole(path, text)
+        try:
+            write_whole(path, text)
+        except (IsADirectoryError, PermissionError) as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}): move what is there away") from error
     return paths

@@ -7,6 +7,14 @@ from pathlib import Path
 from cpt.errors import UserError
 
 FORMAT = 1  # of results.json
+KEYS = {  # that the report reads, of results.json
+    **dict.fromkeys(("tasks", "accuracy", "points", "gates", "stages"), list),
+    **dict.fromkeys(("held_out", "held_out_tasks", "sampled", "metrics", "intervals"), dict),
+    **dict.fromkeys(("cost", "evaluation_cost", "verifier_errors"), dict),
+    "complete": bool,
+    "recipe": str,
+    "seed": int,
+}
 
 
 @dataclass(frozen=True)
@@ -37,16 +45,19 @@ def read(folder: Path) -> Run:
         raise UserError(
             f"{folder}: holds no results.json; give the directory of a run that has evaluated at least its base"
         )
-    results = parse(path, path.read_text(encoding="utf-8"))
+    results = parse(path, read_text(path))
     if results.get("format") != FORMAT:
         raise UserError(f"{path}: format {results.get('format')!r} is not {FORMAT}: read it with the cpt that wrote it")
+    lacking = [key for key, kind in KEYS.items() if not isinstance(results.get(key), kind)]
+    if lacking:
+        raise UserError(f"{path}: no (or no right) {', '.join(lacking)}: restore the file, or run again")
     missing = []
 
     def text(name: str) -> str | None:
         if not (folder / name).is_file():
             missing.append(name)
             return None
-        return (folder / name).read_text(encoding="utf-8")
+        return read_text(folder / name)
 
     names = [f"evaluations/{Path(point).name}.jsonl" for point in results["points"]]
     answers = {Path(name).stem: lines(folder / name, found) for name in names if (found := text(name)) is not None}
@@ -69,10 +80,20 @@ def lines(path: Path, text: str) -> list[dict]:
     return [parse(f"{path}:{number}", line) for number, line in enumerate(whole, start=1) if line.strip()]
 
 
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason}): restore the file or run again") from error
+
+
 def parse(place: Path | str, text: str) -> dict:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{place}: not JSON ({error.msg}, column {error.colno}): restore the file or run again"
         ) from error
+    if not isinstance(value, dict):
+        raise UserError(f"{place}: must be a JSON object, not {text.strip()[:40]!r}: restore the file or run again")
+    return value

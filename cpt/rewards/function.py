@@ -19,18 +19,21 @@ def with_folder(folder: str | None) -> None:
         sys.path.insert(0, str(folder))
 
 
-def top_level_names(tree) -> set[str]:
-    """What a module's own lines define, assign or import."""
+def names_of(body: list) -> set[str]:
+    """What a module defines, assigns or imports outside of functions and classes; "*" for a star import."""
     import ast
 
-    names = set()
-    for node in tree.body:
+    names, rest = set(), list(body)
+    while rest:
+        node = rest.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        rest += ast.iter_child_nodes(node)
     return names
 
 
@@ -39,14 +42,14 @@ def missing(spec: dict) -> str | None:
     import ast
 
     module, _, name = spec["path"].partition(":")
-    folder = Path(spec.get("folder") or ".")
-    file = folder.joinpath(*module.split(".")).with_suffix(".py")
+    place = Path(spec.get("folder") or ".").joinpath(*module.split("."))
+    file = place / "__init__.py" if (place / "__init__.py").is_file() else place.with_name(f"{place.name}.py")
     if file.is_file():
         try:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-        except SyntaxError as error:
-            return f"{file}:{error.lineno}: {error.msg}"
-        return None if name in top_level_names(tree) else f"{file} has no function {name}"
+            names = names_of(ast.parse(file.read_bytes()).body)
+        except (SyntaxError, ValueError) as error:
+            return f"{file}:{getattr(error, 'lineno', 1)}: {getattr(error, 'msg', error)}"
+        return None if {name, "*", "__getattr__"} & names else f"{file} has no function {name}"
     if importlib.util.find_spec(module.split(".")[0]) is None:
         return f"no module {module}: neither {file} nor an installed package"
     return None

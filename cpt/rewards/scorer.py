@@ -18,10 +18,11 @@ class Score:
 
 
 class Scorer:
-    """One verifier, given as the recipe's plain data. `errors` counts failures by kind over its life."""
+    """One verifier, given as the recipe's plain data. `scored` counts calls over its life, `errors` failures by kind."""
 
     def __init__(self, spec: dict, workers: int = 2):
         self.spec = spec
+        self.scored = 0
         self.errors: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         self._pool = Pool(spec, workers, time_limit(spec)) if must_be_killable(spec) else None
@@ -34,6 +35,7 @@ class Scorer:
         jobs = list(zip(completions, seen, strict=True))
         answers = self._pool.call(jobs) if self._pool else [call_one(self._verifier, *job) for job in jobs]
         scores = []
+        self.scored += len(answers)
         for i, answer in enumerate(answers):
             if "error" in answer:
                 scores.append(Score(None, f"{answer['error']}: {answer['message']}"))
