@@ -1,7 +1,6 @@
 """`vllm serve`: a real server on the CPU, both ways for weights; when it dies, hangs, or its run is killed."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -134,26 +133,28 @@ def test_a_server_that_cannot_start(cpt, tmp_path):
     content = with_server(recipe("rlvr", tasks=("reverse",)), max_model_len=4096)
     assert cpt("run", write_recipe(tmp_path / "recipe.yaml", content), "--out", tmp_path / "run") == 2, cpt.output
     assert "cpt: rollouts.max_model_len: 4096 is more than the model's context of 128" in cpt.output
-    assert servers_of(tmp_path) == []
 
 
 # -- servers of our own --------------------------------------------------------------------------------------------------
 
 
-def servers_of(folder: Path) -> list[psutil.Process]:
-    """All processes that serve a model of `folder`, and what they started."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(folder) in word for word in process.info["cmdline"] or []) and process.pid != os.getpid():
-            found.append(process)
-    return found
+def family_of(run: subprocess.Popen) -> list[psutil.Process]:
+    """The run's descendants: keeper, server, and vLLM's own processes (which hide their command lines)."""
+    return psutil.Process(run.pid).children(recursive=True)
 
 
-def gone(folder: Path, seconds: float = 30.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while servers_of(folder) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return not servers_of(folder)
+def serving(family: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that serve: all but the keeper."""
+    return [each for each in family if "cpt.rollouts.keeper" not in each.cmdline()]
+
+
+def gone(family: list[psutil.Process], seconds: float = 30.0) -> bool:
+    """Whether all have ended (a zombie has)."""
+    return not psutil.wait_procs([each for each in family if not is_zombie(each)], timeout=seconds)[1]
+
+
+def is_zombie(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def start(file: Path, out: Path) -> subprocess.Popen:
@@ -190,15 +191,16 @@ def test_a_server_dies_and_one_hangs_and_the_run_goes_on(tmp_path):
     file, out = long_run(tmp_path, patience=5.0), tmp_path / "run"
     run = start(file, out)
     wait_for(run, lambda: steps_logged(out) >= 5)
-    for process in psutil.Process(run.pid).children(recursive=True):
-        if "serve" in process.cmdline():
-            process.kill()
+    first = family_of(run)
+    assert len(serving(first)) >= 2
+    next(each for each in serving(first) if "serve" in each.cmdline()).kill()
     wait_for(run, lambda: (out / "run.log").read_text().count("engine start") == 2)
+    assert gone(first), "what the killed server had started stays behind"
     before = steps_logged(out)
     wait_for(run, lambda: steps_logged(out) >= before + 2)
-    for process in psutil.Process(run.pid).children(recursive=True):
-        if process.status() != psutil.STATUS_ZOMBIE and "cpt.rollouts.keeper" not in process.cmdline():
-            process.send_signal(signal.SIGSTOP)
+    second = family_of(run)
+    for process in serving(second):
+        process.send_signal(signal.SIGSTOP)
     said = run.communicate(timeout=300)[0]
     assert run.returncode == 0, said
     log = (out / "run.log").read_text()
@@ -206,7 +208,7 @@ def test_a_server_dies_and_one_hangs_and_the_run_goes_on(tmp_path):
     found = logged(out)
     assert [line["step"] for line in found] == list(range(1, 41))
     assert max(line["rollouts/logprob_difference"] for line in found) <= CLOSE
-    assert gone(tmp_path)
+    assert gone(second)
 
 
 @pytest.mark.slow
@@ -216,12 +218,12 @@ def test_no_server_outlives_its_run(tmp_path, number):
     file, out = long_run(tmp_path), tmp_path / "run"
     run = start(file, out)
     wait_for(run, lambda: steps_logged(out) >= 7)
-    port = port_of(out)
-    assert servers_of(tmp_path)
+    port, family = port_of(out), family_of(run)
+    assert len(serving(family)) >= 2
     run.send_signal(number)
     said = run.communicate(timeout=60)[0]
     assert run.returncode == (-9 if number == signal.SIGKILL else 143), said
-    assert gone(tmp_path), servers_of(tmp_path)
+    assert gone(family)
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "the port still answers"
     if number == signal.SIGTERM:
@@ -229,7 +231,6 @@ def test_no_server_outlives_its_run(tmp_path, number):
         assert done.returncode == 0
         assert [line["step"] for line in logged(out)] == list(range(1, 41))
         assert json.loads((out / "results.json").read_text())["complete"]
-        assert gone(tmp_path)
 
 
 # -- without a server ----------------------------------------------------------------------------------------------------
@@ -274,11 +275,12 @@ def test_the_keeper_ends_a_whole_family(tmp_path):
     program += "print('started', flush=True); time.sleep(600)"
     log = tmp_path / "log"
     keeper = [sys.executable, "-m", "cpt.rollouts.keeper", str(log), sys.executable, "-c", program, str(tmp_path)]
-    process = subprocess.Popen(keeper, stdin=subprocess.PIPE)
+    process = subprocess.Popen(keeper, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     wait_until = time.monotonic() + 30
     while not (log.exists() and "started" in log.read_text()) and time.monotonic() < wait_until:
         time.sleep(0.05)
-    assert len(servers_of(tmp_path)) >= 2
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) == 2
     process.stdin.close()
     process.wait(30)
-    assert gone(tmp_path, 5), servers_of(tmp_path)
+    assert gone(family, 5)

@@ -1,7 +1,8 @@
 """Runs a command that must not outlive its parent: `python -m cpt.rollouts.keeper LOGFILE COMMAND...`
 
 The parent holds our stdin. When it closes that, or is gone (even by -9, when the system closes it), the command and all its
-children end. The command has a process group of its own: a Ctrl-C on the terminal is the parent's to handle.
+children end. The command has a process group of its own, whose number is our first line: a Ctrl-C on the terminal is the
+parent's to handle.
 """
 
 import contextlib
@@ -39,6 +40,7 @@ def main(logfile: str, command: list[str]) -> int:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
+        print(process.pid, flush=True)  # which is its process group too
         signal.signal(signal.SIGTERM, lambda *_: (end(process), sys.exit(143)))
         while process.poll() is None:
             readable, _, _ = select.select([sys.stdin], [], [], 0.5)

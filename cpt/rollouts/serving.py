@@ -1,8 +1,10 @@
 """A `vllm serve` of our own: started, watched, started again, and ended with the run (see `keeper`)."""
 
+import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,7 +29,7 @@ class Serving:
     def __init__(self, recipe: Recipe, base: Path, logfile: Path, transfer: str):
         self.recipe, self.base, self.logfile, self.transfer = recipe, base, logfile, transfer
         self.process: subprocess.Popen | None = None
-        self.port = 0
+        self.group = self.port = 0
         logfile.parent.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -47,9 +49,11 @@ class Serving:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cpt.rollouts.keeper", str(self.logfile), *self._command()],
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             env=self._environment(),
             start_new_session=True,
         )
+        self.group = int(self.process.stdout.readline())
         while not self._answers():
             if self.process.poll() is not None:
                 self._explain(written, "ended while it started")
@@ -69,7 +73,10 @@ class Serving:
         if self.process is not None:
             self.process.stdin.close()
             self.process.wait()
+            self.process.stdout.close()
             self.process = None
+            with contextlib.suppress(ProcessLookupError):  # nothing is left, unless the keeper itself was killed
+                os.killpg(self.group, signal.SIGKILL)
 
     def tail(self, lines: int = 12) -> str:
         """The last lines of the server's log."""
