@@ -217,9 +217,9 @@ def report(asked: argparse.Namespace) -> int:
 
 
 def schema(asked: argparse.Namespace) -> int:
-    from cpt.recipe import schema as recipe_schema
+    from cpt import recipe_schema
 
-    print(json.dumps(recipe_schema(), indent=2))
+    print(json.dumps(recipe_schema.schema(), indent=2))
     return 0
 
 

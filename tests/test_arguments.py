@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
+from cpt.signatures import UNKNOWN
 from cpt.stages import arguments
-from cpt.stages.arguments import UNKNOWN, problems
+from cpt.stages.arguments import problems
 
 
 @pytest.mark.parametrize("kind", arguments.CONFIGS)

@@ -23,6 +23,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     "cpt.evaluation.statistics": set(),
     "cpt.stages.arguments": set(),
     "cpt.recipe": {"cpt.recipe_file", "cpt.recipe_nodes"},
+    "cpt.recipe_schema": {"cpt.recipe"},
     "cpt.recipe_file": {"cpt.recipe_nodes", "cpt.stages.arguments"},
     "cpt.recipe_nodes": set(),
     "cpt.data": {"cpt.recipe", "cpt.data"},

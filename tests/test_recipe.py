@@ -8,7 +8,8 @@ from fakes import RECIPES, write_recipe
 
 from cpt.cli import parsed
 from cpt.errors import RecipeErrors
-from cpt.recipe import dump, identity, load, load_suite, schema
+from cpt.recipe import dump, identity, load, load_suite
+from cpt.recipe_schema import schema
 
 BASE = """\
 name: mine

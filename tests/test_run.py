@@ -35,7 +35,7 @@ def finished(cpt, tmp_path_factory):
         "name: held\ntasks:\n  - {task: copy, data: {source: procedural, name: copy, eval: 12}, reward: exact}\n"
     )
     content["evaluation"] |= {"suites": ["held.yaml"], "sampled": {"k": [1, 2], "samples": 3}}
-    content["evaluation"]["gates"] = {"forgetting": -1.0, "held_out_drop": {"limit": 2.0, "rule": "interval"}}
+    content["evaluation"]["gates"] = {"forgetting": -1.0, "held_out_drop": {"limit": 1.0, "rule": "interval"}}
     code = cpt("run", write_recipe(folder / "recipe.yaml", content), "--out", folder / "run")
     return folder / "run", code, cpt.output
 
