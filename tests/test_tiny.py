@@ -4,10 +4,11 @@ import pytest
 import torch
 from filelock import FileLock
 
-from cpt import tiny
+from cpt import models, tiny
 from cpt.data import procedural
 from cpt.errors import Interrupted
 from cpt.files import is_intact
+from cpt.recipe import load
 from cpt.spelling import unspellable
 from cpt.stop import Stop
 
@@ -59,7 +60,7 @@ def test_a_signal_ends_its_making(monkeypatch, tmp_path):
     stop = Stop()
     stop.signal = 15
     with pytest.raises(Interrupted):
-        tiny.path(0, stop=stop)
+        models.resolve(load("quickstart"), stop=stop)
     with FileLock(f"{place}.lock"), pytest.raises(Interrupted):
         tiny.path(0, stop=stop)
     assert [file.name for file in tmp_path.iterdir() if file.is_dir()] == []
