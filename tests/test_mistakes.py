@@ -16,6 +16,7 @@ def rows_task(folder, rows, evaluation, kind="rlvr", **more) -> dict:
     for name, made in (("train", rows), ("eval", evaluation)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
     content["stream"][0] |= {"data": {"source": "jsonl", "train": "train.jsonl", "eval": "eval.jsonl"}} | more
+    content["stream"][0]["stages"][0]["args"]["per_device_train_batch_size"] = 4  # one prompt is enough for a step
     return content
 
 
