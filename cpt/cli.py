@@ -128,16 +128,24 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         code = complain(error, 2)
     except Interrupted as error:
-        code = complain(
-            f"interrupted and saved; the same command goes on from here (signal {error.signal})", 128 + error.signal
-        )
+        code = complain(f"{INTERRUPTED[asked.command]} (signal {error.signal})", 128 + error.signal)
     except KeyboardInterrupt:
-        code = complain("ended at once; what was committed is kept, the same command goes on from there", 130)
+        code = complain(f"ended at once; {ENDED[asked.command]}", 130)
     except OSError as error:
         code = complain(disk_full(error), 1) if error.errno in (errno.ENOSPC, errno.EDQUOT) else failed(asked, error)
     except Exception as error:
         code = complain(disk_full(error), 1) if "No space left on device" in str(error) else failed(asked, error)
     sys.exit(code)
+
+
+INTERRUPTED = {
+    "run": "interrupted and saved; the same command goes on from here",
+    "eval": "interrupted; no answer is kept, the same command begins again",
+}
+NOTHING = "nothing was written"
+ENDED = dict.fromkeys(("check", "eval", "report", "schema"), NOTHING) | {
+    "run": "what was committed is kept, the same command goes on from there"
+}
 
 
 def reader_left() -> int:
@@ -222,9 +230,9 @@ def report(asked: argparse.Namespace) -> int:
 
 
 def schema(asked: argparse.Namespace) -> int:
-    from cpt.recipe import schema as recipe_schema
+    from cpt import recipe_schema
 
-    print(json.dumps(recipe_schema(), indent=2))
+    print(json.dumps(recipe_schema.schema(), indent=2))
     return 0
 
 

@@ -30,6 +30,8 @@ def is_intact(folder: Path) -> bool:
         hashes = json.loads((folder / DONE).read_text())
     except (OSError, ValueError):
         return False
+    if not isinstance(hashes, dict) or not hashes:
+        return False
     files = [folder / name for name in hashes]
     if not all(file.is_file() for file in files):
         return False

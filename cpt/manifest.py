@@ -29,7 +29,7 @@ def write(rundir: RunDir, recipe: Recipe, stream: Stream) -> None:
     """
     file, data = rundir.path / "manifest.json", stream.manifest()
     if file.exists():
-        began_with = json.loads(file.read_text(encoding="utf-8"))["data"]
+        began_with = stored_data(file)
         changed = [name for name in data if data[name] != began_with.get(name)]
         if changed:
             raise UserError(
@@ -53,6 +53,21 @@ def write(rundir: RunDir, recipe: Recipe, stream: Stream) -> None:
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         },
     )
+
+
+def stored_data(file: Path) -> dict:
+    """The hashes of the rows that the run began with. Raises UserError where the manifest is damaged."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        stored = None
+    data = stored.get("data") if isinstance(stored, dict) else None
+    if not isinstance(data, dict):
+        raise UserError(
+            f"{file}: is damaged (not a manifest with `data`): put it back from a copy, or delete it to have it written "
+            "anew from the rows as they are now"
+        )
+    return data
 
 
 def versions() -> dict[str, str]:

@@ -30,17 +30,18 @@ def loading(what: str, whose: str | Path) -> Iterator[None]:
         ) from error
 
 
-def resolve(recipe: Recipe, progress=None) -> Path:
+def resolve(recipe: Recipe, progress=None, stop=None) -> Path:
     """The folder of the recipe's model: made (tiny), local, or downloaded from the hub.
 
     Raises:
+        Interrupted: `stop` heard a signal while the model was made.
         UserError: no such folder and no such repository on the hub (or no network).
     """
     spec = recipe.model
     if spec.path == "tiny":
         from cpt import tiny
 
-        return tiny.path(spec.seed, progress)
+        return tiny.path(spec.seed, progress, stop)
     folder = Path(spec.path).expanduser()
     if folder.is_dir():
         return folder.resolve()

@@ -9,7 +9,7 @@ from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.rewards import function
 from cpt.rewards.verifiers import kinds
-from cpt.stages.arguments import value_of
+from cpt.stages.arguments import generation, value_of
 
 
 def check(recipe: Recipe, out: Path) -> None:
@@ -25,6 +25,7 @@ def check(recipe: Recipe, out: Path) -> None:
 
     for task in recipe.stream:
         check_rows(task, f"stream.{task.task}", ("train", "validation", "eval"), note)
+        check_generation(task, f"stream.{task.task}", note)
     check_suites(suites_of(recipe), note)
     for task in recipe.stream:
         check_functions(task, f"stream.{task.task}", note)
@@ -68,6 +69,28 @@ def check_rows(task: Any, key: str, wanted: tuple[str, ...], note) -> None:
             continue
         if number is not None and number <= 0 and split != "validation":
             note(f"{key}.data.{split}", "no rows; every task needs rows to train on and to evaluate")
+
+
+def check_generation(task: Any, key: str, note) -> None:
+    """A rlvr stage with fewer prompts than one generation asks would take no step at all."""
+    for index, stage in enumerate(task.stages):
+        if stage.kind == "rlvr":
+            batch, group, _ = generation(stage.args)
+            rows = counted(task.data, "train")
+            if rows is not None and 0 < rows < batch // group:
+                note(
+                    f"{key}.stages.{index}",
+                    f"{rows} training rows are fewer than the {batch // group} prompts of one generation ({batch} "
+                    f"completions, num_generations {group}): give more rows, or lower per_device_train_batch_size",
+                )
+
+
+def counted(source: Any, split: str) -> int | None:
+    """The rows of a split; None also where they cannot be read (told by `check_rows`)."""
+    try:
+        return sources.count(source, split)
+    except UserError:
+        return None
 
 
 def functions(reward: Any) -> list:

@@ -20,7 +20,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Strict):
@@ -309,7 +309,7 @@ class Sampled(Strict):
 class Gate(Strict):
     """A limit that decides whether to ship. `rule: interval` asks it of the whole 95 % interval."""
 
-    limit: float
+    limit: float = Field(ge=-1, le=1, description="of a difference of accuracies, or of an accuracy")
     rule: Literal["point", "interval"] = "point"
 
     @model_validator(mode="before")
@@ -396,33 +396,4 @@ def identity(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6]
 
 
-def schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe's file, for editors: with `extends`, `defaults`, and the short forms of rewards."""
-    made = Recipe.model_json_schema(mode="validation")
-    definitions = made["$defs"]
-    short = [{"type": "string"}, {"type": "array"}]
-    for owner in ("Task",):
-        for key in ("reward", "metric"):
-            definitions[owner]["properties"][key]["anyOf"] += short
-    definitions["Part"]["properties"]["reward"] = {"anyOf": [definitions["Part"]["properties"]["reward"], *short]}
-    made["properties"]["evaluation"] = {"$ref": "#/$defs/Evaluation"}
-    definitions["Evaluation"]["properties"]["gates"]["additionalProperties"] = {
-        "anyOf": [{"$ref": "#/$defs/Gate"}, {"type": "number"}]
-    }
-    kinds = {"sft": "Sft", "dpo": "Dpo", "rlvr": "Rlvr"}
-    made["properties"]["extends"] = {"type": "string", "description": "another recipe that this one changes"}
-    made["properties"]["defaults"] = {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {kind: without_kind(definitions[name]) for kind, name in kinds.items()},
-    }
-    made["required"] = []  # what is missing may come from the recipe that is extended
-    return made
-
-
-def without_kind(stage: dict[str, Any]) -> dict[str, Any]:
-    properties = {key: value for key, value in stage["properties"].items() if key != "kind"}
-    return {"type": "object", "additionalProperties": False, "properties": properties}
-
-
-__all__ = ["Recipe", "RecipeErrors", "Suite", "dump", "identity", "load", "load_suite", "schema", "suites_of"]
+__all__ = ["Recipe", "RecipeErrors", "Suite", "dump", "identity", "load", "load_suite", "suites_of"]

@@ -36,7 +36,7 @@ def load_recipe(schema: type[BaseModel], name: str | Path, overrides: Sequence[s
     mistakes.check()
     settle_rewards(root, Path.cwd())
     settle_engine(root)
-    apply_defaults(root, mistakes)
+    apply_defaults(schema, root, mistakes)
     recipe = validate(schema, root, mistakes)
     check_arguments(root, mistakes)
     if recipe is not None:
@@ -63,44 +63,85 @@ def settle_engine(root: Node) -> None:
         rollouts.value.setdefault("engine", Node("transformers", rollouts.file, rollouts.line))
 
 
-def apply_defaults(root: Node, mistakes: Mistakes) -> None:
+def apply_defaults(schema: type[BaseModel], root: Node, mistakes: Mistakes) -> None:
     """Each stage gets, under its own words, the recipe's `defaults` of its kind, and under those STAGE_DEFAULTS."""
     defaults = root.value.pop("defaults", None) or Node({})
     if not isinstance(defaults.value, dict):
         mistakes.add(defaults, "defaults", "must be a map of stage kinds: sft, dpo, rlvr")
         return
     for kind, node in defaults.value.items():
-        if kind not in arguments.CONFIGS:
-            mistakes.add(node, f"defaults.{kind}", f"no such kind of stage{nearest(kind, arguments.CONFIGS)}")
-        elif not isinstance(node.value, dict):
-            mistakes.add(node, f"defaults.{kind}", "must be a map, for example {args: {max_steps: 100}}")
+        check_defaults(schema, kind, node, mistakes)
     for parent, key in matching(root, ["stream", "*", "stages", "*"]):
         stage = parent.value[key]
-        kind = stage.value.get("kind") if isinstance(stage.value, dict) else None
-        if kind is None or kind.value not in arguments.CONFIGS:
-            continue
-        ours = wrap({"args": arguments.STAGE_DEFAULTS[kind.value]}, "STAGE_DEFAULTS")
-        theirs = defaults.value.get(kind.value, Node({}))
-        if isinstance(theirs.value, dict):
+        kind = stage_kind(stage)
+        if kind is not None:
+            theirs = defaults.value.get(kind, Node({}))
+            theirs = theirs if isinstance(theirs.value, dict) else Node({})
+            ours = wrap({"args": arguments.STAGE_DEFAULTS[kind]}, "STAGE_DEFAULTS")
             parent.value[key] = merge(merge(ours, theirs, ()), stage, ())
+            spell_out_deleted(kind, parent.value[key])
+
+
+def stage_kind(stage: Node) -> str | None:
+    """The stage's kind; None where it names none that exists."""
+    kind = stage.value.get("kind") if isinstance(stage.value, dict) else None
+    return kind.value if kind is not None and kind.value in list(arguments.CONFIGS) else None
+
+
+def check_defaults(schema: type[BaseModel], kind: str, node: Node, mistakes: Mistakes) -> None:
+    """The `defaults` of one kind by themselves: they may hold what no stage of this recipe uses."""
+    if kind not in arguments.CONFIGS:
+        mistakes.add(node, f"defaults.{kind}", f"no such kind of stage{nearest(kind, arguments.CONFIGS)}")
+    elif not isinstance(node.value, dict):
+        mistakes.add(node, f"defaults.{kind}", "must be a map, for example {args: {max_steps: 100}}")
+    elif "kind" in node.value:
+        mistakes.add(node.at(["kind"]), f"defaults.{kind}.kind", "the kind stands before it already; take this out")
+    else:
+        task = members(schema.model_fields["stream"].annotation)[0]
+        stages = {tags(each)[0]: each for each in members(task.model_fields["stages"].annotation) if each is not ...}
+        whole = Node({"kind": Node(kind), **node.value}, node.file, node.line)
+        validate(stages[kind], whole, mistakes, ("defaults", kind))
+        args = node.value.get("args", Node({}))
+        for name, message in arguments.own_problems(kind, args.plain()) if isinstance(args.value, dict) else ():
+            mistakes.add(args.at([name]), f"defaults.{kind}.args.{name}", message)
+
+
+def spell_out_deleted(kind: str, stage: Node) -> None:
+    """Where null took one of ours away TRL's own default holds; said, so that the stored recipe repeats the run."""
+    args = stage.value.setdefault("args", Node({}, stage.file, stage.line))
+    for name in arguments.STAGE_DEFAULTS[kind] if isinstance(args.value, dict) else ():
+        if name not in args.value:
+            args.value[name] = Node(arguments.value_of({}, kind, name), args.file, args.line)
 
 
 # -- checking ------------------------------------------------------------------------------------------------------------
 
 
-def validate(schema: type[BaseModel], root: Node, mistakes: Mistakes) -> Any:
-    """The model, or None with the mistakes added. Strict as JSON is: no "5" for 5, no true for 1."""
+def validate(schema: type[BaseModel], root: Node, mistakes: Mistakes, above: tuple[str, ...] = ()) -> Any:
+    """The model, or None with the mistakes added. Strict as JSON is: no "5" for 5, no true for 1.
+
+    `above` are the keys over `root`, for the messages.
+    """
     plain = root.plain()
     try:
         return schema.model_validate_json(json.dumps(plain, default=str), strict=True)
     except ValidationError as error:
+        found: dict[tuple, list[str]] = {}
         for each in error.errors(include_url=False):
             if each["type"] == "too_short" and each["input"]:
                 continue  # pydantic counts only what is right in itself
-            path = real_path(each["loc"], plain)
-            key = ".".join(map(str, path))
-            mistakes.add(root.at(path), key, sentence(each, schema))
+            found.setdefault(real_path(each["loc"], plain), []).append(sentence(each, schema))
+        for path, said in found.items():
+            mistakes.add(root.at(path), ".".join(map(str, (*above, *path))), either(said))
         return None
+
+
+def either(said: list[str]) -> str:
+    """One sentence of those that the members of a union say of one value."""
+    wanted = [each.removeprefix("must be ").partition(", not ")[0] for each in said if each.startswith("must be ")]
+    if len(wanted) < len(said) or len(said) == 1:
+        return said[0]
+    return f"must be {' or '.join(dict.fromkeys(wanted))}, not {said[0].partition(', not ')[2]}"
 
 
 def real_path(loc: Sequence, plain: Any) -> tuple:
@@ -131,6 +172,7 @@ WANTED = {
     "model": "a map",
     "path": "a path",
 }
+SHORT_REWARD = "a reward's name, module:function, a list of these, or a map"
 
 
 def sentence(error: dict, schema: type[BaseModel]) -> str:
@@ -148,7 +190,8 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
         return f"no {context['discriminator'].strip(chr(39))} {context['tag']!r}{nearest(context['tag'], there)}"
     if kind == "literal_error":
         there = [each.strip("'") for each in context["expected"].replace(" or ", ", ").split(", ")]
-        return f"must be one of {', '.join(there)}, not {given!r}"
+        hint = nearest(given, there) if isinstance(given, str) else ""
+        return f"must be one of {', '.join(there)}, not {given!r}{hint if 'mean' in hint else ''}"
     if kind in ("value_error", "assertion_error"):
         return str(context["error"])
     if kind == "string_pattern_mismatch":
@@ -157,7 +200,12 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
         return "must not be empty"
     head = kind.rsplit("_", 1)[0]
     if kind.endswith(("_type", "_parsing")) and head.split("_")[0] in WANTED:
-        return f"must be {WANTED[head.split('_')[0]]}, not {given!r}"
+        wanted = WANTED[head.split("_")[0]]
+        if wanted == "a map" and loc[-1] in ("reward", "metric"):
+            wanted = SHORT_REWARD
+        if wanted == "a map" and loc[-2:-1] == ("gates",):
+            wanted = "a number, or a map with `limit`"
+        return f"must be {wanted}, not {given!r}"
     return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {given!r}"
 
 
@@ -192,20 +240,23 @@ def tags(model: type[BaseModel]) -> tuple:
 
 def check_arguments(root: Node, mistakes: Mistakes) -> None:
     """Every stage's `args` against TRL's config, and the adapter against PEFT's."""
+    rollouts = root.value.get("rollouts")
+    given = rollouts.plain() if rollouts is not None and isinstance(rollouts.value, dict) else {}
+    engine = given.get("engine", "transformers")
     for number, task in enumerate(root.value["stream"].value if isinstance(root.at(["stream"]).value, list) else []):
         for index, stage in enumerate(task.at(["stages"]).value if isinstance(task.at(["stages"]).value, list) else []):
-            kind, args = stage.at(["kind"]).value, stage.at(["args"])
-            if kind not in arguments.CONFIGS or not isinstance(args.value, dict) or args is stage:
+            kind, args = stage_kind(stage), stage.at(["args"])
+            if kind is None or not isinstance(args.value, dict):
                 continue
-            for name, message in arguments.problems(kind, args.plain()):
+            found = [*arguments.problems(kind, args.plain())]
+            found += arguments.generation_problems(args.plain(), engine) if kind == "rlvr" else []
+            for name, message in found:
                 key = f"stream.{number}.stages.{index}.args.{name}"
                 mistakes.add(args.at([name]) if name in args.value else stage, key, message)
-    rollouts = root.value.get("rollouts")
-    if rollouts is not None and isinstance(rollouts.value, dict):
-        for name, message in engine_problems(rollouts.plain(), root.plain().get("adapter")):
-            mistakes.add(rollouts.at([name]), f"rollouts.{name}", message)
+    for name, message in engine_problems(given, root.plain().get("adapter")):
+        mistakes.add(rollouts.at([name]), f"rollouts.{name}", message)
     adapter = root.value.get("adapter")
-    if adapter is not None and isinstance(adapter.value, dict) and "kind" in adapter.value:
+    if adapter is not None and isinstance(adapter.value, dict) and isinstance(adapter.at(["kind"]).value, str):
         for name, message in arguments.adapter_problems(adapter.plain()):
             mistakes.add(adapter.at([name]), f"adapter.{name}", message)
 

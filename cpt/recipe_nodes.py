@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from cpt.errors import Problem, RecipeErrors
 
@@ -46,12 +47,15 @@ class Node:
 
 @dataclass
 class Mistakes:
-    """Collects problems, and raises them all at once."""
+    """Collects problems, and raises them all at once. What one node has wrong is told once, by its first key."""
 
     found: list[Problem] = field(default_factory=list)
+    _told: list[tuple[Node, str]] = field(default_factory=list)
 
     def add(self, node: Node, key: str, message: str) -> None:
-        self.found.append(Problem(node.file, node.line, key, message))
+        if not any(node is other and message == said for other, said in self._told):
+            self._told.append((node, message))
+            self.found.append(Problem(node.file, node.line, key, message))
 
     def check(self) -> None:
         if self.found:
@@ -82,25 +86,40 @@ def find(kind: str, name: str | Path) -> Path:
 
 def read(file: Path) -> Node:
     """The file as nodes, its paths made absolute. Raises RecipeErrors for what is not YAML."""
-    yaml = YAML(typ="safe", pure=True)
     try:
         text = file.read_text(encoding="utf-8")
-        data, composed = yaml.load(text), YAML(typ="safe", pure=True).compose(text)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeErrors([Problem(file, None, "", f"cannot be read: {error}")]) from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
-        said = " ".join(str(error.problem or error).split())
-        if said.startswith("found duplicate key"):
-            key = said.split('"')[1]
-            raise RecipeErrors([Problem(file, line, key, "this key stands twice; keep one")]) from error
-        raise RecipeErrors([Problem(file, line, "", f"not valid YAML: {said}")]) from error
-    if not isinstance(data, dict):
+    try:
+        data = YAML(typ="safe", pure=True).load(text)
+        root = with_lines(data, YAML(typ="safe", pure=True).compose(text), file) if isinstance(data, dict) else None
+    except NOT_YAML as error:
+        line, key, said = what_is_not_yaml(error, text)
+        raise RecipeErrors([Problem(file, line, key, said)]) from error
+    if root is None:
         raise RecipeErrors([Problem(file, None, "", "must be a map of keys to values")])
-    root = with_lines(data, composed, file)
     make_paths_absolute(root, file.resolve().parent)
     return root
+
+
+NOT_YAML = (YAMLError, ValueError, RecursionError)  # a date such as 2026-13-45 is a ValueError
+
+
+def what_is_not_yaml(error: Exception, text: str) -> tuple[int | None, str, str]:
+    """(line, key, message) of an error that reading YAML raised."""
+    if isinstance(error, RecursionError):
+        return None, "", "not valid YAML here: nested too deeply, or a value that holds itself"
+    if isinstance(error, ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return line, "", f"not valid YAML: the control character {chr(error.character)!r} cannot stand here"
+    if not isinstance(error, MarkedYAMLError):
+        return None, "", f"not valid YAML: {' '.join(str(error).split())}"
+    mark = error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else None
+    said = " ".join(str(error.problem or error).split())
+    if said.startswith("found duplicate key"):
+        return line, said.split('"')[1], "this key stands twice; keep one"
+    return line, "", f"not valid YAML: {said}"
 
 
 def with_lines(data: Any, composed: Any, file: Path) -> Node:
@@ -208,8 +227,8 @@ def read_with_bases(file: Path, seen: tuple[Path, ...]) -> Node:
         return root
     if not isinstance(base.value, str):
         raise RecipeErrors([Problem(file, base.line, "extends", "must be the name or the file of one recipe")])
-    beside = file.resolve().parent / base.value
-    beside = beside if beside.suffix in (".yaml", ".yml") else beside.with_name(f"{beside.name}.yaml")
+    written = base.value if base.value.endswith((".yaml", ".yml")) else f"{base.value}.yaml"
+    beside = file.resolve().parent / written
     try:
         parent = beside if beside.is_file() else find("recipes", base.value)
     except RecipeErrors as error:
@@ -250,7 +269,7 @@ def merge_streams(base: Node, over: Node) -> Node:
 
 def task_name(task: Node) -> str | None:
     name = task.value.get("task") if isinstance(task.value, dict) else None
-    return name.value if name is not None else None
+    return name.value if name is not None and isinstance(name.value, str) else None
 
 
 def override(root: Node, text: str, mistakes: Mistakes) -> None:
@@ -260,10 +279,13 @@ def override(root: Node, text: str, mistakes: Mistakes) -> None:
     if not equals or not key:
         mistakes.add(here, text, "must be KEY=VALUE, for example seed=3")
         return
+    if key == "extends":
+        mistakes.add(here, key, f"stands in a recipe's file: write `extends: {written}` there, and give that file")
+        return
     try:
-        value = YAML(typ="safe", pure=True).load(written) if written else ""
-    except MarkedYAMLError:
-        mistakes.add(here, key, f"the value {written!r} is not valid YAML")
+        made = wrap(YAML(typ="safe", pure=True).load(written) if written else "", COMMAND_LINE)
+    except NOT_YAML:
+        mistakes.add(here, key, f"the value {written if len(written) < 60 else written[:60]!r} is not valid YAML")
         return
     *steps, last = key.split(".")
     node = root
@@ -277,12 +299,11 @@ def override(root: Node, text: str, mistakes: Mistakes) -> None:
                 mistakes.add(here, key, f"there is no {'.'.join(steps[: depth + 1])} ({there})")
                 return
             node = node.value[number]
-    made = wrap(value, COMMAND_LINE)
+    if isinstance(node.value, dict) and made.value is None:
+        node.value.pop(last, None)
+        return
     if isinstance(node.value, dict):
-        if value is None:
-            node.value.pop(last, None)
-        else:
-            node.value[last] = made
+        node.value[last] = made
     else:
         number = place_in_list(node, last)
         if number is None:
@@ -313,7 +334,7 @@ def place_in_list(node: Node, step: str) -> int | None:
     names = [task_name(task) for task in node.value]
     if step in names:
         return names.index(step)
-    return int(step) if step.isdigit() and int(step) < len(node.value) else None
+    return int(step) if step.isdecimal() and int(step) < len(node.value) else None
 
 
 def known_places(node: Node) -> str:

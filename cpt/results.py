@@ -1,5 +1,7 @@
 """results.json, made anew from the committed files alone: the recipe, the points' records and every evaluated answer."""
 
+import itertools
+
 from cpt.evaluation.gates import judge
 from cpt.evaluation.results import numbers
 from cpt.files import write_json
@@ -11,7 +13,7 @@ FORMAT = 1
 
 def write_results(rundir: RunDir, recipe: Recipe) -> dict:
     """Write results.json from what is committed so far, and return its content. Keys: DESIGN.md, "The run directory"."""
-    points = [point for point in points_of(recipe) if rundir.has_row(point)]
+    points = list(itertools.takewhile(rundir.has_row, points_of(recipe)))
     tasks = [task.task for task in recipe.stream]
     read = {point.name: rundir.read_evaluation(point) for point in points}
     complete = len(points) == len(tasks) + 1

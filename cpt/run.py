@@ -110,7 +110,7 @@ def settle(recipe: Recipe) -> None:
 def make_base(this: Run, base: Point) -> None:
     """`00-base`: the model that the recipe names, copied into the run; and the manifest."""
     if not this.rundir.committed(base):
-        source = models.resolve(this.recipe, this.screen)
+        source = models.resolve(this.recipe, this.screen, this.stop)
         this.rundir.discard([base])
         models.write_base(this.recipe, source, this.rundir.work(base) / "model")
         this.rundir.commit(base, this.rundir.work(base) / "model", [], {})
@@ -124,10 +124,13 @@ def discard_damaged(this: Run) -> None:
     if damaged:
         first = damaged[0]
         whole = points[first.index - 1].name if first.index else "the model itself"
-        this.screen.warn(
-            f"{first.name} is damaged (its files are not those that were committed): going on from {whole}"
-        )
+        there = this.rundir.point(first).exists()
+        what = "damaged (its files are not those that were committed)" if there else "gone, though it was committed"
+        this.screen.warn(f"{first.name} is {what}: going on from {whole}")
         this.rundir.discard(points[first.index :])
+    for point in this.rundir.damaged_evaluations(points):
+        this.screen.warn(f"the evaluation of {point.name} is damaged (not what was written): evaluating it again")
+        this.rundir.discard_evaluation(point)
 
 
 def make(this: Run, point: Point) -> None:

@@ -5,20 +5,22 @@ point that is still being made (`points/.01-reverse.work`) each finished stage i
 repeats one. One process writes: the lock is the operating system's, so it ends with its holder, even one killed by -9.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from cpt.errors import UserError
-from cpt.files import clone, is_intact, seal, sync_folder, whole_file, write_json, write_whole
+from cpt.files import clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
 from cpt.recipe import Recipe, dump
 
 
@@ -82,9 +84,15 @@ class RunDir:
             self._verified.add(folder)
         return folder in self._verified
 
-    def damaged(self, points: Iterable[Point]) -> list[Point]:
-        """The points whose folder is there but is not what was committed."""
-        return [point for point in points if self.point(point).exists() and not self.committed(point)]
+    def damaged(self, points: Sequence[Point]) -> list[Point]:
+        """The points that are not what was committed, and those gone from under what was made with them."""
+        return [point for point in points if not self.committed(point) and self._was_there(point, points)]
+
+    def _was_there(self, point: Point, points: Sequence[Point]) -> bool:
+        later = points[point.index + 1 :]
+        made = [self.point(point), *(self.evaluation(each) for each in (point, *later))]
+        made += [place(each) for each in later for place in (self.point, self.work)]
+        return any(path.exists() for path in made)
 
     def discard(self, points: Iterable[Point]) -> None:
         """Remove points, what was begun on them, and their evaluations (they will be made again)."""
@@ -92,7 +100,7 @@ class RunDir:
             for folder in (self.point(point), self.work(point)):
                 shutil.rmtree(folder, ignore_errors=True)
                 self._verified = {seen for seen in self._verified if not seen.is_relative_to(folder)}
-            self.evaluation(point).unlink(missing_ok=True)
+            self.discard_evaluation(point)
 
     def commit_stage(self, point: Point, name: str, record: dict) -> None:
         """Seal a finished stage inside its point's work folder."""
@@ -142,19 +150,43 @@ class RunDir:
     def evaluation(self, point: Point) -> Path:
         return self.evaluations / f"{point.name}.jsonl"
 
+    def _cost(self, point: Point) -> Path:
+        return self.evaluations / f"{point.name}.cost.json"
+
     def has_row(self, point: Point) -> bool:
-        return self.evaluation(point).is_file()
+        """Whether the point's evaluation is there with the hash that its cost file was written with."""
+        file = self.evaluation(point)
+        if file not in self._verified and file.is_file() and self._sealed_hash(point) == digest(file):
+            self._verified.add(file)
+        return file in self._verified
+
+    def _sealed_hash(self, point: Point) -> str | None:
+        try:
+            cost = json.loads(self._cost(point).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return cost.get("sha256") if isinstance(cost, dict) else None
+
+    def damaged_evaluations(self, points: Iterable[Point]) -> list[Point]:
+        """The points whose evaluation is there but is not what was written."""
+        return [point for point in points if self.evaluation(point).exists() and not self.has_row(point)]
+
+    def discard_evaluation(self, point: Point) -> None:
+        self._verified.discard(self.evaluation(point))
+        for file in (self.evaluation(point), self._cost(point)):
+            file.unlink(missing_ok=True)
 
     def write_evaluation(self, point: Point, lines: list[dict], cost: dict) -> None:
-        """All evaluated answers of a point; the file appears whole or not at all."""
+        """All evaluated answers of a point, sealed by their hash in the cost file, which is written first."""
         self.evaluations.mkdir(exist_ok=True)
-        write_json(self.evaluations / f"{point.name}.cost.json", cost)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_json(self._cost(point), cost | {"sha256": hashlib.sha256(text.encode()).hexdigest()})
         write_whole(self.evaluation(point), text)
 
     def read_evaluation(self, point: Point) -> tuple[list[dict], dict]:
         lines = [json.loads(line) for line in self.evaluation(point).read_text(encoding="utf-8").splitlines()]
-        return lines, json.loads((self.evaluations / f"{point.name}.cost.json").read_text())
+        cost = json.loads(self._cost(point).read_text(encoding="utf-8"))
+        return lines, {name: value for name, value in cost.items() if name != "sha256"}
 
     def append_metrics(self, line: dict) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:
@@ -213,7 +245,7 @@ def _same_recipe(rundir: RunDir, recipe: Recipe) -> None:
     """Write the resolved recipe, or compare it with the one that is there (gates and the description may change)."""
     file, mine = rundir.path / "recipe.yaml", dump(recipe)
     if file.exists():
-        theirs = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+        theirs = _stored_recipe(file)
         differences = [d for d in different_keys(theirs, mine) if not d.startswith(("evaluation.gates", "description"))]
         if differences:
             shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
@@ -227,6 +259,19 @@ def _same_recipe(rundir: RunDir, recipe: Recipe) -> None:
     yaml.sort_base_mapping_type_on_output = False
     with whole_file(file) as stream:
         yaml.dump(mine, stream)
+
+
+def _stored_recipe(file: Path) -> dict:
+    try:
+        theirs = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+    except (YAMLError, ValueError):
+        theirs = None
+    if not isinstance(theirs, dict):
+        raise UserError(
+            f"{file}: is damaged (not the recipe that this run began with): put it back from a copy, or give another --out "
+            "to start a new run"
+        )
+    return theirs
 
 
 def different_keys(theirs, mine, key: str = "") -> list[str]:

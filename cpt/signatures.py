@@ -52,6 +52,16 @@ def class_fields(package: str, file: str, name: str) -> dict[str, Argument]:
     return fields
 
 
+@cache
+def popped_keywords(package: str, file: str, name: str) -> list[str]:
+    """The keywords that a class's __init__ takes by `kwargs.pop("x", ...)`; private ones are left out."""
+    tree = ast.parse((package_folder(package) / file).read_text(encoding="utf-8"))
+    node = next(each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
+    init = next(each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__")
+    pops = [each for each in ast.walk(init) if isinstance(each, ast.Call) and ast.unparse(each.func) == "kwargs.pop"]
+    return [each.args[0].value for each in pops if not each.args[0].value.startswith("_")]
+
+
 def package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None, f"{package} is not installed"

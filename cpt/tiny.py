@@ -9,11 +9,14 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from cpt.data.procedural import LETTERS, SKILLS, alphabet, strings
+from cpt.errors import Interrupted
 from cpt.files import is_intact, seal
 
 GENERAL = ("copy", "last", "max", "succ", "swap")
@@ -71,21 +74,46 @@ def is_made(seed: int = 0) -> bool:
     return (folder(seed) / "DONE").is_file()
 
 
-def path(seed: int = 0, screen=None) -> Path:
-    """The model's folder; makes the model first where it is not cached (one to two minutes of two cores)."""
-    from filelock import FileLock
+def path(seed: int = 0, screen=None, stop=None) -> Path:
+    """The model's folder; makes the model first where it is not cached (one to two minutes of two cores).
 
+    Raises:
+        Interrupted: `stop` heard a signal; nothing is kept of a model that is half made.
+    """
     place = folder(seed)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock"):
+    with locked(Path(f"{place}.lock"), stop):
         if not is_intact(place):
             beside = place.with_name(f".{place.name}.part")
             shutil.rmtree(beside, ignore_errors=True)
-            make(beside, seed, screen)
+            make(beside, seed, screen, stop)
             seal(beside)
             shutil.rmtree(place, ignore_errors=True)
             beside.rename(place)
     return place
+
+
+@contextmanager
+def locked(file: Path, stop) -> Iterator[None]:
+    """The lock on `file`, waited for as long as `stop` heard no signal: another process may be making the model."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(file)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1.0)
+        except Timeout:
+            heed(stop)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def heed(stop) -> None:
+    """Raise Interrupted where `stop` heard a signal (in this process alone: rank 0 makes the model)."""
+    if stop is not None and stop.signal is not None:
+        raise Interrupted(stop.signal)
 
 
 def tokenizer():
@@ -145,7 +173,7 @@ def spoil(text: str, answer: str, rng: np.random.Generator) -> str:
     return answer[:place] + others[rng.integers(len(others))] + answer[place + 1 :]
 
 
-def make(target: Path, seed: int, screen=None, steps: int = TRAINING["steps"]) -> None:
+def make(target: Path, seed: int, screen=None, stop=None, steps: int = TRAINING["steps"]) -> None:
     """Train the model from nothing and save it, with its tokenizer, to `target`.
 
     The number of threads is fixed and the random state forked, so the weights depend on the seed and the machine alone,
@@ -159,14 +187,14 @@ def make(target: Path, seed: int, screen=None, steps: int = TRAINING["steps"]) -
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = network()
-            train(model, np.random.default_rng([seed, 2025]), steps, screen)
+            train(model, np.random.default_rng([seed, 2025]), steps, screen, stop)
     finally:
         torch.set_num_threads(threads)
     model.save_pretrained(target)
     tokenizer().save_pretrained(target)
 
 
-def train(model, rng: np.random.Generator, steps: int, screen) -> None:
+def train(model, rng: np.random.Generator, steps: int, screen, stop=None) -> None:
     """AdamW on the answers alone, rows of equal length batched together; linear warm-up, constant, linear decay."""
     import torch
 
@@ -190,6 +218,7 @@ def train(model, rng: np.random.Generator, steps: int, screen) -> None:
     model.train()
     with progress(screen, steps) as bar:
         for step in range(steps):
+            heed(stop)
             if step % len(batches) == 0:
                 order = rng.permutation(len(batches))
             rows_BT, labels_BT = batches[order[step % len(batches)]]

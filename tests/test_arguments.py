@@ -1,11 +1,13 @@
 """What `cpt check` reads from TRL's and PEFT's source with `ast` is what their real classes have."""
 
+import ast
 import dataclasses
 
 import pytest
 
+from cpt.signatures import UNKNOWN
 from cpt.stages import arguments
-from cpt.stages.arguments import UNKNOWN, problems
+from cpt.stages.arguments import problems
 
 
 @pytest.mark.parametrize("kind", arguments.CONFIGS)
@@ -86,6 +88,66 @@ def test_types(value, annotation, message):
 def test_the_arithmetic_of_groups(args, name, message):
     found = dict(problems("rlvr", args))
     assert list(found) == [name] and message in found[name]
+
+
+@pytest.mark.parametrize(
+    "kind, args, message",
+    [
+        ("rlvr", {"num_iterations": 0}, "(0) must be at least 1"),
+        ("rlvr", {"steps_per_generation": 0}, "(0) must be at least 1"),
+        ("rlvr", {"generation_batch_size": 0}, "(0) must be at least 1"),
+        ("rlvr", {"generation_batch_size": 12, "num_generations": 4}, "must be a multiple of the batch of a step (8"),
+        ("rlvr", {"generation_batch_size": 16, "steps_per_generation": 2}, "keep one of the two"),
+        ("rlvr", {"max_completion_length": None}, "must be a number, not null"),
+        ("rlvr", {"temperature": 0}, "(0) must be more than 0"),
+        ("rlvr", {"temperature": -1}, "(-1) must be more than 0"),
+        ("rlvr", {"top_p": 3.0}, "(3.0) must be more than 0 and at most 1"),
+        ("rlvr", {"learning_rate": -1}, "(-1) must be 0 or more"),
+        ("rlvr", {"learning_rate": float("nan")}, "(nan) must be 0 or more"),
+        ("rlvr", {"loss_type": "nonsense"}, "must be one of grpo, bnpo,"),
+        ("rlvr", {"scale_rewards": "nonsense"}, "must be one of group, batch, none, not 'nonsense'"),
+        (
+            "rlvr",
+            {"num_iterations": 2, "save_steps": 0.5},
+            "must be a multiple of 2 (steps between two generations), not",
+        ),
+        ("rlvr", {"gradient_accumulation_steps": 2, "steps_per_generation": 3, "save_steps": 4}, "multiple of 3"),
+        ("sft", {"save_strategy": "epoch"}, "is not taken here: checkpoints fall on steps: use `save_steps`"),
+        ("sft", {"max_steps": 0}, "(0) must be at least 1 (or -1: num_train_epochs decides)"),
+        ("sft", {"num_train_epochs": 0}, "(0) must be more than 0"),
+        ("sft", {"num_train_epochs": -1}, "(-1) must be more than 0"),
+        ("sft", {"max_length": 0}, "(0) must be at least 2"),
+        ("dpo", {"loss_type": ["sigmoid", "nope"]}, "must be one of sigmoid, hinge,"),
+    ],
+)
+def test_values_that_no_trainer_can_use(kind, args, message):
+    ((_, said),) = problems(kind, args)
+    assert message in said
+
+
+@pytest.mark.parametrize("args", [{"save_steps": 0.5}, {"save_strategy": "steps"}, {"max_steps": -1}, {"beta": 0}])
+def test_values_at_the_edge(args):
+    assert not list(problems("rlvr", args))
+
+
+@pytest.mark.parametrize("kind, name", arguments.CHOICES)
+def test_choices_are_those_of_the_trainers(kind, name):
+    """The strings with which TRL's trainer compares the argument are the choices offered."""
+    file = arguments.package_folder("trl") / arguments.CONFIGS[kind][1].replace("_config", "_trainer")
+    compared = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Compare) and ast.unparse(node.left).split(".")[-1] == name:
+            compared |= {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+    assert compared == set(arguments.CHOICES[kind, name])
+
+
+def test_keywords_of_generation_are_those_of_the_real_config():
+    from transformers import GenerationConfig
+
+    read = arguments.popped_keywords("transformers", "generation/configuration_utils.py", "GenerationConfig")
+    assert {name for name in vars(GenerationConfig()) if not name.startswith("_")} - set(read) == set()
+    assert not list(arguments.generation_problems({"generation_kwargs": {"typical_p": 0.9}}, "transformers"))
+    assert not list(arguments.generation_problems({"generation_kwargs": {"min_tokens": 1}}, "vllm"))
 
 
 def test_more_processes_make_a_larger_batch(monkeypatch):

@@ -41,6 +41,12 @@ def test_a_torn_done_is_not_a_seal(sealed):
     assert not is_intact(sealed)
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "3", "null", "", "\x00"])
+def test_a_done_that_is_no_map_of_hashes_is_not_a_seal(sealed, text):
+    (sealed / "DONE").write_text(text)
+    assert not is_intact(sealed)
+
+
 def test_an_error_while_writing_leaves_the_old_file(tmp_path):
     file = tmp_path / "results.json"
     write_json(file, {"old": 1})

@@ -29,6 +29,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     "cpt.rollouts.keeper": set(),
     "cpt.recipe": {"cpt.recipe_file", "cpt.recipe_nodes"},
     "cpt.recipe_file": {"cpt.recipe_nodes", "cpt.rollouts.arguments", "cpt.stages.arguments"},
+    "cpt.recipe_schema": {"cpt.recipe"},
     "cpt.recipe_nodes": set(),
     "cpt.data": {"cpt.recipe", "cpt.data"},
     "cpt.spelling": set(),

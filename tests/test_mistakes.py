@@ -16,6 +16,7 @@ def rows_task(folder, rows, evaluation, kind="rlvr", **more) -> dict:
     for name, made in (("train", rows), ("eval", evaluation)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
     content["stream"][0] |= {"data": {"source": "jsonl", "train": "train.jsonl", "eval": "eval.jsonl"}} | more
+    content["stream"][0]["stages"][0]["args"]["per_device_train_batch_size"] = 4  # one prompt is enough for a step
     return content
 
 
@@ -97,6 +98,17 @@ def changed(path: str, value, **of_the_task):
     return make
 
 
+def args(kind="rlvr", **values):
+    """A recipe of one task whose stage has these arguments."""
+
+    def make(folder, tiny_folder):
+        content = recipe(kind, tasks=("reverse",), evaluate=2)
+        content["stream"][0]["stages"][0]["args"] |= values
+        return content
+
+    return make
+
+
 MISTAKES = {
     "missing file": (
         changed("stream.0.data", {"source": "jsonl", "train": "gone.jsonl", "eval": 1}),
@@ -153,6 +165,26 @@ MISTAKES = {
     "what only TRL finds": (
         changed("stream.0.stages.0.args.lr_scheduler_type", "nonsense"),
         ["stream.reverse.stages.0", "nonsense"],
+    ),
+    "an optimiser that is not installed": (
+        args(optim="adamw_8bit"),
+        ["stream.reverse.stages.0: GRPO refuses: You need to install `bitsandbytes`"],
+    ),
+    "a schedule that lacks its words": (
+        args(lr_scheduler_type="cosine_with_min_lr"),
+        ["stream.reverse.stages.0: GRPO refuses: One of min_lr or min_lr_rate should be set"],
+    ),
+    "a kernel that is not installed": (
+        args(use_liger_kernel=True),
+        ["stream.reverse.stages.0: GRPO refuses: You have set `use_liger_kernel`"],
+    ),
+    "rows cut to nothing": (
+        args("sft", max_length=4),
+        ["stream.reverse.stages.0: SFT has no row left to train on: raise max_length in `args`"],
+    ),
+    "rows that fill no batch": (
+        args("sft", per_device_train_batch_size=256, dataloader_drop_last=True),
+        ["stream.reverse.stages.0: training ended after 0 of 10 steps: 200 rows do not fill a batch"],
     ),
     "a verifier that is not there": (
         changed("stream.0.reward", {"kind": "function", "path": "nowhere_at_all:judge"}, metric="exact"),

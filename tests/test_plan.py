@@ -1,5 +1,6 @@
 """`cpt check`: the plan's numbers are right, nothing heavy is imported, and it writes nothing."""
 
+import json
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 from fakes import recipe, write_recipe
 
 from cpt import plan
+from cpt.errors import RecipeErrors
 from cpt.recipe import load
 
 
@@ -31,6 +33,22 @@ def test_epochs_are_counted(tmp_path):
     del args["max_steps"]
     args["num_train_epochs"] = 2
     assert "sft: 50 steps of 8 rows" in told(content, tmp_path)  # 200 rows, 25 steps an epoch
+
+
+def test_a_stage_with_too_few_prompts_for_one_step(tmp_path):
+    content = recipe("rlvr", tasks=("reverse",))
+    content["stream"][0]["data"]["train"] = 3
+    with pytest.raises(
+        RecipeErrors, match=r"stream\.reverse\.stages\.0: 3 training rows are fewer than the 4 prompts of"
+    ):
+        told(content, tmp_path)
+    content["stream"][0]["data"]["train"] = 4
+    told(content, tmp_path)
+    rows = [{"prompt": f"reverse{a}bcde=", "answer": f"edcb{a}"} for a in "afghijklmn"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content["stream"][0]["data"] = {"source": "jsonl", "train": "rows.jsonl", "eval": 9}
+    with pytest.raises(RecipeErrors, match="1 training rows are fewer than the 4 prompts"):
+        told(content, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from fakes import RECIPES, write_recipe
 
 from cpt.cli import parsed
 from cpt.errors import RecipeErrors
-from cpt.recipe import dump, identity, load, load_suite, schema
+from cpt.recipe import dump, identity, load, load_suite
+from cpt.recipe_schema import schema
 
 BASE = """\
 name: mine
@@ -111,7 +112,8 @@ ONE_MISTAKE = {
     ),
     "a gate that does not exist": (
         BASE + "evaluation: {gates: {forgeting: 0.1}}\n",
-        "recipe.yaml:10: evaluation.gates.forgeting: must be one of forgetting, held_out_drop, learning_accuracy",
+        "recipe.yaml:10: evaluation.gates.forgeting: must be one of forgetting, held_out_drop, learning_accuracy, "
+        "not 'forgeting'; did you mean forgetting?",
     ),
     "more k than samples": (
         BASE + "evaluation: {sampled: {k: [8], samples: 4}}\n",
@@ -166,6 +168,14 @@ def test_all_mistakes_at_once(tmp_path):
         ("seed=three", "command line: seed: must be an integer, not 'three'"),
         ("stream.7.reward=exact", "command line: stream.7.reward: there is no stream.7 (tasks: reverse)"),
         ("seed=[", "command line: seed: the value '[' is not valid YAML"),
+        ("seed=\x00", "command line: seed: the value '\\x00' is not valid YAML"),
+        ("model=null", "recipe.yaml:1: model: is missing"),
+        ("stream=null", "recipe.yaml:1: stream: is missing"),
+        (
+            "extends=quickstart",
+            "command line: extends: stands in a recipe's file: write `extends: quickstart` there, and give that file",
+        ),
+        ("stream.\u00b2=3", "command line: stream.\u00b2: there is no such place (tasks: reverse)"),
         ("name.first=x", "command line: name.first: there is no such place (a single value stands there)"),
         (
             "stream.reverse.stages.0.args.max_step=3",
@@ -184,6 +194,13 @@ def test_precedence(tmp_path):
     args = load(file, ["stream.reverse.stages.0.args.num_generations=4"]).stream[0].stages[0].args
     assert args == {"beta": 0.0, "temperature": 0.7, "max_steps": 3, "learning_rate": 3e-4, "num_generations": 4}
     assert load(file, ["stream.0.stages.0.args.max_steps=9"]).stream[0].stages[0].args["max_steps"] == 9
+
+
+def test_null_takes_a_key_out(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(BASE + "seed: 3\ndescription: x\ndefaults: {rlvr: {args: {beta: 0.1}}}\n")
+    recipe = load(file, ["seed=null", "description=null", "defaults=null"])
+    assert (recipe.seed, recipe.description, recipe.stream[0].stages[0].args["beta"]) == (0, "", 0.0)
 
 
 def test_extends(tmp_path):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def finished(cpt, tmp_path_factory):
         "name: held\ntasks:\n  - {task: copy, data: {source: procedural, name: copy, eval: 12}, reward: exact}\n"
     )
     content["evaluation"] |= {"suites": ["held.yaml"], "sampled": {"k": [1, 2], "samples": 3}}
-    content["evaluation"]["gates"] = {"forgetting": -1.0, "held_out_drop": {"limit": 2.0, "rule": "interval"}}
+    content["evaluation"]["gates"] = {"forgetting": -1.0, "held_out_drop": {"limit": 1.0, "rule": "interval"}}
     code = cpt("run", write_recipe(folder / "recipe.yaml", content), "--out", folder / "run")
     return folder / "run", code, cpt.output
 
@@ -101,6 +102,14 @@ def test_the_points_load_by_themselves(finished):
     assert any(not torch.equal(one, two) for one, two in zip(model.parameters(), base.parameters(), strict=True))
 
 
+def test_reference_log_probs_come_without_a_bar(cpt, tmp_path):
+    content = short("dpo", steps=1, tasks=("reverse",), evaluate=2)
+    content["stream"][0]["stages"][0]["args"] |= {"precompute_ref_log_probs": True}
+    file = write_recipe(tmp_path / "recipe.yaml", content)
+    assert cpt("run", file, "--out", tmp_path / "run") == 0, cpt.output
+    assert "%|" not in cpt.output and "Computing reference" not in cpt.output
+
+
 def test_the_screen_in_a_log_file(finished):
     _, _, output = finished
     assert not CONTROL.search(output.replace("\n", "")), "control codes in a file"
@@ -162,6 +171,14 @@ def test_a_model_folder_is_evaluated(cpt, tiny_folder):
     assert cpt("eval", tiny_folder, "--suite", "general", "--suite", "probe", "--quiet") == 0, cpt.output
     assert re.search(r"general/copy: 0\.9\d+|general/copy: 1\.000", cpt.output)
     assert "probe: " in cpt.output
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_evaluation_says_that_nothing_is_kept(cpt, tiny_folder, tmp_path, number, code):
+    at = {"place": "cpt.evaluation.evaluate.judge", "call": 1, "signal": number}
+    assert cpt("eval", tiny_folder, "--suite", "probe", "--out", tmp_path / "answers.jsonl", at=at) == code
+    assert "interrupted; no answer is kept, the same command begins again" in cpt.output
+    assert "saved" not in cpt.output and not (tmp_path / "answers.jsonl").exists()
 
 
 def test_a_point_that_is_not_there(cpt, finished):

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from filelock import FileLock
 
-from cpt import tiny
+from cpt import models, tiny
 from cpt.data import procedural
+from cpt.errors import Interrupted
 from cpt.files import is_intact
+from cpt.recipe import load
 from cpt.spelling import unspellable
+from cpt.stop import Stop
 
 
 def test_size_and_shape():
@@ -37,7 +41,7 @@ def test_a_damaged_cache_is_made_again(monkeypatch, tmp_path):
     monkeypatch.setattr(tiny, "folder", lambda seed: place)
     made = []
 
-    def make(target, seed, screen=None, steps=0):
+    def make(target, seed, screen=None, stop=None, steps=0):
         made.append(seed)
         target.mkdir()
         (target / "weights").write_text("good")
@@ -47,6 +51,19 @@ def test_a_damaged_cache_is_made_again(monkeypatch, tmp_path):
     assert made == [0]
     (place / "weights").write_text("bad!")
     assert (tiny.path(0) / "weights").read_text() == "good" and made == [0, 0]
+
+
+def test_a_signal_ends_its_making(monkeypatch, tmp_path):
+    """At the next step, and also while another process holds the lock; nothing is left half made."""
+    place = tmp_path / "tiny-x"
+    monkeypatch.setattr(tiny, "folder", lambda seed: place)
+    stop = Stop()
+    stop.signal = 15
+    with pytest.raises(Interrupted):
+        models.resolve(load("quickstart"), stop=stop)
+    with FileLock(f"{place}.lock"), pytest.raises(Interrupted):
+        tiny.path(0, stop=stop)
+    assert [file.name for file in tmp_path.iterdir() if file.is_dir()] == []
 
 
 def test_it_never_saw_an_evaluation_string():

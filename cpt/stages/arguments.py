@@ -7,11 +7,11 @@ import ast
 import difflib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from cpt.signatures import Argument, class_fields, nearest, package_folder, wrong_type
+from cpt.signatures import Argument, class_fields, nearest, package_folder, popped_keywords, wrong_type
 
 CONFIGS = {
     "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
@@ -35,7 +35,23 @@ REFUSED = {
     "fsdp": "give it to `accelerate launch --config_file`",
     "fsdp_config": "give it to `accelerate launch --config_file`",
     "report_to": "training curves are in metrics.jsonl and the report",
+    "save_only_model": "a checkpoint without the optimiser cannot be gone on from exactly; take it out",
+    "ignore_data_skip": "a stage that goes on must go on where its rows stopped; take it out",
+    "enable_jit_checkpoint": "SIGTERM and Ctrl-C save the place already",
+    "auto_find_batch_size": "the batch must not depend on free memory: set per_device_train_batch_size",
+    "sync_ref_model": "the reference stays: use `reference: stage-start` or `reference: base` beside `args`",
+    "load_best_model_at_end": "a stage ends with its last weights: set max_steps",
+    "eval_strategy": "every point is evaluated: use the recipe's `evaluation`",
+    "eval_on_start": "every point is evaluated: use the recipe's `evaluation`",
+    "do_eval": "every point is evaluated: use the recipe's `evaluation`",
+    "remove_unused_columns": "the columns of the rows are the run's to choose; take it out",
+    "model_init_kwargs": "use `model` (dtype, attn_implementation, revision)",
+    "trust_remote_code": "use `model.trust_remote_code`",
+    "chat_template_kwargs": "use `model.chat_template_kwargs`",
+    "chat_template_path": "use `model.chat_template`",
+    "disable_tqdm": "use --quiet",
 }
+SAVE_STRATEGY = "checkpoints fall on steps: use `save_steps`"  # refused but for `steps`
 REFUSED_PREFIXES = {"vllm_": "use `rollouts`", "push_to_hub": "push the finished run's `final` folder yourself"}
 
 
@@ -46,7 +62,15 @@ def arguments(kind: str) -> dict[str, Argument]:
 
 
 def problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(argument, what is wrong with it) for a stage's `args`."""
+    """(argument, what is wrong with it) for a stage's `args`: each by itself, then together."""
+    alone = list(own_problems(kind, args))
+    yield from alone
+    if kind == "rlvr" and not {name for name, _ in alone} & {*ROLLOUT_ARGUMENTS, "save_steps"}:
+        yield from rollout_problems(args)
+
+
+def own_problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(argument, what is wrong with it) for each of `args` by itself."""
     known = arguments(kind)
     for name, value in args.items():
         refused = REFUSED.get(name) or next((w for p, w in REFUSED_PREFIXES.items() if name.startswith(p)), None)
@@ -54,10 +78,21 @@ def problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, f"is not taken here: {refused}"
         elif name not in known:
             yield name, f"{CONFIGS[kind][2]} has no such argument{nearest(name, known)}"
-        elif wrong := wrong_type(value, known[name].annotation):
+        elif wrong := wrong_type(value, known[name].annotation) or wrong_value(kind, name, value):
             yield name, wrong
-    if kind == "rlvr":
-        yield from rollout_problems(args)
+
+
+def wrong_value(kind: str, name: str, value: Any) -> str | None:
+    """What is wrong with a value of the right type; None where nothing is."""
+    if name == "save_strategy" and value != "steps":
+        return f"is not taken here: {SAVE_STRATEGY}"
+    if name in NEVER_NULL and value is None:
+        return "must be a number, not null"
+    choices = CHOICES.get((kind, name))
+    strange = [each for each in (value if isinstance(value, list) else [value]) if choices and each not in choices]
+    if strange:
+        return f"must be one of {', '.join(choices)}, not {strange[0]!r}"
+    return outside(name, value)
 
 
 def value_of(args: dict[str, Any], kind: str, name: str) -> Any:
@@ -65,15 +100,33 @@ def value_of(args: dict[str, Any], kind: str, name: str) -> Any:
     return args.get(name, arguments(kind)[name].default)
 
 
+def batch_of(args: dict[str, Any]) -> int:
+    """The completions that all processes together take in one pass of rlvr."""
+    return value_of(args, "rlvr", "per_device_train_batch_size") * int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def generation(args: dict[str, Any]) -> tuple[int, int, int]:
+    """(completions generated at once, completions of a prompt, optimiser steps between two generations) of rlvr."""
+    get = {name: value_of(args, "rlvr", name) for name in ROLLOUT_ARGUMENTS}
+    a_step = batch_of(args)
+    steps = get["steps_per_generation"] or get["gradient_accumulation_steps"]
+    if get["generation_batch_size"]:
+        steps = max(1, get["generation_batch_size"] // a_step)
+    batch = get["generation_batch_size"] or a_step * steps
+    period = math.lcm(get["gradient_accumulation_steps"], steps * get["num_iterations"])
+    return batch, get["num_generations"], period // get["gradient_accumulation_steps"]
+
+
 def rollout_problems(args: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """GRPO's arithmetic: groups must fill the generation batch, checkpoints must fall on its boundaries."""
-    get = {name: value_of(args, "rlvr", name) for name in ROLLOUT_ARGUMENTS}
-    if any(not isinstance(get[name], int | None) for name in ROLLOUT_ARGUMENTS):
-        return  # the wrong type is reported already
-    steps = get["steps_per_generation"] or get["gradient_accumulation_steps"]
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    batch = get["generation_batch_size"] or get["per_device_train_batch_size"] * processes * steps
-    group = get["num_generations"]
+    if args.get("generation_batch_size") is not None and args.get("steps_per_generation") is not None:
+        yield "generation_batch_size", "says the same as steps_per_generation: keep one of the two"
+        return
+    batch, group, period = generation(args)
+    a_step = batch_of(args)
+    if batch % a_step:
+        yield "generation_batch_size", f"({batch}) must be a multiple of the batch of a step ({a_step} completions)"
+        return
     if group < 2:
         yield "num_generations", f"({group}) must be at least 2: a group is compared with its own mean"
     elif batch % group:
@@ -81,10 +134,11 @@ def rollout_problems(args: dict[str, Any]) -> Iterator[tuple[str, str]]:
         near = sorted(sorted(fitting, key=lambda n: abs(n - group))[:2])
         use = f"use {' or '.join(map(str, near))}" if near else "raise per_device_train_batch_size"
         yield "num_generations", f"({group}) must divide the batch ({batch} completions): {use}"
-    period = max(1, get["num_iterations"] * steps // get["gradient_accumulation_steps"])
     every = args.get("save_steps")
-    if isinstance(every, int) and every % period:
-        lower, upper = every // period * period, math.ceil(every / period) * period
+    if every is not None and every < 1 and period > 1:
+        yield "save_steps", f"({every}) must be a multiple of {period} (steps between two generations), not a fraction"
+    elif every is not None and every >= 1 and every % period:
+        lower, upper = int(every // period * period), math.ceil(every / period) * period
         use = f"{lower} or {upper}" if lower else f"{upper}"
         yield "save_steps", f"({every}) must be a multiple of {period} (steps between two generations): use {use}"
 
@@ -97,6 +151,67 @@ ROLLOUT_ARGUMENTS = (
     "num_generations",
     "num_iterations",
 )
+
+# -- values ---------------------------------------------------------------------------------------------------------------
+
+NEVER_NULL = ("num_generations", "max_completion_length")
+CHOICES = {  # what TRL's trainers compare with; a test reads them there
+    ("sft", "loss_type"): ("nll", "dft"),
+    ("dpo", "loss_type"): (
+        *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
+        *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+    ),
+    ("dpo", "f_divergence_type"): ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
+    ("rlvr", "loss_type"): ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
+    ("rlvr", "scale_rewards"): ("group", "batch", "none"),
+    ("rlvr", "importance_sampling_level"): ("token", "sequence"),
+    ("rlvr", "multi_objective_aggregation"): ("sum_then_normalize", "normalize_then_sum"),
+}
+LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "max_steps": ("at least 1 (or -1: num_train_epochs decides)", lambda x: x >= 1 or x == -1),
+    "max_length": ("at least 2", lambda x: x >= 2),
+    "top_p": ("more than 0 and at most 1", lambda x: 0 < x <= 1),
+    **dict.fromkeys(
+        (
+            *("per_device_train_batch_size", "gradient_accumulation_steps", "generation_batch_size", "num_generations"),
+            *("steps_per_generation", "num_iterations", "max_completion_length", "save_total_limit"),
+            *("precompute_ref_batch_size", "dataset_num_proc", "r"),
+        ),
+        ("at least 1", lambda x: x >= 1),
+    ),
+    **dict.fromkeys(
+        ("num_train_epochs", "temperature", "repetition_penalty", "save_steps", "logging_steps", "lora_alpha"),
+        ("more than 0", lambda x: x > 0),
+    ),
+    **dict.fromkeys(
+        (
+            *("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "top_k", "beta"),
+            *("epsilon", "epsilon_high", "dataloader_num_workers"),
+        ),
+        ("0 or more", lambda x: x >= 0),
+    ),
+    **dict.fromkeys(("min_p", "label_smoothing", "top_entropy_quantile"), ("from 0 to 1", lambda x: 0 <= x <= 1)),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "lora_dropout"), ("from 0 to below 1", lambda x: 0 <= x < 1)),
+}
+
+
+def outside(name: str, value: Any) -> str | None:
+    """What is wrong with a number that no trainer can use; None where it is no number or has no limit."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    words, fits = LIMITS.get(name, ("a finite number", lambda x: True))
+    return None if math.isfinite(value) and fits(value) else f"({value}) must be {words}"
+
+
+def generation_problems(args: dict[str, Any], engine: Any) -> Iterator[tuple[str, str]]:
+    """Keys of rlvr's `generation_kwargs` that transformers' generation would take and never use."""
+    options = args.get("generation_kwargs")
+    if engine != "transformers" or not isinstance(options, dict):
+        return
+    known = popped_keywords("transformers", "generation/configuration_utils.py", "GenerationConfig")
+    for name in options:
+        if name not in known:
+            yield "generation_kwargs", f"transformers' GenerationConfig has no {name}{nearest(name, known)}"
 
 
 # -- adapters ------------------------------------------------------------------------------------------------------------
@@ -127,5 +242,5 @@ def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
             continue
         if name not in known:
             yield name, f"{kinds[kind][2]} has no such field{nearest(name, known)}"
-        elif wrong := wrong_type(value, known[name].annotation):
+        elif wrong := wrong_type(value, known[name].annotation) or outside(name, value):
             yield name, wrong

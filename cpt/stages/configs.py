@@ -28,7 +28,7 @@ def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
     run_decides = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none"}
     try:
         config = config_class(**ours | stage.args, **run_decides)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"{key}.args: {config_class.__name__} refuses: {one_line(error)}") from error
     if "save_steps" not in stage.args:
         period = checkpoint_period(config)
@@ -40,7 +40,8 @@ def checkpoint_period(config) -> int:
     """Steps between places where a checkpoint is exact: GRPO's rollouts and their counter are not in its checkpoints."""
     if not isinstance(config, GRPOConfig):
         return 1
-    return max(1, config.num_iterations * config.steps_per_generation // config.gradient_accumulation_steps)
+    each = math.lcm(config.gradient_accumulation_steps, config.num_iterations * config.steps_per_generation)
+    return each // config.gradient_accumulation_steps
 
 
 def check_configs(recipe: Recipe) -> None:

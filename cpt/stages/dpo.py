@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from datasets import Dataset
 from trl import DPOTrainer
+from trl.trainer import dpo_trainer
 
 from cpt import models, ranks
 from cpt.data.rows import completion_messages, unpack
@@ -21,6 +22,8 @@ from cpt.rollouts import Sampling
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.training import CountsTokens, build, drop_reference_adapter, load_policy, train, with_template_options
+
+dpo_trainer.tqdm = lambda iterable, **_: iterable  # precompute_ref_log_probs would show a bar of its own
 
 
 class DpoStageTrainer(CountsTokens, DPOTrainer):

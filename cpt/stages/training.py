@@ -6,11 +6,14 @@ the last whole checkpoint is resumed, and at the end everything is let go of bef
 
 import gc
 import json
+import logging
 import math
 import resource
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,6 +24,8 @@ from cpt.errors import Interrupted, UserError
 from cpt.files import is_intact, seal, write_json
 from cpt.stages.configs import checkpoint_period, one_line
 from cpt.stages.context import StageContext
+
+log = logging.getLogger(__name__)
 
 
 class CountsTokens:
@@ -58,12 +63,23 @@ def drop_reference_adapter(trainer: Trainer, ctx: StageContext) -> None:
         trainer.model.delete_adapter("ref")
 
 
+@contextmanager
+def refusals_told(ctx: StageContext, what: str, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """What `what` refuses in this block becomes one line for the user, until training has begun; all of it in the log."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, ImportError, OSError) as error:
+        of_the_system = isinstance(error, OSError) and error.errno is not None  # a full disk, and the like
+        if begun() or of_the_system or isinstance(error, UserError):
+            raise
+        log.info("%s: %s refuses", ctx.key, what, exc_info=True)
+        raise UserError(f"{ctx.key}: {what} refuses: {one_line(error)}") from error
+
+
 def build(ctx: StageContext, trainer_class: type[Trainer], **arguments) -> Trainer:
     """The trainer; what TRL finds wrong with rows or arguments becomes one line for the user."""
-    try:
+    with refusals_told(ctx, trainer_class._name):
         trainer = trainer_class(**arguments)
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{ctx.key}: {trainer_class._name} refuses: {one_line(error)}") from error
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     running = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
@@ -78,17 +94,28 @@ def train(ctx: StageContext, trainer: Trainer, strategies, spent: dict | None = 
 
     Raises:
         Interrupted: a signal came; the place is saved.
+        UserError: TRL cannot begin with these arguments and rows, or ends before the steps it was to take.
     """
+    if len(trainer.train_dataset) == 0:
+        raise UserError(f"{ctx.key}: {trainer._name} has no row left to train on: raise max_length in `args`")
     checkpoint = latest_checkpoint(ctx)
     keeper = Keeper(ctx, trainer, strategies, checkpoint, spent or {})
-    with ctx.screen.progress(f"{ctx.task.name} {ctx.name}", max(1, total_steps(trainer))) as bar:
+    with (
+        refusals_told(ctx, trainer._name, lambda: keeper.begun),
+        ctx.screen.progress(f"{ctx.task.name} {ctx.name}", max(1, total_steps(trainer))) as bar,
+    ):
         own = [callback for strategy in strategies for callback in strategy.callbacks(ctx)]
         for callback in (*own, Narrator(ctx, keeper, bar), keeper):  # the keeper last: it seals what the others saved
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if keeper.interrupted:
         raise Interrupted(ctx.stop.signal or 15)
-    steps = trainer.state.global_step
+    steps, wanted = trainer.state.global_step, trainer.state.max_steps
+    if steps < wanted:
+        raise UserError(
+            f"{ctx.key}: training ended after {steps} of {wanted} steps: {len(trainer.train_dataset)} rows do not fill a "
+            "batch; give more rows, or lower per_device_train_batch_size"
+        )
     save(ctx, trainer)
     record = {"task": ctx.task.name, "stage": ctx.name, "kind": ctx.stage.kind, "steps": steps, **keeper.costs()}
     release(ctx, trainer)
@@ -144,7 +171,7 @@ class Keeper(TrainerCallback):
     def __init__(self, ctx: StageContext, trainer: Trainer, strategies, checkpoint: Path | None, spent: dict):
         self.ctx, self.trainer, self.strategies = ctx, trainer, strategies
         self.period = checkpoint_period(trainer.args)
-        self.interrupted = False
+        self.interrupted = self.begun = False
         self.start = time.monotonic()
         self.rollouts_at_start = ctx.rollouts.rollout_tokens
         self.trained_at_start = 0
@@ -169,6 +196,9 @@ class Keeper(TrainerCallback):
         self.trained_at_start = (
             self.trainer.train_tokens()
         )  # GRPO's count is restored with its state, the others' is not
+
+    def on_step_begin(self, args, state, control, **_):
+        self.begun = True
 
     def on_step_end(self, args, state, control, **_):
         stop = self.ctx.stop.requested()
