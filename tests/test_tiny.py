@@ -135,7 +135,7 @@ def test_what_it_knows(tiny_folder):
             tiny_folder,
             recipe,
             stream,
-            engine=rollouts.start(recipe.rollouts),
+            engine=rollouts.start(recipe, made, tmp_path, [], tmp_path / "log"),
             scorers=scorers,
             screen=Screen(QUIET),
             stop=Stop(),
