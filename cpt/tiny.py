@@ -9,6 +9,8 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,7 @@ SHAPE = {
 }
 PARAMETERS = 364_800
 TRAINING = {"steps": 1400, "batch": 64, "learning_rate": 3e-3, "warmup": 50, "decay": 0.3, "threads": 2, "rows": 40_000}
+PATIENCE = 2.0  # seconds that pass before a wait for another process is said
 LENGTH = 5  # of its strings
 RIGHT = 0.4  # of the rows of NEW; the others are spoiled
 COPIED = 0.4  # of the spoiled; the rest have one letter wrong
@@ -73,11 +76,9 @@ def is_made(seed: int = 0) -> bool:
 
 def path(seed: int = 0, screen=None) -> Path:
     """The model's folder; makes the model first where it is not cached (one to two minutes of two cores)."""
-    from filelock import FileLock
-
     place = folder(seed)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock"):
+    with held(place.with_name(f"{place.name}.lock"), screen):
         if not is_intact(place):
             beside = place.with_name(f".{place.name}.part")
             shutil.rmtree(beside, ignore_errors=True)
@@ -86,6 +87,24 @@ def path(seed: int = 0, screen=None) -> Path:
             shutil.rmtree(place, ignore_errors=True)
             beside.rename(place)
     return place
+
+
+@contextmanager
+def held(file: Path, screen) -> Iterator[None]:
+    """The lock of `file`; says so where another process holds it for long."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        if screen:
+            screen.line("waiting for another process, which is making the embedded model")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def tokenizer():

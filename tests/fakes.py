@@ -12,6 +12,7 @@ ARGS = {
     "dpo": COMMON | {"max_length": 64},
     "rlvr": COMMON | {"per_device_train_batch_size": 16, "num_generations": 4, "max_completion_length": 12},
 }
+ARGS["rlvr-uneven"] = ARGS["rlvr"] | {"gradient_accumulation_steps": 2, "steps_per_generation": 3, "save_steps": 3}
 ARGS["rlvr-two-iterations"] = ARGS["rlvr"] | {"num_iterations": 2, "beta": 0.01}
 
 

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
+from cpt.signatures import UNKNOWN
 from cpt.stages import arguments
-from cpt.stages.arguments import UNKNOWN, problems
+from cpt.stages.arguments import problems
 
 
 @pytest.mark.parametrize("kind", arguments.CONFIGS)
@@ -86,6 +87,16 @@ def test_types(value, annotation, message):
 def test_the_arithmetic_of_groups(args, name, message):
     found = dict(problems("rlvr", args))
     assert list(found) == [name] and message in found[name]
+
+
+@pytest.mark.parametrize(
+    "iterations, generation, accumulation, period",
+    [(1, 1, 1, 1), (2, 1, 1, 2), (1, 4, 2, 2), (1, 3, 2, 3), (2, 3, 4, 3), (1, 1, 4, 1), (3, 2, 4, 3), (1, 5, 3, 5)],
+)
+def test_checkpoints_fall_between_generations_and_between_steps(iterations, generation, accumulation, period):
+    assert arguments.checkpoint_period(iterations, generation, accumulation) == period
+    exact = [step for step in range(1, 31) if step * accumulation % (iterations * generation) == 0]
+    assert exact == list(range(period, 31, period))
 
 
 def test_more_processes_make_a_larger_batch(monkeypatch):

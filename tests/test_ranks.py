@@ -2,12 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from fakes import recipe, write_recipe
 
@@ -27,41 +27,56 @@ def launch(config: Path, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command(config, *arguments), capture_output=True, text=True, env=environment(), timeout=400)
 
 
+def kill_with_descendants(launcher: subprocess.Popen) -> None:
+    """Kill -9 the launcher and its workers (each is in a session of its own: the launcher's group does not hold them)."""
+    top = psutil.Process(launcher.pid)
+    everyone = [top, *top.children(recursive=True)]
+    assert len(everyone) >= 3, "the two workers are not there"
+    for process in everyone:
+        process.kill()
+    launcher.wait()
+    assert not psutil.wait_procs(everyone[1:], timeout=10)[1], "a worker is still alive"
+
+
+def kill_at(words: list[str], stage: Path, step: int) -> None:
+    """Run until the checkpoint of `step` is sealed, then kill: the stage has that checkpoint and is not finished."""
+    process = subprocess.Popen(words, env=environment(), start_new_session=True)
+    deadline = time.monotonic() + 200
+    while not (stage / "trainer" / f"checkpoint-{step}" / "DONE").exists():
+        assert process.poll() is None and time.monotonic() < deadline, f"it never came to step {step} of {stage.name}"
+        time.sleep(0.005)
+    kill_with_descendants(process)
+    assert list(stage.glob("trainer/checkpoint-*/DONE")) and not (stage / "DONE").exists()
+
+
 @pytest.fixture
 def mixed(tmp_path):
+    """Three stages of ten steps on 40 rows: with several processes a stage goes through its rows more than once."""
     content = recipe("sft", "dpo", "rlvr", tasks=("reverse",), evaluate=21)
+    content["stream"][0]["data"]["train"] = 40
     for stage in content["stream"][0]["stages"]:
-        stage["args"] |= {"max_steps": 4, "save_steps": 2}
+        stage["args"] |= {"max_steps": 10, "save_steps": 2}
     return write_recipe(tmp_path / "recipe.yaml", content)
 
 
 @pytest.mark.slow
 def test_two_processes_and_a_kill(mixed, tmp_path, tiny_folder):
-    """The stream on two ranks; killed (both, -9) in the middle and started again, it ends with the same weights."""
+    """The stream on two ranks; killed (all, -9) inside each stage and started again, it ends with the same weights."""
     config = LAUNCHERS / "ddp-cpu.yaml"
     done = launch(config, "run", mixed, "--out", tmp_path / "alone")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("reverse 2-rlvr: 4 steps in") == 1, "not one rank alone speaks"
+    assert done.stdout.count("reverse 2-rlvr: 10 steps in") == 1, "not one rank alone speaks"
     manifest = json.loads((tmp_path / "alone" / "manifest.json").read_text())
     assert manifest["world_size"] == 2
     results = json.loads((tmp_path / "alone" / "results.json").read_text())
-    lines = [
-        json.loads(line) for line in (tmp_path / "alone" / "evaluations" / "01-reverse.jsonl").read_text().splitlines()
-    ]
+    lines = [json.loads(line) for line in (tmp_path / "alone" / "evaluations" / "01-reverse.jsonl").open()]
     assert len({line["row"] for line in lines}) == len(lines) == 21, "a question is asked twice or never"
     assert results["complete"]
 
     out = tmp_path / "killed"
-    process = subprocess.Popen(command(config, "run", mixed, "--out", out), env=environment(), start_new_session=True)
-    deadline = time.monotonic() + 300
-    while not list(out.glob("points/.01-reverse.work/1-dpo/trainer/checkpoint-2/DONE")):
-        assert process.poll() is None and time.monotonic() < deadline, (
-            "it ended, or never came to the place of the kill"
-        )
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (out / "points" / "01-reverse").exists()
+    for stage, step in (("0-sft", 4), ("1-dpo", 4), ("2-rlvr", 6)):  # all in the second epoch of their stage
+        kill_at(command(config, "run", mixed, "--out", out), out / "points" / ".01-reverse.work" / stage, step)
+        assert not (out / "points" / "01-reverse").exists()
     done = launch(config, "run", mixed, "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
     weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (tmp_path / "alone", out)]

@@ -5,7 +5,7 @@ import shutil
 import signal
 
 import pytest
-from fakes import RECIPES, write_recipe
+from fakes import RECIPES, recipe, write_recipe
 
 POINTS = ("01-reverse", "02-caesar")
 IN_STAGE = {
@@ -82,6 +82,23 @@ def test_killed_inside_a_stage(cpt, alone, tmp_path, kind, place):
     assert cpt("run", recipe, "--out", out, "--quiet", at=IN_STAGE[place]) == -signal.SIGKILL, cpt.output
     assert cpt("run", recipe, "--out", out, "--quiet") == 0, cpt.output
     assert_same_end(out, reference)
+
+
+@pytest.mark.parametrize("rows, saved", [(200, [3, 6]), (40, [3, 8])])
+def test_a_generation_that_is_no_whole_number_of_steps(cpt, tmp_path, rows, saved):
+    """Three micro-batches a generation, two a step. With 40 rows an epoch has nine, and its last step takes one alone."""
+    content = recipe("rlvr-uneven", tasks=("reverse",))
+    content["stream"][0]["data"]["train"] = rows
+    file, out, reference = write_recipe(tmp_path / "r.yaml", content), tmp_path / "run", tmp_path / "alone"
+    assert cpt("run", file, "--out", reference, "--quiet") == 0, cpt.output
+    at = {"place": "cpt.stages.training.Narrator.on_step_end", "call": 9}
+    assert cpt("run", file, "--out", out, "--quiet", at=at) == -signal.SIGKILL, cpt.output
+    checkpoints = (out / "points" / ".01-reverse.work" / "0-rlvr" / "trainer").glob("checkpoint-*/DONE")
+    assert sorted(int(file.parent.name.split("-")[1]) for file in checkpoints) == saved
+    assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
+    weights = [folder / "points" / "01-reverse" / "model" / "model.safetensors" for folder in (out, reference)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert logged(out) == logged(reference)
 
 
 @pytest.mark.parametrize("place", BETWEEN)

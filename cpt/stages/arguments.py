@@ -70,9 +70,10 @@ def rollout_problems(args: dict[str, Any]) -> Iterator[tuple[str, str]]:
     get = {name: value_of(args, "rlvr", name) for name in ROLLOUT_ARGUMENTS}
     if any(not isinstance(get[name], int | None) for name in ROLLOUT_ARGUMENTS):
         return  # the wrong type is reported already
-    steps = get["steps_per_generation"] or get["gradient_accumulation_steps"]
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    batch = get["generation_batch_size"] or get["per_device_train_batch_size"] * processes * steps
+    at_once = get["per_device_train_batch_size"] * int(os.environ.get("WORLD_SIZE", "1"))
+    given = max(1, get["generation_batch_size"] // at_once) if get["generation_batch_size"] and at_once else None
+    steps = get["steps_per_generation"] or given or get["gradient_accumulation_steps"]
+    batch = get["generation_batch_size"] or at_once * steps
     group = get["num_generations"]
     if group < 2:
         yield "num_generations", f"({group}) must be at least 2: a group is compared with its own mean"
@@ -81,12 +82,22 @@ def rollout_problems(args: dict[str, Any]) -> Iterator[tuple[str, str]]:
         near = sorted(sorted(fitting, key=lambda n: abs(n - group))[:2])
         use = f"use {' or '.join(map(str, near))}" if near else "raise per_device_train_batch_size"
         yield "num_generations", f"({group}) must divide the batch ({batch} completions): {use}"
-    period = max(1, get["num_iterations"] * steps // get["gradient_accumulation_steps"])
+    period = checkpoint_period(get["num_iterations"], steps, get["gradient_accumulation_steps"])
     every = args.get("save_steps")
     if isinstance(every, int) and every % period:
         lower, upper = every // period * period, math.ceil(every / period) * period
         use = f"{lower} or {upper}" if lower else f"{upper}"
         yield "save_steps", f"({every}) must be a multiple of {period} (steps between two generations): use {use}"
+
+
+def checkpoint_period(num_iterations: int, steps_per_generation: int, gradient_accumulation_steps: int) -> int:
+    """Optimiser steps between places where a GRPO checkpoint is exact: both between two generations and between two steps.
+
+    A generation serves `num_iterations * steps_per_generation` micro-batches; its rollouts and their counter are not in
+    the trainer's checkpoints.
+    """
+    served = max(1, num_iterations * steps_per_generation)
+    return math.lcm(served, gradient_accumulation_steps) // gradient_accumulation_steps
 
 
 ROLLOUT_ARGUMENTS = (
