@@ -79,6 +79,13 @@ def any_rank(flag: bool) -> bool:
     return bool(value.item())
 
 
+def launchers() -> Path:
+    """The folder of accelerate's configs that come with cpt: inside an installed package, else beside it."""
+    here = Path(__file__).parent
+    installed = here / "_data" / "recipes" / "accelerate"
+    return installed if installed.is_dir() else here.parent / "recipes" / "accelerate"
+
+
 def check_launch() -> None:
     """Compare what `accelerate launch` was asked for with what runs (its MULTI_CPU silently runs one process).
 
@@ -90,7 +97,7 @@ def check_launch() -> None:
     if asked is not None and asked != running:
         raise UserError(
             f"accelerate launch was asked for {asked} processes, but {running} run(s): on CPUs use "
-            "recipes/accelerate/ddp-cpu.yaml (distributed_type: MULTI_GPU with use_cpu: true); MULTI_CPU starts only one"
+            f"{launchers() / 'ddp-cpu.yaml'} (distributed_type: MULTI_GPU with use_cpu: true); MULTI_CPU starts only one"
         )
 
 

@@ -11,6 +11,8 @@ import psutil
 import pytest
 from fakes import recipe, write_recipe
 
+from cpt import ranks
+
 LAUNCHERS = Path(__file__).parent.parent / "recipes" / "accelerate"
 
 
@@ -59,6 +61,30 @@ def mixed(tmp_path):
     return write_recipe(tmp_path / "recipe.yaml", content)
 
 
+@pytest.mark.parametrize(
+    "words, rest",
+    [
+        (
+            "python /usr/bin/accelerate launch --num_processes 2 -m cpt run launch",
+            "--num_processes 2 -m cpt run launch",
+        ),
+        ("python -m accelerate.commands.accelerate_cli launch -m cpt run x", "-m cpt run x"),
+        ("python /opt/bin/accelerate-launch --config_file c.yaml -m cpt", "--config_file c.yaml -m cpt"),
+        ("python -m accelerate.commands.launch --config_file c.yaml -m cpt", "--config_file c.yaml -m cpt"),
+        ("python /x/site-packages/accelerate/commands/launch.py -m cpt", "-m cpt"),
+        ("torchrun --nproc_per_node 2 -m cpt run x", None),
+        ("bash launch", None),
+        ("", None),
+    ],
+)
+def test_every_name_of_the_launcher_is_known(words, rest):
+    assert ranks.launcher_arguments(words.split()) == (rest.split() if rest else None)
+
+
+def test_the_launchers_configs_are_found():
+    assert (ranks.launchers() / "ddp-cpu.yaml").is_file()
+
+
 @pytest.mark.slow
 def test_two_processes_and_a_kill(mixed, tmp_path, tiny_folder):
     """The stream on two ranks; killed (all, -9) inside each stage and started again, it ends with the same weights."""
@@ -105,3 +131,40 @@ def test_a_mistake_on_two_ranks_is_said_once(mixed, tmp_path):
     assert done.returncode != 0
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("cpt: ")]
     assert len(lines) == 1 and "did you mean max_steps?" in lines[0]
+
+
+@pytest.mark.slow
+def test_fewer_pairs_than_processes(tmp_path):
+    content = recipe("dpo", tasks=("reverse",), evaluate=1)
+    stage = content["stream"][0]["stages"][0]
+    stage["args"] |= {"max_steps": 1}
+    stage["pairs"] = {"prompts": 1, "samples": 32}
+    file = write_recipe(tmp_path / "recipe.yaml", content)
+    done = launch(LAUNCHERS / "ddp-cpu.yaml", "run", file, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "on-policy pairs" in done.stdout
+
+
+FAILS = """
+import os, sys
+from cpt import cli, run
+def fail(*arguments):
+    raise ArithmeticError("not here")
+if os.environ["RANK"] == sys.argv.pop(1):
+    run.add_row = fail
+cli.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank, said", [(0, "cpt: failed: "), (1, "cpt: rank 1: failed: ")])
+def test_the_rank_that_fails_says_so(mixed, tmp_path, rank, said):
+    (tmp_path / "fails.py").write_text(FAILS)
+    words = command(LAUNCHERS / "ddp-cpu.yaml", "run", mixed, "--out", tmp_path / "run")
+    words[words.index("-m", 3) : words.index("cpt") + 1] = [str(tmp_path / "fails.py"), str(rank)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=400)
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("cpt: ")]
+    assert done.returncode != 0
+    assert sum(line.startswith(f"{said}ArithmeticError: not here") for line in lines) == 1, lines
+    other = "cpt: failed: another process of this run ended"
+    assert sum(line.startswith(other) for line in lines) == len(lines) - 1 == (rank == 1), lines

@@ -134,6 +134,15 @@ def test_a_signal_saves_within_the_stage(cpt, alone, tmp_path, kind, number, cod
     assert_same_end(out, alone(kind))
 
 
+def test_a_signal_is_heard_while_pairs_are_sampled(cpt, alone, tmp_path):
+    recipe, out = write_recipe(tmp_path / "dpo.yaml", RECIPES["dpo"]), tmp_path / "run"
+    at = {"place": "cpt.stages.dpo._sample", "call": 1, "signal": signal.SIGTERM}
+    assert cpt("run", recipe, "--out", out, at=at) == 143, cpt.output
+    assert not list(out.rglob("pairs.json"))
+    assert cpt("run", recipe, "--out", out, "--quiet") == 0, cpt.output
+    assert_same_end(out, alone("dpo"))
+
+
 def test_a_damaged_point_is_made_again_from_the_one_before(cpt, alone, tmp_path):
     reference, out = alone("sft"), tmp_path / "run"
     recipe = write_recipe(tmp_path / "sft.yaml", RECIPES["sft"])

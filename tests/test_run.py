@@ -188,7 +188,7 @@ def test_adapters(cpt, adapter, tmp_path):
     assert cpt("run", file, "--out", tmp_path / "run") == 0, cpt.output
     points = tmp_path / "run" / "points"
     names = {path.name for path in (points / "02-caesar" / "model").iterdir()}
-    assert "adapter_model.safetensors" in names and "model.safetensors" not in names
+    assert "adapter_model.safetensors" in names and not {"model.safetensors", "README.md"} & names
     weights = [
         (points / name / "model" / "adapter_model.safetensors").read_bytes() for name in ("01-reverse", "02-caesar")
     ]
@@ -196,8 +196,12 @@ def test_adapters(cpt, adapter, tmp_path):
     at = {"place": "cpt.stages.training.seal", "call": 5, "when": "after"}
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet", at=at) == -9, cpt.output
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet") == 0, cpt.output
-    resumed = tmp_path / "killed" / "points" / "02-caesar" / "model" / "adapter_model.safetensors"
-    assert resumed.read_bytes() == weights[1]
+    resumed = tmp_path / "killed" / "points" / "02-caesar" / "model"
+    assert (resumed / "adapter_model.safetensors").read_bytes() == weights[1]
+    written = (resumed / "adapter_config.json").read_text()
+    assert written == (points / "02-caesar" / "model" / "adapter_config.json").read_text()
+    targets = json.loads(written)["target_modules"]
+    assert len(targets) > 1 and targets == sorted(targets)
     assert cpt("eval", tmp_path / "run" / "final", "--suite", "general", "--quiet") == 0, cpt.output
     alone = cpt.output
     assert cpt("eval", tmp_path / "run", "--suite", "general", "--quiet") == 0, cpt.output
@@ -222,6 +226,34 @@ def test_a_verifier_that_fails_costs_scores_not_the_run(cpt, tmp_path):
     assert "verifier function" in cpt.output and "raised" in cpt.output
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any(line["unscorable"] > 0 for line in logged)
+    errors = read(tmp_path / "run")["stages"][0]["verifier_errors"]
+    assert sum(errors.values()) == round(sum(line["unscorable"] * 16 for line in logged)) and errors["raised"]
+    assert "its verifier failed" not in cpt.output
+
+
+def test_verifier_errors_of_a_stage_outlive_a_kill(cpt, tmp_path):
+    (tmp_path / "mine.py").write_text("def judge(completion, row):\n    return 1 / (completion[:1] not in 'abcd')\n")
+    content = short("rlvr", steps=6, tasks=("reverse",), evaluate=4)
+    content["stream"][0] |= {"reward": "mine:judge", "metric": "exact"}
+    file, out = write_recipe(tmp_path / "recipe.yaml", content), tmp_path / "run"
+    at = {"place": "cpt.stages.training.Narrator.on_step_end", "call": 5}
+    assert cpt("run", file, "--out", out, "--quiet", at=at) == -9, cpt.output
+    assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
+    logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged] == [1, 2, 3, 4, 5, 6]
+    errors = read(out)["stages"][0]["verifier_errors"]
+    assert errors == {"raised": round(sum(line["unscorable"] * 16 for line in logged))}
+
+
+def test_a_verifier_that_always_fails_is_told_before_training(cpt, tmp_path):
+    (tmp_path / "mine.py").write_text("def judge(completion, row):\n    return row['no such field']\n")
+    content = short("sft", steps=1, tasks=("reverse",), evaluate=4)
+    content["stream"][0] |= {"metric": "mine:judge"}
+    assert cpt("run", write_recipe(tmp_path / "recipe.yaml", content), "--out", tmp_path / "run") == 0, cpt.output
+    said = (
+        "warning: reverse: its verifier failed on every one of the 4 answers of the base, for example: raised: KeyError"
+    )
+    assert -1 < cpt.output.find(said) < cpt.output.find("reverse 0-sft")
 
 
 # -- whose weights, and what is left behind ------------------------------------------------------------------------------
