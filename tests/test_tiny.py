@@ -41,7 +41,7 @@ def test_a_wait_for_another_process_is_said(monkeypatch, tmp_path):
             said.append(text)
             mine.release()
 
-    said, mine = [], FileLock(tmp_path / "x.lock")
+    said, mine = [], FileLock(tmp_path / "x.lock", thread_local=False)
     monkeypatch.setattr(tiny, "PATIENCE", 0.05)
 
     def wait():
