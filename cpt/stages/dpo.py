@@ -126,5 +126,5 @@ def _sample(ctx: StageContext, prompts: list, max_length: int | None) -> tuple[l
         completions = ctx.rollouts.generate(ids, sampling, on_done)
     ctx.rollouts.release()
     ctx.stop.check()
-    texts = tokenizer.batch_decode([completion.token_ids for completion in completions], skip_special_tokens=True)
+    texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
     return texts, [completion.finished for completion in completions]
