@@ -36,6 +36,15 @@ def recipe(*stages: str, tasks: tuple[str, ...] = ("reverse", "caesar"), evaluat
     return copy.deepcopy({"name": "test", "model": {"path": "tiny"}, "stream": stream, "evaluation": evaluation})
 
 
+def short(*stages: str, steps: int = 3, **more) -> dict:
+    """A recipe whose stages take a few steps."""
+    content = recipe(*stages, **more)
+    for task in content["stream"]:
+        for stage in task["stages"]:
+            stage["args"] = stage["args"] | {"max_steps": steps}
+    return content
+
+
 RECIPES = {name: recipe(name) for name in ARGS} | {"mixed": recipe("sft", "rlvr", tasks=("reverse",))}
 
 

@@ -8,22 +8,13 @@ import shutil
 
 import pytest
 import torch
-from fakes import recipe, write_recipe
+from fakes import short, write_recipe
 
 from cpt.recipe import Strategy as StrategySpec
 from cpt.recipe import load
 from cpt.screen import QUIET, Screen
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-
-
-def short(*stages: str, steps: int = 3, **more) -> dict:
-    """A recipe whose stages take a few steps."""
-    content = recipe(*stages, **more)
-    for task in content["stream"]:
-        for stage in task["stages"]:
-            stage["args"] = stage["args"] | {"max_steps": steps}
-    return content
 
 
 @pytest.fixture(scope="module")
@@ -206,54 +197,6 @@ def test_adapters(cpt, adapter, tmp_path):
     alone = cpt.output
     assert cpt("eval", tmp_path / "run", "--suite", "general", "--quiet") == 0, cpt.output
     assert alone == cpt.output, "the adapter's folder by itself is not the run's last point"
-
-
-# -- verifiers that fail -------------------------------------------------------------------------------------------------
-
-
-def test_a_verifier_that_fails_costs_scores_not_the_run(cpt, tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "import time\n"
-        "def judge(completion, row):\n"
-        "    if completion.startswith('a'): raise KeyError('no')\n"
-        "    if completion.startswith('b'): time.sleep(60)\n"
-        "    return None if completion.startswith('c') else float(completion == row['answer'])\n"
-    )
-    content = short("rlvr", steps=2, tasks=("reverse",))
-    content["stream"][0] |= {"reward": {"kind": "function", "path": "mine:judge", "timeout": 0.3}, "metric": "exact"}
-    file = write_recipe(tmp_path / "recipe.yaml", content)
-    assert cpt("run", file, "--out", tmp_path / "run") == 0, cpt.output
-    assert "verifier function" in cpt.output and "raised" in cpt.output
-    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert any(line["unscorable"] > 0 for line in logged)
-    errors = read(tmp_path / "run")["stages"][0]["verifier_errors"]
-    assert sum(errors.values()) == round(sum(line["unscorable"] * 16 for line in logged)) and errors["raised"]
-    assert "its verifier failed" not in cpt.output
-
-
-def test_verifier_errors_of_a_stage_outlive_a_kill(cpt, tmp_path):
-    (tmp_path / "mine.py").write_text("def judge(completion, row):\n    return 1 / (completion[:1] not in 'abcd')\n")
-    content = short("rlvr", steps=6, tasks=("reverse",), evaluate=4)
-    content["stream"][0] |= {"reward": "mine:judge", "metric": "exact"}
-    file, out = write_recipe(tmp_path / "recipe.yaml", content), tmp_path / "run"
-    at = {"place": "cpt.stages.training.Narrator.on_step_end", "call": 5}
-    assert cpt("run", file, "--out", out, "--quiet", at=at) == -9, cpt.output
-    assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
-    logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in logged] == [1, 2, 3, 4, 5, 6]
-    errors = read(out)["stages"][0]["verifier_errors"]
-    assert errors == {"raised": round(sum(line["unscorable"] * 16 for line in logged))}
-
-
-def test_a_verifier_that_always_fails_is_told_before_training(cpt, tmp_path):
-    (tmp_path / "mine.py").write_text("def judge(completion, row):\n    return row['no such field']\n")
-    content = short("sft", steps=1, tasks=("reverse",), evaluate=4)
-    content["stream"][0] |= {"metric": "mine:judge"}
-    assert cpt("run", write_recipe(tmp_path / "recipe.yaml", content), "--out", tmp_path / "run") == 0, cpt.output
-    said = (
-        "warning: reverse: its verifier failed on every one of the 4 answers of the base, for example: raised: KeyError"
-    )
-    assert -1 < cpt.output.find(said) < cpt.output.find("reverse 0-sft")
 
 
 # -- whose weights, and what is left behind ------------------------------------------------------------------------------
