@@ -201,7 +201,7 @@ def answer_stops(tokenizer, spec) -> tuple[int, ...]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise UserError(
-                f"stream.{spec.task}.stop: {text!r} is {len(ids)} tokens of this tokenizer: only a single one can end an answer"
+                f"stream.{spec.task}.stop: {text!r} is {len(ids)} tokens of this tokenizer; only one can end an answer"
             )
         found += ids
     return tuple(found)
