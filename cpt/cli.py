@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from cpt import __version__
+from cpt import __version__, ranks
 from cpt.errors import Interrupted, UserError
 
 DESCRIPTION = """\
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError as error:
         code = reader_left() if asked.command in PRINTS else failed(asked, error)
     except UserError as error:
-        code = complain(error, 2)
+        code = refused(asked, error)
     except Interrupted as error:
         code = complain(f"{INTERRUPTED[asked.command]} (signal {error.signal})", 128 + error.signal)
     except KeyboardInterrupt:
@@ -162,21 +162,44 @@ def complain(message: object, code: int) -> int:
     return code
 
 
+def refused(asked: argparse.Namespace, error: UserError) -> int:
+    """A mistake that all ranks see: rank 0 says it. What another rank saw is in the log, in case it alone did."""
+    log, mine = getattr(asked, "log", None), os.environ.get("RANK", "0")
+    if mine != "0" and log is not None and log.parent.is_dir():
+        with log.open("a", encoding="utf-8") as file:
+            print(f"rank {mine}: refused: {error}", file=file)
+    return complain(error, 2)
+
+
 def disk_full(error: Exception) -> str:
     place = f" while writing {error.filename}" if getattr(error, "filename", None) else ""
     return f"the disk is full{place}: nothing committed is lost; free some space and give the same command again"
 
 
 def failed(asked: argparse.Namespace, error: Exception) -> int:
-    """An error of ours or of a library: one line on the screen, the traceback in the run's log (or on the screen)."""
-    log = getattr(asked, "log", None)
-    if log is None:
+    """An error of ours or of a library: one line on the screen, the traceback in the run's log (or on the screen).
+
+    Under a launcher the rank on which it arose says it, and says which it is; that it took the others down, rank 0 says.
+    """
+    log, mine = getattr(asked, "log", None), int(os.environ.get("RANK", "0"))
+    if log is None or not log.parent.is_dir():
         traceback.print_exc()
         return 1
     with log.open("a", encoding="utf-8") as file:
+        print(f"rank {mine}:", file=file)
         traceback.print_exc(file=file)
     first = (str(error).strip() or "no message").splitlines()[0]
-    return complain(f"failed: {type(error).__name__}: {first} (the whole story: {log})", 1)
+    if under_launcher() and ranks.is_lost_peer(error):
+        return complain(f"failed: another process of this run ended; its own line is beside this one, or in {log}", 1)
+    if ranks.number_of(error) != mine:
+        return 1
+    where = f"rank {mine}: " if mine else ""
+    print(f"cpt: {where}failed: {type(error).__name__}: {first} (the whole story: {log})", file=sys.stderr, flush=True)
+    return 1
+
+
+def under_launcher() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 # -- commands ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from cpt.evaluation.statistics import interval
 from cpt.files import write_whole
 from cpt.preflight import check_rows
 from cpt.recipe import Adapter, Evaluation, Model, Recipe, Suite, load, load_suite
-from cpt.rewards import Scorers
+from cpt.rewards import Scorers, told
 from cpt.run import probes
 from cpt.rundir import RunDir, points_of
 from cpt.screen import Screen, hush_libraries
@@ -48,8 +48,8 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
                 stop=stop,
                 label=f"evaluating {folder}",
             )
-        for example in scorers.examples():
-            screen.warn(example)
+        for line in told(ranks.gather(scorers.failures())):
+            screen.warn(line)
     if ranks.is_main():
         show(lines, cost, screen)
         if out is not None:

@@ -22,13 +22,13 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "v
 
 
 def write(rundir: RunDir, recipe: Recipe, stream: Stream) -> None:
-    """Write the manifest of a run that begins; one that goes on keeps the manifest it began with.
+    """Write the manifest of a run that begins; one that goes on keeps the manifest that its first row was made with.
 
     Raises:
         UserError: the rows are not those that the run began with.
     """
     file, data = rundir.path / "manifest.json", stream.manifest()
-    if file.exists():
+    if file.exists() and rundir.begun():
         began_with = stored_data(file)
         changed = [name for name in data if data[name] != began_with.get(name)]
         if changed:

@@ -196,7 +196,9 @@ def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Rec
     target.mkdir(parents=True, exist_ok=True)
     if recipe.adapter is not None:
         model.save_pretrained(target, state_dict=state_dict, selected_adapters=["default"])
-        point_adapter_at_base(target, recipe)
+        (target / "README.md").unlink()  # PEFT's empty model card
+        sets = [name for name, value in vars(model.peft_config["default"]).items() if isinstance(value, set)]
+        settle_adapter_config(target, recipe, sets)
     else:
         model.save_pretrained(target, state_dict=state_dict)
         config = load_config(source, recipe)
@@ -207,13 +209,17 @@ def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Rec
     load_tokenizer(source, recipe).save_pretrained(target)
 
 
-def point_adapter_at_base(folder: Path, recipe: Recipe) -> None:
-    """Let PEFT find the base by itself: the hub's id, or the folder that the recipe's model was resolved to."""
+def settle_adapter_config(folder: Path, recipe: Recipe, sets: list[str]) -> None:
+    """Let PEFT find the base by itself: the hub's id, or the folder that the recipe's model was resolved to.
+
+    The fields `sets` have no order of their own: sorted, two equal runs write equal files.
+    """
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
     local = recipe.model.path == "tiny" or Path(recipe.model.path).expanduser().is_dir()
     config["base_model_name_or_path"] = str(resolve(recipe)) if local else recipe.model.path
     config["revision"] = recipe.model.revision
+    config |= {name: sorted(config[name]) for name in sets}
     file.write_text(json.dumps(config, indent=2, sort_keys=True))
 
 

@@ -4,8 +4,10 @@ Thin over accelerate's `PartialState`. Rank 0 writes; every rank runs the same l
 committed, a signal came) is broadcast, so that no rank waits in a collective the others never enter.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from cpt.errors import UserError
@@ -52,6 +54,7 @@ def on_main(function: Callable[..., Any], *arguments: Any) -> Any:
             outcome = (None, error)
     value, error = broadcast(outcome)
     if error is not None:
+        error.rank = 0
         raise error
     return value
 
@@ -76,6 +79,13 @@ def any_rank(flag: bool) -> bool:
     return bool(value.item())
 
 
+def launchers() -> Path:
+    """The folder of accelerate's configs that come with cpt: inside an installed package, else beside it."""
+    here = Path(__file__).parent
+    installed = here / "_data" / "recipes" / "accelerate"
+    return installed if installed.is_dir() else here.parent / "recipes" / "accelerate"
+
+
 def check_launch() -> None:
     """Compare what `accelerate launch` was asked for with what runs (its MULTI_CPU silently runs one process).
 
@@ -87,7 +97,7 @@ def check_launch() -> None:
     if asked is not None and asked != running:
         raise UserError(
             f"accelerate launch was asked for {asked} processes, but {running} run(s): on CPUs use "
-            "recipes/accelerate/ddp-cpu.yaml (distributed_type: MULTI_GPU with use_cpu: true); MULTI_CPU starts only one"
+            f"{launchers() / 'ddp-cpu.yaml'} (distributed_type: MULTI_GPU with use_cpu: true); MULTI_CPU starts only one"
         )
 
 
@@ -96,18 +106,39 @@ def asked_processes() -> int | None:
     import psutil
 
     parent = psutil.Process().parent()
-    command = parent.cmdline() if parent else []
-    if "launch" not in command or not any("accelerate" in word for word in command[: command.index("launch")]):
+    words = launcher_arguments(parent.cmdline() if parent else [])
+    if words is None:
         return None
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
-    arguments, _ = launch_command_parser().parse_known_args(command[command.index("launch") + 1 :])
+    arguments, _ = launch_command_parser().parse_known_args(words)
     if arguments.num_processes is not None:
         return arguments.num_processes
     if arguments.config_file is None:
         return None
     return load_config_from_file(arguments.config_file).num_processes
+
+
+def launcher_arguments(command: list[str]) -> list[str] | None:
+    """What follows accelerate's launcher in a command line, whichever of its names it has; None where there is none."""
+    for place, word in enumerate(command):
+        named = Path(word).name == "accelerate-launch" or word == "accelerate.commands.launch"
+        if named or word.endswith("accelerate/commands/launch.py"):
+            return command[place + 1 :]
+        if word == "launch" and place and "accelerate" in command[place - 1]:
+            return command[place + 1 :]
+    return None
+
+
+def number_of(error: BaseException) -> int:
+    """The rank on which an error arose: rank 0 for one that `on_main` brought here, else this one (before any collective)."""
+    return getattr(error, "rank", int(os.environ.get("RANK", "0")))
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another process ended."""
+    return any(sign in str(error) for sign in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"))
 
 
 def shut_down() -> None:

@@ -1,6 +1,7 @@
 """The loop: for each point of the stream, train it if it is not committed, evaluate it if its row is missing; then report."""
 
 import gc
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from cpt.data.stream import Stream, TaskData, load_stream, stage_rows
 from cpt.evaluation.evaluate import evaluate
 from cpt.recipe import Recipe, suites_of
 from cpt.results import write_results
-from cpt.rewards import Scorer, Scorers
+from cpt.rewards import Failure, Scorer, Scorers, kind_of, told
 from cpt.rundir import Point, RunDir, open_run, points_of
 from cpt.screen import Screen, hush_libraries, logs_to
 from cpt.stages import STAGES, StageContext
@@ -43,8 +44,7 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
     """
     ranks.check_launch()
     with ExitStack() as stack:
-        rundir = stack.enter_context(open_run(out, recipe)) if ranks.is_main() else RunDir(out)
-        ranks.barrier()
+        rundir = ranks.on_main(lambda: stack.enter_context(open_run(out, recipe)))
         stack.enter_context(logs_to(rundir.log, screen.level))
         hush_libraries(screen.level)
         stop = stack.enter_context(
@@ -64,7 +64,7 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
                 make(this, point)
             if not ranks.on_main(rundir.has_row, point):
                 add_row(this, point)
-        return ranks.on_main(finish, this)
+        return ranks.on_main(finish, this, ranks.gather(scorers.failures()))
 
 
 PROBES = 4  # prompts on which an engine's copy of the policy is compared with it after every sync
@@ -163,6 +163,12 @@ def context(this: Run, point: Point, task, index: int, stage, source: Path) -> S
     folder = this.rundir.stage(point, name)
     scorer = scorer_of(this, task)
     mine = {"task": task.name, "stage": name}
+    errors: Counter[str] = Counter()
+
+    def score(texts: list[str], rows: list[dict], finished: list[bool]) -> list[float | None]:
+        scores = scorer.score(texts, rows, finished)
+        errors.update(kind_of(score.error) for score in scores if score.error)
+        return [score.value for score in scores]
 
     def rewind(step: int) -> None:
         this.rundir.forget_metrics(lambda line: line | mine != line or line["step"] <= step)
@@ -179,7 +185,8 @@ def context(this: Run, point: Point, task, index: int, stage, source: Path) -> S
         work=folder / "trainer",
         seed=stage_seed(this.recipe.seed, point.index, index),
         rollouts=this.engine,
-        score=lambda texts, rows, finished: [score.value for score in scorer.score(texts, rows, finished)],
+        score=score,
+        verifier_errors=errors,
         log=this.rundir.append_metrics,
         rewind=rewind,
         screen=this.screen,
@@ -239,6 +246,9 @@ def add_row(this: Run, point: Point) -> None:
         label=f"evaluating {point.name}",
     )
     ranks.on_main(show_row, this, point, lines, cost)
+    if point.task is None:
+        for useless in always_failing(lines):
+            this.screen.warn(useless)
 
 
 def show_row(this: Run, point: Point, lines: list[dict], cost: dict) -> None:
@@ -248,13 +258,26 @@ def show_row(this: Run, point: Point, lines: list[dict], cost: dict) -> None:
     this.screen.matrix(results["tasks"], names, results["accuracy"], results["held_out"])
 
 
-def finish(this: Run) -> dict:
-    """The final link, the results, the report and the verdict."""
+def always_failing(lines: list[dict]) -> list[str]:
+    """A line for each task no answer of which its verifier could score, seen before anything is trained."""
+    by_task: dict[str, list[str | None]] = {}
+    for line in lines:
+        name = line["task"] if line["suite"] is None else f"{line['suite']}/{line['task']}"
+        by_task.setdefault(name, []).append(line["error"])
+    return [
+        f"{name}: its verifier failed on every one of the {len(errors)} answers of the base, for example: {errors[0]}"
+        for name, errors in by_task.items()
+        if all(errors)
+    ]
+
+
+def finish(this: Run, failures: list[Failure]) -> dict:
+    """The final link, the results, the report and the verdict. `failures` are the verifiers', of all ranks."""
     this.rundir.link_final(points_of(this.recipe)[-1])
     results = write_results(this.rundir, this.recipe)
     html, _ = report.build(this.rundir.path)
-    for example in this.scorers.examples():
-        this.screen.warn(example)
+    for line in told(failures):
+        this.screen.warn(line)
     for gate in results["gates"]:
         this.screen.result(gate["message"], style="green" if gate["passed"] else "bold red")
     this.screen.result(f"report: {html}")

@@ -184,9 +184,14 @@ class RunDir:
         write_whole(self.evaluation(point), text)
 
     def read_evaluation(self, point: Point) -> tuple[list[dict], dict]:
-        lines = [json.loads(line) for line in self.evaluation(point).read_text(encoding="utf-8").splitlines()]
+        lines = self.evaluation(point).read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 ends no line
         cost = json.loads(self._cost(point).read_text(encoding="utf-8"))
-        return lines, {name: value for name, value in cost.items() if name != "sha256"}
+        return [json.loads(line) for line in lines if line], {k: v for k, v in cost.items() if k != "sha256"}
+
+    def begun(self) -> bool:
+        """Whether anything was evaluated or trained."""
+        other_points = [folder for folder in self.points.glob("*") if Point(0, None).name not in folder.name]
+        return self.metrics.exists() or any(self.evaluations.glob("*.jsonl")) or bool(other_points)
 
     def append_metrics(self, line: dict) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:
@@ -195,7 +200,7 @@ class RunDir:
     def forget_metrics(self, keep) -> None:
         """Drop the lines that `keep(line)` refuses: those logged after the place a run resumes from."""
         if self.metrics.exists():
-            kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if _kept(line, keep)]
+            kept = [line for line in self.metrics.read_text(encoding="utf-8").split("\n") if _kept(line, keep)]
             write_whole(self.metrics, "".join(line + "\n" for line in kept))
 
 
@@ -242,12 +247,17 @@ def open_run(path: Path, recipe: Recipe) -> Iterator[RunDir]:
 
 
 def _same_recipe(rundir: RunDir, recipe: Recipe) -> None:
-    """Write the resolved recipe, or compare it with the one that is there (gates and the description may change)."""
+    """Write the resolved recipe, or compare it with the one that is there (gates and the description may change).
+
+    A run in which nothing was evaluated or trained yet (its recipe was refused then) is taken over by any recipe.
+    """
     file, mine = rundir.path / "recipe.yaml", dump(recipe)
     if file.exists():
         theirs = _stored_recipe(file)
         differences = [d for d in different_keys(theirs, mine) if not d.startswith(("evaluation.gates", "description"))]
-        if differences:
+        if differences and not rundir.begun():
+            shutil.rmtree(rundir.points, ignore_errors=True)  # the base, made as the other recipe said
+        elif differences:
             shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
             raise UserError(
                 f"{rundir.path}: holds a run of another recipe: {shown}; give another --out to start a new run"

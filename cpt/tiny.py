@@ -55,6 +55,7 @@ SHAPE = {
 }
 PARAMETERS = 364_800
 TRAINING = {"steps": 1400, "batch": 64, "learning_rate": 3e-3, "warmup": 50, "decay": 0.3, "threads": 2, "rows": 40_000}
+PATIENCE = 2  # seconds that pass before a wait for another process is said
 LENGTH = 5  # of its strings
 RIGHT = 0.4  # of the rows of NEW; the others are spoiled
 COPIED = 0.4  # of the spoiled; the rest have one letter wrong
@@ -82,7 +83,7 @@ def path(seed: int = 0, screen=None, stop=None) -> Path:
     """
     place = folder(seed)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with locked(Path(f"{place}.lock"), stop):
+    with held(place.with_name(f"{place.name}.lock"), screen, stop):
         if not is_intact(place):
             beside = place.with_name(f".{place.name}.part")
             shutil.rmtree(beside, ignore_errors=True)
@@ -94,16 +95,19 @@ def path(seed: int = 0, screen=None, stop=None) -> Path:
 
 
 @contextmanager
-def locked(file: Path, stop) -> Iterator[None]:
-    """The lock on `file`, waited for as long as `stop` heard no signal: another process may be making the model."""
+def held(file: Path, screen, stop) -> Iterator[None]:
+    """The lock of `file`, waited for as long as `stop` heard no signal; says so where another process holds it for long."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(file)
+    lock, waited = FileLock(file), 0
     while not lock.is_locked:
         try:
             lock.acquire(timeout=1.0)
         except Timeout:
             heed(stop)
+            waited += 1
+            if screen and waited == PATIENCE:
+                screen.line("waiting for another process, which is making the embedded model")
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ ARGS = {
     "dpo": COMMON | {"max_length": 64},
     "rlvr": COMMON | {"per_device_train_batch_size": 16, "num_generations": 4, "max_completion_length": 12},
 }
+ARGS["rlvr-uneven"] = ARGS["rlvr"] | {"gradient_accumulation_steps": 2, "steps_per_generation": 3, "save_steps": 3}
 ARGS["rlvr-two-iterations"] = ARGS["rlvr"] | {"num_iterations": 2, "beta": 0.01}
 
 
@@ -33,6 +34,15 @@ def recipe(*stages: str, tasks: tuple[str, ...] = ("reverse", "caesar"), evaluat
     ]
     evaluation = {"suites": [], "max_completion_length": 12}
     return copy.deepcopy({"name": "test", "model": {"path": "tiny"}, "stream": stream, "evaluation": evaluation})
+
+
+def short(*stages: str, steps: int = 3, **more) -> dict:
+    """A recipe whose stages take a few steps."""
+    content = recipe(*stages, **more)
+    for task in content["stream"]:
+        for stage in task["stages"]:
+            stage["args"] = stage["args"] | {"max_steps": steps}
+    return content
 
 
 RECIPES = {name: recipe(name) for name in ARGS} | {"mixed": recipe("sft", "rlvr", tasks=("reverse",))}

@@ -150,6 +150,16 @@ def test_keywords_of_generation_are_those_of_the_real_config():
     assert not list(arguments.generation_problems({"generation_kwargs": {"min_tokens": 1}}, "vllm"))
 
 
+@pytest.mark.parametrize(
+    "iterations, generation, accumulation, period",
+    [(1, 1, 1, 1), (2, 1, 1, 2), (1, 4, 2, 2), (1, 3, 2, 3), (2, 3, 4, 3), (1, 1, 4, 1), (3, 2, 4, 3), (1, 5, 3, 5)],
+)
+def test_checkpoints_fall_between_generations_and_between_steps(iterations, generation, accumulation, period):
+    assert arguments.checkpoint_period(iterations, generation, accumulation) == period
+    exact = [step for step in range(1, 31) if step * accumulation % (iterations * generation) == 0]
+    assert exact == list(range(period, 31, period))
+
+
 def test_more_processes_make_a_larger_batch(monkeypatch):
     args = {"num_generations": 16, "per_device_train_batch_size": 8}
     assert list(problems("rlvr", args))

@@ -3,6 +3,7 @@
 import pytest
 
 from cpt.files import clone, is_intact, seal, whole_file, write_json
+from cpt.rundir import Point, RunDir
 
 
 @pytest.fixture
@@ -60,3 +61,14 @@ def test_a_clone_outlives_its_source(sealed, tmp_path):
     clone(sealed / "model", tmp_path / "copy")
     (sealed / "model" / "weights.safetensors").unlink()
     assert (tmp_path / "copy" / "weights.safetensors").read_bytes() == b"\x00" * 1000
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\r\n"])
+def test_what_unicode_takes_for_the_end_of_a_line_ends_no_line_of_ours(tmp_path, end):
+    rundir, lines = RunDir(tmp_path), [{"completion": f"one{end}two"}, {"completion": "three"}]
+    rundir.write_evaluation(Point(0, None), lines, {})
+    assert rundir.read_evaluation(Point(0, None)) == (lines, {})
+    for step, line in enumerate(lines):
+        rundir.append_metrics(line | {"step": step})
+    rundir.forget_metrics(lambda line: line["step"] < 1)
+    assert len(rundir.metrics.read_text().split("\n")) == 2

@@ -331,6 +331,21 @@ def test_a_full_disk_loses_nothing_committed(cpt, tmp_path):
         subprocess.run(["umount", str(small)], check=False)
 
 
+def test_a_run_refused_before_its_first_step_leaves_the_place_free(cpt, tmp_path):
+    content, out = (
+        rows_task(tmp_path, [{"prompt": "reverse§=", "answer": "a"}] * 20, plain_rows(4), "rlvr"),
+        tmp_path / "run",
+    )
+    content["stream"][0]["stages"][0]["args"] |= {"max_steps": 1}
+    file = write_recipe(tmp_path / "recipe.yaml", content)
+    assert cpt("run", file, "--out", out) == 2 and "cannot spell" in cpt.output, cpt.output
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in plain_rows(20, first=10)))
+    assert cpt("run", file, "seed=7", "stream.0.reward=exact", "--out", out, "--quiet") == 0, cpt.output
+    assert json.loads((out / "manifest.json").read_text())["seed"] == 7
+    assert cpt("run", file, "seed=8", "--out", out) == 2, cpt.output
+    assert "holds a run of another recipe: seed: 7 there, 8 here" in cpt.output
+
+
 @pytest.mark.parametrize(
     "arguments, part",
     [

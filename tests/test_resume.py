@@ -5,7 +5,7 @@ import shutil
 import signal
 
 import pytest
-from fakes import RECIPES, write_recipe
+from fakes import RECIPES, recipe, write_recipe
 
 POINTS = ("01-reverse", "02-caesar")
 IN_STAGE = {
@@ -84,6 +84,23 @@ def test_killed_inside_a_stage(cpt, alone, tmp_path, kind, place):
     assert_same_end(out, reference)
 
 
+@pytest.mark.parametrize("rows, saved", [(200, [3, 6]), (40, [3, 8])])
+def test_a_generation_that_is_no_whole_number_of_steps(cpt, tmp_path, rows, saved):
+    """Three micro-batches a generation, two a step. With 40 rows an epoch has nine, and its last step takes one alone."""
+    content = recipe("rlvr-uneven", tasks=("reverse",))
+    content["stream"][0]["data"]["train"] = rows
+    file, out, reference = write_recipe(tmp_path / "r.yaml", content), tmp_path / "run", tmp_path / "alone"
+    assert cpt("run", file, "--out", reference, "--quiet") == 0, cpt.output
+    at = {"place": "cpt.stages.training.Narrator.on_step_end", "call": 9}
+    assert cpt("run", file, "--out", out, "--quiet", at=at) == -signal.SIGKILL, cpt.output
+    checkpoints = (out / "points" / ".01-reverse.work" / "0-rlvr" / "trainer").glob("checkpoint-*/DONE")
+    assert sorted(int(file.parent.name.split("-")[1]) for file in checkpoints) == saved
+    assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
+    weights = [folder / "points" / "01-reverse" / "model" / "model.safetensors" for folder in (out, reference)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert logged(out) == logged(reference)
+
+
 @pytest.mark.parametrize("place", BETWEEN)
 def test_killed_between_stages(cpt, alone, tmp_path, place):
     reference = alone("sft")
@@ -115,6 +132,15 @@ def test_a_signal_saves_within_the_stage(cpt, alone, tmp_path, kind, number, cod
     assert saved and saved[-1].parent.name in ("checkpoint-5", "checkpoint-6")
     assert cpt("run", recipe, "--out", out, "--quiet") == 0, cpt.output
     assert_same_end(out, alone(kind))
+
+
+def test_a_signal_is_heard_while_pairs_are_sampled(cpt, alone, tmp_path):
+    recipe, out = write_recipe(tmp_path / "dpo.yaml", RECIPES["dpo"]), tmp_path / "run"
+    at = {"place": "cpt.stages.dpo._sample", "call": 1, "signal": signal.SIGTERM}
+    assert cpt("run", recipe, "--out", out, at=at) == 143, cpt.output
+    assert not list(out.rglob("pairs.json"))
+    assert cpt("run", recipe, "--out", out, "--quiet") == 0, cpt.output
+    assert_same_end(out, alone("dpo"))
 
 
 def test_a_damaged_point_is_made_again_from_the_one_before(cpt, alone, tmp_path):

@@ -9,22 +9,13 @@ import signal
 
 import pytest
 import torch
-from fakes import recipe, write_recipe
+from fakes import short, write_recipe
 
 from cpt.recipe import Strategy as StrategySpec
 from cpt.recipe import load
 from cpt.screen import QUIET, Screen
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-
-
-def short(*stages: str, steps: int = 3, **more) -> dict:
-    """A recipe whose stages take a few steps."""
-    content = recipe(*stages, **more)
-    for task in content["stream"]:
-        for stage in task["stages"]:
-            stage["args"] = stage["args"] | {"max_steps": steps}
-    return content
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +196,7 @@ def test_adapters(cpt, adapter, tmp_path):
     assert cpt("run", file, "--out", tmp_path / "run") == 0, cpt.output
     points = tmp_path / "run" / "points"
     names = {path.name for path in (points / "02-caesar" / "model").iterdir()}
-    assert "adapter_model.safetensors" in names and "model.safetensors" not in names
+    assert "adapter_model.safetensors" in names and not {"model.safetensors", "README.md"} & names
     weights = [
         (points / name / "model" / "adapter_model.safetensors").read_bytes() for name in ("01-reverse", "02-caesar")
     ]
@@ -213,8 +204,12 @@ def test_adapters(cpt, adapter, tmp_path):
     at = {"place": "cpt.stages.training.seal", "call": 5, "when": "after"}
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet", at=at) == -9, cpt.output
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet") == 0, cpt.output
-    resumed = tmp_path / "killed" / "points" / "02-caesar" / "model" / "adapter_model.safetensors"
-    assert resumed.read_bytes() == weights[1]
+    resumed = tmp_path / "killed" / "points" / "02-caesar" / "model"
+    assert (resumed / "adapter_model.safetensors").read_bytes() == weights[1]
+    written = (resumed / "adapter_config.json").read_text()
+    assert written == (points / "02-caesar" / "model" / "adapter_config.json").read_text()
+    targets = json.loads(written)["target_modules"]
+    assert len(targets) > 1 and targets == sorted(targets)
     assert cpt("eval", tmp_path / "run" / "final", "--suite", "general", "--quiet") == 0, cpt.output
     alone = cpt.output
     assert cpt("eval", tmp_path / "run", "--suite", "general", "--quiet") == 0, cpt.output

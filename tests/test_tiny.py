@@ -1,5 +1,7 @@
 """The embedded model: what it is made of, that its making is exact, what it can spell and render, and that it is cached."""
 
+from threading import Thread
+
 import pytest
 import torch
 from filelock import FileLock
@@ -34,6 +36,26 @@ def test_it_is_cached_by_the_hash_of_its_making(monkeypatch, tiny_folder):
     assert tiny.folder(1) != tiny.folder(0)
     monkeypatch.setattr(tiny, "TRAINING", tiny.TRAINING | {"steps": 7})
     assert tiny.folder(0) != tiny_folder
+
+
+def test_a_wait_for_another_process_is_said(monkeypatch, tmp_path):
+    class Heard:
+        def line(self, text):
+            said.append(text)
+            mine.release()
+
+    said, mine = [], FileLock(tmp_path / "x.lock", thread_local=False)
+    monkeypatch.setattr(tiny, "PATIENCE", 0.05)
+
+    def wait():
+        with tiny.held(tmp_path / "x.lock", Heard()):
+            said.append("held")
+
+    mine.acquire()
+    thread = Thread(target=wait)
+    thread.start()
+    thread.join(timeout=10)
+    assert said == ["waiting for another process, which is making the embedded model", "held"]
 
 
 def test_a_damaged_cache_is_made_again(monkeypatch, tmp_path):
@@ -117,7 +139,7 @@ def test_a_tokenizer_written_in_python(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_it_knows(tiny_folder):
+def test_what_it_knows(tiny_folder, tmp_path):
     """At first it knows the general skills and has the new ones in part: what the recipes' numbers stand on."""
     from cpt import rollouts
     from cpt.data.stream import load_stream
@@ -135,7 +157,7 @@ def test_what_it_knows(tiny_folder):
             tiny_folder,
             recipe,
             stream,
-            engine=rollouts.start(recipe, made, tmp_path, [], tmp_path / "log"),
+            engine=rollouts.start(recipe, tiny_folder, tmp_path, [], tmp_path / "log"),
             scorers=scorers,
             screen=Screen(QUIET),
             stop=Stop(),

@@ -3,6 +3,7 @@ is counted, and never stops the run."""
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cpt.rewards.verifiers import build, must_be_killable, time_limit
@@ -15,6 +16,34 @@ class Score:
 
     value: float | None
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How often a verifier failed in one way, and one example. `spec` is the verifier's, as JSON."""
+
+    spec: str
+    way: str
+    times: int
+    example: str
+
+
+def kind_of(error: str) -> str:
+    """`timeout: took more than 5 s` -> `timeout`."""
+    return error.split(":")[0]
+
+
+def told(failures: Sequence[Failure]) -> list[str]:
+    """One line for each way in which a verifier failed, over all processes: how often, and one example."""
+    times: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
+    for failure in failures:
+        times[failure.spec, failure.way] += failure.times
+        examples.setdefault((failure.spec, failure.way), failure.example)
+    return [
+        f"verifier {json.loads(spec)['kind']}: {number} x {way}, for example: {examples[spec, way]}"
+        for (spec, way), number in times.items()
+    ]
 
 
 class Scorer:
@@ -69,12 +98,12 @@ class Scorers:
             self._made[key] = Scorer(spec, self.workers)
         return self._made[key]
 
-    def examples(self) -> list[str]:
-        """One line for each kind of failure: how often, and one example."""
+    def failures(self) -> list[Failure]:
+        """How the verifiers failed so far in this process."""
         return [
-            f"verifier {scorer.spec['kind']}: {number} x {kind}, for example: {scorer.examples[kind]}"
-            for scorer in self._made.values()
-            for kind, number in scorer.errors.items()
+            Failure(key, way, times, scorer.examples[way])
+            for key, scorer in self._made.items()
+            for way, times in scorer.errors.items()
         ]
 
     def close(self) -> None:

@@ -113,8 +113,8 @@ def generation(args: dict[str, Any]) -> tuple[int, int, int]:
     if get["generation_batch_size"]:
         steps = max(1, get["generation_batch_size"] // a_step)
     batch = get["generation_batch_size"] or a_step * steps
-    period = math.lcm(get["gradient_accumulation_steps"], steps * get["num_iterations"])
-    return batch, get["num_generations"], period // get["gradient_accumulation_steps"]
+    period = checkpoint_period(get["num_iterations"], steps, get["gradient_accumulation_steps"])
+    return batch, get["num_generations"], period
 
 
 def rollout_problems(args: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -141,6 +141,16 @@ def rollout_problems(args: dict[str, Any]) -> Iterator[tuple[str, str]]:
         lower, upper = int(every // period * period), math.ceil(every / period) * period
         use = f"{lower} or {upper}" if lower else f"{upper}"
         yield "save_steps", f"({every}) must be a multiple of {period} (steps between two generations): use {use}"
+
+
+def checkpoint_period(num_iterations: int, steps_per_generation: int, gradient_accumulation_steps: int) -> int:
+    """Optimiser steps between places where a GRPO checkpoint is exact: both between two generations and between two steps.
+
+    A generation serves `num_iterations * steps_per_generation` micro-batches; its rollouts and their counter are not in
+    the trainer's checkpoints.
+    """
+    served = max(1, num_iterations * steps_per_generation)
+    return math.lcm(served, gradient_accumulation_steps) // gradient_accumulation_steps
 
 
 ROLLOUT_ARGUMENTS = (

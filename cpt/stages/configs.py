@@ -8,6 +8,7 @@ from trl import DPOConfig, GRPOConfig, SFTConfig
 from cpt import ranks
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Stage
+from cpt.stages import arguments
 
 CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "rlvr": GRPOConfig}
 
@@ -40,8 +41,9 @@ def checkpoint_period(config) -> int:
     """Steps between places where a checkpoint is exact: GRPO's rollouts and their counter are not in its checkpoints."""
     if not isinstance(config, GRPOConfig):
         return 1
-    each = math.lcm(config.gradient_accumulation_steps, config.num_iterations * config.steps_per_generation)
-    return each // config.gradient_accumulation_steps
+    return arguments.checkpoint_period(
+        config.num_iterations, config.steps_per_generation, config.gradient_accumulation_steps
+    )
 
 
 def check_configs(recipe: Recipe) -> None:

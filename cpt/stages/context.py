@@ -1,5 +1,6 @@
 """What a stage is given: where it starts and ends, its seed, and the things of the run that it may use."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 class StageContext:
     """One stage of one task. `source`, `base` and `target` are model folders; `seed` is the stage's own.
 
-    `score(completions, rows, finished)` gives a reward or None (unscorable) for each; `log(line)` appends to
+    `score(completions, rows, finished)` gives a reward or None (unscorable) for each, and counts on this rank in
+    `verifier_errors` how the verifier failed: {kind: times}. `log(line)` appends to
     metrics.jsonl and `rewind(step)` drops this stage's lines after `step`; `notes` are shown beside the stage's result.
     """
 
@@ -32,6 +34,7 @@ class StageContext:
     seed: int
     rollouts: "Engine"
     score: Callable[[list[str], list[dict], list[bool]], list[float | None]]
+    verifier_errors: Counter[str]
     log: Callable[[dict], None]
     rewind: Callable[[int], None]
     screen: "Screen"

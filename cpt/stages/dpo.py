@@ -7,6 +7,7 @@ on the same pairs.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,7 +22,15 @@ from cpt.files import write_json
 from cpt.rollouts import Sampling
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
-from cpt.stages.training import CountsTokens, build, drop_reference_adapter, load_policy, train, with_template_options
+from cpt.stages.training import (
+    CountsTokens,
+    all_errors,
+    build,
+    drop_reference_adapter,
+    load_policy,
+    train,
+    with_template_options,
+)
 
 dpo_trainer.tqdm = lambda iterable, **_: iterable  # precompute_ref_log_probs would show a bar of its own
 
@@ -58,10 +67,11 @@ def on_policy_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) ->
     """
     file = ctx.work / "pairs.json"
     if not ranks.broadcast(file.is_file()):
-        start, tokens = time.monotonic(), ctx.rollouts.rollout_tokens
+        start, tokens, errors = time.monotonic(), ctx.rollouts.rollout_tokens, Counter(ctx.verifier_errors)
         pairs = ranks.gather(list(_sample_pairs(ctx, rows, max_length)))
         tokens = sum(ranks.gather([ctx.rollouts.rollout_tokens - tokens]))
-        spent = {"seconds": time.monotonic() - start, "rollout_tokens": tokens}
+        errors = all_errors({}, ctx.verifier_errors - errors)
+        spent = {"seconds": time.monotonic() - start, "rollout_tokens": tokens, "verifier_errors": errors}
         ranks.on_main(write_json, file, {"spent": spent, "pairs": pairs})
     made = json.loads(file.read_text(encoding="utf-8"))
     if not made["pairs"]:
@@ -96,7 +106,8 @@ def _sample(ctx: StageContext, prompts: list, max_length: int | None) -> tuple[l
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
     policy = models.load_policy(ctx.source, ctx.base, ctx.recipe, trainable=False).to(ranks.state().device)
     ids = models.encode_prompts(tokenizer, prompts, ctx.recipe)
-    room = (max_length or models.context_length(ctx.base, ctx.recipe) or 1024) - max(len(row) for row in ids)
+    longest = max(ranks.gather([len(row) for row in ids]))  # of all ranks: fewer prompts than processes leave one idle
+    room = (max_length or models.context_length(ctx.base, ctx.recipe) or 1024) - longest
     if room < 1:
         raise UserError(f"{ctx.key}: max_length {max_length} leaves no room for an answer after the longest prompt")
     limit = ctx.task.spec.max_completion_length or ctx.recipe.evaluation.max_completion_length
@@ -109,7 +120,14 @@ def _sample(ctx: StageContext, prompts: list, max_length: int | None) -> tuple[l
     )
     ctx.rollouts.sync(policy, tokenizer)
     with ctx.screen.progress(f"{ctx.task.name} {ctx.name} pairs", len(ids), "answer") as bar:
-        completions = ctx.rollouts.generate(ids, sampling, bar.update)
+
+        def on_done(count: int) -> None:
+            bar.update(count)
+            if ranks.world_size() == 1:  # several look when all have their answers: asking is a collective
+                ctx.stop.check()
+
+        completions = ctx.rollouts.generate(ids, sampling, on_done)
     ctx.rollouts.release()
-    texts = tokenizer.batch_decode([completion.token_ids for completion in completions], skip_special_tokens=True)
+    ctx.stop.check()
+    texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
     return texts, [completion.finished for completion in completions]

@@ -1,6 +1,9 @@
 """Reinforcement learning from verifiable rewards: TRL's GRPOTrainer (2402.03300) on the run's own rollout engine."""
 
+from collections.abc import Callable, Iterator
+
 import torch
+from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
@@ -15,6 +18,25 @@ from cpt.stages.generation import generating_with
 from cpt.stages.training import build, drop_reference_adapter, load_policy, train
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
+
+
+class OrderOfEpoch(Sampler):
+    """TRL's sampler, with an order that depends on the seed and the epoch alone.
+
+    TRL draws each epoch's order after that of the epoch before, from one generator; a resumed trainer begins with the first.
+    The epoch is asked for: accelerate's `set_epoch` does not reach the sampler of a resumed epoch in several processes.
+    """
+
+    def __init__(self, sampler: Sampler, seed: int, epoch: Callable[[], int]):
+        self.sampler, self.seed, self.epoch = sampler, seed, epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.sampler.shuffle:
+            self.sampler.generator.manual_seed(self.seed + self.epoch())
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
 
 
 class RlvrStageTrainer(GRPOTrainer):
@@ -62,11 +84,21 @@ class RlvrStageTrainer(GRPOTrainer):
             completions = self.engine.generate(prompt_ids, sampling)
         return [completion.token_ids for completion in completions], None
 
+    def _get_train_sampler(self, dataset=None) -> Sampler:
+        return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: int(self.state.epoch or 0))
+
     def train_tokens(self) -> int:
         return int(self.state.num_input_tokens_seen) * self.num_iterations
 
     def resume_tokens(self, count: int) -> None:
         """Nothing: the trainer's state, which is in the checkpoint, counts them."""
+
+    def is_exact(self) -> bool:
+        """Whether this is a place between two generations: rollouts and their counter are not in checkpoints.
+
+        Looked at, not counted from the steps: the last step of an epoch may be shorter than the others.
+        """
+        return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
 
 
 def reward_function(ctx: StageContext, stop_ids: set[int]):

@@ -12,6 +12,7 @@ import resource
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +23,19 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from cpt import models, ranks
 from cpt.errors import Interrupted, UserError
 from cpt.files import is_intact, seal, write_json
-from cpt.stages.configs import checkpoint_period, one_line
+from cpt.stages.configs import one_line
 from cpt.stages.context import StageContext
 
 log = logging.getLogger(__name__)
+
+
+def take_numbered_cpu(storage, location: str):
+    """torch knows the CPU as `cpu` alone; accelerate calls it `cpu:0` where several processes share it (torch's hook)."""
+    return storage if location.startswith("cpu:") else None
+
+
+# transformers loads the optimiser to accelerate's device. 11: after torch's own `cpu` (10); no two may have one number.
+torch.serialization.register_package(11, lambda storage: None, take_numbered_cpu)
 
 
 class CountsTokens:
@@ -36,6 +46,10 @@ class CountsTokens:
 
     def resume_tokens(self, count: int) -> None:
         self._total_train_tokens = count
+
+    def is_exact(self) -> bool:
+        """Whether a checkpoint of this step holds all that the next one depends on."""
+        return True
 
 
 def load_policy(ctx: StageContext, reference: Path | None = None):
@@ -165,17 +179,22 @@ def latest_checkpoint(ctx: StageContext) -> Path | None:
     return ranks.broadcast(found)
 
 
+def all_errors(before: dict[str, int], mine: Counter[str]) -> dict[str, int]:
+    """{kind: times} of the verifier's failures: those before and those of all ranks now (a collective)."""
+    return dict(sum((Counter(each) for each in ranks.gather([dict(mine)])), Counter(before)))
+
+
 class Keeper(TrainerCallback):
     """Seals each checkpoint with the strategies' state and the costs so far, and stops the trainer when asked to."""
 
     def __init__(self, ctx: StageContext, trainer: Trainer, strategies, checkpoint: Path | None, spent: dict):
         self.ctx, self.trainer, self.strategies = ctx, trainer, strategies
-        self.period = checkpoint_period(trainer.args)
-        self.interrupted = self.begun = False
+        self.due = self.interrupted = self.begun = False
         self.start = time.monotonic()
         self.rollouts_at_start = ctx.rollouts.rollout_tokens
+        self.errors_at_start = Counter(ctx.verifier_errors)
         self.trained_at_start = 0
-        self.before = {"seconds": 0.0, "train_tokens": 0, "rollout_tokens": 0} | spent
+        self.before = {"seconds": 0.0, "train_tokens": 0, "rollout_tokens": 0, "verifier_errors": {}} | spent
         if checkpoint is not None:
             self.before = json.loads((checkpoint / "costs.json").read_text())
             trainer.resume_tokens(self.before["train_tokens"])
@@ -183,13 +202,16 @@ class Keeper(TrainerCallback):
                 strategy.load_state_dict(json.loads((checkpoint / "strategies" / f"{strategy.kind}.json").read_text()))
 
     def costs(self) -> dict:
-        """Seconds, tokens and peak memory of the stage so far, over all ranks and earlier attempts."""
+        """Seconds, tokens, peak memory and verifier errors of the stage so far, over all ranks and earlier attempts."""
         rollout_tokens = sum(ranks.gather([self.ctx.rollouts.rollout_tokens - self.rollouts_at_start]))
         return {
             "seconds": round(self.before["seconds"] + time.monotonic() - self.start, 3),
             "train_tokens": self.before["train_tokens"] + self.trainer.train_tokens() - self.trained_at_start,
             "rollout_tokens": self.before["rollout_tokens"] + rollout_tokens,
             "peak_memory_bytes": peak_memory_bytes(),
+            "verifier_errors": all_errors(
+                self.before["verifier_errors"], self.ctx.verifier_errors - self.errors_at_start
+            ),
         }
 
     def on_train_begin(self, args, state, control, **_):
@@ -201,11 +223,15 @@ class Keeper(TrainerCallback):
         self.begun = True
 
     def on_step_end(self, args, state, control, **_):
-        stop = self.ctx.stop.requested()
+        stop, exact = self.ctx.stop.requested(), self.trainer.is_exact()
+        self.due = self.due or control.should_save
         if state.global_step >= state.max_steps:
             control.should_save = False  # the stage saves its model itself
-        elif stop and state.global_step % self.period == 0:
+        elif stop and exact:
             self.interrupted = control.should_save = control.should_training_stop = True
+        else:
+            control.should_save = self.due and exact
+            self.due = self.due and not exact
         return control
 
     def on_save(self, args, state, control, **_):
