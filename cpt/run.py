@@ -29,7 +29,7 @@ class Run:
     rundir: RunDir
     stream: Stream
     strategies: list[Strategy]
-    engine: rollouts.Engine | None  # from `prepare` on
+    engine: rollouts.Engine | None  # started after `prepare`, where anything is left to do
     scorers: Scorers
     screen: Screen
     stop: Stop
@@ -54,11 +54,12 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
         strategies = [STRATEGIES[spec.kind](recipe, **spec.options) for spec in recipe.strategies]
         scorers = stack.enter_context(Scorers())
         this = Run(recipe, rundir, stream, strategies, None, scorers, screen, stop)
-        probes = prepare(this)
+        compared = prepare(this)
         settle(recipe)
-        base = rundir.model(points_of(recipe)[0])
-        this.engine = rollouts.start(recipe, base, rundir.path / "rollouts", probes, rundir.log)
-        stack.callback(this.engine.close)
+        if not ranks.on_main(complete, this):
+            base = rundir.model(points_of(recipe)[0])
+            this.engine = rollouts.start(recipe, base, rundir.path / "rollouts", compared, rundir.log)
+            stack.callback(this.engine.close)
         for point in points_of(recipe):
             if not ranks.on_main(rundir.committed, point):
                 make(this, point)
@@ -95,6 +96,11 @@ def probes(recipe: Recipe, stream: Stream, tokenizer) -> list[list[int]]:
     tasks = [*stream.tasks, *(task for suite in stream.suites.values() for task in suite)]
     rows = [task.eval[i] for i in range(PROBES) for task in tasks if i < len(task.eval)]
     return models.encode_prompts(tokenizer, [row["prompt"] for row in rows[:PROBES]], recipe)
+
+
+def complete(this: Run) -> bool:
+    """Whether every point is committed and evaluated."""
+    return all(this.rundir.committed(point) and this.rundir.has_row(point) for point in points_of(this.recipe))
 
 
 def settle(recipe: Recipe) -> None:

@@ -15,6 +15,7 @@ import torch
 from cpt import models
 from cpt.data import procedural
 from cpt.recipe import load
+from cpt.rollouts import Sampling
 from cpt.rollouts.transformers import TransformersEngine
 from cpt.rundir import RunDir
 from cpt.screen import QUIET, Screen
@@ -29,9 +30,7 @@ def write_rows(file: Path, split: str) -> Path:
         for row in procedural.rows("reverse", split, ROWS):
             text = row["prompt"][0]["content"]
             fields = {"prompt": f"{text}=", "answer": row["answer"], "demonstration": row["demonstration"]}
-            stream.write(
-                json.dumps(fields | {"chosen": row["answer"], "rejected": text.removeprefix("reverse")}) + "\n"
-            )
+            stream.write(json.dumps(fields | {"chosen": row["answer"], "rejected": row["answer"] + "a"}) + "\n")
     return file
 
 
@@ -85,7 +84,7 @@ def runs(tmp_path_factory, tiny_folder):
 
             def generate_and_keep(self, prompts, sampling, on_done=None):
                 completions = generate(self, prompts, sampling, on_done)
-                if sampling.temperature > 0 and not first:
+                if not first and isinstance(sampling, Sampling):  # evaluation gives a list
                     ids = [completion.token_ids for completion in completions]
                     first.append((prompts, ids, self.score(prompts, ids)))
                 return completions

@@ -132,7 +132,7 @@ def test_a_long_row_for_a_worker_that_never_comes_up(tmp_path, monkeypatch):
 def test_a_message_of_two_lines_is_one(tmp_path):
     with Scorers() as scorers:
         scorers.get(function(tmp_path)).score(["lines"], [{"id": "a"}])
-        assert scorers.examples() == ["verifier function: 1 x raised, for example: ValueError: one two ? (row a)"]
+        assert told(scorers.failures()) == ["verifier function: 1 x raised, for example: ValueError: one two ? (row a)"]
 
 
 def test_the_same_verifier_has_one_set_of_workers(tmp_path):

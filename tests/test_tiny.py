@@ -45,10 +45,10 @@ def test_a_wait_for_another_process_is_said(monkeypatch, tmp_path):
             mine.release()
 
     said, mine = [], FileLock(tmp_path / "x.lock", thread_local=False)
-    monkeypatch.setattr(tiny, "PATIENCE", 0.05)
+    monkeypatch.setattr(tiny, "PATIENCE", 1)
 
     def wait():
-        with tiny.held(tmp_path / "x.lock", Heard()):
+        with tiny.held(tmp_path / "x.lock", Heard(), None):
             said.append("held")
 
     mine.acquire()

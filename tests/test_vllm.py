@@ -253,6 +253,28 @@ def test_one_engine_serves_the_whole_run(cpt, alone):
     assert not (run / "rollouts").exists(), "files on their way stay behind"
 
 
+def test_a_finished_run_starts_no_engine(cpt, alone):
+    run = alone("rlvr")
+    before = (run / "run.log").read_text().count("engine start")
+    assert cpt("run", run / "recipe.yaml", "--out", run, "--quiet") == 0, cpt.output
+    assert (run / "run.log").read_text().count("engine start") == before
+
+
+def test_a_ratio_far_from_one_is_an_alarm_once():
+    from types import SimpleNamespace
+
+    from cpt.stages.rlvr import MismatchAlarm
+
+    said = []
+    ctx = SimpleNamespace(task=SimpleNamespace(name="sort"), name="0-rlvr", screen=SimpleNamespace(warn=said.append))
+    alarm, state = MismatchAlarm(ctx), SimpleNamespace(global_step=7)
+    for ratio in (1.0, 0.95, 1.3, 1.4):
+        alarm.on_log(None, state, None, logs={"sampling/importance_sampling_ratio/mean": ratio})
+    assert len(said) == 1 and said[0].startswith(
+        "sort 0-rlvr, step 7: the policy gives the engine's answers 1.30 times"
+    )
+
+
 @pytest.mark.parametrize("kind", ["rlvr-two-iterations", "dpo"])
 def test_a_killed_run_ends_as_one_left_alone(cpt, alone, tmp_path, kind):
     reference = alone(kind)
