@@ -352,3 +352,38 @@ def test_adapters_that_vllm_cannot_serve(cpt, tmp_path, adapter, said):
     content = with_engine(recipe("rlvr", tasks=("reverse",))) | {"adapter": adapter}
     assert cpt("check", write_recipe(tmp_path / "recipe.yaml", content)) == 2
     assert "rollouts.engine: vLLM" in cpt.output and said in cpt.output
+
+
+# -- what vLLM says, in our words ----------------------------------------------------------------------------------------
+
+GPU_MESSAGES = {  # as vLLM 0.31 words them; no machine at hand has the GPU to provoke them
+    "Free memory on device cuda:0 (30.1/79.2 GiB) on startup is less than desired GPU memory utilization (0.9, 71.3 GiB). "
+    "Decrease GPU memory utilization or reduce GPU memory used by other processes.": (
+        "rollouts.gpu_memory_utilization: 0.9 is more than the device has free (30.1 of 79.2 GiB): 0.36 fits"
+    ),
+    "To serve at least one request with the model's max seq len (40960), (4.38 GiB KV cache is needed, which is larger than "
+    "the available KV cache memory (1.07 GiB). Based on the available memory, the estimated maximum model length is 9984. "
+    "Try increasing": "rollouts.max_model_len: at most 9984 fits",
+    "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`": "rollouts.gpu_memory_utilization",
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB": "rollouts.gpu_memory_utilization",
+    "Model architectures ['NoSuchForCausalLM'] are not supported for now. Supported": "use `engine: transformers`",
+}
+
+
+@pytest.mark.parametrize("said", GPU_MESSAGES)
+def test_errors_of_gpus_name_the_setting_and_a_value(said, recipes):
+    from cpt.rollouts.settings import explanation
+
+    assert GPU_MESSAGES[said] in explanation(f"(EngineCore pid=7) ValueError:\n{said}", recipes["full"])
+    assert explanation("something else", recipes["full"]) is None
+
+
+def test_arguments_as_words_of_vllm_serve():
+    from cpt.rollouts.serving import flags
+
+    words = flags(
+        {"dtype": "float32", "enforce_eager": True, "enable_lora": False, "hf_overrides": {"a": 1}, "seed": 0}
+    )
+    assert words == [
+        *("--dtype", "float32", "--enforce-eager", "--no-enable-lora", "--hf-overrides", '{"a": 1}', "--seed", "0")
+    ]
