@@ -6,6 +6,7 @@ how weights reach it, and the proof that they did are the engine's. A LoRA polic
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 
@@ -30,20 +31,24 @@ class EngineGeneration(VLLMGeneration):
         self.heard(found)
 
     def generate(self, prompts, images, num_generations, profiler=None):
-        sampling = Sampling(
-            max_tokens=self.max_completion_length,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            stop_ids=self.stops,
-            logprobs=True,
-            options=self.generation_kwargs,
-        )
-        completions = self.engine.generate(prompts, sampling)
+        sampling = sampling_of(self, self.stops, self.generation_kwargs)
+        completions = self.engine.generate(prompts, replace(sampling, logprobs=True))
         ids = [completion.token_ids for completion in completions]
         return prompts, ids, [[[each] for each in completion.logprobs] for completion in completions], None
+
+
+def sampling_of(said, stops: tuple[int, ...], options: dict) -> Sampling:
+    """How `said` (TRL's trainer, or its VLLMGeneration: they name it alike) wants prompts to be continued."""
+    return Sampling(
+        max_tokens=said.max_completion_length,
+        temperature=said.temperature,
+        top_p=said.top_p,
+        top_k=said.top_k,
+        min_p=said.min_p,
+        repetition_penalty=said.repetition_penalty,
+        stop_ids=stops,
+        options=options,
+    )
 
 
 @contextmanager

@@ -11,10 +11,9 @@ from trl.trainer import grpo_trainer
 
 from cpt import models
 from cpt.data.rows import completion_text, unpack
-from cpt.rollouts import Sampling
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
-from cpt.stages.generation import generating_with
+from cpt.stages.generation import generating_with, sampling_of
 from cpt.stages.training import build, drop_reference_adapter, load_policy, train
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
@@ -60,16 +59,7 @@ class RlvrStageTrainer(GRPOTrainer):
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
-        sampling = Sampling(
-            max_tokens=self.max_completion_length,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            stop_ids=self.stops,
-            options=self.args.generation_kwargs or {},
-        )
+        sampling = sampling_of(self, self.stops, self.args.generation_kwargs or {})
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
