@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -213,8 +214,9 @@ class StageBench:
                 target=target / "model",
                 work=target / "trainer",
                 seed=0,
-                rollouts=self.fixed_engine(rollouts.start(self.recipe.rollouts)),
+                rollouts=self.fixed_engine(rollouts.start(self.recipe, source, target, [], target / "log")),
                 score=lambda texts, rows, ends: [score.value for score in scorer.score(texts, rows, ends)],
+                verifier_errors=Counter(),
                 log=lambda line: None,
                 rewind=lambda step: None,
                 screen=self.screen,
