@@ -59,7 +59,7 @@ class Mistakes:
 
     def check(self) -> None:
         if self.found:
-            raise RecipeErrors(self.found)
+            raise RecipeErrors(sorted(self.found, key=lambda each: (str(each.file), each.line or 0)))
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------

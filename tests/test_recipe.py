@@ -151,12 +151,12 @@ def test_all_mistakes_at_once(tmp_path):
         "command line: stream.sort.reward: there is no stream.sort (tasks: reverse)",
     ]
     found = problems(text + "seed: x\nadapter: {kind: lora, rank: 4}\n", tmp_path, "seeed=1")
-    assert [each.split(": ")[1] for each in found] == [
-        "seed",
+    assert [each.split(": ")[1] for each in found] == [  # in the order of their places
         "stream.0.difficulty",
-        "seeed",
         "stream.0.stages.0.args.max_step",
+        "seed",
         "adapter.rank",
+        "seeed",
     ]
     assert found[2] == "command line: seeed: unknown key; did you mean seed?"
 

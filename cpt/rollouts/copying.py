@@ -10,6 +10,7 @@ silent bug (trl#5312, verl#3461).
 import logging
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Request:
     seed: int | None  # of its own draws, for an engine that is not in this process
 
 
-class CopyingEngine:
+class CopyingEngine(ABC):
     """See `rollouts.base.Engine`. `place` is a folder for files on the way; `probes` are the fixed prompts (token ids)."""
 
     corrected = True
@@ -53,21 +54,21 @@ class CopyingEngine:
 
     # -- what an engine does in its own way ------------------------------------------------------------------------------
 
+    @abstractmethod
     def _push(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
         """Give all weights to the engine."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _push_adapter(self, folder: Path, name: str, number: int) -> None:
         """Let the engine load the adapter of `folder`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _ask(self, method: str) -> list[dict]:
         """The answer of every worker to a method of `worker.PolicyWorker`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _complete(self, requests: list[Request], on_done: Callable[[int], None] | None) -> list[list[Completion]]:
         """`n` completions of each request."""
-        raise NotImplementedError
 
     # -- weights ---------------------------------------------------------------------------------------------------------
 
