@@ -59,7 +59,12 @@ class Mistakes:
 
     def check(self) -> None:
         if self.found:
-            raise RecipeErrors(sorted(self.found, key=lambda each: (str(each.file), each.line or 0)))
+            raise RecipeErrors(sorted(self.found, key=place))
+
+
+def place(problem: Problem) -> tuple:
+    """What mistakes are told in the order of: file and line, the command line last."""
+    return problem.file == COMMAND_LINE, str(problem.file), problem.line or 0
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------
