@@ -104,6 +104,42 @@ def test_three_failures_end_the_run(server, tiny_folder, tmp_path):
     engine.close()
 
 
+@pytest.mark.parametrize("where", ["proof", "rollouts", "resending"])
+def test_a_server_lost_anywhere_is_given_the_policy(server, tiny_folder, tmp_path, where):
+    """It comes back with the base's weights, whatever it was asked when it went: the policy is sent and proven anew."""
+    from cpt import models, rollouts
+    from cpt.recipe import load
+    from cpt.rollouts import Sampling
+    from cpt.rollouts.client import ServerLost
+
+    settings = load(write_recipe(tmp_path / "recipe.yaml", with_server(RECIPES["rlvr"], url=server.url)))
+    tokenizer, model = models.load_tokenizer(tiny_folder, settings), models.load_full(tiny_folder, settings)
+    base = {name: each.detach().clone() for name, each in model.named_parameters()}
+    prompt = tokenizer("sortjihgf=")["input_ids"]
+    engine = rollouts.start(settings, tiny_folder, tmp_path / "place", [prompt], tmp_path / "log")
+    with torch.no_grad():
+        for each in model.parameters():
+            each.mul_(1.05)
+    complete, losses = engine._complete_once, {"proof": [1], "rollouts": [2], "resending": [2, 3]}[where]
+    asked = []
+
+    def lossy(*arguments):
+        asked.append(1)
+        if len(asked) in losses:
+            engine.transfer.send(base.items())  # what a restart does
+            raise ServerLost("planted")
+        return complete(*arguments)
+
+    engine._complete_once = lossy
+    engine.failures.clear()
+    engine.sync(model, tokenizer)
+    [made] = engine.generate([prompt], Sampling(max_tokens=8, logprobs=True))
+    assert len(engine.failures) == len(losses)
+    [policys] = rollouts.transformers.score(model, [prompt], [made.token_ids], 1, engine.stop_ids[0])
+    torch.testing.assert_close(torch.tensor(made.logprobs), torch.tensor(policys), atol=1e-4, rtol=0)
+    engine.close()
+
+
 def test_a_server_without_our_extension(cpt, tmp_path):
     """Something else answers at the URL: one line with the command that starts a right one."""
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -36,7 +36,7 @@ class ServerEngine(CopyingEngine):
         super().__init__(recipe, settings.directory or place, probes)
         self.serving: Serving | None = None
         self.failures: deque[float] = deque()
-        self.syncing = False  # the policy is being sent: after a restart `_sync` sends it anew by itself
+        self.guarded = False  # inside `_surely`: what is lost here is begun anew by it, weights and all
         ranks.on_main(self._open, base, place)
 
     def _open(self, base: Path, place: Path) -> None:
@@ -60,6 +60,8 @@ class ServerEngine(CopyingEngine):
             has = self.servers.rpc("cpt_fingerprints")
             config = self.servers.get(urls[0], "server_info?config_format=json").json()["vllm_config"]
         except (RuntimeError, ServerLost) as error:
+            if self.guarded and isinstance(error, ServerLost):
+                raise  # lost once more while it was coming back
             raise UserError(
                 f"rollouts.url: {error}; start the server as `VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode "
                 "processed_logprobs --worker-extension-cls cpt.rollouts.worker.PolicyWorker` (docs/rollouts.md)"
@@ -98,11 +100,7 @@ class ServerEngine(CopyingEngine):
         return ranks.on_main(self._sync, model, tokenizer, tensors)
 
     def _sync(self, model, tokenizer, tensors: Tensors | None) -> dict[str, float]:
-        self.syncing = True
-        try:
-            return self._surely(super().sync, model, tokenizer, tensors)
-        finally:
-            self.syncing = False
+        return self._surely(super().sync, model, tokenizer, tensors, resend=False)
 
     def _push(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
         self.transfer.send(tensors)
@@ -145,6 +143,8 @@ class ServerEngine(CopyingEngine):
         return seeds
 
     def _complete(self, requests: list[Request], on_done: Callable[[int], None] | None) -> list[list[Completion]]:
+        if self.guarded:  # the probes of a proof: a server lost here has lost the weights that they are to prove
+            return self._complete_once(requests, on_done)
         return self._surely(self._complete_once, requests, on_done)
 
     def _complete_once(self, requests: list[Request], on_done) -> list[list[Completion]]:
@@ -206,15 +206,21 @@ class ServerEngine(CopyingEngine):
 
     # -- failures --------------------------------------------------------------------------------------------------------
 
-    def _surely(self, what: Callable, *arguments):
-        """What `what` returns; a lost server is started again, given the policy, and asked again."""
-        while True:
-            try:
-                return what(*arguments)
-            except ServerLost as error:
-                self._recover(error)
+    def _surely(self, what: Callable, *arguments, resend: bool = True):
+        """What `what` returns; a lost server is started again, given the policy (`resend`), and asked again."""
+        self.guarded, lost = True, None
+        try:
+            while True:
+                try:
+                    if lost is not None:
+                        self._recover(lost, resend)
+                    return what(*arguments)
+                except ServerLost as error:
+                    lost = error
+        finally:
+            self.guarded = False
 
-    def _recover(self, error: ServerLost) -> None:
+    def _recover(self, error: ServerLost, resend: bool) -> None:
         now = time.monotonic()
         self.failures.append(now)
         while now - self.failures[0] > WITHIN:
@@ -234,7 +240,7 @@ class ServerEngine(CopyingEngine):
             self._await(urls)
         self.transfer.close()
         self._connect(urls)
-        if self.policy is not None and not self.syncing:
+        if resend and self.policy is not None:
             self._prove(self.policy[0], self._send())
 
     def _await(self, urls: list[str]) -> None:
