@@ -9,7 +9,7 @@ from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.rewards import function
 from cpt.rewards.verifiers import kinds
-from cpt.stages.arguments import generation, value_of
+from cpt.stages.arguments import ROLLOUT_KINDS, generation, value_of
 
 
 def check(recipe: Recipe, out: Path) -> None:
@@ -74,7 +74,7 @@ def check_rows(task: Any, key: str, wanted: tuple[str, ...], note) -> None:
 def check_generation(task: Any, key: str, note) -> None:
     """A rlvr stage with fewer prompts than one generation asks would take no step at all."""
     for index, stage in enumerate(task.stages):
-        if stage.kind == "rlvr":
+        if stage.kind in ROLLOUT_KINDS:
             batch, group, _ = generation(stage.args)
             rows = counted(task.data, "train")
             if rows is not None and 0 < rows < batch // group:
@@ -165,9 +165,9 @@ def stage_line(stage: Any, task: Any) -> str:
     get = {name: value_of(stage.args, stage.kind, name) for name in STAGE_WORDS}
     a_step = get["per_device_train_batch_size"] * get["gradient_accumulation_steps"] * world()
     steps = steps_of(stage, task, a_step, get)
-    unit = "completions" if stage.kind == "rlvr" else "pairs" if stage.kind == "dpo" else "rows"
+    unit = "completions" if stage.kind in ROLLOUT_KINDS else "pairs" if stage.kind == "dpo" else "rows"
     words = [f"{'?' if steps is None else steps} steps of {a_step} {unit}", f"lr {get['learning_rate']:g}"]
-    if stage.kind == "rlvr":
+    if stage.kind in ROLLOUT_KINDS:
         words.insert(1, f"{value_of(stage.args, 'rlvr', 'num_generations')} rollouts a prompt")
     if stage.kind != "sft" and value_of(stage.args, stage.kind, "beta"):
         words.append(f"KL {value_of(stage.args, stage.kind, 'beta'):g} to {stage.reference}")
@@ -194,7 +194,7 @@ def steps_of(stage: Any, task: Any, a_step: int, get: dict) -> int | None:
     rows = sources.count(task.data, "train")
     if rows is None or stage.kind == "dpo":
         return None
-    group = value_of(stage.args, "rlvr", "num_generations") if stage.kind == "rlvr" else 1
+    group = value_of(stage.args, "rlvr", "num_generations") if stage.kind in ROLLOUT_KINDS else 1
     return int(get["num_train_epochs"] * -(-rows * group // a_step))
 
 

@@ -16,7 +16,7 @@ from cpt.errors import UserError
 from cpt.recipe import Recipe
 from cpt.rewards.verifiers import COMPARES, kinds
 from cpt.spelling import unspellable
-from cpt.stages.arguments import CONFIGS, value_of
+from cpt.stages.arguments import CONFIGS, ROLLOUT_KINDS, value_of
 
 CHUNK = 1000
 WRITTEN = ("prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages")
@@ -30,7 +30,9 @@ def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -
     """
     for task in stream.tasks:
         check_stages(task)
-        rollout = max((value_of(s.args, "rlvr", LONGEST) for s in task.spec.stages if s.kind == "rlvr"), default=0)
+        rollout = max(
+            (value_of(s.args, "rlvr", LONGEST) for s in task.spec.stages if s.kind in ROLLOUT_KINDS), default=0
+        )
         key = f"stream.{task.name}.data"
         for chunk in check_split(recipe, key, task.train, tokenizer, context, rollout):
             for index, stage in enumerate(task.spec.stages):
@@ -56,7 +58,7 @@ def check_stages(task: TaskData) -> None:
         for _ in stage_forms(task, kind):
             pass
         if kind != "sft":
-            judged = (row for row in task.train if kind == "rlvr" or row.get("chosen") is None)
+            judged = (row for row in task.train if kind != "dpo" or row.get("chosen") is None)
             check_judged(f"stream.{task.name}.data.train", judged, task.spec.reward or task.spec.verifier)
 
 

@@ -14,13 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cpt.errors import Problem, RecipeErrors
+from cpt.recipe_stages import Stage, Strict
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Strict):
@@ -129,7 +126,7 @@ class Hub(Strict):
     train: str | None = Field("train", description="a split, or a slice of one: train[:1000]")
     validation: str | None = None
     eval: str | int = Field("test", description="a split, or a number of rows to hold out of `train`")
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field({}, description="row field -> column of the data set")
 
 
 Source = Annotated[Procedural | ReasoningGym | Jsonl | Hub, Field(discriminator="source")]
@@ -216,42 +213,6 @@ Part.model_rebuild()
 CORRECTNESS = ("exact", "format", "math", "choice", "f1", "reasoning_gym")  # rewards that can be the metric too
 
 
-class Sft(Strict):
-    """Supervised fine-tuning; `args` are words of TRL's SFTConfig."""
-
-    kind: Literal["sft"]
-    args: dict[str, Any] = {}
-
-
-class Pairs(Strict):
-    """Preference pairs sampled from the present model, for rows that have a verifier and no chosen and rejected."""
-
-    prompts: int = Field(512, gt=0)
-    samples: int = Field(8, ge=2, description="answers drawn for each prompt")
-    temperature: float = Field(1.0, gt=0)
-    per_prompt: int = Field(1, gt=0, description="pairs kept for each prompt at most")
-
-
-class Dpo(Strict):
-    """Direct preference optimisation; `args` are words of TRL's DPOConfig."""
-
-    kind: Literal["dpo"]
-    args: dict[str, Any] = {}
-    reference: Literal["stage-start", "base"] = "stage-start"
-    pairs: Pairs = Pairs()
-
-
-class Rlvr(Strict):
-    """Reinforcement learning from verifiable rewards; `args` are words of TRL's GRPOConfig."""
-
-    kind: Literal["rlvr"]
-    args: dict[str, Any] = {}
-    reference: Literal["stage-start", "base"] = "stage-start"
-
-
-Stage = Annotated[Sft | Dpo | Rlvr, Field(discriminator="kind")]
-
-
 class Judged(Strict):
     """What a task of the stream and a task of a suite share: where its rows come from and how answers are judged."""
 
@@ -327,7 +288,7 @@ class Evaluation(Strict):
         256, gt=0, description="tokens of an evaluated answer, where its task says nothing"
     )
     sampled: Sampled | None = None
-    gates: dict[GateName, Gate] = {}
+    gates: dict[GateName, Gate] = Field({}, description="limits that decide whether to ship")
 
 
 class Recipe(Strict):

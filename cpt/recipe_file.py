@@ -67,7 +67,7 @@ def apply_defaults(schema: type[BaseModel], root: Node, mistakes: Mistakes) -> N
     """Each stage gets, under its own words, the recipe's `defaults` of its kind, and under those STAGE_DEFAULTS."""
     defaults = root.value.pop("defaults", None) or Node({})
     if not isinstance(defaults.value, dict):
-        mistakes.add(defaults, "defaults", "must be a map of stage kinds: sft, dpo, rlvr")
+        mistakes.add(defaults, "defaults", f"must be a map of stage kinds: {', '.join(arguments.CONFIGS)}")
         return
     for kind, node in defaults.value.items():
         check_defaults(schema, kind, node, mistakes)
@@ -249,7 +249,7 @@ def check_arguments(root: Node, mistakes: Mistakes) -> None:
             if kind is None or not isinstance(args.value, dict):
                 continue
             found = [*arguments.problems(kind, args.plain())]
-            found += arguments.generation_problems(args.plain(), engine) if kind == "rlvr" else []
+            found += arguments.generation_problems(args.plain(), engine) if kind in arguments.ROLLOUT_KINDS else []
             for name, message in found:
                 key = f"stream.{number}.stages.{index}.args.{name}"
                 mistakes.add(args.at([name]) if name in args.value else stage, key, message)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cpt.recipe import Recipe
+from cpt.recipe_stages import STAGE_MODELS
 
 
 def schema() -> dict[str, Any]:
@@ -18,7 +19,8 @@ def schema() -> dict[str, Any]:
     definitions["Evaluation"]["properties"]["gates"]["additionalProperties"] = {
         "anyOf": [{"$ref": "#/$defs/Gate"}, {"type": "number"}]
     }
-    kinds = {"sft": "Sft", "dpo": "Dpo", "rlvr": "Rlvr"}
+    models = {model.__name__ for model in STAGE_MODELS}
+    kinds = {definitions[name]["properties"]["kind"]["const"]: name for name in sorted(models)}
     made["properties"]["extends"] = {"type": "string", "description": "another recipe that this one changes"}
     made["properties"]["defaults"] = {
         "type": "object",

@@ -18,6 +18,7 @@ CONFIGS = {
     "dpo": ("trl", "trainer/dpo_config.py", "DPOConfig"),
     "rlvr": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
 }
+ROLLOUT_KINDS = tuple(kind for kind, config in CONFIGS.items() if config[2] == "GRPOConfig")
 # Ours over TRL's. Each with its source; everything else is TRL's own default.
 STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "sft": {},
@@ -65,7 +66,7 @@ def problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(argument, what is wrong with it) for a stage's `args`: each by itself, then together."""
     alone = list(own_problems(kind, args))
     yield from alone
-    if kind == "rlvr" and not {name for name, _ in alone} & {*ROLLOUT_ARGUMENTS, "save_steps"}:
+    if kind in ROLLOUT_KINDS and not {name for name, _ in alone} & {*ROLLOUT_ARGUMENTS, "save_steps"}:
         yield from rollout_problems(args)
 
 
@@ -88,7 +89,7 @@ def wrong_value(kind: str, name: str, value: Any) -> str | None:
         return f"is not taken here: {SAVE_STRATEGY}"
     if name in NEVER_NULL and value is None:
         return "must be a number, not null"
-    choices = CHOICES.get((kind, name))
+    choices = CHOICES.get(("rlvr" if kind in ROLLOUT_KINDS else kind, name))
     strange = [each for each in (value if isinstance(value, list) else [value]) if choices and each not in choices]
     if strange:
         return f"must be one of {', '.join(choices)}, not {strange[0]!r}"

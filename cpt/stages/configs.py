@@ -22,7 +22,7 @@ def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
     config_class = CONFIGS[stage.kind]
     ours = {"disable_tqdm": True, "save_total_limit": 2, "ddp_find_unused_parameters": False}
     ours["use_cpu"] = ranks.state().device.type == "cpu"
-    if stage.kind == "rlvr":
+    if stage.kind in arguments.ROLLOUT_KINDS:
         ours["chat_template_kwargs"] = recipe.model.chat_template_kwargs
         ours["use_vllm"] = recipe.rollouts.engine != "transformers"  # TRL then corrects for the sampler's mismatch
         ours["vllm_mode"] = "colocate"  # as far as TRL need know
