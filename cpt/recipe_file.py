@@ -5,7 +5,7 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -89,7 +89,7 @@ def stage_kind(stage: Node) -> str | None:
 
 
 def check_defaults(schema: type[BaseModel], kind: str, node: Node, mistakes: Mistakes) -> None:
-    """The `defaults` of one kind by themselves: they may hold what no stage of this recipe uses."""
+    """The `defaults` of one kind by themselves: they may hold what no stage of this recipe uses, and need not be whole."""
     if kind not in arguments.CONFIGS:
         mistakes.add(node, f"defaults.{kind}", f"no such kind of stage{nearest(kind, arguments.CONFIGS)}")
     elif not isinstance(node.value, dict):
@@ -100,6 +100,11 @@ def check_defaults(schema: type[BaseModel], kind: str, node: Node, mistakes: Mis
         task = members(schema.model_fields["stream"].annotation)[0]
         stages = {tags(each)[0]: each for each in members(task.model_fields["stages"].annotation) if each is not ...}
         whole = Node({"kind": Node(kind), **node.value}, node.file, node.line)
+        for name, field in stages[
+            kind
+        ].model_fields.items():  # what every stage must say itself: any valid word will do
+            if field.is_required() and name not in whole.value:
+                whole.value[name] = Node(get_args(field.annotation)[0])
         validate(stages[kind], whole, mistakes, ("defaults", kind))
         args = node.value.get("args", Node({}))
         for name, message in arguments.own_problems(kind, args.plain()) if isinstance(args.value, dict) else ():

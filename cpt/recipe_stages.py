@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
@@ -42,5 +42,41 @@ class Rlvr(Strict):
     reference: Literal["stage-start", "base"] = "stage-start"
 
 
-STAGE_MODELS = (Sft, Dpo, Rlvr)
+class Hybrid(Strict):
+    """Demonstrations and rollouts in one step (2509.04419); `args` are words of TRL's GRPOConfig."""
+
+    kind: Literal["hybrid"]
+    method: Literal["hpt", "luffy", "srft", "chord", "chord-phi"]
+    args: dict[str, Any] = {}
+    reference: Literal["stage-start", "base"] = "stage-start"
+    correct_at: float = Field(1.0, description="a rollout is right where its reward is at least this")
+    long_demonstrations: Literal["refuse", "keep"] = Field(
+        "refuse", description="those of more tokens than max_completion_length: stop, or train on them whole"
+    )
+    gamma: int = Field(0, ge=0, description="hpt: up to so many right rollouts, a prompt is taught by demonstration")
+    gate: Literal["hard", "soft"] = Field("hard", description="hpt: either branch, or both by the share that is right")
+    alpha: float = Field(1.0, ge=0, description="hpt: weight of the RL branch")
+    beta: float = Field(1.0, ge=0, description="hpt: weight of the SFT branch (the KL's beta is in `args`)")
+    mu_peak: float | None = Field(None, ge=0, le=1, description="chord: highest share of SFT; 0.9 (chord-phi: 0.1)")
+    mu_valley: float | None = Field(None, ge=0, le=1, description="chord: lowest share of SFT; 0.05 (chord-phi: 0.1)")
+    mu_warmup: int = Field(0, ge=0, description="chord: steps to the highest")
+    mu_decay: int = Field(200, ge=0, description="chord: steps from the highest to the lowest")
+
+    @model_validator(mode="after")
+    def fits_the_method(self):
+        for name, methods in OPTIONS_OF.items():
+            if self.method not in methods and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is an option of {' and '.join(methods)}, not of {self.method}: take it out")
+        group = self.args.get("num_generations", 8)
+        if isinstance(group, int) and self.gamma >= group:
+            raise ValueError(f"gamma ({self.gamma}) counts right rollouts: it must be below num_generations ({group})")
+        if self.method == "srft" and self.args.get("max_grad_norm", 1.0) == 0:
+            raise ValueError("srft pushes wrong answers down without a bound: args.max_grad_norm must be above 0")
+        return self
+
+
+OPTIONS_OF = dict.fromkeys(("gamma", "gate", "alpha", "beta"), ("hpt",)) | dict.fromkeys(
+    ("mu_peak", "mu_valley", "mu_warmup", "mu_decay"), ("chord", "chord-phi")
+)
+STAGE_MODELS = (Sft, Dpo, Rlvr, Hybrid)
 Stage = Annotated[Union[STAGE_MODELS], Field(discriminator="kind")]  # noqa: UP007 (of a tuple)

@@ -17,6 +17,7 @@ CONFIGS = {
     "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
     "dpo": ("trl", "trainer/dpo_config.py", "DPOConfig"),
     "rlvr": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
+    "hybrid": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
 }
 ROLLOUT_KINDS = tuple(kind for kind, config in CONFIGS.items() if config[2] == "GRPOConfig")
 # Ours over TRL's. Each with its source; everything else is TRL's own default.
@@ -24,6 +25,7 @@ STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "sft": {},
     "dpo": {},
     "rlvr": {"beta": 0.0, "temperature": 1.0},  # no KL, T 1: 2507.05386 (GRPO without KL forgets as little), 2503.20783
+    "hybrid": {"beta": 0.0, "temperature": 1.0},  # 2509.04419
 }
 
 REFUSED = {
@@ -53,6 +55,19 @@ REFUSED = {
     "disable_tqdm": "use --quiet",
 }
 SAVE_STRATEGY = "checkpoints fall on steps: use `save_steps`"  # refused but for `steps`
+METHOD_DECIDES = "the method decides the loss: take it out, or use a rlvr stage"
+REFUSED_OF = {  # what only one kind refuses
+    "hybrid": dict.fromkeys(
+        (
+            *("loss_type", "scale_rewards", "importance_sampling_level", "multi_objective_aggregation", "delta"),
+            *("off_policy_mask_threshold", "top_entropy_quantile", "use_bias_correction_kl", "entropy_coef"),
+            *("use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"),
+            *("sapo_temperature_pos", "sapo_temperature_neg"),
+            *("vespo_k_pos", "vespo_k_neg", "vespo_lambda_pos", "vespo_lambda_neg"),
+        ),
+        METHOD_DECIDES,
+    )
+}
 REFUSED_PREFIXES = {"vllm_": "use `rollouts`", "push_to_hub": "push the finished run's `final` folder yourself"}
 
 
@@ -74,7 +89,8 @@ def own_problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(argument, what is wrong with it) for each of `args` by itself."""
     known = arguments(kind)
     for name, value in args.items():
-        refused = REFUSED.get(name) or next((w for p, w in REFUSED_PREFIXES.items() if name.startswith(p)), None)
+        refused = REFUSED.get(name) or REFUSED_OF.get(kind, {}).get(name)
+        refused = refused or next((w for p, w in REFUSED_PREFIXES.items() if name.startswith(p)), None)
         if refused:
             yield name, f"is not taken here: {refused}"
         elif name not in known:

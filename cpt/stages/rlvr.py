@@ -123,12 +123,17 @@ class MismatchAlarm(TrainerCallback):
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
+    return train(ctx, make_trainer(ctx, rows), strategies)
+
+
+def make_trainer(ctx: StageContext, rows, trainer_class: type[RlvrStageTrainer] = RlvrStageTrainer, **options):
+    """The stage's trainer on its policy and rows; `options` go to the class. Raises UserError."""
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
     policy = load_policy(ctx, ctx.reference)
     stops = models.answer_stops(tokenizer, ctx.task.spec)
     trainer = build(
         ctx,
-        RlvrStageTrainer,
+        trainer_class,
         model=policy,
         reward_funcs=reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops}),
         args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
@@ -136,8 +141,9 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         processing_class=tokenizer,
         engine=ctx.rollouts,
         stops=stops,
+        **options,
     )
     drop_reference_adapter(trainer, ctx)
     if ctx.rollouts.corrected:
         trainer.add_callback(MismatchAlarm(ctx))
-    return train(ctx, trainer, strategies)
+    return trainer

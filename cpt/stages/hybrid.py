@@ -1,0 +1,316 @@
+"""Hybrid post-training: demonstrations and rollouts in one step, on TRL's GRPOTrainer and the run's own rollout engine.
+
+What the two are worth is a method's (`stages.methods`), of all rows of a generation over all ranks; each row then carries its
+weight through shuffling and micro-batches, and each branch is divided by its count in the whole batch. So neither packing
+nor accumulation nor the number of processes changes the mix. The demonstration of a prompt travels with its first rollout.
+"""
+
+import torch
+
+from cpt import models
+from cpt.data.rows import completion_messages, unpack
+from cpt.errors import UserError
+from cpt.losses import Bounds
+from cpt.stages.arguments import value_of
+from cpt.stages.context import StageContext
+from cpt.stages.methods import HYBRIDS, Groups, HybridMethod, Mix
+from cpt.stages.rlvr import RlvrStageTrainer, make_trainer
+from cpt.stages.training import train
+
+SHOWN = 3  # rows that an error names
+
+
+class HybridStageTrainer(RlvrStageTrainer):
+    """RlvrStageTrainer whose rows may have demonstrations (`demonstration_ids`), and whose loss is a method's.
+
+    `score(inputs)` gives the rewards of the rows' demonstrations (None: unscorable).
+    """
+
+    _name = "HybridStageTrainer"
+
+    def __init__(self, *args, method: HybridMethod, score, **kwargs):
+        self.method, self.score_demonstrations = method, score
+        super().__init__(*args, **kwargs)
+        self.last_norm = last_norm(self.model)
+        self.branch_gradients = None  # of the last norm's weights, in this optimiser step so far: (2, width)
+
+    # -- what the rows are worth ---------------------------------------------------------------------------------------------
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        self.rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self.rewards_NF
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        own, group = len(inputs), self.num_generations
+        first = self.accelerator.process_index * own
+        mine = slice(first, first + own)
+        ids = [x["demonstration_ids"] if (first + i) % group == 0 else [] for i, x in enumerate(inputs)]
+        rewards_B = self._demonstration_rewards(inputs, ids)
+        device = self.accelerator.device
+        local = torch.tensor(
+            [[len(each) for each in ids], rewards_B, [0.0] * own], dtype=torch.float64, device=device
+        ).T
+        local[:, 2] = output["completion_mask"].sum(1)
+        lengths_N, rewards_N, rollout_lengths_N = self.accelerator.gather(local.contiguous()).T
+        demonstrated_P = (lengths_N[::group] > 0) & ~rewards_N[::group].isnan()
+        groups = self._groups(demonstrated_P, rewards_N[::group].nan_to_num(0.0).float())
+        mix = self.method.mix(groups, self.state.global_step)
+        counts = self._counts(mix, rollout_lengths_N, lengths_N[::group])
+        output |= self._rows(mix, mine) | self._padded(ids, device)
+        output |= {"rollout_count": counts[0], "demonstration_count": counts[1]}
+        output |= {"scales": torch.tensor([mix.rollout_scale, mix.demonstration_scale], device=device).repeat(own, 1)}
+        taught = (mix.demonstration_weights_P > 0).float().mean().item()
+        self._metrics["train"]["hybrid/demonstration_share"].append(taught)
+        self._metrics["train"]["hybrid/without_demonstration"].append(1 - demonstrated_P.float().mean().item())
+        self._metrics["train"]["hybrid/demonstration_scale"].append(mix.demonstration_scale)
+        return output
+
+    def _demonstration_rewards(self, inputs, ids) -> list[float]:
+        """NaN where the demonstration cannot be scored; 0 where there is none, or nobody asks."""
+        rewards = [0.0] * len(inputs)
+        there = [i for i, each in enumerate(ids) if each] if self.method.asks_demonstration_rewards else []
+        for i, reward in zip(
+            there, self.score_demonstrations([inputs[i] for i in there]) if there else [], strict=True
+        ):
+            rewards[i] = torch.nan if reward is None else reward
+        return rewards
+
+    def _groups(self, demonstrated_P, demonstration_rewards_P) -> Groups:
+        rewards_PG = self.rewards_NF[:, 0].view(-1, self.num_generations)
+        means_P1 = rewards_PG.nanmean(1, keepdim=True).nan_to_num(0.0)
+        return Groups(
+            rewards_PG=torch.where(rewards_PG.isnan(), means_P1, rewards_PG),
+            correct_PG=rewards_PG >= self.method.spec.correct_at,  # NaN is not
+            demonstrated_P=demonstrated_P,
+            demonstration_rewards_P=demonstration_rewards_P,
+        )
+
+    def _counts(self, mix: Mix, rollout_lengths_N, demonstration_lengths_P) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the two branches are divided by, over all ranks (0-dimensional)."""
+        rollouts, demonstrations = mix.rollout_weights_PG.reshape(-1).double(), mix.demonstration_weights_P.double()
+        if self.method.rollout_length == "token":
+            rollouts = rollouts * rollout_lengths_N
+        if self.method.demonstration_length == "token":
+            demonstrations = demonstrations * demonstration_lengths_P
+        counts = rollouts.sum(), demonstrations.sum()
+        if mix.rollout_count is not None:
+            counts = torch.full_like(counts[0], mix.rollout_count), counts[1]
+        if mix.together:
+            counts = (counts[0] + counts[1],) * 2
+        return counts[0].clamp(min=1e-12).float(), counts[1].clamp(min=1e-12).float()
+
+    def _rows(self, mix: Mix, mine: slice) -> dict[str, torch.Tensor]:
+        """This rank's rows: the weights and advantages of rollouts, and of demonstrations at the first of each group."""
+
+        def at_the_first(values_P):
+            values_PG = values_P.new_zeros(len(values_P), self.num_generations)
+            values_PG[:, 0] = values_P
+            return values_PG.reshape(-1)[mine].float()
+
+        return {
+            "advantages": mix.advantages_PG.reshape(-1)[mine].float(),
+            "rollout_weights": mix.rollout_weights_PG.reshape(-1)[mine].float(),
+            "demonstration_weights": at_the_first(mix.demonstration_weights_P),
+            "demonstration_advantages": at_the_first(mix.demonstration_advantages_P),
+        }
+
+    def _padded(self, ids: list[list[int]], device) -> dict[str, torch.Tensor]:
+        width = max(map(len, ids), default=0)
+        pad = self._tokenizer.pad_token_id
+        return {
+            "demonstration_ids": torch.tensor(
+                [each + [pad] * (width - len(each)) for each in ids], device=device
+            ).long(),
+            "demonstration_mask": torch.tensor(
+                [[1] * len(each) + [0] * (width - len(each)) for each in ids], device=device
+            ).long(),
+        }
+
+    # -- the loss ------------------------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model, inputs):
+        rollouts, width = len(inputs["completion_ids"]), inputs["completion_ids"].shape[1]
+        taught = inputs["demonstration_weights"].nonzero()[:, 0]
+        logps, entropies, auxiliary = self._forward(model, inputs, taught)
+        mask = inputs["completion_mask"]
+        bounds = Bounds(low=self.epsilon_low, high=self.epsilon_high)
+        loss_BT = self.method.rollout_loss(
+            logps[:rollouts, :width],
+            entropies[:rollouts, :width],
+            inputs["advantages"][:, None],
+            mask,
+            inputs.get("old_per_token_logps"),
+            bounds,
+        )
+        if self.use_vllm and self.vllm_importance_sampling_correction:
+            loss_BT = loss_BT * inputs["importance_sampling_ratio"]
+        rollout_loss = self._branch(loss_BT, mask, inputs["rollout_weights"], self.method.rollout_length)
+        rollout_loss = rollout_loss / self._share(inputs["rollout_count"])
+        there = inputs["demonstration_mask"][taught]
+        loss_DT = self.method.demonstration_loss(
+            logps[rollouts:, : there.shape[1]],
+            entropies[rollouts:, : there.shape[1]],
+            inputs["demonstration_advantages"][taught, None],
+            there,
+        )
+        demonstration_loss = self._branch(
+            loss_DT, there, inputs["demonstration_weights"][taught], self.method.demonstration_length
+        ) / self._share(inputs["demonstration_count"])
+        scales = inputs["scales"][0]
+        rollout_part, demonstration_part = scales[0] * rollout_loss, scales[1] * demonstration_loss
+        self._compare_gradients(rollout_part, demonstration_part)
+        loss = rollout_part + demonstration_part
+        if self.beta != 0.0:
+            loss = loss + self.beta * self._kl(logps[:rollouts, :width], inputs)
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * auxiliary / self.current_gradient_accumulation_steps
+        self._tell(rollout_loss, demonstration_loss, entropies[:rollouts, :width], mask)
+        return loss
+
+    def _forward(self, model, inputs, taught):
+        """Log-probabilities and entropies of the rollouts and, below them, of the demonstrations `taught`: one pass."""
+        completion_ids, completion_mask = inputs["completion_ids"], inputs["completion_mask"]
+        prompts, prompt_mask = inputs["prompt_ids"], inputs["prompt_mask"]
+        if len(taught):
+            width = max(completion_ids.shape[1], inputs["demonstration_ids"].shape[1])
+            pad = self._tokenizer.pad_token_id
+            completion_ids = torch.cat(
+                [widened(completion_ids, width, pad), widened(inputs["demonstration_ids"][taught], width, pad)]
+            )
+            completion_mask = torch.cat(
+                [widened(completion_mask, width, 0), widened(inputs["demonstration_mask"][taught], width, 0)]
+            )
+            prompts, prompt_mask = torch.cat([prompts, prompts[taught]]), torch.cat([prompt_mask, prompt_mask[taught]])
+        return self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([prompts, completion_ids], dim=1),
+            torch.cat([prompt_mask, completion_mask], dim=1),
+            completion_ids.shape[1],
+            compute_entropy=True,
+            compute_aux_loss=self.aux_loss_enabled,
+        )
+
+    def _branch(self, loss_BT, mask_BT, weights_B, length: str):
+        """The sum over rows, each by its weight and divided as `length` says."""
+        divisor_B = mask_BT.sum(1).clamp(min=1) if length == "sequence" else 1
+        if length == "constant":
+            divisor_B = self.max_completion_length
+        return ((loss_BT * mask_BT).sum(1) / divisor_B * weights_B).sum()
+
+    def _share(self, count):
+        """A count of the whole generation as this rank's micro-batch must divide by: gradients are a mean over ranks, and
+        a sum over the micro-batches of a step."""
+        a_step = self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        return count * a_step / self.accelerator.num_processes
+
+    def _kl(self, logps_BT, inputs):
+        """The mean over tokens of k3 to the reference, as TRL has it."""
+        difference = inputs["ref_per_token_logps"] - logps_BT
+        kl_BT = (torch.exp(difference) - difference - 1) * inputs["completion_mask"]
+        kl = kl_BT.sum() / self._share(inputs["num_items_in_batch"].clamp(min=1))
+        self._metrics["train"]["kl"].append(self._over_a_step(kl)[0])
+        return kl
+
+    def _tell(self, rollout_loss, demonstration_loss, entropies_BT, mask_BT) -> None:
+        """Log both branches' losses (before their scales) and the rollouts' entropy."""
+        losses = self._over_a_step(rollout_loss, demonstration_loss)
+        self._metrics["train"]["hybrid/rollout_loss"].append(losses[0])
+        self._metrics["train"]["hybrid/demonstration_loss"].append(losses[1])
+        entropy = torch.stack([(entropies_BT.detach() * mask_BT).sum(), mask_BT.sum().float()])
+        total, tokens = self.accelerator.reduce(entropy, reduction="sum").tolist()
+        self._metrics["train"]["entropy"].append(total / max(1.0, tokens))
+
+    def _compare_gradients(self, *parts) -> None:
+        """Log the norm of each branch's gradient at the weights of the last norm: all that the layers below are told of a
+        loss comes through there, and asking costs the head's backward pass alone. Not of adapters, nor under ZeRO-3."""
+        if self.last_norm is None or not self.last_norm.numel():
+            return
+        found = torch.stack([torch.autograd.grad(part, self.last_norm, retain_graph=True)[0] for part in parts])
+        self.branch_gradients = found if self.branch_gradients is None else self.branch_gradients + found
+        if self.accelerator.sync_gradients:
+            norms = self.accelerator.reduce(self.branch_gradients, reduction="mean").float().norm(dim=1).tolist()
+            self._metrics["train"]["hybrid/rollout_grad_norm"].append(norms[0])
+            self._metrics["train"]["hybrid/demonstration_grad_norm"].append(norms[1])
+            self.branch_gradients = None
+
+    def _over_a_step(self, *shares) -> list[float]:
+        """Micro-batches' shares of a loss, so that the mean which TRL logs is the loss of the step."""
+        local = torch.stack([share.detach() for share in shares]) * self.current_gradient_accumulation_steps
+        return self.accelerator.reduce(local, reduction="mean").tolist()
+
+
+def last_norm(model) -> torch.nn.Parameter | None:
+    """The trained weights of the normalisation before the head; None where there are none."""
+    found = [
+        each for name, each in model.named_parameters() if each.dim() == 1 and "norm" in name and "layers." not in name
+    ]
+    return found[-1] if found and found[-1].requires_grad else None
+
+
+def widened(rows_BT, width: int, value: int):
+    return torch.nn.functional.pad(rows_BT, (0, width - rows_BT.shape[1]), value=value)
+
+
+# -- demonstrations ----------------------------------------------------------------------------------------------------------
+
+
+def demonstration_of(row: dict) -> str | list | None:
+    return row["demonstration"] if row.get("demonstration") is not None else row.get("completion")
+
+
+def with_demonstrations(ctx: StageContext, rows, tokenizer):
+    """The rows with `demonstration_ids` (none: empty): the tokens after the prompt, the end of the answer included.
+
+    Raises:
+        UserError: no row has one, one is longer than a completion may be, or the chat template does not put it there.
+    """
+    unpacked = unpack(rows["prompt"], rows["row"])
+    there = [(i, row, demonstration_of(row)) for i, row in enumerate(unpacked)]
+    there = [(i, row, text) for i, row, text in there if text is not None]
+    if not there:
+        raise UserError(f"{ctx.key}: no row of {ctx.task.name} has a demonstration: use a rlvr stage")
+    wholes = []
+    for _, row, text in there:
+        whole = row["prompt"] + completion_messages(row["prompt"], text)
+        wholes.append(whole + tokenizer.eos_token if isinstance(whole, str) else whole)
+    ids: list[list[int]] = [[] for _ in unpacked]
+    prompts = models.encode_prompts(tokenizer, [row["prompt"] for _, row, _ in there], ctx.recipe)
+    answered = models.encode_prompts(tokenizer, wholes, ctx.recipe, answered=True)
+    for (i, row, _), prompt, whole in zip(there, prompts, answered, strict=True):
+        if whole[: len(prompt)] != prompt:
+            raise UserError(
+                f"{ctx.key}: row {row['id']}: with its demonstration the prompt is other tokens than without: the chat "
+                "template, or the tokenizer, does not keep the two apart"
+            )
+        ids[i] = whole[len(prompt) :]
+    refuse_long(ctx, unpacked, ids)
+    lacking = len(unpacked) - len(there)
+    if lacking:
+        ctx.notes.append(f"{lacking} of {len(unpacked)} rows without a demonstration")
+    return rows.add_column("demonstration_ids", ids)
+
+
+def refuse_long(ctx: StageContext, rows: list[dict], ids: list[list[int]]) -> None:
+    limit = value_of(ctx.stage.args, ctx.stage.kind, "max_completion_length")
+    long = [(row["id"], len(each)) for row, each in zip(rows, ids, strict=True) if len(each) > limit]
+    if long and ctx.stage.long_demonstrations == "refuse":
+        shown = ", ".join(f"{name} ({length})" for name, length in long[:SHOWN])
+        raise UserError(
+            f"{ctx.key}: {len(long)} demonstrations have more tokens than max_completion_length ({limit}): {shown}; raise "
+            "it, or say `long_demonstrations: keep` to train on them whole"
+        )
+
+
+def run(ctx: StageContext, rows, strategies) -> dict:
+    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
+    tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
+
+    def score(inputs: list[dict]) -> list[float | None]:
+        asked = unpack([x["prompt"] for x in inputs], [x["row"] for x in inputs])
+        texts = [tokenizer.decode(x["demonstration_ids"], skip_special_tokens=True) for x in inputs]
+        return ctx.score(texts, asked, [True] * len(texts))
+
+    method = HYBRIDS[ctx.stage.method](ctx.stage)
+    rows = with_demonstrations(ctx, rows, tokenizer)
+    return train(ctx, make_trainer(ctx, rows, HybridStageTrainer, method=method, score=score), strategies)

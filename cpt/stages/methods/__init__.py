@@ -1,0 +1,11 @@
+"""How each hybrid method mixes rollouts and demonstrations: one method a file; HYBRIDS maps the recipe's `method` to it."""
+
+from cpt.stages.methods.base import Groups, HybridMethod, Mix
+from cpt.stages.methods.chord import Chord, ChordPhi
+from cpt.stages.methods.hpt import Hpt
+from cpt.stages.methods.luffy import Luffy
+from cpt.stages.methods.srft import Srft
+
+__all__ = ["HYBRIDS", "Groups", "HybridMethod", "Mix"]
+
+HYBRIDS = {"hpt": Hpt, "luffy": Luffy, "srft": Srft, "chord": Chord, "chord-phi": ChordPhi}

@@ -1,0 +1,73 @@
+"""What a hybrid method decides: which rollouts and demonstrations count, with what advantage, and the loss of their tokens.
+
+P prompts of G rollouts each, and at most one demonstration a prompt: always those of the whole generation batch, over all
+ranks, so that no packing into micro-batches can change the mix.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from cpt.losses import METHODS, Bounds, Method, surrogate
+from cpt.recipe_stages import Hybrid
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What the rollouts of one generation were worth.
+
+    An unscorable rollout (NaN) has the mean reward of its group here, so no advantage; it is never correct.
+    `demonstration_rewards` are 0 where a prompt has none (`demonstrated`), and where the method does not ask for them.
+    """
+
+    rewards_PG: torch.Tensor
+    correct_PG: torch.Tensor  # bool
+    demonstrated_P: torch.Tensor  # bool
+    demonstration_rewards_P: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The weights (0: left out) and advantages of one generation, and the scales of the two branches.
+
+    A branch is divided by its count: the sum of its weights (times lengths, where it is a mean over tokens) unless
+    `rollout_count` says otherwise; `together` divides both by the sum of the two.
+    """
+
+    rollout_weights_PG: torch.Tensor
+    advantages_PG: torch.Tensor
+    demonstration_weights_P: torch.Tensor
+    demonstration_advantages_P: torch.Tensor
+    rollout_scale: float = 1.0
+    demonstration_scale: float = 1.0
+    rollout_count: float | None = None
+    together: bool = False
+
+
+class HybridMethod:
+    """`rollouts` and `demonstrations` name the estimators (`losses.METHODS`); the lengths say what a row is divided by.
+
+    constant: max_completion_length (Dr. GRPO); sequence: its own length; token: nothing, and the count is of tokens.
+    """
+
+    rollouts: ClassVar[Method]
+    demonstrations: ClassVar[Method] = METHODS["sft"]
+    rollout_length: ClassVar[str] = "constant"
+    demonstration_length: ClassVar[str] = "token"
+    asks_demonstration_rewards: ClassVar[bool] = False
+
+    def __init__(self, spec: Hybrid):
+        self.spec = spec
+
+    def mix(self, groups: Groups, step: int) -> Mix:
+        """`step`: the optimiser steps taken before."""
+        raise NotImplementedError
+
+    def rollout_loss(self, logps_BT, entropies_BT, advantages_B1, mask_BT, old_BT, bounds: Bounds):
+        """The loss of each token of the rollouts."""
+        return surrogate(self.rollouts, logps_BT, advantages_B1, mask_BT, old_BT, bounds=bounds)
+
+    def demonstration_loss(self, logps_BT, entropies_BT, advantages_B1, mask_BT):
+        """The loss of each token of the demonstrations."""
+        return surrogate(self.demonstrations, logps_BT, advantages_B1, mask_BT)
