@@ -147,7 +147,7 @@ class HybridStageTrainer(RlvrStageTrainer):
             loss_BT = loss_BT * inputs["importance_sampling_ratio"]
         rollout_loss = self._branch(loss_BT, mask, inputs["rollout_weights"], self.method.rollout_length)
         rollout_loss = rollout_loss / self._share(inputs["rollout_count"])
-        there = inputs["demonstration_mask"][taught]
+        there = inputs["demonstration_mask"][taught, : logps.shape[1]]  # which is wide enough, where any is taught
         loss_DT = self.method.demonstration_loss(
             logps[rollouts:, : there.shape[1]],
             entropies[rollouts:, : there.shape[1]],

@@ -1,0 +1,264 @@
+"""Hybrid stages: what each method makes of a batch, by hand; the same mix however it is cut; edges; resume."""
+
+import json
+import math
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import recipe, write_recipe
+from safetensors.torch import load_file
+from test_ranks import LAUNCHERS, launch
+from test_resume import assert_same_end
+
+from cpt.recipe_stages import Hybrid
+from cpt.stages.methods import HYBRIDS, Groups
+from cpt.stages.methods.chord import mu_at
+
+
+def method(name: str, **options):
+    return HYBRIDS[name](Hybrid(kind="hybrid", method=name, args={"num_generations": 4}, **options))
+
+
+def groups(
+    rewards: list[list[float]], demonstrated=None, demonstration_rewards=None, correct_at: float = 1.0
+) -> Groups:
+    rewards_PG = torch.tensor(rewards, dtype=torch.float32)
+    demonstrated = torch.tensor(demonstrated or [True] * len(rewards))
+    values = torch.tensor(demonstration_rewards or [1.0] * len(rewards)) * demonstrated
+    return Groups(rewards_PG, rewards_PG >= correct_at, demonstrated, values)
+
+
+# -- what a method makes of a batch ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gamma", "taught"), [(0, [1, 0, 0]), (1, [1, 1, 0]), (3, [1, 1, 1])])
+def test_hpt_gates_on_the_count_of_right_rollouts(gamma, taught):
+    """Rewards of -1 (a bad format) are wrong answers like others: none of them shifts the gate."""
+    mix = method("hpt", gamma=gamma).mix(groups([[-1, -1, 0, -1], [1, -1, -1, -1], [1, 1, 1, 0]]), 0)
+    assert mix.demonstration_weights_P.tolist() == taught
+    assert mix.rollout_weights_PG.tolist() == [[1 - each] * 4 for each in taught]
+    assert mix.advantages_PG[1].tolist() == [1.5, -0.5, -0.5, -0.5]
+
+
+def test_hpt_without_a_demonstration_is_rl():
+    mix = method("hpt").mix(groups([[0, 0, 0, 0]] * 2, demonstrated=[False, True]), 0)
+    assert mix.demonstration_weights_P.tolist() == [0, 1] and mix.rollout_weights_PG[:, 0].tolist() == [1, 0]
+
+
+def test_hpt_with_a_soft_gate():
+    mix = method("hpt", gate="soft").mix(groups([[0, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]), 0)
+    assert mix.demonstration_weights_P.tolist() == [1, 0.25, 0] and mix.rollout_weights_PG[:, 0].tolist() == [
+        0,
+        0.75,
+        1,
+    ]
+
+
+def test_luffy_puts_the_demonstration_into_the_group():
+    mix = method("luffy").mix(groups([[0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]], demonstrated=[True, True, False]), 0)
+    assert mix.advantages_PG[0].tolist() == pytest.approx([-0.4, -0.4, -0.4, 0.6])
+    assert mix.demonstration_advantages_P[0].item() == pytest.approx(0.6)
+    assert mix.advantages_PG[1].tolist() == [0] * 4 and mix.demonstration_advantages_P[1] == 0, "nothing is imitated"
+    assert mix.demonstration_weights_P.tolist() == [1, 1, 0] and mix.advantages_PG[2].tolist() == [0] * 4
+    assert mix.together
+
+
+def test_srft_averages_each_sign_by_itself():
+    srft = method("srft")
+    mix = srft.mix(groups([[1, 0, 0, 0], [1, 1, 0, 0]]), 0)
+    signs, weights = mix.advantages_PG.flatten(), mix.rollout_weights_PG.flatten()
+    assert signs.tolist() == [1, -1, -1, -1, 1, 1, -1, -1] and mix.rollout_count == 1
+    assert weights[signs > 0].sum().item() == pytest.approx(1) and weights[signs < 0].sum().item() == pytest.approx(1)
+    rewards = torch.tensor([1.0, 0, 0, 0, 1.0])
+    assert mix.demonstration_advantages_P[0].item() == pytest.approx((0.6 / (rewards.std() + 1e-4)).item())
+    for right in (0.0, 1.0):  # one sign alone: the other has no term, and nothing is divided by 0
+        mix = srft.mix(groups([[right] * 4]), 0)
+        assert mix.rollout_weights_PG.sum().item() == pytest.approx(1) and mix.rollout_weights_PG.isfinite().all()
+
+
+def test_srft_weighs_by_entropy():
+    logps, mask = torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5]])), torch.tensor([[1, 1], [1, 0]])
+    entropies = torch.tensor([[1.0, 3.0], [1.0, 9.0]])
+    loss = method("srft").rollout_loss(logps, entropies, torch.tensor([[1.0], [-1.0]]), mask, None, None)
+    nll = math.log(2)
+    assert loss.flatten().tolist() == pytest.approx([0.1 * math.e**2 * nll] * 2 + [-nll, 0])
+    taught = method("srft").demonstration_loss(logps, entropies, torch.tensor([[2.0], [0.0]]), mask)
+    assert taught[0, 0].item() == pytest.approx(0.5 * math.e**-2 * nll - 2 * 0.5)
+    assert taught[1, 0].item() == pytest.approx(0.5 * math.e**-1 * nll)
+
+
+def test_chords_schedule():
+    found = [mu_at(step, 0.9, 0.05, warmup=10, decay=200) for step in (0, 4, 10, 110, 210, 500)]
+    assert found == pytest.approx([0.09, 0.45, 0.9, 0.475, 0.05, 0.05])
+    mix = method("chord").mix(groups([[1, 0, 0, 0]]), step=100)
+    assert (mix.rollout_scale, mix.demonstration_scale) == pytest.approx((0.525, 0.475))
+    assert method("chord-phi").mix(groups([[1, 0, 0, 0]]), step=100).demonstration_scale == pytest.approx(0.1)
+    assert method("chord", mu_valley=0.3).mix(groups([[1, 0, 0, 0]]), step=900).demonstration_scale == pytest.approx(
+        0.3
+    )
+
+
+# -- one step, however it is cut ---------------------------------------------------------------------------------------------
+
+
+def hybrid(name: str, steps: int = 1, **more) -> dict:
+    content = recipe("rlvr", tasks=("reverse",))
+    args = {**content["stream"][0]["stages"][0]["args"], "max_steps": steps, "top_k": 1, **more.pop("args", {})}
+    content["stream"][0]["data"]["demonstration"] = "terse"
+    content["stream"][0]["stages"] = [{"kind": "hybrid", "method": name, "args": args, **more}]
+    return content
+
+
+def first_step(folder: Path) -> tuple[dict, dict]:
+    weights = load_file(folder / "points/01-reverse/model/model.safetensors")
+    return weights, json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("hpt", {}), ("hpt", {"gate": "soft", "alpha": 0.5}), ("luffy", {}), ("srft", {}), ("chord", {})],
+)
+def test_accumulation_does_not_change_the_mix(cpt, tmp_path, name, options):
+    """The same 16 rollouts (the likeliest tokens, so that draws do not differ) in one pass or in four: one gradient."""
+    ends = []
+    for size, accumulated in ((16, 1), (4, 4)):
+        args = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated, "optim": "sgd"}
+        content = hybrid(name, args=args | {"learning_rate": 1.0, "max_grad_norm": 1e9}, **options)
+        out = tmp_path / f"{size}"
+        assert cpt("run", write_recipe(tmp_path / f"{size}.yaml", content), "--out", out, "--quiet") == 0, cpt.output
+        ends.append(first_step(out))
+    assert_same_step(*ends)
+
+
+def assert_same_step(one: tuple, other: tuple) -> None:
+    for key in (
+        "hybrid/rollout_loss",
+        "hybrid/demonstration_loss",
+        "hybrid/demonstration_share",
+        "grad_norm",
+        "entropy",
+    ):
+        assert one[1][key] == pytest.approx(other[1][key], abs=1e-4, rel=1e-4), key
+    for key in ("hybrid/rollout_grad_norm", "hybrid/demonstration_grad_norm"):
+        assert one[1][key] == pytest.approx(other[1][key], abs=1e-5, rel=1e-3), key
+    assert one[1]["grad_norm"] > 1e-3
+    for key, weight in one[0].items():
+        torch.testing.assert_close(weight, other[0][key], atol=2e-5, rtol=0)
+
+
+def test_two_processes_do_not_change_the_mix(cpt, tmp_path):
+    """Two ranks of 8 rollouts are one of 16: groups of both count in each other's denominators."""
+    ends = []
+    for size in (16, 8):
+        args = {"per_device_train_batch_size": size, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 1e9}
+        file, out = write_recipe(tmp_path / f"{size}.yaml", hybrid("hpt", args=args)), tmp_path / f"{size}"
+        if size == 16:
+            assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
+        else:
+            done = launch(LAUNCHERS / "ddp-cpu.yaml", "run", file, "--out", out, "--quiet")
+            assert done.returncode == 0, done.stdout + done.stderr
+        ends.append(first_step(out))
+    assert 0 < ends[0][1]["hybrid/demonstration_share"] < 1, "both branches must be there, or nothing is shown"
+    assert_same_step(*ends)
+
+
+# -- edges -------------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(folder: Path, demonstrations: list) -> dict:
+    """A task from files, with these demonstrations (None: none) in turn."""
+    from cpt.data import procedural
+
+    for split in ("train", "eval"):
+        rows = procedural.rows("reverse", split, 16, demonstration="terse")
+        for i, row in enumerate(rows):
+            given = demonstrations[i % len(demonstrations)]
+            row["demonstration"] = row["answer"] if given == "answer" else given
+        lines = [json.dumps({key: value for key, value in row.items() if value is not None}) for row in rows]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return {"source": "jsonl", "train": str(folder / "train.jsonl"), "eval": str(folder / "eval.jsonl")}
+
+
+def run_rows(cpt, folder: Path, demonstrations: list, name: str = "hpt", **options) -> int:
+    content = hybrid(name, steps=2, **options)
+    content["stream"][0]["data"] = rows_of(folder, demonstrations)
+    return cpt("run", write_recipe(folder / "recipe.yaml", content), "--out", folder / "run")
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_rows_without_a_demonstration(cpt, tmp_path, name):
+    """Some rows have none: they are trained by their rollouts alone, and counted."""
+    assert run_rows(cpt, tmp_path, ["answer", None, None, None], name) == 0, cpt.output
+    assert "12 of 16 rows without a demonstration" in cpt.output
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(line["hybrid/without_demonstration"] >= 0.25 and math.isfinite(line["loss"]) for line in lines)
+
+
+def test_all_on_demonstrations(cpt, tmp_path):
+    """gamma 3 of 4, and a bar that no reward reaches: SFT alone; the rollouts have no gradient."""
+    assert run_rows(cpt, tmp_path, ["answer"], gamma=3, correct_at=2.0) == 0, cpt.output
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(line["hybrid/demonstration_share"] == 1 and line["hybrid/rollout_grad_norm"] == 0 for line in lines)
+    assert all(line["hybrid/demonstration_grad_norm"] > 0 for line in lines)
+
+
+def test_all_rollouts_right(cpt, tmp_path):
+    """A bar that all reach: no demonstration, no advantage, so no gradient at all."""
+    assert run_rows(cpt, tmp_path, ["answer"], correct_at=-1.0) == 0, cpt.output
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(line["hybrid/demonstration_share"] == 0 and line["hybrid/demonstration_loss"] == 0 for line in lines)
+
+
+def test_no_demonstration_at_all(cpt, tmp_path):
+    assert run_rows(cpt, tmp_path, [None]) == 2
+    assert "no row of reverse has a demonstration: use a rlvr stage" in cpt.output
+
+
+def test_long_demonstrations(cpt, tmp_path):
+    """Refused by name, or trained on whole: never cut."""
+    long = "so ans is: " + "a" * 12 + "."
+    assert run_rows(cpt, tmp_path, [long]) == 2
+    assert "16 demonstrations have more tokens than max_completion_length (12): " in cpt.output
+    assert "long_demonstrations: keep" in cpt.output and "Traceback" not in cpt.output
+    (tmp_path / "kept").mkdir()
+    assert run_rows(cpt, tmp_path / "kept", [long], long_demonstrations="keep", gamma=3, correct_at=2.0) == 0, (
+        cpt.output
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ({"method": "luffy", "gamma": 1}, "gamma is an option of hpt, not of luffy"),
+        ({"method": "hpt", "mu_peak": 0.5}, "mu_peak is an option of chord and chord-phi, not of hpt"),
+        ({"method": "hpt", "gamma": 4}, "gamma (4) counts right rollouts: it must be below num_generations (4)"),
+        ({"method": "srft", "args": {"max_grad_norm": 0.0}}, "args.max_grad_norm must be above 0"),
+        ({"method": "hpt", "args": {"loss_type": "dapo"}}, "the method decides the loss"),
+        ({"method": "hpd"}, "hpt"),
+    ],
+)
+def test_mistakes(cpt, tmp_path, stage, said):
+    content = hybrid("hpt")
+    args = content["stream"][0]["stages"][0]["args"] | stage.pop("args", {})
+    content["stream"][0]["stages"] = [{"kind": "hybrid", "args": args, **stage}]
+    assert cpt("check", write_recipe(tmp_path / "recipe.yaml", content)) == 2
+    assert said in cpt.output and "Traceback" not in cpt.output
+
+
+# -- resume ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_killed_inside_a_stage(cpt, tmp_path, name):
+    content = recipe("rlvr")
+    for task in content["stream"]:
+        args = task["stages"][0]["args"] | {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}
+        task["stages"] = [{"kind": "hybrid", "method": name, "args": args | {"max_steps": 6, "save_steps": 2}}]
+    file = write_recipe(tmp_path / "recipe.yaml", content)
+    assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
+    at = {"place": "cpt.stages.training.Narrator.on_step_end", "call": 5}
+    assert cpt("run", file, "--out", tmp_path / "run", "--quiet", at=at) == -signal.SIGKILL
+    assert cpt("run", file, "--out", tmp_path / "run", "--quiet") == 0, cpt.output
+    assert_same_end(tmp_path / "run", tmp_path / "alone")
