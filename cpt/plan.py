@@ -169,6 +169,8 @@ def stage_line(stage: Any, task: Any) -> str:
     words = [f"{'?' if steps is None else steps} steps of {a_step} {unit}", f"lr {get['learning_rate']:g}"]
     if stage.kind in ROLLOUT_KINDS:
         words.insert(1, f"{value_of(stage.args, 'rlvr', 'num_generations')} rollouts a prompt")
+    if stage.kind == "hybrid":
+        words.insert(0, stage.method)
     if stage.kind != "sft" and value_of(stage.args, stage.kind, "beta"):
         words.append(f"KL {value_of(stage.args, stage.kind, 'beta'):g} to {stage.reference}")
     return ", ".join(words)

@@ -1,6 +1,6 @@
 """One vLLM engine for the whole run, beside an engine for each process. All in one run, interleaved, on an idle machine.
 
-    python scripts/bench_rollouts.py                          all that this machine can run (some 40 minutes of two cores)
+    python scripts/bench_rollouts.py                          all that can run here (a: 5 minutes a round, c: 10)
     python scripts/bench_rollouts.py --only a --rounds 1      one part, once
 
 a   a stream of four tasks by `cpt run` with one engine, against a process with its own engine for each stage (TRL's
