@@ -46,7 +46,7 @@ class Hybrid(Strict):
     """Demonstrations and rollouts in one step (2509.04419); `args` are words of TRL's GRPOConfig."""
 
     kind: Literal["hybrid"]
-    method: Literal["hpt", "luffy", "srft", "chord", "chord-phi"]
+    method: Literal["hpt", "luffy", "srft", "relift", "chord", "chord-phi"]
     args: dict[str, Any] = {}
     reference: Literal["stage-start", "base"] = "stage-start"
     correct_at: float = Field(1.0, description="a rollout is right where its reward is at least this")
@@ -57,6 +57,8 @@ class Hybrid(Strict):
     gate: Literal["hard", "soft"] = Field("hard", description="hpt: either branch, or both by the share that is right")
     alpha: float = Field(1.0, ge=0, description="hpt: weight of the RL branch")
     beta: float = Field(1.0, ge=0, description="hpt: weight of the SFT branch (the KL's beta is in `args`)")
+    buffer: int = Field(128, gt=0, description="relift: unsolved prompts that make a SFT step")
+    sft_learning_rate: float = Field(1e-6, gt=0, description="relift: of the SFT steps (the authors' code)")
     mu_peak: float | None = Field(None, ge=0, le=1, description="chord: highest share of SFT; 0.9 (chord-phi: 0.1)")
     mu_valley: float | None = Field(None, ge=0, le=1, description="chord: lowest share of SFT; 0.05 (chord-phi: 0.1)")
     mu_warmup: int = Field(0, ge=0, description="chord: steps to the highest")
@@ -75,8 +77,10 @@ class Hybrid(Strict):
         return self
 
 
-OPTIONS_OF = dict.fromkeys(("gamma", "gate", "alpha", "beta"), ("hpt",)) | dict.fromkeys(
-    ("mu_peak", "mu_valley", "mu_warmup", "mu_decay"), ("chord", "chord-phi")
-)
+OPTIONS_OF = {
+    **dict.fromkeys(("gamma", "gate", "alpha", "beta"), ("hpt",)),
+    **dict.fromkeys(("buffer", "sft_learning_rate"), ("relift",)),
+    **dict.fromkeys(("mu_peak", "mu_valley", "mu_warmup", "mu_decay"), ("chord", "chord-phi")),
+}
 STAGE_MODELS = (Sft, Dpo, Rlvr, Hybrid)
 Stage = Annotated[Union[STAGE_MODELS], Field(discriminator="kind")]  # noqa: UP007 (of a tuple)

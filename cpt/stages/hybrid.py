@@ -6,12 +6,14 @@ nor accumulation nor the number of processes changes the mix. The demonstration 
 """
 
 import torch
+from trl.trainer.utils import pad as padded
 
-from cpt import models
+from cpt import models, ranks
 from cpt.data.rows import completion_messages, unpack
 from cpt.errors import UserError
 from cpt.losses import Bounds
 from cpt.stages.arguments import value_of
+from cpt.stages.buffer import UnsolvedBuffer, imitation_loss
 from cpt.stages.context import StageContext
 from cpt.stages.methods import HYBRIDS, Groups, HybridMethod, Mix
 from cpt.stages.rlvr import RlvrStageTrainer, make_trainer
@@ -23,13 +25,13 @@ SHOWN = 3  # rows that an error names
 class HybridStageTrainer(RlvrStageTrainer):
     """RlvrStageTrainer whose rows may have demonstrations (`demonstration_ids`), and whose loss is a method's.
 
-    `score(inputs)` gives the rewards of the rows' demonstrations (None: unscorable).
+    `score(inputs, texts)` gives the rewards of these answers to the rows (None: unscorable); `buffer` keeps unsolved rows.
     """
 
     _name = "HybridStageTrainer"
 
-    def __init__(self, *args, method: HybridMethod, score, **kwargs):
-        self.method, self.score_demonstrations = method, score
+    def __init__(self, *args, method: HybridMethod, score, buffer: UnsolvedBuffer | None, **kwargs):
+        self.method, self.score_answers, self.buffer = method, score, buffer
         super().__init__(*args, **kwargs)
         self.last_norm = last_norm(self.model)
         self.branch_gradients = None  # of the last norm's weights, in this optimiser step so far: (2, width)
@@ -57,6 +59,11 @@ class HybridStageTrainer(RlvrStageTrainer):
         groups = self._groups(demonstrated_P, rewards_N[::group].nan_to_num(0.0).float())
         mix = self.method.mix(groups, self.state.global_step)
         counts = self._counts(mix, rollout_lengths_N, lengths_N[::group])
+        if self.buffer is not None:
+            unsolved_B = (~groups.correct_PG.any(1) & demonstrated_P).repeat_interleave(group)[mine].tolist()
+            self.buffer.keep(
+                ranks.gather([x for x, each, no in zip(inputs, ids, unsolved_B, strict=True) if each and no])
+            )
         output |= self._rows(mix, mine) | self._padded(ids, device)
         output |= {"rollout_count": counts[0], "demonstration_count": counts[1]}
         output |= {"scales": torch.tensor([mix.rollout_scale, mix.demonstration_scale], device=device).repeat(own, 1)}
@@ -70,9 +77,8 @@ class HybridStageTrainer(RlvrStageTrainer):
         """NaN where the demonstration cannot be scored; 0 where there is none, or nobody asks."""
         rewards = [0.0] * len(inputs)
         there = [i for i, each in enumerate(ids) if each] if self.method.asks_demonstration_rewards else []
-        for i, reward in zip(
-            there, self.score_demonstrations([inputs[i] for i in there]) if there else [], strict=True
-        ):
+        texts = [self._tokenizer.decode(ids[i], skip_special_tokens=True) for i in there]
+        for i, reward in zip(there, self.score_answers([inputs[i] for i in there], texts), strict=True):
             rewards[i] = torch.nan if reward is None else reward
         return rewards
 
@@ -126,6 +132,35 @@ class HybridStageTrainer(RlvrStageTrainer):
                 [[1] * len(each) + [0] * (width - len(each)) for each in ids], device=device
             ).long(),
         }
+
+    # -- unsolved prompts, where the method keeps them ----------------------------------------------------------------------
+
+    def unsolved(self, entries: list[dict]) -> list[bool]:
+        """Whether none of a new group of rollouts of the present policy solves each."""
+        group, ends = self.num_generations, {*self.eos_token_ids, *self.stops}
+        prompts = [entry["prompt"] for entry in entries for _ in range(group)]
+        completion_ids = self._generate(prompts)[1]
+        texts = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
+        finished = [bool(ids) and ids[-1] in ends for ids in completion_ids]
+        rewards = self.score_answers([entry for entry in entries for _ in range(group)], texts, finished)
+        right = [reward is not None and reward >= self.method.spec.correct_at for reward in rewards]
+        return [not any(right[first : first + group]) for first in range(0, len(right), group)]
+
+    def imitation(self, entries: list[dict], weights: list[float]):
+        """The summed NLL of the demonstrations of these rows, each by its weight."""
+        device, pad = self.accelerator.device, self._tokenizer.pad_token_id
+        prompts = [torch.tensor(ids) for ids in self._tokenize_prompts([entry["prompt"] for entry in entries])[0]]
+        taught = self._padded([entry["demonstration_ids"] for entry in entries], device)
+        prompt_ids = padded(prompts, padding_value=pad, padding_side="left").to(device)
+        prompt_mask = padded([torch.ones_like(ids) for ids in prompts], padding_value=0, padding_side="left").to(device)
+        mask = taught["demonstration_mask"]
+        logps, _, _ = self._get_per_token_logps_and_entropies(
+            self.model_wrapped,
+            torch.cat([prompt_ids, taught["demonstration_ids"]], dim=1),
+            torch.cat([prompt_mask, mask], dim=1),
+            mask.shape[1],
+        )
+        return imitation_loss(logps, mask, torch.tensor(weights, device=device))
 
     # -- the loss ------------------------------------------------------------------------------------------------------------
 
@@ -306,11 +341,14 @@ def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
 
-    def score(inputs: list[dict]) -> list[float | None]:
+    def score(inputs: list[dict], texts: list[str], finished: list[bool] | None = None) -> list[float | None]:
         asked = unpack([x["prompt"] for x in inputs], [x["row"] for x in inputs])
-        texts = [tokenizer.decode(x["demonstration_ids"], skip_special_tokens=True) for x in inputs]
-        return ctx.score(texts, asked, [True] * len(texts))
+        return ctx.score(texts, asked, finished or [True] * len(texts))
 
     method = HYBRIDS[ctx.stage.method](ctx.stage)
     rows = with_demonstrations(ctx, rows, tokenizer)
-    return train(ctx, make_trainer(ctx, rows, HybridStageTrainer, method=method, score=score), strategies)
+    buffer = UnsolvedBuffer(ctx) if method.keeps_unsolved else None
+    trainer = make_trainer(ctx, rows, HybridStageTrainer, method=method, score=score, buffer=buffer)
+    if buffer is not None:
+        buffer.attach(trainer, ctx)
+    return train(ctx, trainer, strategies)

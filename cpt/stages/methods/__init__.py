@@ -4,8 +4,9 @@ from cpt.stages.methods.base import Groups, HybridMethod, Mix
 from cpt.stages.methods.chord import Chord, ChordPhi
 from cpt.stages.methods.hpt import Hpt
 from cpt.stages.methods.luffy import Luffy
+from cpt.stages.methods.relift import Relift
 from cpt.stages.methods.srft import Srft
 
 __all__ = ["HYBRIDS", "Groups", "HybridMethod", "Mix"]
 
-HYBRIDS = {"hpt": Hpt, "luffy": Luffy, "srft": Srft, "chord": Chord, "chord-phi": ChordPhi}
+HYBRIDS = {"hpt": Hpt, "luffy": Luffy, "srft": Srft, "relift": Relift, "chord": Chord, "chord-phi": ChordPhi}

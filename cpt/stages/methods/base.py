@@ -56,6 +56,7 @@ class HybridMethod:
     rollout_length: ClassVar[str] = "constant"
     demonstration_length: ClassVar[str] = "token"
     asks_demonstration_rewards: ClassVar[bool] = False
+    keeps_unsolved: ClassVar[bool] = False  # in a buffer, for SFT steps of their own
 
     def __init__(self, spec: Hybrid):
         self.spec = spec
