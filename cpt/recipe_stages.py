@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
@@ -39,7 +39,16 @@ class Rlvr(Strict):
 
     kind: Literal["rlvr"]
     args: dict[str, Any] = {}
-    reference: Literal["stage-start", "base"] = "stage-start"
+    reference: Literal["stage-start", "base", "previous-task", "none"] = "stage-start"
+
+    @model_validator(mode="after")
+    def has_what_its_kl_needs(self):
+        if self.reference == "none" and self.args.get("beta"):
+            raise ValueError(
+                f"`reference: none` leaves the KL nothing to be measured from, but beta is {self.args['beta']}: take beta "
+                "out, or name a reference (stage-start, base, previous-task)"
+            )
+        return self
 
 
 STAGE_MODELS = (Sft, Dpo, Rlvr)

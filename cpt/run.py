@@ -187,6 +187,7 @@ def context(this: Run, point: Point, task, index: int, stage, source: Path) -> S
         key=f"stream.{task.name}.stages.{index}",
         source=source,
         base=this.rundir.model(points_of(this.recipe)[0]),
+        previous=this.rundir.model(points_of(this.recipe)[point.index - 1]),
         target=folder / "model",
         work=folder / "trainer",
         seed=stage_seed(this.recipe.seed, point.index, index),

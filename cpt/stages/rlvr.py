@@ -14,7 +14,7 @@ from cpt.data.rows import completion_text, unpack
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.generation import generating_with, sampling_of
-from cpt.stages.training import build, drop_reference_adapter, load_policy, train
+from cpt.stages.training import build, drop_reference_adapter, load_policy, load_reference_adapter, train
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
 
@@ -138,6 +138,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         stops=stops,
     )
     drop_reference_adapter(trainer, ctx)
+    load_reference_adapter(trainer, ctx)
     if ctx.rollouts.corrected:
         trainer.add_callback(MismatchAlarm(ctx))
     return train(ctx, trainer, strategies)
