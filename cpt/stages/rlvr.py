@@ -13,7 +13,9 @@ from cpt import models
 from cpt.data.rows import completion_text, unpack
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
+from cpt.stages.filtering import filtered
 from cpt.stages.generation import generating_with, sampling_of
+from cpt.stages.overlong import overlong_reward
 from cpt.stages.training import build, drop_reference_adapter, load_policy, load_reference_adapter, train
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
@@ -74,6 +76,12 @@ class RlvrStageTrainer(GRPOTrainer):
             completions = self.engine.generate(prompt_ids, sampling)
         return [completion.token_ids for completion in completions], None
 
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        """TRL's, but what the task's reward (the first) cannot score has no reward at all, whatever the others say."""
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards[rewards[:, 0].isnan()] = torch.nan
+        return rewards
+
     def _get_train_sampler(self, dataset=None) -> Sampler:
         return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: int(self.state.epoch or 0))
 
@@ -123,15 +131,22 @@ class MismatchAlarm(TrainerCallback):
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
+    config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
+    spent, found = None, {}
+    if ctx.stage.filter is not None:
+        rows, spent, found["filter"] = filtered(ctx, rows, config)
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
     policy = load_policy(ctx, ctx.reference)
     stops = models.answer_stops(tokenizer, ctx.task.spec)
+    rewards = [reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops})]
+    if ctx.stage.overlong is not None:
+        rewards.append(overlong_reward(config.max_completion_length, ctx.stage.overlong.buffer))
     trainer = build(
         ctx,
         RlvrStageTrainer,
         model=policy,
-        reward_funcs=reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops}),
-        args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
+        reward_funcs=rewards,
+        args=config,
         train_dataset=rows,
         processing_class=tokenizer,
         engine=ctx.rollouts,
@@ -141,4 +156,4 @@ def run(ctx: StageContext, rows, strategies) -> dict:
     load_reference_adapter(trainer, ctx)
     if ctx.rollouts.corrected:
         trainer.add_callback(MismatchAlarm(ctx))
-    return train(ctx, trainer, strategies)
+    return train(ctx, trainer, strategies, spent) | found
