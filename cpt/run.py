@@ -43,6 +43,7 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
         Interrupted: a signal came; the same command goes on from there.
     """
     ranks.check_launch()
+    preflight.check_processes(recipe)
     with ExitStack() as stack:
         rundir = ranks.on_main(lambda: stack.enter_context(open_run(out, recipe)))
         stack.enter_context(logs_to(rundir.log, screen.level))

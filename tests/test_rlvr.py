@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections import defaultdict
 
 import pytest
 from fakes import recipe, write_recipe
@@ -169,3 +170,90 @@ def test_the_penalty_is_a_reward_of_its_own(cpt, tmp_path):
         assert line["rewards/overlong/mean"] == pytest.approx(-line["completions/mean_length"] / 12, abs=1e-6)
     accuracy = json.loads((out / "results.json").read_text())["accuracy"]
     assert all(0 <= value <= 1 for row in accuracy for value in row)
+
+
+# -- dynamic sampling ----------------------------------------------------------------------------------------------------
+
+
+def test_groups_with_signal_stand_in(cpt, tmp_path):
+    """With the same first rollouts fewer groups are left without signal; a kill inside the stage changes nothing."""
+    plain = run(cpt, tmp_path, rlvr(), "plain")
+    content = rlvr(dynamic_sampling={"rounds": 3})
+    out = assert_a_kill_changes_nothing(cpt, tmp_path, content, "cpt.stages.training.Narrator.on_step_end", 5)
+    flat, before = ([line["frac_reward_zero_std"] for line in logged(each)] for each in (out, plain))
+    assert before[0] > flat[0] == pytest.approx(before[0] - logged(out)[0]["dynamic_sampling/replaced"] / 4)
+    for line in logged(out):
+        rounds, made, replaced = (line[f"dynamic_sampling/{name}"] for name in ("rounds", "resampled", "replaced"))
+        assert 0 <= rounds <= 3 and replaced <= min(made, 4)
+        assert (rounds == 3 or line["frac_reward_zero_std"] == 0) and made <= 4 * rounds
+    assert stage_of(out)["rollout_tokens"] > stage_of(plain)["rollout_tokens"]
+    sampled = sum(4 * 4 * line["completions/mean_length"] for line in logged(out))
+    assert stage_of(out)["rollout_tokens"] > sampled, "the rollouts that were not chosen cost nothing?"
+
+
+def test_the_replaced_groups_are_what_is_trained_on():
+    """A trainer of numbers: prompt n pays n % 2 for its second completion, so even prompts have no signal."""
+    import torch
+
+    from cpt.stages.resampling import Resampling
+
+    class Numbers:
+        num_generations = 2
+
+        def __init__(self):
+            self.args = self.state = type("Any", (), {"seed": 1, "global_step": 2, "num_input_tokens_seen": 0})()
+            self.train_dataset = [{"prompt": str(n), "row": str(n)} for n in range(8)]
+            self._metrics = {"train": defaultdict(list)}
+
+        def _generate(self, prompts):
+            ids, logprobs = self._generate_single_turn(prompts)
+            self.state.num_input_tokens_seen += len(prompts)
+            self._metrics["train"]["completions/mean_length"].append(1.0)
+            return prompts, ids, None, [str(each) for each in ids], logprobs, {}, None, []
+
+        def _generate_single_turn(self, prompts, *_):
+            return [[int(prompt), place % 2] for place, prompt in enumerate(prompts)], [[0.5] for _ in prompts]
+
+        def _calculate_rewards(self, inputs, prompts, completions, ids):
+            return torch.tensor([[float(number % 2 * place), -1.0] for number, place in ids])
+
+        def _generate_and_score_completions(self, inputs):
+            prompts = [row["prompt"] for row in inputs]
+            _, ids, _, completions, logprobs, *_ = self._generate(prompts)
+            rewards = self._calculate_rewards(inputs, prompts, completions, ids)
+            return {"prompts": prompts, "ids": ids, "rewards": rewards, "logprobs": logprobs}
+
+    class Trainer(Resampling, Numbers):
+        pass
+
+    def generated(rounds, *numbers):
+        trainer = Trainer(rounds=rounds)
+        inputs = [trainer.train_dataset[n] for n in numbers for _ in range(2)]
+        output = trainer._generate_and_score_completions(inputs)
+        assert [row["prompt"] for row in inputs] == output["prompts"]
+        assert output["ids"] == [[int(p), place % 2] for place, p in enumerate(output["prompts"])]
+        assert output["rewards"][:, 0].tolist() == [float(n % 2 * place) for n, place in output["ids"]]
+        assert trainer.state.num_input_tokens_seen == len(inputs) == len(output["logprobs"])
+        assert trainer._metrics["train"]["completions/mean_length"] == [1.0]
+        return output["prompts"][::2], {k.split("/")[1]: v for k, v in trainer._metrics["train"].items()}
+
+    prompts, told = generated(4, 0, 1, 2, 4)
+    assert sorted(prompts) == ["1", "3", "5", "7"] and prompts[1] == "1", "the group with signal stays in its place"
+    assert told["replaced"] == [3]
+    assert generated(4, 0, 1, 2, 4) == (prompts, told), "the same seed and step draw the same prompts"
+    assert generated(3, 1, 3, 5)[1]["rounds"] == generated(3, 1, 3, 5)[1]["resampled"] == [0]
+    prompts, told = generated(9, 0, 2, 4, 6)
+    assert sorted(prompts) == ["1", "3", "5", "7"] and told["rounds"] == [1] and told["resampled"] == [4]
+    few, told = generated(9, 0, 1, 2, 3, 4, 5, 6)  # seven of eight prompts: one other is left, and it has signal
+    assert told["replaced"] == [1] and few == ["7", "1", "2", "3", "4", "5", "6"]
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    from cpt import preflight
+    from cpt.errors import UserError
+
+    made = load(write_recipe(tmp_path / "recipe.yaml", rlvr(dynamic_sampling={})))
+    preflight.check_processes(made)
+    monkeypatch.setattr(preflight.ranks, "world_size", lambda: 2)
+    with pytest.raises(UserError, match=r"stream\.reverse\.stages\.0: dynamic_sampling works in one process, not in 2"):
+        preflight.check_processes(made)

@@ -16,6 +16,7 @@ from cpt.stages.context import StageContext
 from cpt.stages.filtering import filtered
 from cpt.stages.generation import generating_with, sampling_of
 from cpt.stages.overlong import overlong_reward
+from cpt.stages.resampling import Resampling
 from cpt.stages.training import build, drop_reference_adapter, load_policy, load_reference_adapter, train
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
@@ -99,6 +100,10 @@ class RlvrStageTrainer(GRPOTrainer):
         return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
 
 
+class ResamplingTrainer(Resampling, RlvrStageTrainer):
+    """RlvrStageTrainer with dynamic sampling."""
+
+
 def reward_function(ctx: StageContext, stop_ids: set[int]):
     """TRL's form of the task's reward. Unscorable completions give None, and are counted in the log."""
 
@@ -141,9 +146,10 @@ def run(ctx: StageContext, rows, strategies) -> dict:
     rewards = [reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops})]
     if ctx.stage.overlong is not None:
         rewards.append(overlong_reward(config.max_completion_length, ctx.stage.overlong.buffer))
+    resampled = ctx.stage.dynamic_sampling
     trainer = build(
         ctx,
-        RlvrStageTrainer,
+        ResamplingTrainer if resampled else RlvrStageTrainer,
         model=policy,
         reward_funcs=rewards,
         args=config,
@@ -151,6 +157,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         processing_class=tokenizer,
         engine=ctx.rollouts,
         stops=stops,
+        **({"rounds": resampled.rounds} if resampled else {}),
     )
     drop_reference_adapter(trainer, ctx)
     load_reference_adapter(trainer, ctx)
