@@ -171,9 +171,26 @@ def stage_line(stage: Any, task: Any) -> str:
         words.insert(1, f"{value_of(stage.args, 'rlvr', 'num_generations')} rollouts a prompt")
     if stage.kind == "hybrid":
         words.insert(0, stage.method)
+    if stage.kind == "rlvr":
+        words += rlvr_words(stage)
     if stage.kind != "sft" and value_of(stage.args, stage.kind, "beta"):
         words.append(f"KL {value_of(stage.args, stage.kind, 'beta'):g} to {stage.reference}")
     return ", ".join(words)
+
+
+def rlvr_words(stage: Any) -> list[str]:
+    """What rlvr does besides GRPO, and what that asks of the engine."""
+    words = []
+    if stage.filter is not None:
+        prompts = stage.filter.prompts or "all"
+        words.append(
+            f"filter drops {stage.filter.drop} ({stage.filter.samples} answers to {prompts} prompts before it)"
+        )
+    if stage.overlong is not None:
+        words.append(f"overlong penalty over the last {stage.overlong.buffer} tokens")
+    if stage.dynamic_sampling is not None:
+        words.append(f"up to {stage.dynamic_sampling.rounds} more generations for groups without signal")
+    return words
 
 
 STAGE_WORDS = (
@@ -194,7 +211,7 @@ def steps_of(stage: Any, task: Any, a_step: int, get: dict) -> int | None:
     if get["max_steps"] > 0:
         return get["max_steps"]
     rows = sources.count(task.data, "train")
-    if rows is None or stage.kind == "dpo":
+    if rows is None or stage.kind == "dpo" or getattr(stage, "filter", None) is not None:
         return None
     group = value_of(stage.args, "rlvr", "num_generations") if stage.kind in ROLLOUT_KINDS else 1
     return int(get["num_train_epochs"] * -(-rows * group // a_step))

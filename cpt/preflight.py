@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from cpt import models
+from cpt import models, ranks
 from cpt.data.rows import STAGE_ROWS, Row, contents
 from cpt.data.stream import Stream, TaskData, stage_forms
 from cpt.errors import UserError
@@ -20,6 +20,17 @@ from cpt.stages.arguments import CONFIGS, ROLLOUT_KINDS, value_of
 
 CHUNK = 1000
 WRITTEN = ("prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages")
+
+
+def check_processes(recipe: Recipe) -> None:
+    """Raises UserError where a stage cannot run in as many processes as there are."""
+    for task in recipe.stream:
+        for index, stage in enumerate(task.stages):
+            if getattr(stage, "dynamic_sampling", None) is not None and ranks.world_size() > 1:
+                raise UserError(
+                    f"stream.{task.task}.stages.{index}: dynamic_sampling works in one process, not in "
+                    f"{ranks.world_size()}: take it out (filter works in several), or start without a launcher"
+                )
 
 
 def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -> None:

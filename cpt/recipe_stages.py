@@ -34,12 +34,61 @@ class Dpo(Strict):
     pairs: Pairs = Pairs()
 
 
+class Filter(Strict):
+    """Rollout-based instance filtering (RIF-RFT, 2507.05386): what gives no learning signal is not trained on."""
+
+    drop: Literal["all-wrong", "zero-variance"] = Field(
+        "all-wrong", description="prompts with no right answer, or alike"
+    )
+    samples: int = Field(8, ge=2, description="answers drawn for each prompt")
+    prompts: int | None = Field(
+        None, gt=0, description="prompts looked at, the others are left out; all where left out"
+    )
+    temperature: float = Field(1.0, gt=0)
+
+
+class Overlong(Strict):
+    """Soft overlong punishment (DAPO, 2503.14476): added to the reward of training alone."""
+
+    buffer: int = Field(gt=0, description="tokens before max_completion_length over which the penalty grows to 1")
+
+
+class DynamicSampling(Strict):
+    """Groups whose rewards are all alike give way to groups of other prompts (DAPO, 2503.14476)."""
+
+    rounds: int = Field(3, gt=0, description="how often new groups are generated at most")
+
+
 class Rlvr(Strict):
     """Reinforcement learning from verifiable rewards; `args` are words of TRL's GRPOConfig."""
 
     kind: Literal["rlvr"]
     args: dict[str, Any] = {}
-    reference: Literal["stage-start", "base"] = "stage-start"
+    reference: Literal["stage-start", "base", "previous-task", "none"] = "stage-start"
+    filter: Filter | None = None
+    overlong: Overlong | None = None
+    dynamic_sampling: DynamicSampling | None = None
+
+    @model_validator(mode="after")
+    def has_what_its_kl_needs(self):
+        if self.reference == "none" and self.args.get("beta"):
+            raise ValueError(
+                f"`reference: none` leaves the KL nothing to be measured from, but beta is {self.args['beta']}: take beta "
+                "out, or name a reference (stage-start, base, previous-task)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def has_room_for_its_buffer(self):
+        from cpt.stages.arguments import value_of
+
+        limit = value_of(self.args, "rlvr", "max_completion_length")
+        if self.overlong is not None and isinstance(limit, int) and self.overlong.buffer > limit:
+            raise ValueError(
+                f"overlong.buffer ({self.overlong.buffer}) must be at most max_completion_length ({limit}): lower it, or "
+                "raise max_completion_length in args"
+            )
+        return self
 
 
 class Hybrid(Strict):

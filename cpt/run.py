@@ -43,6 +43,7 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
         Interrupted: a signal came; the same command goes on from there.
     """
     ranks.check_launch()
+    preflight.check_processes(recipe)
     with ExitStack() as stack:
         rundir = ranks.on_main(lambda: stack.enter_context(open_run(out, recipe)))
         stack.enter_context(logs_to(rundir.log, screen.level))
@@ -187,6 +188,7 @@ def context(this: Run, point: Point, task, index: int, stage, source: Path) -> S
         key=f"stream.{task.name}.stages.{index}",
         source=source,
         base=this.rundir.model(points_of(this.recipe)[0]),
+        previous=this.rundir.model(points_of(this.recipe)[point.index - 1]),
         target=folder / "model",
         work=folder / "trainer",
         seed=stage_seed(this.recipe.seed, point.index, index),

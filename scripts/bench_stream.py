@@ -211,6 +211,7 @@ class StageBench:
                 key="stream.reverse.stages.0",
                 source=source,
                 base=source,
+                previous=source,
                 target=target / "model",
                 work=target / "trainer",
                 seed=0,

@@ -169,3 +169,50 @@ def test_a_point_loads_without_cpt(runs, adapter):
         base, mine = (AutoConfig.from_pretrained(p) for p in (folder / "run" / "points" / "00-base" / "model", point))
         assert mine.use_cache == base.use_cache
         assert mine.to_diff_dict() == base.to_diff_dict()
+
+
+# -- previous-task -------------------------------------------------------------------------------------------------------
+
+
+def previous_task_recipe(folder: Path, adapter: bool) -> Path:
+    """Two tasks of SFT and RLVR; the KL of both RLVR stages is measured from the point before the task."""
+    common = "bf16: false, gradient_checkpointing: false, logging_steps: 1, learning_rate: 1e-2"
+    sft = f"{{kind: sft, args: {{{common}, max_steps: 3, per_device_train_batch_size: {ROWS}}}}}"
+    groups = "per_device_train_batch_size: 16, num_generations: 4, max_completion_length: 8"
+    rlvr = f"{{kind: rlvr, reference: previous-task, args: {{{common}, max_steps: 1, {groups}, beta: {BETA}}}}}"
+    data = f"{{source: jsonl, train: {write_rows(folder / 'train.jsonl', 'train')}, eval: 2}}"
+    text = "name: previous\nmodel: {path: tiny}\nevaluation: {max_completion_length: 8}\n"
+    text += "adapter: {kind: lora, r: 4, target_modules: all-linear}\n" if adapter else ""
+    text += "stream:\n"
+    for name in ("one", "two"):
+        text += f"  - {{task: {name}, data: {data}, reward: exact, stages: [{sft}, {rlvr}]}}\n"
+    (folder / "recipe.yaml").write_text(text)
+    return folder / "recipe.yaml"
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_grpo_measures_from_the_previous_task(adapter, tmp_path, tiny_folder, monkeypatch):
+    from cpt.run import run
+
+    recipe, drawn = load(previous_task_recipe(tmp_path, adapter)), []
+    generate = TransformersEngine.generate
+
+    def generate_and_keep(self, prompts, sampling, on_done=None):
+        completions = generate(self, prompts, sampling, on_done)
+        if isinstance(sampling, Sampling):  # evaluation gives a list
+            ids = [completion.token_ids for completion in completions]
+            drawn.append((prompts, ids, self.score(prompts, ids)))
+        return completions
+
+    monkeypatch.setattr(TransformersEngine, "generate", generate_and_keep)
+    run(recipe, tmp_path / "run", Screen(QUIET))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    told = [line["kl"] for line in lines if line["stage"] == "1-rlvr"]
+    assert len(told) == len(drawn) == 2
+    for point, kl, (prompts, completions, policy) in zip(("00-base", "01-one"), told, drawn, strict=True):
+        compared = tmp_path / "run" / "points" / point / "model"
+        against = logprobs(compared, recipe, tmp_path / "run", prompts, completions)
+        gaps = torch.cat([ref - torch.tensor(mine).double() for ref, mine in zip(against, policy, strict=True)])
+        expected = (gaps.exp() - gaps - 1).mean().item()
+        assert kl == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        assert expected > 1e-3, "the SFT moved nothing: the references cannot be told apart"

@@ -42,7 +42,7 @@ REFUSED = {
     "ignore_data_skip": "a stage that goes on must go on where its rows stopped; take it out",
     "enable_jit_checkpoint": "SIGTERM and Ctrl-C save the place already",
     "auto_find_batch_size": "the batch must not depend on free memory: set per_device_train_batch_size",
-    "sync_ref_model": "the reference stays: use `reference: stage-start` or `reference: base` beside `args`",
+    "sync_ref_model": "the reference stays: use `reference` (stage-start, base) beside `args`",
     "load_best_model_at_end": "a stage ends with its last weights: set max_steps",
     "eval_strategy": "every point is evaluated: use the recipe's `evaluation`",
     "eval_on_start": "every point is evaluated: use the recipe's `evaluation`",

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageContext:
-    """One stage of one task. `source`, `base` and `target` are model folders; `seed` is the stage's own.
+    """One stage of one task. `source`, `base`, `previous` (the committed point before the task) and `target` are model
+    folders; `seed` is the stage's own.
 
     `score(completions, rows, finished)` gives a reward or None (unscorable) for each, and counts on this rank in
     `verifier_errors` how the verifier failed: {kind: times}. `log(line)` appends to
@@ -29,6 +30,7 @@ class StageContext:
     key: str  # "stream.reverse.stages.0": where the recipe says it
     source: Path
     base: Path
+    previous: Path
     target: Path
     work: Path  # in-stage checkpoints and other work files; deleted when the stage is committed
     seed: int
@@ -42,6 +44,7 @@ class StageContext:
     notes: list[str]
 
     @property
-    def reference(self) -> Path:
-        """The folder that the KL of this stage is measured from."""
-        return self.base if self.stage.reference == "base" else self.source
+    def reference(self) -> Path | None:
+        """The folder that the KL of this stage is measured from; None where it has no KL."""
+        folders = {"stage-start": self.source, "base": self.base, "previous-task": self.previous, "none": None}
+        return folders[self.stage.reference]

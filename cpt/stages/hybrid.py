@@ -14,6 +14,7 @@ from cpt.errors import UserError
 from cpt.losses import Bounds
 from cpt.stages.arguments import value_of
 from cpt.stages.buffer import UnsolvedBuffer, imitation_loss
+from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.methods import HYBRIDS, Groups, HybridMethod, Mix
 from cpt.stages.rlvr import RlvrStageTrainer, make_trainer
@@ -348,7 +349,8 @@ def run(ctx: StageContext, rows, strategies) -> dict:
     method = HYBRIDS[ctx.stage.method](ctx.stage)
     rows = with_demonstrations(ctx, rows, tokenizer)
     buffer = UnsolvedBuffer(ctx) if method.keeps_unsolved else None
-    trainer = make_trainer(ctx, rows, HybridStageTrainer, method=method, score=score, buffer=buffer)
+    config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
+    trainer = make_trainer(ctx, rows, config, (), HybridStageTrainer, method=method, score=score, buffer=buffer)
     if buffer is not None:
         buffer.attach(trainer, ctx)
     return train(ctx, trainer, strategies)

@@ -13,8 +13,11 @@ from cpt import models
 from cpt.data.rows import completion_text, unpack
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
+from cpt.stages.filtering import filtered
 from cpt.stages.generation import generating_with, sampling_of
-from cpt.stages.training import build, drop_reference_adapter, load_policy, train
+from cpt.stages.overlong import overlong_reward
+from cpt.stages.resampling import Resampling
+from cpt.stages.training import build, drop_reference_adapter, load_policy, load_reference_adapter, train
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
 
@@ -74,6 +77,12 @@ class RlvrStageTrainer(GRPOTrainer):
             completions = self.engine.generate(prompt_ids, sampling)
         return [completion.token_ids for completion in completions], None
 
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        """TRL's, but what the task's reward (the first) cannot score has no reward at all, whatever the others say."""
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards[rewards[:, 0].isnan()] = torch.nan
+        return rewards
+
     def _get_train_sampler(self, dataset=None) -> Sampler:
         return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: int(self.state.epoch or 0))
 
@@ -89,6 +98,10 @@ class RlvrStageTrainer(GRPOTrainer):
         Looked at, not counted from the steps: the last step of an epoch may be shorter than the others.
         """
         return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+
+
+class ResamplingTrainer(Resampling, RlvrStageTrainer):
+    """RlvrStageTrainer with dynamic sampling."""
 
 
 def reward_function(ctx: StageContext, stop_ids: set[int]):
@@ -123,10 +136,24 @@ class MismatchAlarm(TrainerCallback):
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
-    return train(ctx, make_trainer(ctx, rows), strategies)
+    config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
+    spent, found, penalties = None, {}, []
+    if ctx.stage.filter is not None:
+        rows, spent, found["filter"] = filtered(ctx, rows, config)
+    if ctx.stage.overlong is not None:
+        penalties.append(overlong_reward(config.max_completion_length, ctx.stage.overlong.buffer))
+    if ctx.stage.dynamic_sampling is not None:
+        trainer = make_trainer(
+            ctx, rows, config, penalties, ResamplingTrainer, rounds=ctx.stage.dynamic_sampling.rounds
+        )
+    else:
+        trainer = make_trainer(ctx, rows, config, penalties)
+    return train(ctx, trainer, strategies, spent) | found
 
 
-def make_trainer(ctx: StageContext, rows, trainer_class: type[RlvrStageTrainer] = RlvrStageTrainer, **options):
+def make_trainer(
+    ctx: StageContext, rows, config, penalties=(), trainer_class: type[RlvrStageTrainer] = RlvrStageTrainer, **options
+) -> RlvrStageTrainer:
     """The stage's trainer on its policy and rows; `options` go to the class. Raises UserError."""
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
     policy = load_policy(ctx, ctx.reference)
@@ -135,8 +162,8 @@ def make_trainer(ctx: StageContext, rows, trainer_class: type[RlvrStageTrainer] 
         ctx,
         trainer_class,
         model=policy,
-        reward_funcs=reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops}),
-        args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
+        reward_funcs=[reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops}), *penalties],
+        args=config,
         train_dataset=rows,
         processing_class=tokenizer,
         engine=ctx.rollouts,
@@ -144,6 +171,7 @@ def make_trainer(ctx: StageContext, rows, trainer_class: type[RlvrStageTrainer] 
         **options,
     )
     drop_reference_adapter(trainer, ctx)
+    load_reference_adapter(trainer, ctx)
     if ctx.rollouts.corrected:
         trainer.add_callback(MismatchAlarm(ctx))
     return trainer

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from cpt import models, ranks
@@ -56,7 +57,8 @@ def load_policy(ctx: StageContext, reference: Path | None = None):
     """The policy of `ctx.source`, with TRL's reference pointed at the folder `reference`.
 
     TRL loads the reference of a model with all its weights from the path in its config, so that path is the reference.
-    With an adapter it copies the adapter as loaded (stage-start); `drop_reference_adapter` makes it the base.
+    With an adapter it copies the adapter as loaded (stage-start); `drop_reference_adapter` makes it the base, and
+    `load_reference_adapter` the previous task's.
     """
     policy = models.load_policy(ctx.source, ctx.base, ctx.recipe, trainable=True, seed=ctx.seed)
     if reference is not None:
@@ -75,6 +77,17 @@ def drop_reference_adapter(trainer: Trainer, ctx: StageContext) -> None:
     adapters = getattr(trainer.model, "peft_config", {})
     if ctx.stage.reference == "base" and "ref" in adapters:
         trainer.model.delete_adapter("ref")
+
+
+def load_reference_adapter(trainer: Trainer, ctx: StageContext) -> None:
+    """`reference: previous-task` with an adapter: TRL's copy takes that task's weights; before the first task it goes."""
+    if ctx.stage.reference != "previous-task" or "ref" not in getattr(trainer.model, "peft_config", {}):
+        return
+    if not models.is_adapter(ctx.previous):
+        trainer.model.delete_adapter("ref")
+        return
+    missing = set_peft_model_state_dict(trainer.model, load_peft_weights(ctx.previous, "cpu"), adapter_name="ref")
+    assert not missing.unexpected_keys, "the previous task's adapter is another than this one's"
 
 
 @contextmanager

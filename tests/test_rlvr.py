@@ -1,0 +1,259 @@
+"""What rlvr does besides GRPO: filtering, the overlong penalty, dynamic sampling; and that a resume changes none of it."""
+
+import json
+import signal
+from collections import defaultdict
+
+import pytest
+from fakes import recipe, write_recipe
+from test_resume import logged
+
+from cpt import plan
+from cpt.recipe import RecipeErrors, load
+from cpt.stages.overlong import penalty
+
+
+def rlvr(steps: int = 6, **options) -> dict:
+    """A recipe of one task and one rlvr stage with these options."""
+    content = recipe("rlvr", tasks=("reverse",), evaluate=4)
+    stage = content["stream"][0]["stages"][0]
+    stage["args"] |= {"max_steps": steps, "save_steps": 2}
+    stage |= options
+    return content
+
+
+def run(cpt, folder, content, name="run", code=0, **how):
+    file, out = write_recipe(folder / f"{name}.yaml", content), folder / name
+    assert cpt("run", file, "--out", out, **how) == code, cpt.output
+    return out
+
+
+def stage_of(out) -> dict:
+    (stage,) = json.loads((out / "results.json").read_text())["stages"]
+    return stage
+
+
+def weights(out) -> bytes:
+    return (out / "points" / "01-reverse" / "model" / "model.safetensors").read_bytes()
+
+
+def assert_a_kill_changes_nothing(cpt, folder, content, place, call):
+    alone = run(cpt, folder, content, "alone")
+    out = run(cpt, folder, content, "killed", code=-signal.SIGKILL, at={"place": place, "call": call})
+    run(cpt, folder, content, "killed")
+    assert weights(out) == weights(alone)
+    assert logged(out) == logged(alone)
+    changing = {"seconds", "peak_memory_bytes"}
+    one, two = ({k: v for k, v in stage_of(each).items() if k not in changing} for each in (out, alone))
+    assert one == two
+    return alone
+
+
+# -- mistakes and the plan -----------------------------------------------------------------------------------------------
+
+WRONG = {
+    "a KL from nothing": (
+        {"reference": "none", "beta": 0.01},
+        "stream.0.stages.0: `reference: none` leaves the KL nothing to be measured from, but beta is 0.01",
+    ),
+    "a buffer longer than the answer": (
+        {"overlong": {"buffer": 13}},
+        r"stream.0.stages.0: overlong.buffer \(13\) must be at most max_completion_length \(12\)",
+    ),
+    "one sample": ({"filter": {"samples": 1}}, "stream.0.stages.0.filter.samples: input should be greater than"),
+    "another way to drop": ({"filter": {"drop": "hard"}}, "must be one of all-wrong, zero-variance, not 'hard'"),
+    "no round": ({"dynamic_sampling": {"rounds": 0}}, "dynamic_sampling.rounds: input should be greater than 0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_one_line(name, tmp_path):
+    options, message = WRONG[name]
+    beta = options.get("beta", 0.0)
+    content = rlvr(**{key: value for key, value in options.items() if key != "beta"})
+    content["stream"][0]["stages"][0]["args"]["beta"] = beta
+    with pytest.raises(RecipeErrors, match=message) as caught:
+        load(write_recipe(tmp_path / "recipe.yaml", content))
+    assert len(caught.value.problems) == 1
+
+
+def test_the_plan_says_it(tmp_path):
+    options = {"filter": {"drop": "zero-variance", "prompts": 64}, "overlong": {"buffer": 4}}
+    content = rlvr(**options, dynamic_sampling={"rounds": 2}, reference="previous-task")
+    content["stream"][0]["stages"][0]["args"]["beta"] = 0.01
+    text = plan.describe(load(write_recipe(tmp_path / "recipe.yaml", content)), tmp_path / "run")
+    assert "filter drops zero-variance (8 answers to 64 prompts before it)" in text
+    assert "overlong penalty over the last 4 tokens" in text
+    assert "up to 2 more generations for groups without signal" in text
+    assert "KL 0.01 to previous-task" in text
+
+
+# -- filtering -----------------------------------------------------------------------------------------------------------
+
+
+def with_hard_prompts(folder) -> dict:
+    """A recipe of 24 prompts, every third of which has an answer that nobody gives."""
+    from cpt.data import procedural
+
+    with (folder / "train.jsonl").open("w") as stream:
+        for number, row in enumerate(procedural.rows("copy", "train", 24)):
+            answer = "aaaaaaaa" if number % 3 == 0 else row["answer"]
+            stream.write(json.dumps({"id": f"row{number}", "prompt": row["prompt"], "answer": answer}) + "\n")
+    content = rlvr(filter={"samples": 4})
+    content["stream"][0]["data"] = {"source": "jsonl", "train": str(folder / "train.jsonl"), "eval": 2}
+    return content
+
+
+def test_what_teaches():
+    from cpt.stages.filtering import teaches
+
+    cases = {  # rewards: (kept by all-wrong, kept by zero-variance)
+        (0.0, 0.0): (False, False),
+        (0.0, 1.0): (True, True),
+        (1.0, 1.0): (True, False),
+        (0.2, 0.7): (False, True),
+        (1.0, None): (True, False),
+        (None, None): (False, False),
+    }
+    for rewards, (all_wrong, zero_variance) in cases.items():
+        assert teaches(rewards, "all-wrong") == all_wrong
+        assert teaches(rewards, "zero-variance") == zero_variance
+
+
+def test_hard_prompts_are_left_out_also_after_a_kill(cpt, tmp_path):
+    content = with_hard_prompts(tmp_path)
+    out = assert_a_kill_changes_nothing(cpt, tmp_path, content, "cpt.stages.training.Narrator.on_step_end", 3)
+    stage = stage_of(out)
+    found = stage["filter"]
+    assert found["prompts"] == 22 and found["kept"] == 22 - len(found["dropped"])
+    hard = {f"reverse/row/row{number}" for number in range(24) if number % 3 == 0}
+    assert set(found["dropped"]) <= hard and len(found["dropped"]) >= 6
+    assert f"filter kept {found['kept']} of 22 prompts" in stage["notes"]
+    assert f"filter kept {found['kept']} of 22 prompts" in (out / "report.md").read_text()
+
+
+def test_its_rollouts_are_paid_for_once(cpt, tmp_path):
+    """Killed after the filter and before the first step: what it found is used again, and its cost is counted."""
+    content = with_hard_prompts(tmp_path)
+    out = assert_a_kill_changes_nothing(cpt, tmp_path, content, "cpt.stages.rlvr.build", 1)
+    without = stage_of(run(cpt, tmp_path, rlvr(), "plain"))
+    assert stage_of(out)["rollout_tokens"] > without["rollout_tokens"]
+
+
+def test_nothing_left(cpt, tmp_path):
+    content = with_hard_prompts(tmp_path)
+    file = tmp_path / "train.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row | {"answer": "aaaaaaaa"}) + "\n" for row in rows))
+    run(cpt, tmp_path, content, code=2)
+    assert "stream.reverse.stages.0: filter kept 0 of 22 prompts, and one generation takes 4" in cpt.output
+    assert "a stage of kind sft" in cpt.output and "Traceback" not in cpt.output
+
+
+# -- overlong ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_penalty_by_hand():
+    """Limit 20, buffer 5: free to 15 tokens, then a fifth a token."""
+    numbers = {1: 0.0, 15: 0.0, 16: -0.2, 18: -0.6, 20: -1.0, 25: -1.0}
+    for length, expected in numbers.items():
+        assert penalty(length, 20, 5) == pytest.approx(expected)
+    assert penalty(20480, 20480, 4096) == -1.0 and penalty(18432, 20480, 4096) == -0.5  # the paper's own limits
+
+
+def test_the_penalty_is_a_reward_of_its_own(cpt, tmp_path):
+    """It is logged beside the task's reward, their sum is trained on, and the accuracy knows nothing of it."""
+    out = run(cpt, tmp_path, rlvr(steps=2, overlong={"buffer": 12}))
+    for line in logged(out):
+        assert -1 <= line["rewards/overlong/mean"] < 0 <= line["rewards/reward/mean"] <= 1
+        assert line["reward"] == pytest.approx(line["rewards/reward/mean"] + line["rewards/overlong/mean"], abs=1e-6)
+        assert line["rewards/overlong/mean"] == pytest.approx(-line["completions/mean_length"] / 12, abs=1e-6)
+    accuracy = json.loads((out / "results.json").read_text())["accuracy"]
+    assert all(0 <= value <= 1 for row in accuracy for value in row)
+
+
+# -- dynamic sampling ----------------------------------------------------------------------------------------------------
+
+
+def test_groups_with_signal_stand_in(cpt, tmp_path):
+    """With the same first rollouts fewer groups are left without signal; a kill inside the stage changes nothing."""
+    plain = run(cpt, tmp_path, rlvr(), "plain")
+    content = rlvr(dynamic_sampling={"rounds": 3})
+    out = assert_a_kill_changes_nothing(cpt, tmp_path, content, "cpt.stages.training.Narrator.on_step_end", 5)
+    flat, before = ([line["frac_reward_zero_std"] for line in logged(each)] for each in (out, plain))
+    assert before[0] > flat[0] == pytest.approx(before[0] - logged(out)[0]["dynamic_sampling/replaced"] / 4)
+    for line in logged(out):
+        rounds, made, replaced = (line[f"dynamic_sampling/{name}"] for name in ("rounds", "resampled", "replaced"))
+        assert 0 <= rounds <= 3 and replaced <= min(made, 4)
+        assert (rounds == 3 or line["frac_reward_zero_std"] == 0) and made <= 4 * rounds
+    assert stage_of(out)["rollout_tokens"] > stage_of(plain)["rollout_tokens"]
+    sampled = sum(4 * 4 * line["completions/mean_length"] for line in logged(out))
+    assert stage_of(out)["rollout_tokens"] > sampled, "the rollouts that were not chosen cost nothing?"
+
+
+def test_the_replaced_groups_are_what_is_trained_on():
+    """A trainer of numbers: prompt n pays n % 2 for its second completion, so even prompts have no signal."""
+    import torch
+
+    from cpt.stages.resampling import Resampling
+
+    class Numbers:
+        num_generations = 2
+
+        def __init__(self):
+            self.args = self.state = type("Any", (), {"seed": 1, "global_step": 2, "num_input_tokens_seen": 0})()
+            self.train_dataset = [{"prompt": str(n), "row": str(n)} for n in range(8)]
+            self._metrics = {"train": defaultdict(list)}
+
+        def _generate(self, prompts):
+            ids, logprobs = self._generate_single_turn(prompts)
+            self.state.num_input_tokens_seen += len(prompts)
+            self._metrics["train"]["completions/mean_length"].append(1.0)
+            return prompts, ids, None, [str(each) for each in ids], logprobs, {}, None, []
+
+        def _generate_single_turn(self, prompts, *_):
+            return [[int(prompt), place % 2] for place, prompt in enumerate(prompts)], [[0.5] for _ in prompts]
+
+        def _calculate_rewards(self, inputs, prompts, completions, ids):
+            return torch.tensor([[float(number % 2 * place), -1.0] for number, place in ids])
+
+        def _generate_and_score_completions(self, inputs):
+            prompts = [row["prompt"] for row in inputs]
+            _, ids, _, completions, logprobs, *_ = self._generate(prompts)
+            rewards = self._calculate_rewards(inputs, prompts, completions, ids)
+            return {"prompts": prompts, "ids": ids, "rewards": rewards, "logprobs": logprobs}
+
+    class Trainer(Resampling, Numbers):
+        pass
+
+    def generated(rounds, *numbers):
+        trainer = Trainer(rounds=rounds)
+        inputs = [trainer.train_dataset[n] for n in numbers for _ in range(2)]
+        output = trainer._generate_and_score_completions(inputs)
+        assert [row["prompt"] for row in inputs] == output["prompts"]
+        assert output["ids"] == [[int(p), place % 2] for place, p in enumerate(output["prompts"])]
+        assert output["rewards"][:, 0].tolist() == [float(n % 2 * place) for n, place in output["ids"]]
+        assert trainer.state.num_input_tokens_seen == len(inputs) == len(output["logprobs"])
+        assert trainer._metrics["train"]["completions/mean_length"] == [1.0]
+        return output["prompts"][::2], {k.split("/")[1]: v for k, v in trainer._metrics["train"].items()}
+
+    prompts, told = generated(4, 0, 1, 2, 4)
+    assert sorted(prompts) == ["1", "3", "5", "7"] and prompts[1] == "1", "the group with signal stays in its place"
+    assert told["replaced"] == [3]
+    assert generated(4, 0, 1, 2, 4) == (prompts, told), "the same seed and step draw the same prompts"
+    assert generated(3, 1, 3, 5)[1]["rounds"] == generated(3, 1, 3, 5)[1]["resampled"] == [0]
+    prompts, told = generated(9, 0, 2, 4, 6)
+    assert sorted(prompts) == ["1", "3", "5", "7"] and told["rounds"] == [1] and told["resampled"] == [4]
+    few, told = generated(9, 0, 1, 2, 3, 4, 5, 6)  # seven of eight prompts: one other is left, and it has signal
+    assert told["replaced"] == [1] and few == ["7", "1", "2", "3", "4", "5", "6"]
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    from cpt import preflight
+    from cpt.errors import UserError
+
+    made = load(write_recipe(tmp_path / "recipe.yaml", rlvr(dynamic_sampling={})))
+    preflight.check_processes(made)
+    monkeypatch.setattr(preflight.ranks, "world_size", lambda: 2)
+    with pytest.raises(UserError, match=r"stream\.reverse\.stages\.0: dynamic_sampling works in one process, not in 2"):
+        preflight.check_processes(made)
