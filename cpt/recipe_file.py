@@ -3,7 +3,7 @@
 import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -276,9 +276,29 @@ def check_names(tasks: Sequence, where: str, root: Node, mistakes: Mistakes) -> 
         names.setdefault(task.task, number)
 
 
+def stage_problems(stage: Any) -> Iterator[tuple[tuple[str, str], str]]:
+    """(key, what is wrong with it) between rlvr's own options and its `args`, each of which is right by itself."""
+    if stage.kind != "rlvr":
+        return
+    beta, limit = (arguments.value_of(stage.args, "rlvr", name) for name in ("beta", "max_completion_length"))
+    if stage.reference == "none" and beta:
+        message = (
+            f"({beta}) weighs a KL, and `reference: none` says that there is none: take beta out, or name a reference"
+        )
+        yield ("args", "beta"), message
+    if stage.overlong is not None and isinstance(limit, int) and stage.overlong.buffer > limit:
+        message = f"({stage.overlong.buffer}) must be at most max_completion_length ({limit}), which is in `args`"
+        yield ("overlong", "buffer"), message
+
+
 def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
     """What no schema can say: unique names, suites that exist, gates that can have a value."""
     check_names(recipe.stream, "stream", root, mistakes)
+    for number, task in enumerate(recipe.stream):
+        for index, stage in enumerate(task.stages):
+            for path, message in stage_problems(stage):
+                place = ("stream", number, "stages", index, *path)
+                mistakes.add(root.at(place), ".".join(map(str, place)), message)
     for number, _ in enumerate(recipe.strategies):
         mistakes.add(root.at(["strategies", number]), f"strategies.{number}", "no strategy exists in this version")
     for number, suite in enumerate(recipe.evaluation.suites):

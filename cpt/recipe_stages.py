@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Strict(BaseModel):
@@ -68,27 +68,6 @@ class Rlvr(Strict):
     filter: Filter | None = None
     overlong: Overlong | None = None
     dynamic_sampling: DynamicSampling | None = None
-
-    @model_validator(mode="after")
-    def has_what_its_kl_needs(self):
-        if self.reference == "none" and self.args.get("beta"):
-            raise ValueError(
-                f"`reference: none` leaves the KL nothing to be measured from, but beta is {self.args['beta']}: take beta "
-                "out, or name a reference (stage-start, base, previous-task)"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def has_room_for_its_buffer(self):
-        from cpt.stages.arguments import value_of
-
-        limit = value_of(self.args, "rlvr", "max_completion_length")
-        if self.overlong is not None and isinstance(limit, int) and self.overlong.buffer > limit:
-            raise ValueError(
-                f"overlong.buffer ({self.overlong.buffer}) must be at most max_completion_length ({limit}): lower it, or "
-                "raise max_completion_length in args"
-            )
-        return self
 
 
 class Hybrid(Strict):

@@ -54,11 +54,11 @@ def assert_a_kill_changes_nothing(cpt, folder, content, place, call):
 WRONG = {
     "a KL from nothing": (
         {"reference": "none", "beta": 0.01},
-        "stream.0.stages.0: `reference: none` leaves the KL nothing to be measured from, but beta is 0.01",
+        r"stream.0.stages.0.args.beta: \(0.01\) weighs a KL, and `reference: none` says that there is none",
     ),
     "a buffer longer than the answer": (
         {"overlong": {"buffer": 13}},
-        r"stream.0.stages.0: overlong.buffer \(13\) must be at most max_completion_length \(12\)",
+        r"stream.0.stages.0.overlong.buffer: \(13\) must be at most max_completion_length \(12\)",
     ),
     "one sample": ({"filter": {"samples": 1}}, "stream.0.stages.0.filter.samples: input should be greater than"),
     "another way to drop": ({"filter": {"drop": "hard"}}, "must be one of all-wrong, zero-variance, not 'hard'"),
