@@ -9,7 +9,7 @@ from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.rewards import function
 from cpt.rewards.verifiers import kinds
-from cpt.stages.arguments import ROLLOUT_KINDS, generation, value_of
+from cpt.stages.arguments import ROLLOUT_KINDS, arguments, generation, value_of
 
 
 def check(recipe: Recipe, out: Path) -> None:
@@ -169,9 +169,21 @@ def stage_line(stage: Any, task: Any) -> str:
     words = [f"{'?' if steps is None else steps} steps of {a_step} {unit}", f"lr {get['learning_rate']:g}"]
     if stage.kind in ROLLOUT_KINDS:
         words.insert(1, f"{value_of(stage.args, 'rlvr', 'num_generations')} rollouts a prompt")
-    if stage.kind != "sft" and value_of(stage.args, stage.kind, "beta"):
+    if stage.kind == "rejection":
+        words += rejection_words(stage)
+    if "beta" in arguments(stage.kind) and value_of(stage.args, stage.kind, "beta"):
         words.append(f"KL {value_of(stage.args, stage.kind, 'beta'):g} to {stage.reference}")
     return ", ".join(words)
+
+
+def rejection_words(stage: Any) -> list[str]:
+    """What is sampled, and how the rounds go on."""
+    spec = stage.samples
+    words = [f"on the verified of {spec.samples} answers to each of at most {spec.prompts} prompts"]
+    if stage.rounds > 1:
+        first = "the present weights" if stage.start == "present" else "those of the stage's start"
+        words.append(f"in each of {stage.rounds} rounds, from {first}")
+    return words
 
 
 STAGE_WORDS = (
@@ -192,7 +204,7 @@ def steps_of(stage: Any, task: Any, a_step: int, get: dict) -> int | None:
     if get["max_steps"] > 0:
         return get["max_steps"]
     rows = sources.count(task.data, "train")
-    if rows is None or stage.kind == "dpo":
+    if rows is None or stage.kind in ("dpo", "rejection"):
         return None
     group = value_of(stage.args, "rlvr", "num_generations") if stage.kind in ROLLOUT_KINDS else 1
     return int(get["num_train_epochs"] * -(-rows * group // a_step))

@@ -17,6 +17,7 @@ CONFIGS = {
     "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
     "dpo": ("trl", "trainer/dpo_config.py", "DPOConfig"),
     "rlvr": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
+    "rejection": ("trl", "trainer/sft_config.py", "SFTConfig"),
 }
 ROLLOUT_KINDS = tuple(kind for kind, config in CONFIGS.items() if config[2] == "GRPOConfig")
 # Ours over TRL's. Each with its source; everything else is TRL's own default.
@@ -24,6 +25,7 @@ STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "sft": {},
     "dpo": {},
     "rlvr": {"beta": 0.0, "temperature": 1.0},  # no KL, T 1: 2507.05386 (GRPO without KL forgets as little), 2503.20783
+    "rejection": {},
 }
 
 REFUSED = {
@@ -168,6 +170,7 @@ ROLLOUT_ARGUMENTS = (
 NEVER_NULL = ("num_generations", "max_completion_length")
 CHOICES = {  # what TRL's trainers compare with; a test reads them there
     ("sft", "loss_type"): ("nll", "dft"),
+    ("rejection", "loss_type"): ("nll", "dft"),
     ("dpo", "loss_type"): (
         *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
         *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
