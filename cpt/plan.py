@@ -9,7 +9,7 @@ from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.rewards import function
 from cpt.rewards.verifiers import kinds
-from cpt.stages.arguments import ROLLOUT_KINDS, generation, value_of
+from cpt.stages.arguments import ROLLOUT_KINDS, arguments, generation, value_of
 
 
 def check(recipe: Recipe, out: Path) -> None:
@@ -173,7 +173,9 @@ def stage_line(stage: Any, task: Any) -> str:
         words.insert(0, stage.method)
     if stage.kind == "rlvr":
         words += rlvr_words(stage)
-    if stage.kind != "sft" and value_of(stage.args, stage.kind, "beta"):
+    if stage.kind == "rejection":
+        words += rejection_words(stage)
+    if "beta" in arguments(stage.kind) and value_of(stage.args, stage.kind, "beta"):
         words.append(f"KL {value_of(stage.args, stage.kind, 'beta'):g} to {stage.reference}")
     return ", ".join(words)
 
@@ -190,6 +192,16 @@ def rlvr_words(stage: Any) -> list[str]:
         words.append(f"overlong penalty over the last {stage.overlong.buffer} tokens")
     if stage.dynamic_sampling is not None:
         words.append(f"up to {stage.dynamic_sampling.rounds} more generations for groups without signal")
+    return words
+
+
+def rejection_words(stage: Any) -> list[str]:
+    """What is sampled, and how the rounds go on."""
+    spec = stage.samples
+    words = [f"on the verified of {spec.samples} answers to each of at most {spec.prompts} prompts"]
+    if stage.rounds > 1:
+        first = "the present weights" if stage.start == "present" else "those of the stage's start"
+        words.append(f"in each of {stage.rounds} rounds, from {first}")
     return words
 
 
@@ -211,7 +223,7 @@ def steps_of(stage: Any, task: Any, a_step: int, get: dict) -> int | None:
     if get["max_steps"] > 0:
         return get["max_steps"]
     rows = sources.count(task.data, "train")
-    if rows is None or stage.kind == "dpo" or getattr(stage, "filter", None) is not None:
+    if rows is None or stage.kind in ("dpo", "rejection") or getattr(stage, "filter", None) is not None:
         return None
     group = value_of(stage.args, "rlvr", "num_generations") if stage.kind in ROLLOUT_KINDS else 1
     return int(get["num_train_epochs"] * -(-rows * group // a_step))

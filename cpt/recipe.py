@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cpt.errors import Problem, RecipeErrors
-from cpt.recipe_stages import Stage, Strict
+from cpt.recipe_stages import Pairs, Samples, Stage, Strict
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -357,4 +357,4 @@ def identity(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6]
 
 
-__all__ = ["Recipe", "RecipeErrors", "Suite", "dump", "identity", "load", "load_suite", "suites_of"]
+__all__ = ["Pairs", "Recipe", "RecipeErrors", "Samples", "Suite", "dump", "identity", "load", "load_suite", "suites_of"]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
@@ -110,5 +110,28 @@ OPTIONS_OF = {
     **dict.fromkeys(("buffer", "sft_learning_rate"), ("relift",)),
     **dict.fromkeys(("mu_peak", "mu_valley", "mu_warmup", "mu_decay"), ("chord", "chord-phi")),
 }
-STAGE_MODELS = (Sft, Dpo, Rlvr, Hybrid)
+
+
+class Samples(Strict):
+    """Answers sampled from the present model, of which the verified are trained on."""
+
+    prompts: int = Field(512, gt=0, description="prompts sampled in each round")
+    samples: int = Field(8, gt=0, description="answers drawn for each prompt")
+    temperature: float = Field(1.0, gt=0)
+    per_prompt: int = Field(4, gt=0, description="different right answers kept for each prompt at most")
+
+
+class Rejection(Strict):
+    """Rejection-sampling fine-tuning: sample, keep what is verified, SFT on it; `args` are words of TRL's SFTConfig."""
+
+    kind: Literal["rejection"]
+    args: dict[str, Any] = {}
+    rounds: int = Field(1, gt=0, description="each samples from the model as the round before left it")
+    start: Literal["present", "stage-start"] = Field(
+        "present", description="the weights that each round's training starts from"
+    )
+    samples: Samples = Samples()
+
+
+STAGE_MODELS = (Sft, Dpo, Rlvr, Hybrid, Rejection)
 Stage = Annotated[Union[STAGE_MODELS], Field(discriminator="kind")]  # noqa: UP007 (of a tuple)

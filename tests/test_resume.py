@@ -136,7 +136,7 @@ def test_a_signal_saves_within_the_stage(cpt, alone, tmp_path, kind, number, cod
 
 def test_a_signal_is_heard_while_pairs_are_sampled(cpt, alone, tmp_path):
     recipe, out = write_recipe(tmp_path / "dpo.yaml", RECIPES["dpo"]), tmp_path / "run"
-    at = {"place": "cpt.stages.dpo._sample", "call": 1, "signal": signal.SIGTERM}
+    at = {"place": "cpt.stages.sampling.sample", "call": 1, "signal": signal.SIGTERM}
     assert cpt("run", recipe, "--out", out, at=at) == 143, cpt.output
     assert not list(out.rglob("pairs.json"))
     assert cpt("run", recipe, "--out", out, "--quiet") == 0, cpt.output

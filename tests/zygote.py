@@ -59,7 +59,8 @@ def child(order: dict) -> None:
 
 
 def serve() -> None:
-    for name in ("cpt.run", "cpt.stages.sft", "cpt.stages.dpo", "cpt.stages.rlvr", "cpt.evaluate_command"):
+    stages = [f"cpt.stages.{kind}" for kind in ("sft", "dpo", "rlvr", "rejection")]
+    for name in ("cpt.run", *stages, "cpt.evaluate_command"):
         importlib.import_module(name)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

@@ -136,12 +136,13 @@ def rlvr_row(row: Row) -> Row | None:
     return {"prompt": row["prompt"], "row": pack(row)}
 
 
-STAGE_ROWS = {"sft": sft_row, "dpo": dpo_row, "rlvr": rlvr_row, "hybrid": rlvr_row}
+STAGE_ROWS = {"sft": sft_row, "dpo": dpo_row} | dict.fromkeys(("rlvr", "hybrid", "rejection"), rlvr_row)
 NEEDS = {
     "sft": "a demonstration (`demonstration` or `completion`) or `messages`",
     "dpo": "`chosen` and `rejected`, or a `prompt` with a verifier",
     "rlvr": "a `prompt`",
     "hybrid": "a `prompt`",
+    "rejection": "a `prompt`",
 }
 
 

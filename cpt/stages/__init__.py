@@ -20,7 +20,7 @@ def _module(kind: str):
     return import_module(f"cpt.stages.{kind}")
 
 
-STAGES = {kind: partial(_run, kind) for kind in ("sft", "dpo", "rlvr", "hybrid")}
+STAGES = {kind: partial(_run, kind) for kind in ("sft", "dpo", "rlvr", "hybrid", "rejection")}
 
 
 def load(kinds: Iterable[str]) -> None:

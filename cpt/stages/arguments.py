@@ -18,6 +18,7 @@ CONFIGS = {
     "dpo": ("trl", "trainer/dpo_config.py", "DPOConfig"),
     "rlvr": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
     "hybrid": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
+    "rejection": ("trl", "trainer/sft_config.py", "SFTConfig"),
 }
 ROLLOUT_KINDS = tuple(kind for kind, config in CONFIGS.items() if config[2] == "GRPOConfig")
 # Ours over TRL's. Each with its source; everything else is TRL's own default.
@@ -26,6 +27,7 @@ STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "dpo": {},
     "rlvr": {"beta": 0.0, "temperature": 1.0},  # no KL, T 1: 2507.05386 (GRPO without KL forgets as little), 2503.20783
     "hybrid": {"beta": 0.0, "temperature": 1.0},  # 2509.04419
+    "rejection": {},
 }
 
 REFUSED = {
@@ -184,6 +186,7 @@ ROLLOUT_ARGUMENTS = (
 NEVER_NULL = ("num_generations", "max_completion_length")
 CHOICES = {  # what TRL's trainers compare with; a test reads them there
     ("sft", "loss_type"): ("nll", "dft"),
+    ("rejection", "loss_type"): ("nll", "dft"),
     ("dpo", "loss_type"): (
         *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
         *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),

@@ -10,7 +10,7 @@ from cpt.errors import UserError
 from cpt.recipe import Recipe, Stage
 from cpt.stages import arguments
 
-CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "rlvr": GRPOConfig, "hybrid": GRPOConfig}
+CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "rlvr": GRPOConfig, "hybrid": GRPOConfig, "rejection": SFTConfig}
 
 
 def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):

@@ -1,0 +1,179 @@
+"""Rejection-sampling fine-tuning: sample answers, keep the verified ones, SFT on them with TRL's SFTTrainer; in rounds.
+
+RFT (2308.01825) is one round. RAFT (2304.06767) goes on from the present weights each round: `start: present`. STaR
+(2203.14465) samples from the model of the round before, but trains each round from the model it began with: `start:
+stage-start`; its hints for unsolved prompts are not here. Unlike RAFT, which keeps the best answer even where none is right,
+only verified answers are kept; unlike RFT, which compares equations, answers are the same only where their texts are.
+
+A round is a unit of resume. It is sealed in `ctx.work` with its model, the records of all rounds so far and the strategies'
+states; the round before it is then removed. The last round's model is the stage's.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from cpt import models, ranks
+from cpt.data.rows import completion_messages
+from cpt.errors import UserError
+from cpt.files import DONE, is_intact, seal, write_json
+from cpt.stages.configs import make_config
+from cpt.stages.context import StageContext
+from cpt.stages.sampling import made_once, verified
+from cpt.stages.sft import SftStageTrainer
+from cpt.stages.training import build, load_policy, train, with_template_options
+
+
+def run(ctx: StageContext, rows, strategies) -> dict:
+    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
+    records = resume(ctx, strategies)
+    for number in range(len(records) + 1, ctx.stage.rounds + 1):
+        present = folder_of(ctx, number - 1) / "model" if number > 1 else ctx.source
+        this = round_context(ctx, number, present, records)
+        records.append(train_round(this, number, present, rows, strategies))
+        if number < ctx.stage.rounds:
+            ranks.on_main(commit_round, ctx, number, records, strategies)
+    return whole(records)
+
+
+def train_round(ctx: StageContext, number: int, present: Path, rows: Dataset, strategies) -> dict:
+    """Sample from the policy in `present`, train the one in `ctx.source` on what is right; the round's record."""
+    config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
+    kept, spent = kept_answers(ctx, number, present, rows, config.max_length)
+    trainer = build(
+        ctx,
+        SftStageTrainer,
+        model=load_policy(ctx),
+        args=config,
+        train_dataset=with_template_options(ctx, kept),
+        processing_class=models.load_tokenizer(ctx.source, ctx.recipe),
+    )
+    return train(ctx, trainer, strategies, spent)
+
+
+def kept_answers(
+    ctx: StageContext, number: int, present: Path, rows: Dataset, max_length: int | None
+) -> tuple[Dataset, dict]:
+    """Rows of `prompt` and `completion`, and what they cost.
+
+    Raises:
+        UserError: no answer was right.
+    """
+    spec = ctx.stage.samples
+    what = f"answers, round {number} of {ctx.stage.rounds}"
+
+    def sampled() -> Iterator[dict]:
+        for prompt, right, _ in verified(ctx, rows, spec, present, max_length, what):
+            distinct = list(dict.fromkeys(right))
+            yield {
+                "prompt": prompt,
+                "right": len(right),
+                "distinct": len(distinct),
+                "kept": distinct[: spec.per_prompt],
+            }
+
+    asked, spent = made_once(ctx, "answers", sampled)
+    kept = [
+        {"prompt": each["prompt"], "completion": completion_messages(each["prompt"], text)}
+        for each in asked
+        for text in each["kept"]
+    ]
+    if not kept:
+        raise UserError(
+            f"{ctx.key}: none of the {len(asked) * spec.samples} answers sampled for {ctx.task.name} was verified right, so "
+            "there is nothing to train on: raise samples.prompts, samples.samples or samples.temperature, or put a stage "
+            "before it that teaches the task (sft on demonstrations)"
+        )
+    right, distinct = (sum(each[name] for each in asked) for name in ("right", "distinct"))
+    solved = sum(each["right"] > 0 for each in asked)
+    ctx.notes.append(
+        f"round {number}: {len(asked)} prompts x {spec.samples} answers sampled, {right} right, {distinct} distinct, "
+        f"{len(kept)} kept; {solved / len(asked):.1%} of the prompts solved"
+    )
+    return Dataset.from_list(kept), spent
+
+
+# -- rounds --------------------------------------------------------------------------------------------------------------
+
+
+def folder_of(ctx: StageContext, number: int) -> Path:
+    return ctx.work / f"round-{number}"
+
+
+def round_context(ctx: StageContext, number: int, present: Path, records: list[dict]) -> StageContext:
+    """The context of one round; the steps that it logs and rewinds to go on from those of the rounds before."""
+    steps = sum(record["steps"] for record in records)
+    seconds = sum(record["seconds"] for record in records)
+
+    def log(line: dict) -> None:
+        went_on = {"step": line["step"] + steps, "max_steps": line["max_steps"] + steps}
+        ctx.log(line | went_on | {"seconds": round(line["seconds"] + seconds, 3), "round": number})
+
+    folder = folder_of(ctx, number)
+    return replace(
+        ctx,
+        source=present if ctx.stage.start == "present" else ctx.source,
+        target=folder / "model" if number < ctx.stage.rounds else ctx.target,
+        work=folder / "trainer",
+        seed=int(
+            np.random.SeedSequence([ctx.seed, number]).generate_state(1)[0] >> 1
+        ),  # 31 bits, as transformers wants
+        log=log,
+        rewind=lambda step: ctx.rewind(steps + step),
+        notes=[],
+    )
+
+
+def commit_round(ctx: StageContext, number: int, records: list[dict], strategies) -> None:
+    """Seal a finished round, and remove the one before it."""
+    folder = folder_of(ctx, number)
+    shutil.rmtree(folder / "trainer")
+    write_json(folder / "records.json", records)
+    for strategy in strategies:
+        write_json(folder / "strategies" / f"{strategy.kind}.json", strategy.state_dict())
+    seal(folder)
+    shutil.rmtree(folder_of(ctx, number - 1), ignore_errors=True)
+
+
+def resume(ctx: StageContext, strategies) -> list[dict]:
+    """The records of the rounds that are sealed (the same on all ranks); the strategies are as they were after them."""
+    number = ranks.on_main(last_sealed, ctx)
+    if number == 0:
+        return []
+    folder = folder_of(ctx, number)
+    for strategy in strategies:
+        strategy.load_state_dict(json.loads((folder / "strategies" / f"{strategy.kind}.json").read_text()))
+    return json.loads((folder / "records.json").read_text())
+
+
+def last_sealed(ctx: StageContext) -> int:
+    """The last round that is whole, 0 where none is; what was made from a damaged one is removed, with a warning."""
+    rounds = range(1, ctx.stage.rounds + 1)
+    last = max((number for number in rounds if is_intact(folder_of(ctx, number))), default=0)
+    for number in rounds[last:]:
+        folder = folder_of(ctx, number)
+        damaged = (folder / DONE).exists()
+        if damaged:
+            ctx.screen.warn(f"{ctx.task.name} {ctx.name}: round {number} is damaged; going on after round {last}")
+        if damaged or number > last + 1:
+            shutil.rmtree(folder, ignore_errors=True)
+    return last
+
+
+def whole(records: list[dict]) -> dict:
+    """One record of all rounds: sums, the highest peak of memory, and every round's notes."""
+    summed = ("steps", "train_tokens", "rollout_tokens")
+    errors = sum((Counter(record["verifier_errors"]) for record in records), Counter())
+    return records[-1] | {
+        **{name: sum(record[name] for record in records) for name in summed},
+        "seconds": round(sum(record["seconds"] for record in records), 3),
+        "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
+        "verifier_errors": dict(errors),
+        "notes": [note for record in records for note in record["notes"]],
+    }

@@ -1,0 +1,93 @@
+"""Answers sampled with the run's engine and verified: what on-policy pairs and rejection sampling are made of."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset
+
+from cpt import models, ranks
+from cpt.data.rows import unpack
+from cpt.errors import UserError
+from cpt.files import write_json
+from cpt.recipe import Pairs, Samples
+from cpt.rollouts import Sampling
+from cpt.stages.context import StageContext
+from cpt.stages.training import all_errors
+
+
+class Verified(NamedTuple):
+    """The answers to one prompt that came to their end and could be scored; each as often as it was drawn."""
+
+    prompt: str | list
+    right: list[str]  # a score of 1 or more
+    wrong: list[str]
+
+
+def made_once(ctx: StageContext, name: str, make: Callable[[], Iterator[dict]]) -> tuple[list[dict], dict]:
+    """What `make` gives on all ranks, joined, and what it cost: {seconds, rollout_tokens, verifier_errors}.
+
+    Made once and kept with the checkpoints as NAME.json, so that a resumed stage trains on the same; equal on all ranks.
+    """
+    file = ctx.work / f"{name}.json"
+    if not ranks.broadcast(file.is_file()):
+        start, tokens, errors = time.monotonic(), ctx.rollouts.rollout_tokens, Counter(ctx.verifier_errors)
+        made = ranks.gather(list(make()))
+        tokens = sum(ranks.gather([ctx.rollouts.rollout_tokens - tokens]))
+        errors = all_errors({}, ctx.verifier_errors - errors)
+        spent = {"seconds": time.monotonic() - start, "rollout_tokens": tokens, "verifier_errors": errors}
+        ranks.on_main(write_json, file, {"spent": spent, name: made})
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return content[name], content["spent"]
+
+
+def verified(
+    ctx: StageContext, rows: Dataset, spec: Pairs | Samples, source: Path, max_length: int | None, what: str
+) -> Iterator[Verified]:
+    """This rank's share: `spec.samples` answers to each of `spec.prompts` prompts, from the policy in `source`."""
+    order = np.random.default_rng(ctx.seed).permutation(len(rows))[: spec.prompts]
+    mine = rows.select(order[ranks.state().process_index :: ranks.world_size()])
+    drawn = [row for row in unpack(mine["prompt"], mine["row"]) for _ in range(spec.samples)]
+    texts, finished = sample(ctx, [row["prompt"] for row in drawn], spec.temperature, source, max_length, what)
+    values = ctx.score(texts, drawn, finished)
+    for first in range(0, len(drawn), spec.samples):
+        group = [i for i in range(first, first + spec.samples) if finished[i] and values[i] is not None]
+        right = [texts[i] for i in group if values[i] >= 1]
+        yield Verified(drawn[first]["prompt"], right, [texts[i] for i in group if values[i] < 1])
+
+
+def sample(
+    ctx: StageContext, prompts: list, temperature: float, source: Path, max_length: int | None, what: str
+) -> tuple[list[str], list[bool]]:
+    """One sampled answer for each prompt, and whether it came to its end."""
+    tokenizer = models.load_tokenizer(source, ctx.recipe)
+    policy = models.load_policy(source, ctx.base, ctx.recipe, trainable=False).to(ranks.state().device)
+    ids = models.encode_prompts(tokenizer, prompts, ctx.recipe)
+    longest = max(ranks.gather([len(row) for row in ids]))  # of all ranks: fewer prompts than processes leave one idle
+    room = (max_length or models.context_length(ctx.base, ctx.recipe) or 1024) - longest
+    if room < 1:
+        raise UserError(f"{ctx.key}: max_length {max_length} leaves no room for an answer after the longest prompt")
+    limit = ctx.task.spec.max_completion_length or ctx.recipe.evaluation.max_completion_length
+    sampling = Sampling(
+        max_tokens=min(room, limit),
+        temperature=temperature,
+        seed=ctx.seed + ranks.state().process_index,
+        stop_ids=models.answer_stops(tokenizer, ctx.task.spec),
+    )
+    ctx.rollouts.sync(policy, tokenizer)
+    with ctx.screen.progress(f"{ctx.task.name} {ctx.name} {what}", len(ids), "answer") as bar:
+
+        def on_done(count: int) -> None:
+            bar.update(count)
+            if ranks.world_size() == 1:  # several look when all have their answers: asking is a collective
+                ctx.stop.check()
+
+        completions = ctx.rollouts.generate(ids, sampling, on_done)
+    ctx.rollouts.release()
+    ctx.stop.check()
+    texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
+    return texts, [completion.finished for completion in completions]
