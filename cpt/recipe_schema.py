@@ -21,6 +21,8 @@ def schema() -> dict[str, Any]:
     }
     models = {model.__name__ for model in STAGE_MODELS}
     kinds = {definitions[name]["properties"]["kind"]["const"]: name for name in sorted(models)}
+    for name in models:
+        definitions[name]["required"] = ["kind"]  # the rest may come from `defaults`
     made["properties"]["extends"] = {"type": "string", "description": "another recipe that this one changes"}
     made["properties"]["defaults"] = {
         "type": "object",

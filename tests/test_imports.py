@@ -49,6 +49,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     },
     "cpt.stages": {
         "cpt.recipe",
+        "cpt.recipe_stages",
         "cpt.losses",
         "cpt.models",
         "cpt.rollouts",
