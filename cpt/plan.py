@@ -166,7 +166,8 @@ def stage_line(stage: Any, task: Any) -> str:
     a_step = get["per_device_train_batch_size"] * get["gradient_accumulation_steps"] * world()
     steps = steps_of(stage, task, a_step, get)
     unit = "completions" if stage.kind in ROLLOUT_KINDS else "pairs" if stage.kind == "dpo" else "rows"
-    words = [f"{'?' if steps is None else steps} steps of {a_step} {unit}", f"lr {get['learning_rate']:g}"]
+    each = f" in each of {stage.rounds} rounds" if stage.kind == "rejection" and stage.rounds > 1 else ""
+    words = [f"{'?' if steps is None else steps} steps of {a_step} {unit}{each}", f"lr {get['learning_rate']:g}"]
     if stage.kind in ROLLOUT_KINDS:
         words.insert(1, f"{value_of(stage.args, 'rlvr', 'num_generations')} rollouts a prompt")
     if stage.kind == "hybrid":
@@ -196,12 +197,13 @@ def rlvr_words(stage: Any) -> list[str]:
 
 
 def rejection_words(stage: Any) -> list[str]:
-    """What is sampled, and how the rounds go on."""
+    """What is sampled, and from which weights the rounds are trained."""
     spec = stage.samples
-    words = [f"on the verified of {spec.samples} answers to each of at most {spec.prompts} prompts"]
+    words = [f"on what is right of {spec.samples} answers to each of {spec.prompts} prompts"]
     if stage.rounds > 1:
-        first = "the present weights" if stage.start == "present" else "those of the stage's start"
-        words.append(f"in each of {stage.rounds} rounds, from {first}")
+        words.append(
+            "each from the " + ("present weights" if stage.start == "present" else "weights of the stage's start")
+        )
     return words
 
 

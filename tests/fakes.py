@@ -12,13 +12,20 @@ ARGS = {
     "dpo": COMMON | {"max_length": 64},
     "rlvr": COMMON | {"per_device_train_batch_size": 16, "num_generations": 4, "max_completion_length": 12},
 }
+ARGS["rejection"] = COMMON | {"max_steps": 6}
 ARGS["rlvr-uneven"] = ARGS["rlvr"] | {"gradient_accumulation_steps": 2, "steps_per_generation": 3, "save_steps": 3}
 ARGS["rlvr-two-iterations"] = ARGS["rlvr"] | {"num_iterations": 2, "beta": 0.01}
 
 
+BESIDE_ARGS = {
+    "dpo": {"pairs": {"prompts": 64, "samples": 4}},
+    "rejection": {"rounds": 2, "samples": {"prompts": 64, "samples": 4}},
+}
+
+
 def stage(name: str) -> dict:
-    made = {"kind": name.split("-")[0], "args": ARGS[name]}
-    return made | ({"pairs": {"prompts": 64, "samples": 4}} if name == "dpo" else {})
+    kind = name.split("-")[0]
+    return {"kind": kind, "args": ARGS[name]} | BESIDE_ARGS.get(kind, {})
 
 
 def recipe(*stages: str, tasks: tuple[str, ...] = ("reverse", "caesar"), evaluate: int = 20) -> dict:

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import pytest
 from fakes import recipe, write_recipe
+from test_ranks import LAUNCHERS, launch
 from test_resume import logged
 
 from cpt import plan
@@ -148,6 +149,17 @@ def test_nothing_left(cpt, tmp_path):
     run(cpt, tmp_path, content, code=2)
     assert "stream.reverse.stages.0: filter kept 0 of 22 prompts, and one generation takes 4" in cpt.output
     assert "a stage of kind sft" in cpt.output and "Traceback" not in cpt.output
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_rollouts(tmp_path, tiny_folder):
+    file = write_recipe(tmp_path / "recipe.yaml", with_hard_prompts(tmp_path))
+    done = launch(LAUNCHERS / "ddp-cpu.yaml", "run", file, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = stage_of(tmp_path / "run")["filter"]
+    assert found["prompts"] == 22 and found["kept"] == 22 - len(found["dropped"])
+    assert {int(name.removeprefix("reverse/row/row")) % 3 for name in found["dropped"]} == {0}
+    assert done.stdout.count(f"filter kept {found['kept']} of 22 prompts") == 1
 
 
 # -- overlong ------------------------------------------------------------------------------------------------------------
