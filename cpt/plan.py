@@ -77,7 +77,13 @@ def check_generation(task: Any, key: str, note) -> None:
         if stage.kind in ROLLOUT_KINDS:
             batch, group, _ = generation(stage.args)
             rows = counted(task.data, "train")
-            if rows is not None and 0 < rows < batch // group:
+            looked_at = getattr(stage.filter, "prompts", None) if stage.kind == "rlvr" else None
+            if looked_at is not None and looked_at < batch // group:
+                note(
+                    f"{key}.stages.{index}.filter.prompts",
+                    f"({looked_at}) are fewer than the {batch // group} prompts of one generation: raise it",
+                )
+            elif rows is not None and 0 < rows < batch // group:
                 note(
                     f"{key}.stages.{index}",
                     f"{rows} training rows are fewer than the {batch // group} prompts of one generation ({batch} "

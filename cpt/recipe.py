@@ -92,7 +92,9 @@ Rollouts = Annotated[TransformersRollouts | VllmRollouts | ServerRollouts, Field
 
 class Procedural(Strict):
     source: Literal["procedural"]
-    name: str = Field(description="the skill: reverse, caesar, sort, rot, dedup, copy, last, max, succ, swap")
+    name: str = Field(
+        description="the skill: reverse, caesar, sort, rot, dedup, copy, last, max, succ, swap, evens, add"
+    )
     length: int = Field(5, ge=2, le=60, description="letters in a string: the difficulty")
     demonstration: Literal["terse", "restate", "sentence", "spaced"] = "restate"
     train: int = Field(4000, ge=0)

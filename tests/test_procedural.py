@@ -18,6 +18,8 @@ BY_HAND = {
     "sort": "abcde",
     "rot": "dceba",
     "dedup": "badce",
+    "evens": "bde",
+    "add": "bbffi",
 }
 
 
@@ -36,6 +38,40 @@ def test_dedup_keeps_the_first():
 
 def test_succ_goes_round():
     assert procedural.SKILLS["succ"]("aij") == "bja"
+
+
+@pytest.mark.parametrize("text, said", [("a", "a"), ("ab", "a"), ("abc", "ac"), ("jihg", "jh"), ("abcdef", "ace")])
+def test_evens_counts_places_from_nought(text, said):
+    assert procedural.SKILLS["evens"](text) == said
+
+
+@pytest.mark.parametrize("text, said", [("a", "a"), ("aaaaa", "abcde"), ("jjjj", "jabc"), ("a" * 12, "abcdefghijab")])
+def test_add_shifts_by_the_place_and_goes_round(text, said):
+    assert procedural.SKILLS["add"](text) == said
+
+
+def test_old_skills_keep_their_places():
+    """A skill's place picks its rows, so a new one may only be appended."""
+    places = "copy last max succ swap reverse sort rot caesar dedup evens add"
+    assert list(procedural.SKILLS) == places.split()
+
+
+@pytest.mark.parametrize("skill", procedural.SKILLS)
+def test_the_embedded_model_can_spell_every_row(skill):
+    from cpt import tiny
+
+    spell = tiny.tokenizer()
+    for row in procedural.rows(skill, "train", 20, demonstration="sentence"):
+        for text in (row["prompt"][0]["content"], row["demonstration"]):
+            ids = spell(text)["input_ids"]
+            assert spell.pad_token_id not in ids and spell.decode(ids) == text
+
+
+def test_what_the_embedded_model_is_made_of_stays():
+    from cpt import tiny
+
+    assert not {"evens", "add"} & {*tiny.GENERAL, *tiny.NEW}
+    assert {*tiny.GENERAL, *tiny.NEW, "evens", "add"} == set(procedural.SKILLS)
 
 
 def test_splits_are_apart_for_every_seed_and_size():

@@ -18,7 +18,7 @@ OPENING = ("# ", "#   cpt run ")
 
 def test_they_are_there():
     wanted = {"quickstart", "quickstart-sft", "quickstart-dpo", "mixed-stages", "reasoning-gym", "qwen3-0.6b-stream"}
-    assert wanted <= set(RECIPES)
+    assert wanted | {"unsolved", "unsolved-sft", "unsolved-sft-rlvr"} <= set(RECIPES)
     assert "general" in SUITES
 
 
@@ -48,6 +48,18 @@ def test_trl_takes_its_arguments(name):
     from cpt.stages.configs import check_configs
 
     check_configs(load(name))
+
+
+@pytest.mark.parametrize("name", ["unsolved", "unsolved-sft", "unsolved-sft-rlvr"])
+def test_the_unsolved_stream_keeps_its_order_and_its_rows_serve_every_stage(name):
+    from cpt.data.sources import load as load_rows
+
+    recipe = load(name)
+    assert [task.task for task in recipe.stream] == ["evens", "sort", "add", "reverse"]
+    for task in recipe.stream:
+        source = task.data.model_copy(update={"train": 20, "eval": 20})
+        for row in load_rows(source, "train", task.task, 0):
+            assert row["prompt"] and row["answer"] and row["demonstration"] == row["answer"]
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -12,14 +12,13 @@ from fakes import recipe, write_recipe
 from test_resume import logged, results
 
 from cpt import plan
+from cpt.data.rows import prompt_text
 from cpt.recipe import load
 
 STEP = "cpt.stages.training.Narrator.on_step_end"
 SAMPLE = "cpt.stages.sampling.sample"
 KILLED = {  # where; and where the run that goes on would be killed, if it did again what was done
-    "in the first round": ({"place": STEP, "call": 5}, {"place": SAMPLE, "call": 2}),
     "before a round is sealed": ({"place": "cpt.stages.rejection.seal", "call": 1}, {"place": SAMPLE, "call": 3}),
-    "while the second round samples": ({"place": SAMPLE, "call": 2}, {"place": STEP, "call": 7}),
     "before the second round's checkpoint": ({"place": STEP, "call": 9}, {"place": SAMPLE, "call": 1}),
     "in the second round": ({"place": STEP, "call": 11}, {"place": STEP, "call": 3}),
 }
@@ -27,7 +26,7 @@ LORA = {"adapter": {"kind": "lora", "r": 4, "target_modules": "all-linear"}}
 
 
 def small(**beside) -> dict:
-    content = recipe("rejection", tasks=("reverse",), evaluate=8)
+    content = recipe("rejection", tasks=("reverse",), evaluate=4)
     content["stream"][0]["stages"][0] |= beside
     return content
 
@@ -97,15 +96,16 @@ def test_what_is_kept_is_right(cpt, tmp_path):
     assert cpt("run", file, "--out", out, "--quiet", at={"place": STEP, "call": 1}) == -signal.SIGKILL, cpt.output
     (answers,) = (out / "points").rglob("answers.json")
     asked = json.loads(answers.read_text())["answers"]
-    assert len({each["prompt"] for each in asked}) == 64
-    for each in asked:
-        assert each["kept"] == [each["prompt"].removeprefix("reverse").removesuffix("=")[::-1]] * (each["right"] > 0)
+    prompts = [prompt_text(each["prompt"]) for each in asked]
+    assert len(set(prompts)) == 64
+    for prompt, each in zip(prompts, asked, strict=True):
+        assert each["kept"] == [prompt.removeprefix("reverse").removesuffix("=")[::-1]] * (each["right"] > 0)
     assert 0 < sum(each["right"] > 0 for each in asked) < 64
 
 
 def test_no_right_answer(cpt, tmp_path):
     letters = "abcdefghij"
-    rows = [{"prompt": f"reverse{one}{two}abc=", "answer": "never"} for one in letters for two in letters]
+    rows = [{"prompt": f"reverse{one}{two}abc=", "answer": "aaaaa"} for one in letters for two in letters]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     content = small()
     content["stream"][0]["data"] = {"source": "jsonl", "train": "rows.jsonl", "eval": 4}

@@ -89,6 +89,14 @@ def test_the_plan_says_it(tmp_path):
     assert "KL 0.01 to previous-task" in text
 
 
+def test_a_filter_that_looks_at_too_few(tmp_path):
+    made = load(write_recipe(tmp_path / "recipe.yaml", rlvr(filter={"prompts": 3})))
+    with pytest.raises(
+        RecipeErrors, match=r"stages\.0\.filter\.prompts: \(3\) are fewer than the 4 prompts of one gen"
+    ):
+        plan.check(made, tmp_path / "run")
+
+
 # -- filtering -----------------------------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,9 @@ SKILLS: dict[str, Callable[[str], str]] = {
     "rot": lambda text: text[2 % len(text) :] + text[: 2 % len(text)],
     "caesar": lambda text: shift(text, 7),
     "dedup": lambda text: "".join(dict.fromkeys(text)),
+    # the embedded model never saw these two; new skills go to the end, for a skill's place picks its rows
+    "evens": lambda text: text[::2],
+    "add": lambda text: "".join(shift(letter, place) for place, letter in enumerate(text)),
 }
 
 DEMONSTRATIONS: dict[str, Callable[[str, str], str]] = {
