@@ -41,9 +41,7 @@ def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -
     """
     for task in stream.tasks:
         check_stages(task)
-        rollout = max(
-            (value_of(s.args, "rlvr", LONGEST) for s in task.spec.stages if s.kind in ROLLOUT_KINDS), default=0
-        )
+        rollout = max(longest_answer(recipe, task, stage) for stage in task.spec.stages)
         key = f"stream.{task.name}.data"
         for chunk in check_split(recipe, key, task.train, tokenizer, context, rollout):
             for index, stage in enumerate(task.spec.stages):
@@ -59,6 +57,16 @@ def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -
 
 
 LONGEST = "max_completion_length"
+
+
+def longest_answer(recipe: Recipe, task: TaskData, stage: Any) -> int:
+    """The tokens that a stage may sample after a training prompt and train on."""
+    if stage.kind in ROLLOUT_KINDS:
+        return value_of(stage.args, "rlvr", LONGEST)
+    if stage.kind == "rejection":
+        return task.spec.max_completion_length or recipe.evaluation.max_completion_length
+    return 0
+
 
 # -- what stages and verifiers need ----------------------------------------------------------------------------------------
 

@@ -115,6 +115,13 @@ def test_no_right_answer(cpt, tmp_path):
     assert "raise samples.prompts" in cpt.output and "Traceback" not in cpt.output
 
 
+def test_a_prompt_that_leaves_no_room_for_an_answer(cpt, tmp_path):
+    content = small()
+    content["stream"][0]["max_completion_length"] = 4000
+    assert cpt("run", write_recipe(tmp_path / "recipe.yaml", content), "--out", tmp_path / "run") == 2, cpt.output
+    assert "row reverse/train/0 has a prompt of " in cpt.output and "with an answer of up to 4000" in cpt.output
+
+
 def test_check(cpt, tmp_path):
     content = small(start="stage-start")
     made = load(write_recipe(tmp_path / "recipe.yaml", content))
