@@ -1,5 +1,6 @@
 """From a file to a recipe: defaults, validation, and every mistake with its file, line, key and the nearest valid name."""
 
+import itertools
 import json
 import types
 import typing
@@ -100,15 +101,30 @@ def check_defaults(schema: type[BaseModel], kind: str, node: Node, mistakes: Mis
         task = members(schema.model_fields["stream"].annotation)[0]
         stages = {tags(each)[0]: each for each in members(task.model_fields["stages"].annotation) if each is not ...}
         whole = Node({"kind": Node(kind), **node.value}, node.file, node.line)
-        for name, field in stages[
-            kind
-        ].model_fields.items():  # what every stage must say itself: any valid word will do
-            if field.is_required() and name not in whole.value:
-                whole.value[name] = Node(get_args(field.annotation)[0])
-        validate(stages[kind], whole, mistakes, ("defaults", kind))
+        wholes = list(completed(stages[kind], whole))
+        right = (each for each in wholes if not mistakes_of(stages[kind], each))
+        validate(stages[kind], next(right, wholes[0]), mistakes, ("defaults", kind))
         args = node.value.get("args", Node({}))
         for name, message in arguments.own_problems(kind, args.plain()) if isinstance(args.value, dict) else ():
             mistakes.add(args.at([name]), f"defaults.{kind}.args.{name}", message)
+
+
+def completed(schema: type[BaseModel], stage: Node) -> Iterator[Node]:
+    """The stage with each of the words that it may have where it must have one and has none (hybrid's `method`)."""
+    lacking = {
+        name: get_args(field.annotation)
+        for name, field in schema.model_fields.items()
+        if field.is_required() and name not in stage.value
+    }
+    for words in itertools.product(*lacking.values()):
+        said = {name: Node(word) for name, word in zip(lacking, words, strict=True)}
+        yield Node(stage.value | said, stage.file, stage.line)
+
+
+def mistakes_of(schema: type[BaseModel], node: Node) -> list:
+    mistakes = Mistakes()
+    validate(schema, node, mistakes)
+    return mistakes.found
 
 
 def spell_out_deleted(kind: str, stage: Node) -> None:

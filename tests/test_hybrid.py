@@ -291,6 +291,16 @@ def test_relift_takes_the_step_of_a_plain_sft(cpt, tmp_path):
     assert moved.abs().max().item() == pytest.approx(1e-3, rel=1e-3), "the first step of Adam is its learning rate"
 
 
+def test_defaults_need_not_name_the_method(cpt, tmp_path):
+    """`defaults.hybrid` may hold a method's own option where the stages name the method; one of no method is a mistake."""
+    content = hybrid("chord")
+    content["defaults"] = {"hybrid": {"mu_decay": 60}}
+    assert cpt("check", write_recipe(tmp_path / "recipe.yaml", content)) == 0, cpt.output
+    content["defaults"] = {"hybrid": {"mu_dekay": 60}}
+    assert cpt("check", write_recipe(tmp_path / "recipe.yaml", content)) == 2
+    assert "defaults.hybrid.mu_dekay" in cpt.output and "mu_decay" in cpt.output
+
+
 # -- resume ------------------------------------------------------------------------------------------------------------------
 
 

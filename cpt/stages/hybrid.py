@@ -259,10 +259,14 @@ class HybridStageTrainer(RlvrStageTrainer):
 
     def _compare_gradients(self, *parts) -> None:
         """Log the norm of each branch's gradient at the weights of the last norm: all that the layers below are told of a
-        loss comes through there, and asking costs the head's backward pass alone. Not of adapters, nor under ZeRO-3."""
+        loss comes through there, and asking costs the head's backward pass alone. Not of adapters or sharded weights."""
         if self.last_norm is None or not self.last_norm.numel():
             return
-        found = torch.stack([torch.autograd.grad(part, self.last_norm, retain_graph=True)[0] for part in parts])
+        found = [torch.autograd.grad(part, self.last_norm, retain_graph=True, allow_unused=True)[0] for part in parts]
+        if any(each is None for each in found):  # FSDP2 computes with another tensor
+            self.last_norm = None
+            return
+        found = torch.stack(found)
         self.branch_gradients = found if self.branch_gradients is None else self.branch_gradients + found
         if self.accelerator.sync_gradients:
             norms = self.accelerator.reduce(self.branch_gradients, reduction="mean").float().norm(dim=1).tolist()
