@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -142,6 +143,7 @@ INTERRUPTED = {
     "run": "interrupted and saved; the same command goes on from here",
     "eval": "interrupted; no answer is kept, the same command begins again",
 }
+RANK_0_SPEAKS = 10.0  # seconds at most; the launcher ends the others when rank 0 has ended
 NOTHING = "nothing was written"
 ENDED = dict.fromkeys(("check", "eval", "report", "schema"), NOTHING) | {
     "run": "what was committed is kept, the same command goes on from there"
@@ -163,11 +165,16 @@ def complain(message: object, code: int) -> int:
 
 
 def refused(asked: argparse.Namespace, error: UserError) -> int:
-    """A mistake that all ranks see: rank 0 says it. What another rank saw is in the log, in case it alone did."""
+    """A mistake that all ranks see: rank 0 says it. What another rank saw is in the log, in case it alone did.
+
+    The others wait a little before they end: a launcher ends all ranks with the first, and rank 0 may still have to speak.
+    """
     log, mine = getattr(asked, "log", None), os.environ.get("RANK", "0")
     if mine != "0" and log is not None and log.parent.is_dir():
         with log.open("a", encoding="utf-8") as file:
             print(f"rank {mine}: refused: {error}", file=file)
+    if mine != "0":
+        time.sleep(RANK_0_SPEAKS)
     return complain(error, 2)
 
 
