@@ -6,9 +6,6 @@ judged by the task's reward. Sources disagree on what is dropped, so both are of
 checkpoints, so that a resumed stage trains on the same prompts. The rollouts themselves are not trained on.
 """
 
-import json
-import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,10 +15,9 @@ from datasets import Dataset
 from cpt import models, ranks
 from cpt.data.rows import unpack
 from cpt.errors import UserError
-from cpt.files import write_json
 from cpt.stages.context import StageContext
 from cpt.stages.generation import sampling_of
-from cpt.stages.training import all_errors
+from cpt.stages.sampling import answers, made_once
 
 
 def teaches(rewards: Sequence[float | None], drop: str) -> bool:
@@ -41,18 +37,11 @@ def filtered(ctx: StageContext, rows: Dataset, config) -> tuple[Dataset, dict, d
         UserError: fewer prompts are left than one generation takes.
         Interrupted: a signal came while prompts were rolled out.
     """
-    file = ctx.work / "filter.json"
-    if not ranks.broadcast(file.is_file()):
-        start, tokens, errors = time.monotonic(), ctx.rollouts.rollout_tokens, Counter(ctx.verifier_errors)
-        judged = sorted(ranks.gather(_judge(ctx, rows, config)))
-        tokens = sum(ranks.gather([ctx.rollouts.rollout_tokens - tokens]))
-        errors = all_errors({}, ctx.verifier_errors - errors)
-        spent = {"seconds": time.monotonic() - start, "rollout_tokens": tokens, "verifier_errors": errors}
-        ranks.on_main(write_json, file, {"spent": spent, "judged": judged})
-    made = json.loads(file.read_text(encoding="utf-8"))
-    places = [place for place, _, kept in made["judged"] if kept]
-    dropped = [row_id for _, row_id, kept in made["judged"] if not kept]
-    record = {"drop": ctx.stage.filter.drop, "prompts": len(made["judged"]), "kept": len(places), "dropped": dropped}
+    judged, spent = made_once(ctx, "filter", lambda: _judge(ctx, rows, config))
+    judged = sorted(judged)
+    places = [place for place, _, kept in judged if kept]
+    dropped = [row_id for _, row_id, kept in judged if not kept]
+    record = {"drop": ctx.stage.filter.drop, "prompts": len(judged), "kept": len(places), "dropped": dropped}
     needed = config.generation_batch_size // config.num_generations
     if len(places) < needed:
         raise UserError(
@@ -61,7 +50,7 @@ def filtered(ctx: StageContext, rows: Dataset, config) -> tuple[Dataset, dict, d
             "demonstrations first (a stage of kind sft), or lower per_device_train_batch_size"
         )
     ctx.notes.append(f"filter kept {len(places)} of {record['prompts']} prompts")
-    return rows.select(places), made["spent"], record
+    return rows.select(places), spent, record
 
 
 def _judge(ctx: StageContext, rows: Dataset, config) -> list[tuple[int, str, bool]]:
@@ -82,24 +71,7 @@ def _judge(ctx: StageContext, rows: Dataset, config) -> list[tuple[int, str, boo
 def _answers(ctx: StageContext, prompts: list, config) -> tuple[list[str], list[bool]]:
     """One answer for each prompt, sampled as the stage will sample, and whether it came to its end."""
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
-    policy = models.load_policy(ctx.source, ctx.base, ctx.recipe, trainable=False).to(ranks.state().device)
-    stops = models.answer_stops(tokenizer, ctx.task.spec)
-    sampling = replace(
-        sampling_of(config, stops, config.generation_kwargs or {}),
-        temperature=ctx.stage.filter.temperature,
-        seed=ctx.seed + ranks.state().process_index,
-    )
+    sampling = sampling_of(config, models.answer_stops(tokenizer, ctx.task.spec), config.generation_kwargs or {})
+    sampling = replace(sampling, temperature=ctx.stage.filter.temperature)
     ids = models.encode_prompts(tokenizer, prompts, ctx.recipe)
-    ctx.rollouts.sync(policy, tokenizer)
-    with ctx.screen.progress(f"{ctx.task.name} {ctx.name} filter", len(ids), "answer") as bar:
-
-        def on_done(count: int) -> None:
-            bar.update(count)
-            if ranks.world_size() == 1:  # several look when all have their answers: asking is a collective
-                ctx.stop.check()
-
-        completions = ctx.rollouts.generate(ids, sampling, on_done)
-    ctx.rollouts.release()
-    ctx.stop.check()
-    texts = tokenizer.batch_decode([completion.token_ids for completion in completions], skip_special_tokens=True)
-    return texts, [completion.finished for completion in completions]
+    return answers(ctx, tokenizer, ids, sampling, ctx.source, "filter")

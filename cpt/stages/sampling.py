@@ -1,9 +1,10 @@
-"""Answers sampled with the run's engine and verified: what on-policy pairs and rejection sampling are made of."""
+"""Answers sampled with the run's engine and verified: what pairs, rejection sampling and the filter are made of."""
 
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class Verified(NamedTuple):
     wrong: list[str]
 
 
-def made_once(ctx: StageContext, name: str, make: Callable[[], Iterator[dict]]) -> tuple[list[dict], dict]:
+def made_once(ctx: StageContext, name: str, make: Callable[[], Iterator]) -> tuple[list, dict]:
     """What `make` gives on all ranks, joined, and what it cost: {seconds, rollout_tokens, verifier_errors}.
 
     Made once and kept with the checkpoints as NAME.json, so that a resumed stage trains on the same; equal on all ranks.
@@ -65,19 +66,23 @@ def sample(
 ) -> tuple[list[str], list[bool]]:
     """One sampled answer for each prompt, and whether it came to its end."""
     tokenizer = models.load_tokenizer(source, ctx.recipe)
-    policy = models.load_policy(source, ctx.base, ctx.recipe, trainable=False).to(ranks.state().device)
     ids = models.encode_prompts(tokenizer, prompts, ctx.recipe)
     longest = max(ranks.gather([len(row) for row in ids]))  # of all ranks: fewer prompts than processes leave one idle
     room = (max_length or models.context_length(ctx.base, ctx.recipe) or 1024) - longest
     if room < 1:
         raise UserError(f"{ctx.key}: max_length {max_length} leaves no room for an answer after the longest prompt")
     limit = ctx.task.spec.max_completion_length or ctx.recipe.evaluation.max_completion_length
-    sampling = Sampling(
-        max_tokens=min(room, limit),
-        temperature=temperature,
-        seed=ctx.seed + ranks.state().process_index,
-        stop_ids=models.answer_stops(tokenizer, ctx.task.spec),
-    )
+    stops = models.answer_stops(tokenizer, ctx.task.spec)
+    sampling = Sampling(max_tokens=min(room, limit), temperature=temperature, stop_ids=stops)
+    return answers(ctx, tokenizer, ids, sampling, source, what)
+
+
+def answers(
+    ctx: StageContext, tokenizer, ids: list[list[int]], sampling: Sampling, source: Path, what: str
+) -> tuple[list[str], list[bool]]:
+    """One answer of the policy in `source` to each prompt, drawn by the stage's and the rank's own seed; whether it ended."""
+    policy = models.load_policy(source, ctx.base, ctx.recipe, trainable=False).to(ranks.state().device)
+    sampling = replace(sampling, seed=ctx.seed + ranks.state().process_index)
     ctx.rollouts.sync(policy, tokenizer)
     with ctx.screen.progress(f"{ctx.task.name} {ctx.name} {what}", len(ids), "answer") as bar:
 
@@ -89,5 +94,5 @@ def sample(
         completions = ctx.rollouts.generate(ids, sampling, on_done)
     ctx.rollouts.release()
     ctx.stop.check()
-    texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
+    texts = tokenizer.batch_decode([completion.token_ids for completion in completions], skip_special_tokens=True)
     return texts, [completion.finished for completion in completions]

@@ -4,6 +4,7 @@ P prompts of G rollouts each, and at most one demonstration a prompt: always tho
 ranks, so that no packing into micro-batches can change the mix.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,7 +46,7 @@ class Mix:
     together: bool = False
 
 
-class HybridMethod:
+class HybridMethod(ABC):
     """`rollouts` and `demonstrations` name the estimators (`losses.METHODS`); the lengths say what a row is divided by.
 
     constant: max_completion_length (Dr. GRPO); sequence: its own length; token: nothing, and the count is of tokens.
@@ -61,9 +62,9 @@ class HybridMethod:
     def __init__(self, spec: Hybrid):
         self.spec = spec
 
+    @abstractmethod
     def mix(self, groups: Groups, step: int) -> Mix:
         """`step`: the optimiser steps taken before."""
-        raise NotImplementedError
 
     def rollout_loss(self, logps_BT, entropies_BT, advantages_B1, mask_BT, old_BT, bounds: Bounds):
         """The loss of each token of the rollouts."""
