@@ -94,5 +94,6 @@ def answers(
         completions = ctx.rollouts.generate(ids, sampling, on_done)
     ctx.rollouts.release()
     ctx.stop.check()
-    texts = tokenizer.batch_decode([completion.token_ids for completion in completions], skip_special_tokens=True)
+    # One by one: batch_decode makes one empty text of no answers at all (a rank without prompts).
+    texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
     return texts, [completion.finished for completion in completions]
