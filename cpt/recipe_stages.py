@@ -130,6 +130,9 @@ class Rejection(Strict):
     start: Literal["present", "stage-start"] = Field(
         "present", description="the weights that each round's training starts from"
     )
+    none_right: Literal["stop", "skip"] = Field(
+        "stop", description="a round without a right answer: stop the run, or leave the model as it is, with a warning"
+    )
     samples: Samples = Samples()
 
 

@@ -113,6 +113,14 @@ def test_no_right_answer(cpt, tmp_path):
     assert cpt("run", file, "--out", tmp_path / "run", "--quiet") == 2, cpt.output
     assert "stream.reverse.stages.0: none of the 256 answers sampled for reverse was verified right" in cpt.output
     assert "raise samples.prompts" in cpt.output and "Traceback" not in cpt.output
+    # The run that was refused has a model to go on from, and both rounds leave it as it is.
+    content["stream"][0]["stages"][0]["none_right"] = "skip"
+    assert cpt("run", write_recipe(file, content), "--out", tmp_path / "skips", "--quiet") == 0, cpt.output
+    assert "no answer of round 2 was right; the model is left as it was" in cpt.output
+    base = tmp_path / "skips" / "points" / "00-base" / "model" / "model.safetensors"
+    assert weights(tmp_path / "skips") == base.read_bytes()
+    (stage,) = results(tmp_path / "skips")["stages"]
+    assert stage["steps"] == stage["train_tokens"] == 0 and stage["rollout_tokens"] > 2 * 64 * 4
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer(cpt, tmp_path):

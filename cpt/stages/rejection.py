@@ -14,6 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.sampling import made_once, verified
 from cpt.stages.sft import SftStageTrainer
-from cpt.stages.training import build, load_policy, train, with_template_options
+from cpt.stages.training import build, load_policy, peak_memory_bytes, train, with_template_options
 
 
 def run(ctx: StageContext, rows, strategies) -> dict:
@@ -46,6 +47,8 @@ def train_round(ctx: StageContext, number: int, present: Path, rows: Dataset, st
     """Sample from the policy in `present`, train the one in `ctx.source` on what is right; the round's record."""
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
     kept, spent = kept_answers(ctx, number, present, rows, config.max_length)
+    if not kept:
+        return untrained(ctx, number, present, spent)
     trainer = build(
         ctx,
         SftStageTrainer,
@@ -57,13 +60,21 @@ def train_round(ctx: StageContext, number: int, present: Path, rows: Dataset, st
     return train(ctx, trainer, strategies, spent)
 
 
+def untrained(ctx: StageContext, number: int, present: Path, spent: dict) -> dict:
+    """A round that found no right answer, as its record: the policy in `present` is what it leaves."""
+    ctx.screen.warn(f"{ctx.task.name} {ctx.name}: no answer of round {number} was right; the model is left as it was")
+    ranks.on_main(partial(shutil.copytree, dirs_exist_ok=True), present, ctx.target)
+    costs = {"train_tokens": 0, "peak_memory_bytes": peak_memory_bytes()} | spent
+    return {"task": ctx.task.name, "stage": ctx.name, "kind": ctx.stage.kind, "steps": 0, **costs, "notes": ctx.notes}
+
+
 def kept_answers(
     ctx: StageContext, number: int, present: Path, rows: Dataset, max_length: int | None
 ) -> tuple[Dataset, dict]:
     """Rows of `prompt` and `completion`, and what they cost.
 
     Raises:
-        UserError: no answer was right.
+        UserError: no answer was right, and the recipe does not say to go on all the same.
     """
     spec = ctx.stage.samples
     what = f"answers, round {number} of {ctx.stage.rounds}"
@@ -84,11 +95,11 @@ def kept_answers(
         for each in asked
         for text in each["kept"]
     ]
-    if not kept:
+    if not kept and ctx.stage.none_right == "stop":
         raise UserError(
             f"{ctx.key}: none of the {len(asked) * spec.samples} answers sampled for {ctx.task.name} was verified right, so "
-            "there is nothing to train on: raise samples.prompts, samples.samples or samples.temperature, or put a stage "
-            "before it that teaches the task (sft on demonstrations)"
+            "there is nothing to train on: raise samples.prompts, samples.samples or samples.temperature, put a stage "
+            "before it that teaches the task (sft on demonstrations), or say `none_right: skip`"
         )
     right, distinct = (sum(each[name] for each in asked) for name in ("right", "distinct"))
     solved = sum(each["right"] > 0 for each in asked)
