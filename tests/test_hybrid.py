@@ -10,7 +10,7 @@ import torch
 from fakes import recipe, write_recipe
 from safetensors.torch import load_file
 from test_ranks import LAUNCHERS, launch
-from test_resume import assert_same_end
+from test_resume import assert_same_end, logged
 
 from cpt.recipe_stages import Hybrid
 from cpt.stages.methods import HYBRIDS, Groups
@@ -329,3 +329,5 @@ def test_killed_inside_a_stage(cpt, tmp_path, name):
     assert cpt("run", file, "--out", tmp_path / "run", "--quiet", at=at) == -signal.SIGKILL
     assert cpt("run", file, "--out", tmp_path / "run", "--quiet") == 0, cpt.output
     assert_same_end(tmp_path / "run", tmp_path / "alone")
+    drifts = [line["kl_from_start"] for line in logged(tmp_path / "run") if line["task"] == "reverse"]
+    assert len(drifts) == 6 and 0 < min(drifts) and drifts[0] < drifts[-1], "measured from the stage's own start"

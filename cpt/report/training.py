@@ -8,6 +8,7 @@ CURVES = {  # TRL's log keys and ours, in the order they are shown
     "reward": "Reward",
     "loss": "Loss",
     "kl": "KL to the reference",
+    "kl_from_start": "KL from the stage's start",
     "entropy": "Entropy",
     "hybrid/demonstration_share": "Prompts taught by demonstration",
     "hybrid/rollout_loss": "Loss of the rollouts",

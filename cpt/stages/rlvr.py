@@ -9,10 +9,12 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer import grpo_trainer
 
-from cpt import models
+from cpt import models, ranks
 from cpt.data.rows import completion_text, unpack
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
+from cpt.stages.drift import NAME as DRIFT
+from cpt.stages.drift import Drift
 from cpt.stages.filtering import filtered
 from cpt.stages.generation import generating_with, sampling_of
 from cpt.stages.overlong import overlong_reward
@@ -48,8 +50,8 @@ class RlvrStageTrainer(GRPOTrainer):
     way to vLLM, with its correction for the sampler's mismatch. `stops` are token ids that end an answer.
     """
 
-    def __init__(self, *args, engine, stops: tuple[int, ...] = (), **kwargs):
-        self.engine, self.stops = engine, stops
+    def __init__(self, *args, engine, drift: Drift, stops: tuple[int, ...] = (), **kwargs):
+        self.engine, self.drift, self.stops = engine, drift, stops
         with generating_with(engine, stops, grpo_trainer, self._heard):
             super().__init__(*args, **kwargs)
 
@@ -76,6 +78,15 @@ class RlvrStageTrainer(GRPOTrainer):
             self.engine.sync(policy, self._tokenizer)
             completions = self.engine.generate(prompt_ids, sampling)
         return [completion.token_ids for completion in completions], None
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        self.drift.begin(self, output)
+        return output
+
+    def log(self, logs, start_time=None):
+        drift = self.drift.kl(self) if self.model.training else None
+        super().log(logs if drift is None else logs | {DRIFT: drift}, start_time)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         """TRL's, but what the task's reward (the first) cannot score has no reward at all, whatever the others say."""
@@ -167,6 +178,7 @@ def make_trainer(
         train_dataset=rows,
         processing_class=tokenizer,
         engine=ctx.rollouts,
+        drift=Drift(ctx.work / f"drift-{ranks.state().process_index}.safetensors"),
         stops=stops,
         **options,
     )

@@ -1,0 +1,67 @@
+"""How far the policy has moved since the stage began: KL(start || policy) on the new task's prompts, without a second model.
+
+The first rollouts of a stage are the start's own, so some of them, with the start's log-probabilities, are all that is left
+to know of it: KL(p0 || p) = E over p0 of (p/p0 - 1 - log p/p0), never below 0 (k3). This direction is the one that forgetting
+follows (RL's Razor, 2509.04259); the KL that TRL logs with beta > 0 is the other one, on the policy's rollouts.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+PROBES = 16  # rollouts kept on each rank, of as many prompts as there are
+NAME = "kl_from_start"
+
+
+class Drift:
+    """The probes of one stage on one rank, in `file` for a stage that is resumed."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.probes: dict[str, torch.Tensor] | None = None
+
+    def begin(self, trainer, rollouts: dict) -> None:
+        """Keep some of these rollouts, where they are the first of the stage; else those kept then."""
+        if self.probes is not None:
+            return
+        if trainer.state.global_step > 0:
+            self.probes = load_file(self.file) if self.file.is_file() else {}
+            self.probes = {name: value.to(trainer.accelerator.device) for name, value in self.probes.items()}
+            return
+        number = len(rollouts["completion_ids"])
+        chosen = torch.arange(0, number, max(1, number // PROBES))[:PROBES]
+        names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+        self.probes = {name: rollouts[name][chosen.to(rollouts[name].device)].contiguous() for name in names}
+        self.probes["logps"] = self._logps(trainer).contiguous()
+        save_file(self.probes, self.file)
+
+    def kl(self, trainer) -> float | None:
+        """The mean over the probes' tokens, of all ranks (a collective); None where nothing was kept."""
+        if not self.probes:
+            return None
+        mask = self.probes["completion_mask"]
+        ratio = (self._logps(trainer) - self.probes["logps"]).float()
+        summed = torch.stack([((ratio.exp() - 1 - ratio) * mask).sum(), mask.sum().float()])
+        total, tokens = trainer.accelerator.reduce(summed, reduction="sum").tolist()
+        return total / max(1.0, tokens)
+
+    def _logps(self, trainer) -> torch.Tensor:
+        """(probes, completion length): as training computes them, with the dropout off."""
+        ids, mask = (
+            torch.cat([self.probes[f"prompt_{what}"], self.probes[f"completion_{what}"]], dim=1)
+            for what in ("ids", "mask")
+        )
+        was_training = trainer.model.training
+        trainer.model.eval()
+        try:
+            with torch.no_grad():
+                return trainer._get_per_token_logps_and_entropies(
+                    trainer.model,
+                    ids,
+                    mask,
+                    self.probes["completion_ids"].shape[1],
+                    batch_size=trainer.args.per_device_train_batch_size,
+                )[0]
+        finally:
+            trainer.model.train(was_training)

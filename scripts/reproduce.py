@@ -1,0 +1,242 @@
+"""Make a table of eval/tables cell by cell: every method, with every seed, at every budget; then say what the table says.
+
+    scripts/reproduce_hybrid.sh                 or: python scripts/reproduce.py hybrid
+    python scripts/reproduce.py hybrid --show   only the table, of the cells that there are
+
+A cell is one `cpt run`. What it showed is kept in eval/reference/TABLE.json as soon as it ends, so that the script goes on
+with the next one when it is called again; a run that was stopped inside goes on as well. A cell whose recipe has changed is
+made again. The table goes to eval/reference/TABLE.md: means over the seeds with 95 % intervals of Student's t, and the
+differences of neighbours in the published ranking, paired by seed.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+from scipy.stats import t
+
+HERE = Path(__file__).parent.parent
+NEAR = 0.05  # of the budget: a cell that takes so many tokens at equal updates stands for equal tokens too
+COLUMNS = {
+    "learning_accuracy": "learning",
+    "average_accuracy": "final average",
+    "forgetting": "forgetting",
+    "general": "general",
+}
+
+
+class Cell(NamedTuple):
+    """One run: a method with a seed at a budget (`updates` or `tokens`), and how its steps are scaled."""
+
+    method: str
+    budget: str
+    seed: int
+    scale: float = 1.0
+
+    @property
+    def key(self) -> str:
+        return f"{self.method}/{self.budget}/{self.seed}"
+
+
+class Table:
+    """A table's plan, and the cells that are there."""
+
+    def __init__(self, name: str, runs: Path):
+        self.plan = yaml.safe_load((HERE / "eval" / "tables" / f"{name}.yaml").read_text())
+        self.file, self.runs, self.lock = HERE / "eval" / "reference" / f"{name}.json", runs / name, threading.Lock()
+        self.cells = json.loads(self.file.read_text())["cells"] if self.file.exists() else {}
+
+    def words(self, cell: Cell) -> list[str]:
+        """The recipe and the overrides of a cell."""
+        method = self.plan["methods"][cell.method]
+        steps = {key: max(1, round(number * cell.scale)) for key, number in method["steps"].items()}
+        scaled = [f"{key}={number}" for key, number in steps.items()]
+        return [method["recipe"], *self.plan["set"], *method.get("set", []), *scaled, f"seed={cell.seed}"]
+
+    def composed(self, cell: Cell) -> str:
+        """The digest of the whole recipe of a cell, so that a cell is what its recipe says today."""
+        from cpt.recipe import load
+
+        recipe, *overrides = self.words(cell)
+        text = load(recipe, overrides).model_dump_json(exclude={"description"})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def is_there(self, cell: Cell) -> bool:
+        return self.cells.get(cell.key, {}).get("recipe") == self.composed(cell)
+
+    def keep(self, cell: Cell, found: dict) -> None:
+        with self.lock:
+            self.cells[cell.key] = found
+            order = {key: place for place, key in enumerate(self.plan["methods"])}
+            cells = sorted(self.cells.items(), key=lambda item: (order.get(item[0].split("/")[0], 99), item[0]))
+            beside = self.file.with_suffix(".part")
+            self.file.parent.mkdir(exist_ok=True)
+            lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in cells)
+            beside.write_text(f'{{"format": 1, "cells": {{\n{lines}\n}}}}\n')
+            beside.replace(self.file)
+
+    def values(self, method: str, budget: str, column: str) -> np.ndarray:
+        """(seeds): a column of the seeds that are there, with nan for the others."""
+        cells = [self.cells.get(Cell(method, budget, seed).key) for seed in self.plan["seeds"]]
+        return np.array([cell[column] if cell else np.nan for cell in cells], float)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", help="a file of eval/tables, without .yaml")
+    parser.add_argument("--show", action="store_true", help="make the table of the cells that are there; run nothing")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one thread; default: %(default)s")
+    parser.add_argument("--runs", type=Path, default=HERE / "runs" / "tables", help="default: runs/tables")
+    parser.add_argument("--methods", nargs="*", help="only these rows")
+    asked = parser.parse_args()
+    table = Table(asked.table, asked.runs)
+    if unknown := set(asked.methods or ()) - set(table.plan["methods"]):
+        parser.error(f"no method {', '.join(sorted(unknown))} in {asked.table}: {', '.join(table.plan['methods'])}")
+    if not asked.show:
+        make(table, asked.methods or list(table.plan["methods"]), asked.jobs)
+    said = markdown(table)
+    table.file.with_suffix(".md").write_text(said)
+    print(said)
+
+
+def make(table: Table, methods: list[str], jobs: int) -> None:
+    """Run what is not there, seed by seed, so that a table of fewer seeds is whole first."""
+    for seed in table.plan["seeds"]:
+        for budget in table.plan["budgets"]:
+            first = table.plan.get("tokens_of")  # its tokens are the budget of the others
+            cells = [Cell(method, budget, seed) for method in methods if not (budget == "tokens" and method == first)]
+            if budget == "tokens":
+                cells = [scaled(table, cell) for cell in cells]
+            missing = [cell for cell in cells if not table.is_there(cell)]
+            with ThreadPoolExecutor(jobs) as pool:
+                for cell in pool.map(lambda cell: run(table, cell), missing):
+                    found = table.cells[cell.key]
+                    numbers = ", ".join(f"{COLUMNS[column]} {found[column]:.3f}" for column in COLUMNS)
+                    print(f"{cell.key}: {numbers} ({found['seconds']:.0f} s)", flush=True)
+
+
+def scaled(table: Table, cell: Cell) -> Cell:
+    """The cell with its steps scaled to the budget's tokens, by what the method took at equal updates."""
+    budget = table.cells[Cell(table.plan["tokens_of"], "updates", cell.seed).key]["tokens"]
+    scale = budget / table.cells[cell._replace(budget="updates").key]["tokens"]
+    return cell._replace(scale=1.0 if abs(scale - 1) <= NEAR else scale)
+
+
+def run(table: Table, cell: Cell) -> Cell:
+    """Run the cell, unless it is that of equal updates, and keep what it showed. Ends the script where the run fails."""
+    same = cell._replace(budget="updates")
+    if cell.budget == "tokens" and cell.scale == 1.0 and table.is_there(same):
+        table.keep(cell, table.cells[same.key])
+        return cell
+    out = table.runs / cell.key.replace("/", "-") / table.composed(cell)
+    command = [sys.executable, "-m", "cpt", "run", *table.words(cell), "--out", str(out), "--quiet"]
+    start, threads = time.monotonic(), {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    done = subprocess.run(command, cwd=HERE, env=os.environ | threads, capture_output=True, text=True)
+    if done.returncode not in (0, 3):  # 3: a gate failed, which the numbers show
+        sys.exit(f"{cell.key} ended with code {done.returncode}: {' '.join(command)}\n{done.stderr[-2000:]}")
+    results = json.loads((out / "results.json").read_text())
+    stages = results["stages"]
+    found = {
+        "recipe": table.composed(cell),
+        "commit": commit(),
+        **{column: results["metrics"][column] for column in COLUMNS if column in results["metrics"]},
+        "general": results["held_out"]["general"][-1],
+        "learnt": [round(results["accuracy"][i + 1][i], 4) for i in range(len(results["tasks"]))],
+        "updates": sum(stage["steps"] for stage in stages),
+        "tokens": sum(stage["train_tokens"] + stage["rollout_tokens"] for stage in stages),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    table.keep(cell, found)
+    return cell
+
+
+def commit() -> str:
+    """The code that a cell was made by."""
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    return asked.stdout.strip() or "unknown"
+
+
+# -- what it says --------------------------------------------------------------------------------------------------------
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """(mean, low, high) of Student's t over seeds; no interval of one seed."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return np.nan, np.nan, np.nan
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+    return values.mean(), values.mean() - half, values.mean() + half
+
+
+def shown(values: np.ndarray) -> str:
+    mean, low, high = interval(values)
+    if np.isnan(mean):
+        return ""
+    return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def markdown(table: Table) -> str:
+    """The table of each budget, and the ranking's differences."""
+    plan, seeds = table.plan, len(table.plan["seeds"])
+    lines = [f"# {plan['title']}", ""]
+    lines += [
+        f"Means over {seeds} seeds with 95 % intervals (Student's t over seeds). Made by `scripts/reproduce.py`.",
+        "",
+    ]
+    for budget in plan["budgets"]:
+        lines += [
+            f"## Equal {budget}",
+            "",
+            f"| method | {' | '.join(COLUMNS.values())} | updates | 1000 tokens | seeds |",
+        ]
+        lines += ["|---" * (len(COLUMNS) + 4) + "|"]
+        for method, spec in plan["methods"].items():
+            of = "updates" if budget == "tokens" and method == plan.get("tokens_of") else budget
+            cells = [shown(table.values(method, of, column)) for column in COLUMNS]
+            updates, tokens = (table.values(method, of, column) for column in ("updates", "tokens"))
+            if (there := ~np.isnan(updates)).any():
+                counts = f"{updates[there].mean():.0f} | {tokens[there].mean() / 1000:.0f} | {there.sum()}"
+                lines.append(f"| {spec['name']} | {' | '.join(cells)} | {counts} |")
+        lines += ["", *ranked(table, budget)]
+    return "\n".join(lines)
+
+
+def ranked(table: Table, budget: str) -> list[str]:
+    """Whether each neighbour of the published ranking is above the next here."""
+    plan, order, lines = table.plan, table.plan.get("ranking", []), []
+    for better, worse in zip(order, order[1:], strict=False):
+        words = []
+        for column in ("learning_accuracy", "average_accuracy"):
+            of = [
+                "updates" if budget == "tokens" and each == plan.get("tokens_of") else budget
+                for each in (better, worse)
+            ]
+            values = table.values(better, of[0], column) - table.values(worse, of[1], column)
+            mean, low, high = interval(values)
+            said = "undecided" if np.isnan(low) or low <= 0 <= high else "holds" if low > 0 else "reversed"
+            words.append(f"{COLUMNS[column]} {shown(values) or '-'} {said}" if not np.isnan(mean) else "")
+        if any(words):
+            lines.append(
+                f"- {plan['methods'][better]['name']} above {plan['methods'][worse]['name']}: {'; '.join(words)}"
+            )
+    return (
+        [f"The published ranking, neighbour by neighbour (differences paired by seed, equal {budget}):", "", *lines, ""]
+        if lines
+        else []
+    )
+
+
+if __name__ == "__main__":
+    main()
