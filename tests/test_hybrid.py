@@ -330,4 +330,4 @@ def test_killed_inside_a_stage(cpt, tmp_path, name):
     assert cpt("run", file, "--out", tmp_path / "run", "--quiet") == 0, cpt.output
     assert_same_end(tmp_path / "run", tmp_path / "alone")
     drifts = [line["kl_from_start"] for line in logged(tmp_path / "run") if line["task"] == "reverse"]
-    assert len(drifts) == 6 and 0 < min(drifts) and drifts[0] < drifts[-1], "measured from the stage's own start"
+    assert len(drifts) == 6 and min(drifts) > 0 and drifts[0] < drifts[-1], "measured from the stage's own start"
