@@ -11,6 +11,7 @@ differences of neighbours in the published ranking, paired by seed.
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -87,6 +88,8 @@ class Table:
 
     def values(self, method: str, budget: str, column: str) -> np.ndarray:
         """(seeds): a column of the seeds that are there, with nan for the others."""
+        if method == self.plan.get("tokens_of"):  # its own updates are the budget
+            budget = "updates"
         cells = [self.cells.get(Cell(method, budget, seed).key) for seed in self.plan["seeds"]]
         return np.array([cell[column] if cell else np.nan for cell in cells], float)
 
@@ -203,9 +206,8 @@ def markdown(table: Table) -> str:
         ]
         lines += ["|---" * (len(COLUMNS) + 4) + "|"]
         for method, spec in plan["methods"].items():
-            of = "updates" if budget == "tokens" and method == plan.get("tokens_of") else budget
-            cells = [shown(table.values(method, of, column)) for column in COLUMNS]
-            updates, tokens = (table.values(method, of, column) for column in ("updates", "tokens"))
+            cells = [shown(table.values(method, budget, column)) for column in COLUMNS]
+            updates, tokens = (table.values(method, budget, column) for column in ("updates", "tokens"))
             if (there := ~np.isnan(updates)).any():
                 counts = f"{updates[there].mean():.0f} | {tokens[there].mean() / 1000:.0f} | {there.sum()}"
                 lines.append(f"| {spec['name']} | {' | '.join(cells)} | {counts} |")
@@ -215,27 +217,19 @@ def markdown(table: Table) -> str:
 
 def ranked(table: Table, budget: str) -> list[str]:
     """Whether each neighbour of the published ranking is above the next here."""
-    plan, order, lines = table.plan, table.plan.get("ranking", []), []
-    for better, worse in zip(order, order[1:], strict=False):
+    names, lines = table.plan["methods"], []
+    for better, worse in itertools.pairwise(table.plan.get("ranking", [])):
         words = []
         for column in ("learning_accuracy", "average_accuracy"):
-            of = [
-                "updates" if budget == "tokens" and each == plan.get("tokens_of") else budget
-                for each in (better, worse)
-            ]
-            values = table.values(better, of[0], column) - table.values(worse, of[1], column)
+            values = table.values(better, budget, column) - table.values(worse, budget, column)
             mean, low, high = interval(values)
             said = "undecided" if np.isnan(low) or low <= 0 <= high else "holds" if low > 0 else "reversed"
-            words.append(f"{COLUMNS[column]} {shown(values) or '-'} {said}" if not np.isnan(mean) else "")
-        if any(words):
-            lines.append(
-                f"- {plan['methods'][better]['name']} above {plan['methods'][worse]['name']}: {'; '.join(words)}"
-            )
-    return (
-        [f"The published ranking, neighbour by neighbour (differences paired by seed, equal {budget}):", "", *lines, ""]
-        if lines
-        else []
-    )
+            if not np.isnan(mean):
+                words.append(f"{COLUMNS[column]} {shown(values)} {said}")
+        if words:
+            lines.append(f"- {names[better]['name']} above {names[worse]['name']}: {'; '.join(words)}")
+    head = f"The published ranking, neighbour by neighbour (differences paired by seed, equal {budget}):"
+    return [head, "", *lines, ""] if lines else []
 
 
 if __name__ == "__main__":
