@@ -149,6 +149,48 @@ def test_its_rollouts_are_paid_for_once(cpt, tmp_path):
     assert stage_of(out)["rollout_tokens"] > without["rollout_tokens"]
 
 
+def test_its_rollouts_are_the_first_generation(cpt, tmp_path):
+    """With one generation alone nothing is rolled out but the filter; a sampling of its own is not trained on."""
+    content = with_hard_prompts(tmp_path)
+    stage = content["stream"][0]["stages"][0]
+    stage["args"] |= {"max_steps": 1}
+    reused = stage_of(out := run(cpt, tmp_path, content, "reused"))
+    stage["filter"]["temperature"] = 0.9
+    anew = stage_of(run(cpt, tmp_path, content, "anew"))
+    assert reused["filter"]["opening"] == 4 and anew["filter"]["opening"] == 0
+    answers = 22 * 4  # of six tokens, but for a few
+    assert reused["rollout_tokens"] < (answers + 8) * 6 < anew["rollout_tokens"]
+    (line,) = logged(out)
+    assert line["reward"] > 0, "a kept prompt has a right rollout among those trained on"
+    assert reused["train_tokens"] > 0
+
+
+def test_the_first_epoch_begins_with_the_opening():
+    from trl.trainer.utils import RepeatSampler
+
+    from cpt.stages.rlvr import OrderOfEpoch
+
+    def order(epoch: int, opening: int) -> list[int]:
+        return list(OrderOfEpoch(RepeatSampler(range(10), 2, 4, seed=0), 7, lambda: epoch, opening))
+
+    for epoch in (0, 1):
+        assert order(epoch, 0) == order(epoch, 0) and len(set(order(epoch, 0))) == 8
+    begun = order(0, 4)
+    assert {*begun[:8]} == {0, 1, 2, 3} and begun[::2] == begun[1::2]
+    assert len(set(begun)) == 8, "each row once, the others where they were but for those that changed places"
+    assert [row for row in begun[8:] if row in order(0, 0)[8:]] == [row for row in order(0, 0)[8:] if row > 3]
+    assert order(1, 4) == order(1, 0)
+
+
+def test_rollouts_of_another_rank_are_found():
+    from cpt.stages.filtering import Opening, Rollout
+
+    rollouts = {name: [Rollout([i], None) for i in range(4)] for name in ("a", "b")}
+    second = [{"row": "a"}] * 2 + [{"row": "b"}] * 2  # rank 1 of 2, whose first group began on rank 0
+    assert [each.ids for each in Opening(rollouts).of(second, 6)] == [[2], [3], [0], [1]]
+    assert Opening(rollouts).of([{"row": "c"}], 0) is None
+
+
 def test_nothing_left(cpt, tmp_path):
     content = with_hard_prompts(tmp_path)
     file = tmp_path / "train.jsonl"
@@ -168,6 +210,7 @@ def test_two_processes_share_the_rollouts(tmp_path, tiny_folder):
     assert found["prompts"] == 22 and found["kept"] == 22 - len(found["dropped"])
     assert {int(name.removeprefix("reverse/row/row")) % 3 for name in found["dropped"]} == {0}
     assert done.stdout.count(f"filter kept {found['kept']} of 22 prompts") == 1
+    assert found["opening"] == 8, "four prompts of each process's sixteen completions"
 
 
 # -- overlong ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Reinforcement learning from verifiable rewards: TRL's GRPOTrainer (2402.03300) on the run's own rollout engine."""
 
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 
 import torch
 from torch.utils.data import Sampler
@@ -15,7 +16,7 @@ from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.drift import NAME as DRIFT
 from cpt.stages.drift import Drift
-from cpt.stages.filtering import filtered
+from cpt.stages.filtering import Opening, filtered
 from cpt.stages.generation import generating_with, sampling_of
 from cpt.stages.overlong import overlong_reward
 from cpt.stages.resampling import Resampling
@@ -25,19 +26,26 @@ FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above 
 
 
 class OrderOfEpoch(Sampler):
-    """TRL's sampler, with an order that depends on the seed and the epoch alone.
+    """TRL's sampler, with an order that depends on the seed and the epoch alone; the first epoch begins with `opening` rows.
 
     TRL draws each epoch's order after that of the epoch before, from one generator; a resumed trainer begins with the first.
     The epoch is asked for: accelerate's `set_epoch` does not reach the sampler of a resumed epoch in several processes.
     """
 
-    def __init__(self, sampler: Sampler, seed: int, epoch: Callable[[], int]):
-        self.sampler, self.seed, self.epoch = sampler, seed, epoch
+    def __init__(self, sampler: Sampler, seed: int, epoch: Callable[[], int], opening: int = 0):
+        self.sampler, self.seed, self.epoch, self.opening = sampler, seed, epoch, opening
 
     def __iter__(self) -> Iterator[int]:
         if self.sampler.shuffle:
             self.sampler.generator.manual_seed(self.seed + self.epoch())
-        return iter(self.sampler)
+        order = iter(self.sampler)
+        if not self.opening or self.epoch() > 0:
+            return order
+        head = list(islice(order, self.opening * self.sampler.mini_repeat_count))
+        behind = sorted({*head} - {*range(self.opening)})  # those that shall not be first, and those that shall
+        missing = sorted({*range(self.opening)} - {*head})
+        swap = dict(zip(behind, missing, strict=True)) | dict(zip(missing, behind, strict=True))
+        return (swap.get(row, row) for row in chain(head, order))
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -47,11 +55,15 @@ class RlvrStageTrainer(GRPOTrainer):
     """GRPOTrainer whose rollouts come from the run's engine, synced to the policy before every generation.
 
     An engine that is the policy itself (transformers) generates here; one that is a copy (vLLM) goes through TRL's own
-    way to vLLM, with its correction for the sampler's mismatch. `stops` are token ids that end an answer.
+    way to vLLM, with its correction for the sampler's mismatch. `stops` are token ids that end an answer. `opening` has
+    rollouts of the stage's start for the first rows, which are then not generated again.
     """
 
-    def __init__(self, *args, engine, drift: Drift, stops: tuple[int, ...] = (), **kwargs):
+    def __init__(
+        self, *args, engine, drift: Drift, stops: tuple[int, ...] = (), opening: Opening | None = None, **kwargs
+    ):
         self.engine, self.drift, self.stops = engine, drift, stops
+        self.opening, self.given = opening, None
         with generating_with(engine, stops, grpo_trainer, self._heard):
             super().__init__(*args, **kwargs)
 
@@ -60,6 +72,8 @@ class RlvrStageTrainer(GRPOTrainer):
             self._metrics["train"][f"rollouts/{name}"].append(value)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        if self.given is not None:
+            return [each.ids for each in self.given], [each.logprobs for each in self.given] if self.use_vllm else None
         if self.use_vllm:
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
@@ -80,7 +94,10 @@ class RlvrStageTrainer(GRPOTrainer):
         return [completion.token_ids for completion in completions], None
 
     def _generate_and_score_completions(self, inputs):
+        if self.opening is not None and self.state.global_step == 0:
+            self.given = self.opening.of(inputs, self.accelerator.process_index * len(inputs))
         output = super()._generate_and_score_completions(inputs)
+        self.opening = self.given = None
         self.drift.begin(self, output)
         return output
 
@@ -95,7 +112,9 @@ class RlvrStageTrainer(GRPOTrainer):
         return rewards
 
     def _get_train_sampler(self, dataset=None) -> Sampler:
-        return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: int(self.state.epoch or 0))
+        opening = len(self.opening.rollouts) if self.opening is not None else 0
+        epoch = lambda: int(self.state.epoch or 0)  # noqa: E731
+        return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, epoch, opening)
 
     def train_tokens(self) -> int:
         return int(self.state.num_input_tokens_seen) * self.num_iterations
@@ -148,9 +167,9 @@ class MismatchAlarm(TrainerCallback):
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
-    spent, found, penalties = None, {}, []
+    spent, found, penalties, opening = None, {}, [], None
     if ctx.stage.filter is not None:
-        rows, spent, found["filter"] = filtered(ctx, rows, config)
+        rows, opening, spent, found["filter"] = filtered(ctx, rows, config)
     if ctx.stage.overlong is not None:
         penalties.append(overlong_reward(config.max_completion_length, ctx.stage.overlong.buffer))
     if ctx.stage.dynamic_sampling is not None:
@@ -158,7 +177,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
             ctx, rows, config, penalties, ResamplingTrainer, rounds=ctx.stage.dynamic_sampling.rounds
         )
     else:
-        trainer = make_trainer(ctx, rows, config, penalties)
+        trainer = make_trainer(ctx, rows, config, penalties, opening=opening)
     return train(ctx, trainer, strategies, spent) | found
 
 

@@ -16,7 +16,7 @@ from cpt.data.rows import unpack
 from cpt.errors import UserError
 from cpt.files import write_json
 from cpt.recipe import Pairs, Samples
-from cpt.rollouts import Sampling
+from cpt.rollouts import Completion, Sampling
 from cpt.stages.context import StageContext
 from cpt.stages.training import all_errors
 
@@ -74,13 +74,14 @@ def sample(
     limit = ctx.task.spec.max_completion_length or ctx.recipe.evaluation.max_completion_length
     stops = models.answer_stops(tokenizer, ctx.task.spec)
     sampling = Sampling(max_tokens=min(room, limit), temperature=temperature, stop_ids=stops)
-    return answers(ctx, tokenizer, ids, sampling, source, what)
+    completions = answers(ctx, tokenizer, ids, sampling, source, what)
+    return decoded(tokenizer, completions), [completion.finished for completion in completions]
 
 
 def answers(
     ctx: StageContext, tokenizer, ids: list[list[int]], sampling: Sampling, source: Path, what: str
-) -> tuple[list[str], list[bool]]:
-    """One answer of the policy in `source` to each prompt, drawn by the stage's and the rank's own seed; whether it ended."""
+) -> list[Completion]:
+    """One answer of the policy in `source` to each prompt, drawn by the stage's and the rank's own seed."""
     policy = models.load_policy(source, ctx.base, ctx.recipe, trainable=False).to(ranks.state().device)
     sampling = replace(sampling, seed=ctx.seed + ranks.state().process_index)
     ctx.rollouts.sync(policy, tokenizer)
@@ -94,6 +95,9 @@ def answers(
         completions = ctx.rollouts.generate(ids, sampling, on_done)
     ctx.rollouts.release()
     ctx.stop.check()
+    return completions
+
+
+def decoded(tokenizer, completions: list[Completion]) -> list[str]:
     # One by one: batch_decode makes one empty text of no answers at all (a rank without prompts).
-    texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
-    return texts, [completion.finished for completion in completions]
+    return [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
