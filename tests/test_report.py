@@ -279,6 +279,23 @@ def test_curves_of_the_engine_and_of_what_was_not_scored(tmp_path):
     assert "Rollouts not scored" in built(run)[0].text
 
 
+def test_what_a_filter_dropped_is_named(tmp_path):
+    run = make_run(tmp_path / "run", count=5, samples=0)
+    results = json.loads((run / "results.json").read_text())
+    dropped = [f"reverse/train/{number}" for number in range(30)]
+    results["stages"][0]["filter"] = {
+        "drop": "all-wrong",
+        "prompts": 120,
+        "kept": 90,
+        "dropped": dropped,
+        "opening": 16,
+    }
+    (run / "results.json").write_text(json.dumps(results))
+    outline, page, markdown = built(run)
+    assert "90 of 120 prompts kept (75%); dropped (all-wrong): 30 prompts" in outline.text
+    assert ", ".join(dropped) in page and ", ".join(dropped) in markdown
+
+
 def test_every_table_of_the_markdown_is_one(tmp_path):
     """As a reader of Markdown sees it: as many tables as were written, no row cut, nothing taken for HTML."""
     run = make_run(tmp_path / "run", bad=True, count=20)

@@ -76,6 +76,22 @@ def notes(results: dict) -> list[str]:
     return [f"{stage['task']} {stage['stage']}: {note}" for stage in results["stages"] for note in stage["notes"]]
 
 
+def filters(results: dict) -> list[dict]:
+    """What each stage's filter kept, and the ids that it dropped."""
+    found = [
+        (f"{stage['task']} {stage['stage']}", stage["filter"]) for stage in results["stages"] if stage.get("filter")
+    ]
+    return [
+        {
+            "stage": stage,
+            "told": f"{count(each['kept'])} of {count(each['prompts'])} prompts kept ({each['kept'] / each['prompts']:.0%}); "
+            f"dropped ({each['drop']})",
+            "dropped": each["dropped"],
+        }
+        for stage, each in found
+    ]
+
+
 def costs(results: dict) -> dict:
     """A row for each stage and each evaluation as they ran, and the whole; `part` is in percent of the time."""
     whole = results["cost"]

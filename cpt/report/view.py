@@ -46,6 +46,7 @@ def view(run: Run) -> dict:
         "errors": examples.verifier_errors(run),
         "training": training.panels(run),
         "notes": training.notes(results),
+        "filters": training.filters(results),
         "costs": training.costs(results),
     }
 
