@@ -7,6 +7,7 @@ from typing import Any
 from cpt.data import sources
 from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.recipe import Recipe, Suite, suites_of
+from cpt.recipe_strategies import words as strategy_words
 from cpt.rewards import function
 from cpt.rewards.verifiers import kinds
 from cpt.stages.arguments import ROLLOUT_KINDS, arguments, generation, value_of
@@ -142,6 +143,8 @@ def describe(recipe: Recipe, out: Path) -> str:
         lines.append(f"    {number:02d} {task.task}: {rows_line(task)}; judged by {task.verifier.kind}")
         for stage in task.stages:
             lines.append(f"       {stage.kind}: {stage_line(stage, task)}")
+    if recipe.strategies:
+        lines += ["", "  strategies", *(f"    {strategy_words(spec)}" for spec in recipe.strategies)]
     lines += ["", "  evaluation", *evaluation_lines(recipe, suites)]
     for name, gate in recipe.evaluation.gates.items():
         word = "at least" if name == "learning_accuracy" else "at most"

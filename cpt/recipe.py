@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cpt.errors import Problem, RecipeErrors
 from cpt.recipe_stages import Pairs, Samples, Stage, Strict
+from cpt.recipe_strategies import Strategy
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -244,15 +245,6 @@ class Judged(Strict):
 
 class Task(Judged):
     stages: tuple[Stage, ...] = Field(min_length=1)
-
-
-class Strategy(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
-    kind: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
 
 
 class Sampled(Strict):

@@ -315,8 +315,6 @@ def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
             for path, message in stage_problems(stage):
                 place = ("stream", number, "stages", index, *path)
                 mistakes.add(root.at(place), ".".join(map(str, place)), message)
-    for number, _ in enumerate(recipe.strategies):
-        mistakes.add(root.at(["strategies", number]), f"strategies.{number}", "no strategy exists in this version")
     for number, suite in enumerate(recipe.evaluation.suites):
         try:
             find("eval", suite)

@@ -1,6 +1,7 @@
 """The loop: for each point of the stream, train it if it is not committed, evaluate it if its row is missing; then report."""
 
 import gc
+import shutil
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from cpt.rundir import Point, RunDir, open_run, points_of
 from cpt.screen import Screen, hush_libraries, logs_to
 from cpt.stages import STAGES, StageContext
 from cpt.stop import Stop, listening
-from cpt.strategies import STRATEGIES, Strategy
+from cpt.strategies import Strategy
+from cpt.strategies import make as make_strategies
 
 
 @dataclass
@@ -52,9 +54,8 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
             listening(lambda _: screen.warn("stopping: saving the place (Ctrl-C again to end now)"))
         )
         stream = load_stream(recipe, suites_of(recipe))
-        strategies = [STRATEGIES[spec.kind](recipe, **spec.options) for spec in recipe.strategies]
         scorers = stack.enter_context(Scorers())
-        this = Run(recipe, rundir, stream, strategies, None, scorers, screen, stop)
+        this = Run(recipe, rundir, stream, make_strategies(recipe), None, scorers, screen, stop)
         compared = prepare(this)
         settle(recipe)
         if not ranks.on_main(complete, this):
@@ -87,8 +88,6 @@ def prepare(this: Run) -> list[list[int]]:
     last = ranks.on_main(lambda: [point for point in points if this.rundir.committed(point)][-1])
     if last.task is not None:
         this.screen.line(f"going on after {last.name} in {this.rundir.path}")
-        for strategy in this.strategies:
-            strategy.load_state_dict(this.rundir.strategy_state(last, strategy.kind))
     return probes(this.recipe, this.stream, tokenizer)
 
 
@@ -120,7 +119,7 @@ def make_base(this: Run, base: Point) -> None:
         source = models.resolve(this.recipe, this.screen, this.stop)
         this.rundir.discard([base])
         models.write_base(this.recipe, source, this.rundir.work(base) / "model")
-        this.rundir.commit(base, this.rundir.work(base) / "model", [], {})
+        this.rundir.commit(base, this.rundir.work(base) / "model", [])
     manifest.write(this.rundir, this.recipe, this.stream)
 
 
@@ -144,25 +143,43 @@ def make(this: Run, point: Point) -> None:
     """Train one task: stage after stage, each committed when it ends, then the point."""
     spec = this.recipe.stream[point.index - 1]
     task = this.stream.tasks[point.index - 1]
-    source = this.rundir.model(points_of(this.recipe)[point.index - 1])
+    before = points_of(this.recipe)[point.index - 1]
+    source, states = this.rundir.model(before), this.rundir.states(before)
     for index, stage in enumerate(spec.stages):
         ctx = context(this, point, task, index, stage, source)
         if not ranks.on_main(this.rundir.stage_committed, point, ctx.name):
+            load_states(this, states)
             record = run_stage(this, ctx)
+            save_states(this, ctx.target.parent / "strategies")
             ranks.on_main(this.rundir.commit_stage, point, ctx.name, record)
-        source = ctx.target
+        source, states = ctx.target, ctx.target.parent / "strategies"
+    load_states(this, states)
     served = None
     for strategy in this.strategies:
         source = strategy.after_task(ctx) or source
     for strategy in this.strategies:
         served = strategy.served(ctx) or served
-    ranks.on_main(commit, this, point, source, served)
+    states = this.rundir.work(point) / "strategies"
+    save_states(this, states)
+    ranks.on_main(commit, this, point, source, served, states)
 
 
-def commit(this: Run, point: Point, model: Path, served: Path | None) -> None:
+def load_states(this: Run, folder: Path) -> None:
+    for strategy in this.strategies:
+        strategy.load(folder / strategy.name)
+
+
+def save_states(this: Run, folder: Path) -> None:
+    ranks.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
+    for strategy in this.strategies:
+        strategy.save(folder / strategy.name)
+    ranks.barrier()
+
+
+def commit(this: Run, point: Point, model: Path, served: Path | None, states: Path) -> None:
     names = [f"{i}-{stage.kind}" for i, stage in enumerate(this.recipe.stream[point.index - 1].stages)]
     records = [this.rundir.stage_record(point, name) for name in names]
-    this.rundir.commit(point, model, records, {s.kind: s.state_dict() for s in this.strategies}, served)
+    this.rundir.commit(point, model, records, states, served)
 
 
 def context(this: Run, point: Point, task, index: int, stage, source: Path) -> StageContext:

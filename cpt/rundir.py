@@ -113,9 +113,9 @@ class RunDir:
         return json.loads((self.stage(point, name) / "stage.json").read_text())
 
     def commit(
-        self, point: Point, model: Path, stages: list[dict], strategies: dict[str, dict], served: Path | None = None
+        self, point: Point, model: Path, stages: list[dict], states: Path | None = None, served: Path | None = None
     ) -> None:
-        """All of the point or none of it: its models, the records of its stages, and the strategies' states."""
+        """All of the point or none of it: its models, the records of its stages, and the folder of the strategies' states."""
         beside = self.points / f".{point.name}.commit"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -123,8 +123,8 @@ class RunDir:
         if served is not None:
             clone(served, beside / "served")
         write_json(beside / "stages.json", stages)
-        for kind, state in strategies.items():
-            write_json(beside / "strategies" / f"{kind}.json", state)
+        if states is not None and states.is_dir():
+            clone(states, beside / "strategies")
         seal(beside)
         shutil.rmtree(self.point(point), ignore_errors=True)
         beside.rename(self.point(point))
@@ -135,8 +135,9 @@ class RunDir:
         """The records of the committed stages of a committed point."""
         return json.loads((self.point(point) / "stages.json").read_text())
 
-    def strategy_state(self, point: Point, kind: str) -> dict:
-        return json.loads((self.point(point) / "strategies" / f"{kind}.json").read_text())
+    def states(self, point: Point) -> Path:
+        """What the strategies knew at the point, in a folder for each."""
+        return self.point(point) / "strategies"
 
     def link_final(self, point: Point) -> None:
         """`final`: a relative link to the last point's served model."""

@@ -27,8 +27,9 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     "cpt.rollouts.fingerprints": set(),
     "cpt.rollouts.buckets": set(),
     "cpt.rollouts.keeper": set(),
-    "cpt.recipe": {"cpt.recipe_file", "cpt.recipe_nodes", "cpt.recipe_stages"},
+    "cpt.recipe": {"cpt.recipe_file", "cpt.recipe_nodes", "cpt.recipe_stages", "cpt.recipe_strategies"},
     "cpt.recipe_stages": set(),
+    "cpt.recipe_strategies": {"cpt.recipe_stages"},
     "cpt.recipe_file": {"cpt.recipe_nodes", "cpt.rollouts.arguments", "cpt.stages.arguments"},
     "cpt.recipe_schema": {"cpt.recipe", "cpt.recipe_stages"},
     "cpt.recipe_nodes": set(),
@@ -40,6 +41,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     "cpt.rollouts": {"cpt.recipe", "cpt.models", "cpt.rollouts"},
     "cpt.strategies": {
         "cpt.recipe",
+        "cpt.recipe_strategies",
         "cpt.losses",
         "cpt.models",
         "cpt.merging",

@@ -100,7 +100,7 @@ ONE_MISTAKE = {
     ),
     "unknown strategy": (
         BASE + "strategies: [{kind: ewc}]\n",
-        "recipe.yaml:10: strategies.0: no strategy exists in this version",
+        "recipe.yaml:10: strategies.0: no kind 'ewc'; there are: ema, mcl, lookahead, stochastic-restore",
     ),
     "unknown suite": (
         BASE + "evaluation: {suites: [generl]}\n",

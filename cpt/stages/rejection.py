@@ -39,7 +39,10 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         this = round_context(ctx, number, present, records)
         records.append(train_round(this, number, present, rows, strategies))
         if number < ctx.stage.rounds:
-            ranks.on_main(commit_round, ctx, number, records, strategies)
+            for strategy in strategies:
+                strategy.save(folder_of(ctx, number) / "strategies" / strategy.name)
+            ranks.barrier()
+            ranks.on_main(commit_round, ctx, number, records)
     return whole(records)
 
 
@@ -141,13 +144,11 @@ def round_context(ctx: StageContext, number: int, present: Path, records: list[d
     )
 
 
-def commit_round(ctx: StageContext, number: int, records: list[dict], strategies) -> None:
+def commit_round(ctx: StageContext, number: int, records: list[dict]) -> None:
     """Seal a finished round, and remove the one before it."""
     folder = folder_of(ctx, number)
     shutil.rmtree(folder / "trainer")
     write_json(folder / "records.json", records)
-    for strategy in strategies:
-        write_json(folder / "strategies" / f"{strategy.kind}.json", strategy.state_dict())
     seal(folder)
     shutil.rmtree(folder_of(ctx, number - 1), ignore_errors=True)
 
@@ -159,7 +160,7 @@ def resume(ctx: StageContext, strategies) -> list[dict]:
         return []
     folder = folder_of(ctx, number)
     for strategy in strategies:
-        strategy.load_state_dict(json.loads((folder / "strategies" / f"{strategy.kind}.json").read_text()))
+        strategy.load(folder / "strategies" / strategy.name)
     return json.loads((folder / "records.json").read_text())
 
 

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -143,7 +144,9 @@ def train(ctx: StageContext, trainer: Trainer, strategies, spent: dict | None = 
             f"{ctx.key}: training ended after {steps} of {wanted} steps: {len(trainer.train_dataset)} rows do not fill a "
             "batch; give more rows, or lower per_device_train_batch_size"
         )
-    save(ctx, trainer)
+    save(ctx, trainer, ctx.target)
+    for strategy in strategies:
+        strategy.saved(ctx, trainer.model, partial(save, ctx, trainer))
     record = {"task": ctx.task.name, "stage": ctx.name, "kind": ctx.stage.kind, "steps": steps, **keeper.costs()}
     release(ctx, trainer)
     return record | {"notes": list(ctx.notes)}
@@ -156,13 +159,13 @@ def total_steps(trainer: Trainer) -> int:
     return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
 
 
-def save(ctx: StageContext, trainer: Trainer) -> None:
+def save(ctx: StageContext, trainer: Trainer, target: Path) -> None:
     """Gather on all ranks, write on rank 0."""
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     policy = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if ranks.is_main():
-        shutil.rmtree(ctx.target, ignore_errors=True)
-        models.save_policy(policy, state_dict, ctx.source, ctx.target, ctx.recipe)
+        shutil.rmtree(target, ignore_errors=True)
+        models.save_policy(policy, state_dict, ctx.source, target, ctx.recipe)
     ranks.barrier()
 
 
@@ -212,7 +215,7 @@ class Keeper(TrainerCallback):
             self.before = json.loads((checkpoint / "costs.json").read_text())
             trainer.resume_tokens(self.before["train_tokens"])
             for strategy in strategies:
-                strategy.load_state_dict(json.loads((checkpoint / "strategies" / f"{strategy.kind}.json").read_text()))
+                strategy.load(checkpoint / "strategies" / strategy.name)
 
     def costs(self) -> dict:
         """Seconds, tokens, peak memory and verifier errors of the stage so far, over all ranks and earlier attempts."""
@@ -249,15 +252,15 @@ class Keeper(TrainerCallback):
 
     def on_save(self, args, state, control, **_):
         costs = self.costs()
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        for strategy in self.strategies:
+            strategy.save(folder / "strategies" / strategy.name)
         ranks.barrier()
         if ranks.is_main():
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             # TRL's reference adapter is made anew from `ctx.source`. Were it here, transformers would load it alone on
             # resume and leave the policy's own adapter as it was at the stage's start.
             shutil.rmtree(folder / "ref", ignore_errors=True)
             write_json(folder / "costs.json", costs)
-            for strategy in self.strategies:
-                write_json(folder / "strategies" / f"{strategy.kind}.json", strategy.state_dict())
             seal(folder)
         ranks.barrier()
 

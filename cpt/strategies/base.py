@@ -1,43 +1,54 @@
 """The hooks of a strategy. Each returns a value and touches no shared state; the defaults do nothing.
 
-A new strategy touches three places: its file, the STRATEGIES dict, and its test.
+State goes from stage to stage by folder, as weights do: `load` before a stage and after a kill, `save` after a stage and in
+every in-stage checkpoint. Nothing has to stay in memory between them.
+
+A new strategy touches four places: its spec in `recipe_strategies`, its file, the STRATEGIES dict, and its test.
 """
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cpt import ranks
+from cpt.files import write_json
 from cpt.recipe import Recipe
 
 
 class Strategy:
-    """Hooks that do nothing. `options` are the recipe's words beside `kind`, by which a run keeps the state.
+    """Hooks that do nothing. `spec` is the recipe's; `name` (0-ema) is the place of its state in a run.
 
-    Gradient and loss terms (`weight_gradient`, `penalty`) come with the first strategy that has one.
+    Loss terms (`penalty`) and terms of the gradient (`weight_gradient`) come with the first strategy that has one.
     """
 
-    kind: str
-
-    def __init__(self, recipe: Recipe, **options: Any):
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, spec: Any, name: str):
+        self.recipe, self.spec, self.name = recipe, spec, name
 
     def before_stage(self, ctx, rows):
         """The rows that the stage trains on (a `datasets.Dataset`)."""
         return rows
 
+    def callbacks(self, ctx) -> list:
+        """transformers' TrainerCallbacks for the stage."""
+        return []
+
+    def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
+        """The stage's weights are saved, and still in `model`, which nobody needs any more. `save(folder)` saves it again.
+
+        On all ranks; `save` is a collective.
+        """
+
     def after_stage(self, ctx, rows) -> None:
         """The stage's model is in `ctx.target`."""
 
     def after_task(self, ctx) -> Path | None:
-        """A folder that takes the place of the task's model (a merge), or None."""
+        """A folder that takes the place of the task's model (a merge), or None. `ctx` is that of its last stage."""
         return None
 
     def served(self, ctx) -> Path | None:
         """The folder that is evaluated and shipped, where it differs from what trains on; or None."""
         return None
-
-    def callbacks(self, ctx) -> list:
-        """transformers' TrainerCallbacks for the stage."""
-        return []
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, as JSON."""
@@ -45,3 +56,13 @@ class Strategy:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+
+    def save(self, folder: Path) -> None:
+        """Write the state to `folder`, on all ranks. A strategy that keeps tensors adds its files."""
+        if ranks.is_main():
+            write_json(folder / "state.json", self.state_dict())
+
+    def load(self, folder: Path) -> None:
+        """Take back what `save` wrote; a folder that is not there is the beginning of the stream."""
+        if (folder / "state.json").is_file():
+            self.load_state_dict(json.loads((folder / "state.json").read_text(encoding="utf-8")))

@@ -1,0 +1,214 @@
+"""Averages of the weights: `ema` (Polyak; BEMA, 2508.00180; LCIA, 2410.10868), and `mcl`, its slow weights (2211.03186).
+
+The average is of the trained weights alone (an adapter's, where one is trained). What is served is evaluated and shipped;
+what goes on to the next task is another question (`feed_back`). The rules are in `strategies.averages`.
+
+The reference of a stage's KL is the weights that the stage starts from: with `feed_back` those are the average. Within a
+stage TRL's own `sync_ref_model` makes the reference a moving average.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from cpt.errors import UserError
+from cpt.recipe import Recipe
+from cpt.recipe_strategies import GRADIENT_RULES
+from cpt.strategies import averages, tensors
+from cpt.strategies.average import Average, OffloadedAverage, groups_of
+from cpt.strategies.base import Strategy
+
+
+class Ema(Strategy):
+    """Keeps the average over stages: `steps` and `updates` count from the beginning of the span."""
+
+    def __init__(self, recipe: Recipe, spec: Any, name: str):
+        super().__init__(recipe, spec, name)
+        self.rule = getattr(spec, "rule", "constant")
+        self.task, self.steps, self.updates = "", 0, 0
+        self.follower: Follower | None = None
+        self.kept: dict[str, torch.Tensor] = {}  # as loaded; empty where the average has not begun
+
+    def before_stage(self, ctx, rows):
+        if self.spec.span == "task" and self.task != ctx.task.name:
+            self.steps, self.updates, self.kept = 0, 0, {}
+        self.task = ctx.task.name
+        return rows
+
+    def callbacks(self, ctx) -> list:
+        self._let_go()  # of the round before, where a stage trains in rounds
+        self.follower = Follower(self, ctx.key)
+        return [self.follower]
+
+    def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
+        """The average as a model, beside the stage's own. The weights in `model` are no longer needed."""
+        if self.follower.average is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(self.follower.weights, self.follower.as_served())
+            save(self.folder(ctx))
+
+    def after_stage(self, ctx, rows) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.follower is not None:
+            self.kept, self.follower = self.follower.state(), None
+
+    def folder(self, ctx) -> Path:
+        return ctx.target.parent / self.name
+
+    def after_task(self, ctx) -> Path | None:
+        return self.folder(ctx) if self.spec.feed_back and self.has_begun(ctx) else None
+
+    def served(self, ctx) -> Path | None:
+        return self.folder(ctx) if self.spec.serve == "average" and self.has_begun(ctx) else None
+
+    def has_begun(self, ctx) -> bool:
+        """Whether the stage left an average: not before `start`, nor where a stage of rejection trained on nothing."""
+        return any(self.folder(ctx).glob("*.safetensors"))
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"task": self.task, "steps": self.steps, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.task, self.steps, self.updates = state["task"], state["steps"], state["updates"]
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        tensors.write(folder, self.follower.state() if self.follower is not None else self.kept)
+
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        self.kept = tensors.read(folder)
+
+
+class Follower(TrainerCallback):
+    """Follows the weights of one stage's trainer."""
+
+    def __init__(self, owner: Ema, key: str):
+        self.owner, self.spec, self.key = owner, owner.spec, key
+        self.average: Average | None = None
+        self.weights: list[torch.Tensor] = []
+        self.names: list[str] = []
+        self.extra: dict[str, list[torch.Tensor]] = {}  # what the rule needs besides: first, gradients, before
+        self.taken: list[float] = []  # of each update since the last log
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        if self.owner.rule in GRADIENT_RULES and tensors.is_sharded():
+            raise UserError(
+                f"{self.key}: the rule {self.owner.rule} needs whole gradients: not under DeepSpeed or FSDP"
+            )
+        trained = tensors.trained(model)
+        self.names, self.weights = list(trained), list(trained.values())
+        kept = self.owner.kept
+        if kept:
+            self._begin(self._of("average", kept))
+            for what in {key.split("/", 1)[0] for key in kept} - {"average"}:
+                self.extra[what] = [
+                    tensor.to(w.device) for tensor, w in zip(self._of(what, kept), self.weights, strict=True)
+                ]
+        elif self.owner.steps >= self.spec.start:
+            self._begin(None)
+        self.owner.kept = {}
+
+    def _of(self, what: str, kept: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        return [kept[f"{what}/{name}"] for name in self.names]
+
+    def _begin(self, start: list[torch.Tensor] | None) -> None:
+        dtype = torch.float32 if self.spec.dtype == "float32" else None
+        kind = OffloadedAverage if self.spec.device == "cpu" else Average
+        self.average = kind(self.weights, start, dtype)
+        if self.owner.rule == "bema" and start is None:
+            self.extra["first"] = [weight.detach().to(dtype or weight.dtype, copy=True) for weight in self.weights]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that the next update depends on, on the CPU."""
+        if self.average is None:
+            return {}
+        self.average.wait()
+        lists = {"average": self.average.tensors} | self.extra
+        return {f"{what}/{name}": t.cpu() for what, ts in lists.items() for name, t in zip(self.names, ts, strict=True)}
+
+    # -- following ---------------------------------------------------------------------------------------------------
+
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        if self.average is None:
+            return
+        self.average.before_step()
+        if self.owner.rule in GRADIENT_RULES and self._is_due(self.owner.steps + 1):
+            self.shares = self._of_gradients()
+
+    @torch.no_grad()
+    def _of_gradients(self) -> list[float]:
+        """One share for each tensor, from the gradients that the optimiser is about to use."""
+        gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in self.weights]
+        gradients = [g.to(t.dtype) for g, t in zip(gradients, self.average.tensors, strict=True)]
+        decay, found = self.spec.decay, []
+        before = self.extra.get("gradients")
+        for group in groups_of(self.average.tensors):
+            g = gradients[group]
+            live = [
+                w.detach().to(t.dtype) for w, t in zip(self.weights[group], self.average.tensors[group], strict=True)
+            ]
+            drifts = torch._foreach_sub(live, self.average.tensors[group])
+            if self.owner.rule == "balanced":
+                found.append(averages.balanced(g, drifts, decay))
+            elif before is None:
+                found.append(torch.full((len(g),), 1 - decay, device=g[0].device))
+            elif self.owner.rule == "lcia-code":
+                found.append(averages.lcia_code(g, torch._foreach_sub(g, before[group]), drifts, decay))
+            else:
+                steps = torch._foreach_sub(live, self.extra["weights"][group])
+                found.append(averages.lcia_paper(g, torch._foreach_sub(g, before[group]), drifts, steps, decay))
+        if self.owner.rule != "balanced":
+            self._remember("gradients", gradients)
+        if self.owner.rule == "lcia-paper":
+            self._remember("weights", self.weights)
+        return torch.cat([each.float() for each in found]).tolist()
+
+    def _remember(self, what: str, tensors: list[torch.Tensor]) -> None:
+        if what not in self.extra:
+            self.extra[what] = [torch.empty_like(t) for t in self.average.tensors]
+        torch._foreach_copy_(self.extra[what], [tensor.detach() for tensor in tensors])
+
+    def _is_due(self, step: int) -> bool:
+        return step > self.spec.start and step % self.spec.every == 0
+
+    def on_step_end(self, args, state, control, **_):
+        owner = self.owner
+        owner.steps += 1
+        if self.average is None:
+            if owner.steps >= self.spec.start:
+                self._begin(None)
+        elif self._is_due(owner.steps):
+            share = self._share()
+            self.average.update(share)
+            owner.updates += 1
+            self.taken.append(share if isinstance(share, float) else sum(share) / len(share))
+
+    def _share(self) -> float | list[float]:
+        owner, spec = self.owner, self.spec
+        if owner.rule in GRADIENT_RULES:
+            return self.shares
+        if owner.rule == "bema":
+            return averages.falling(owner.updates, spec.ema_power, spec.lag)
+        return averages.constant(spec.decay) if owner.rule == "constant" else averages.warmup(spec.decay, owner.updates)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if self.taken:
+            logs[f"{self.owner.spec.kind}/share"] = sum(self.taken) / len(self.taken)
+            self.taken.clear()
+
+    def as_served(self) -> list[torch.Tensor]:
+        """The average, with BEMA's correction where that is the rule."""
+        self.average.wait()
+        if self.owner.rule != "bema":
+            return self.average.tensors
+        a = averages.falling(self.owner.updates, self.spec.bias_power, self.spec.lag)
+        moved = [w.detach().to(f.dtype) - f for w, f in zip(self.weights, self.extra["first"], strict=True)]
+        return [t + a * m.to(t.device) for t, m in zip(self.average.tensors, moved, strict=True)]

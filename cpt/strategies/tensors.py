@@ -1,0 +1,36 @@
+"""Tensors of a strategy's state as safetensors: one file, or one a process where they hold parts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file, save_file
+
+from cpt import ranks
+
+
+def is_sharded() -> bool:
+    """Whether each process holds another part of the weights."""
+    return ranks.state().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def file_in(folder: Path) -> Path:
+    return folder / (f"tensors-{ranks.state().process_index}.safetensors" if is_sharded() else "tensors.safetensors")
+
+
+def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """On all ranks. No file where there are no tensors."""
+    if tensors and (ranks.is_main() or is_sharded()):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file_in(folder))
+
+
+def read(folder: Path) -> dict[str, torch.Tensor]:
+    """On the CPU; empty where there is no file."""
+    return load_file(file_in(folder)) if file_in(folder).is_file() else {}
+
+
+def trained(model) -> dict[str, torch.Tensor]:
+    """The weights that training changes, by name: all of a model's, or an adapter's."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
