@@ -3,8 +3,7 @@
 The average is of the trained weights alone (an adapter's, where one is trained). What is served is evaluated and shipped;
 what goes on to the next task is another question (`feed_back`). The rules are in `strategies.averages`.
 
-The reference of a stage's KL is the weights that the stage starts from: with `feed_back` those are the average. Within a
-stage TRL's own `sync_ref_model` makes the reference a moving average.
+The reference of a stage's KL is the weights that the stage starts from: with `feed_back` those are the average.
 """
 
 from collections.abc import Callable
