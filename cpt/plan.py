@@ -199,6 +199,10 @@ def rlvr_words(stage: Any) -> list[str]:
         words.append(f"overlong penalty over the last {stage.overlong.buffer} tokens")
     if stage.dynamic_sampling is not None:
         words.append(f"up to {stage.dynamic_sampling.rounds} more generations for groups without signal")
+    if stage.advantage is not None:
+        words.append(f"{stage.advantage} baseline")
+    if stage.snr_step is not None:
+        words.append(f"each step's lr times {stage.snr_step.min:g} to {stage.snr_step.max:g} by its signal-to-noise ratio")
     return words
 
 

@@ -11,12 +11,14 @@ from trl.trainer import grpo_trainer
 
 from cpt import models
 from cpt.data.rows import completion_text, unpack
+from cpt.stages.baselines import OwnBaseline
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.filtering import filtered
 from cpt.stages.generation import generating_with, sampling_of
 from cpt.stages.overlong import overlong_reward
 from cpt.stages.resampling import Resampling
+from cpt.stages.snr import SnrStep
 from cpt.stages.training import build, drop_reference_adapter, load_policy, load_reference_adapter, train
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
@@ -100,8 +102,19 @@ class RlvrStageTrainer(GRPOTrainer):
         return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
 
 
-class ResamplingTrainer(Resampling, RlvrStageTrainer):
-    """RlvrStageTrainer with dynamic sampling."""
+def trainer_of(ctx: StageContext) -> tuple[type[RlvrStageTrainer], dict]:
+    """RlvrStageTrainer with what the stage asks for besides, and the options of that."""
+    spec, parts, options = ctx.stage, [], {}
+    if spec.snr_step is not None:
+        parts.append(SnrStep)
+        options |= {"snr_step": spec.snr_step, "key": ctx.key}
+    if spec.advantage is not None:
+        parts.append(OwnBaseline)
+        options["advantage"] = spec.advantage
+    if spec.dynamic_sampling is not None:
+        parts.append(Resampling)
+        options["rounds"] = spec.dynamic_sampling.rounds
+    return type("RlvrStageTrainer", (*parts, RlvrStageTrainer), {}), options
 
 
 def reward_function(ctx: StageContext, stop_ids: set[int]):
@@ -142,12 +155,8 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         rows, spent, found["filter"] = filtered(ctx, rows, config)
     if ctx.stage.overlong is not None:
         penalties.append(overlong_reward(config.max_completion_length, ctx.stage.overlong.buffer))
-    if ctx.stage.dynamic_sampling is not None:
-        trainer = make_trainer(
-            ctx, rows, config, penalties, ResamplingTrainer, rounds=ctx.stage.dynamic_sampling.rounds
-        )
-    else:
-        trainer = make_trainer(ctx, rows, config, penalties)
+    trainer_class, options = trainer_of(ctx)
+    trainer = make_trainer(ctx, rows, config, penalties, trainer_class, **options)
     return train(ctx, trainer, strategies, spent) | found
 
 
