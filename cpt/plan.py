@@ -202,7 +202,9 @@ def rlvr_words(stage: Any) -> list[str]:
     if stage.advantage is not None:
         words.append(f"{stage.advantage} baseline")
     if stage.snr_step is not None:
-        words.append(f"each step's lr times {stage.snr_step.min:g} to {stage.snr_step.max:g} by its signal-to-noise ratio")
+        words.append(
+            f"each step's lr times {stage.snr_step.min:g} to {stage.snr_step.max:g} by its signal-to-noise ratio"
+        )
     return words
 
 

@@ -1,4 +1,4 @@
-"""One real step of the rlvr trainer on answers, rewards and a policy that are given: what reaches the loss can be looked at."""
+"""One real step of the rlvr trainer on given answers and rewards, so that what reaches the loss can be looked at."""
 
 import torch
 from datasets import Dataset

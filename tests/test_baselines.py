@@ -1,4 +1,4 @@
-"""Baselines of rlvr that TRL does not have: by hand, as they reach the loss of a real step, and after a kill; TRL's losses."""
+"""Baselines of rlvr that TRL does not have: by hand, as they reach a real step's loss, after a kill; and TRL's losses."""
 
 import math
 
@@ -45,7 +45,9 @@ def wanted(tokenizer, advantages) -> dict[tuple, float]:
 def by_gradient(policy, tokenizer) -> list[float]:
     """OBLR-PO's advantages of REWARDS, one answer at a time."""
     weights = []
-    for prompt, answer in zip((p for p in one_step.PROMPTS for _ in range(4)), one_step.answers(tokenizer), strict=True):
+    for prompt, answer in zip(
+        (p for p in one_step.PROMPTS for _ in range(4)), one_step.answers(tokenizer), strict=True
+    ):
         start = tokenizer(prompt)["input_ids"]
         with torch.no_grad():
             p_TV = policy(torch.tensor([start + answer])).logits[0].softmax(-1)
@@ -108,7 +110,7 @@ def test_every_loss_of_trl_takes_a_step(tokenizer, tmp_path, loss_type):
 def test_an_unknown_loss_is_told_with_the_nearest(tmp_path):
     content = rlvr()
     content["stream"][0]["stages"][0]["args"]["loss_type"] = "dr-grpo"
-    with pytest.raises(RecipeErrors, match="loss_type: must be one of grpo, .* not 'dr-grpo'; did you mean dr_grpo?"):
+    with pytest.raises(RecipeErrors, match=r"must be one of grpo, .* not 'dr-grpo'; did you mean dr_grpo\?"):
         load(write_recipe(tmp_path / "recipe.yaml", content))
 
 
