@@ -190,6 +190,9 @@ def stage_line(stage: Any, task: Any) -> str:
 def rlvr_words(stage: Any) -> list[str]:
     """What rlvr does besides GRPO, and what that asks of the engine."""
     words = []
+    if stage.ttrl is not None:
+        group = value_of(stage.args, "rlvr", "num_generations")
+        words.append(f"reward is agreement with the majority of {group} (the rows' answers are not read)")
     if stage.filter is not None:
         prompts = stage.filter.prompts or "all"
         words.append(

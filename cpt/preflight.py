@@ -80,10 +80,12 @@ def longest_answer(recipe: Recipe, task: TaskData, stage: Any) -> int:
 
 def check_stages(task: TaskData) -> None:
     """Every stage can take every training row; one that trains on rewards has what the reward compares with."""
+    unlabelled = {stage.kind for stage in task.spec.stages if getattr(stage, "ttrl", None) is not None}
+    labelled = {stage.kind for stage in task.spec.stages if getattr(stage, "ttrl", None) is None}
     for kind in dict.fromkeys(stage.kind for stage in task.spec.stages):
         for _ in stage_forms(task, kind):
             pass
-        if kind != "sft":
+        if kind != "sft" and kind not in unlabelled - labelled:
             judged = (row for row in task.train if kind != "dpo" or row.get("chosen") is None)
             check_judged(f"stream.{task.name}.data.train", judged, task.spec.reward or task.spec.verifier)
 

@@ -72,6 +72,17 @@ class SnrStep(Strict):
         return self
 
 
+class Ttrl(Strict):
+    """The reward of training is agreement with the group's majority; no row's answer is read (2504.16084)."""
+
+    alarm: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="warn where the majorities are near unanimous and this share of prompts has one answer",
+    )
+
+
 class Rlvr(Strict):
     """Reinforcement learning from verifiable rewards; `args` are words of TRL's GRPOConfig."""
 
@@ -85,6 +96,15 @@ class Rlvr(Strict):
         None, description="the baseline: RLOO's, OPO's, OBLR-PO's; TRL's (`scale_rewards` in `args`) where left out"
     )
     snr_step: SnrStep | None = None
+    ttrl: Ttrl | None = None
+
+    @model_validator(mode="after")
+    def has_its_answers(self):
+        if self.ttrl is not None and self.filter is not None:
+            raise ValueError(
+                "filter judges by the rows' answers, and ttrl trains without them: take one of the two out"
+            )
+        return self
 
 
 class Hybrid(Strict):

@@ -1,18 +1,12 @@
-"""OBLR-PO's step size: the ratio against its definition, the factor as it reaches weights, several processes, mistakes."""
+"""OBLR-PO's step size: the ratio against its definition, the factor as it reaches the weights, mistakes."""
 
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import one_step
 import pytest
-import snr_ranks
 import torch
 from accelerate.utils import DistributedType
 from fakes import write_recipe
-from test_ranks import LAUNCHERS, command, environment
 from test_rlvr import rlvr, run
 
 from cpt import models, preflight, tiny
@@ -99,46 +93,6 @@ def test_the_factor_reaches_the_weights(tiny_folder, tmp_path, args):
     for name, change in whole.items():
         torch.testing.assert_close(half[name], change / 2, atol=1e-3 * most, rtol=0)
     assert made.optimizer.param_groups[0]["lr"] == plain.optimizer.param_groups[0]["lr"], "the rate is put back"
-
-
-# -- several processes -------------------------------------------------------------------------------------------------------
-
-
-def by_hand(rows: list[dict], micro: int, parts: int) -> dict:
-    """Two steps of plain descent scaled by SNR / (1 + SNR), written out."""
-    weight, told = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64), []
-    for first in (0, micro * parts):
-        samples = []
-        for start in range(first, first + micro * parts, micro):
-            x = torch.tensor([row["x"] for row in rows[start : start + micro]], dtype=torch.float64)
-            y = torch.tensor([row["y"] for row in rows[start : start + micro]], dtype=torch.float64)
-            samples.append(2 * x.T @ (x @ weight - y) / micro)
-        told.append(ratio_of(torch.stack(samples)))
-        weight = weight - 0.1 * told[-1] / (1 + told[-1]) * torch.stack(samples).mean(0)
-    return {"snr/ratio": told, "weight": weight.tolist()}
-
-
-@pytest.mark.slow
-def test_processes_are_micro_batches(tmp_path):
-    """Two processes with two micro-batches each, one process with four, and the formula: the same ratios and weights."""
-    generator = torch.Generator().manual_seed(3)
-    x, noise = torch.randn(16, 3, generator=generator), torch.randn(16, generator=generator)
-    rows = [{"x": each.tolist(), "y": (each.sum() + 0.5 * n).item()} for each, n in zip(x, noise, strict=True)]
-    file = tmp_path / "rows.json"
-    file.write_text(json.dumps(rows))
-    words = command(LAUNCHERS / "ddp-cpu.yaml")
-    words[words.index("-m", 3) :] = [str(Path(snr_ranks.__file__)), str(file), str(tmp_path / "two"), "2", "2"]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    alone = [sys.executable, snr_ranks.__file__, str(file), str(tmp_path / "one"), "2", "4"]
-    subprocess.run(alone, check=True, capture_output=True, env=environment(), timeout=400)
-    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
-    assert (one["processes"], two["processes"]) == (1, 2)
-    expected = by_hand(rows, 2, 4)
-    assert all(0.1 < ratio < 100 for ratio in expected["snr/ratio"])
-    for found in (one, two):
-        for name, values in expected.items():
-            assert found[name] == pytest.approx(values, rel=1e-4)
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------------

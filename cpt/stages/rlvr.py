@@ -20,6 +20,7 @@ from cpt.stages.overlong import overlong_reward
 from cpt.stages.resampling import Resampling
 from cpt.stages.snr import SnrStep
 from cpt.stages.training import build, drop_reference_adapter, load_policy, load_reference_adapter, train
+from cpt.stages.ttrl import Vote, without_answers
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
 
@@ -117,13 +118,17 @@ def trainer_of(ctx: StageContext) -> tuple[type[RlvrStageTrainer], dict]:
     return type("RlvrStageTrainer", (*parts, RlvrStageTrainer), {}), options
 
 
-def reward_function(ctx: StageContext, stop_ids: set[int]):
-    """TRL's form of the task's reward. Unscorable completions give None, and are counted in the log."""
+def reward_function(ctx: StageContext, stop_ids: set[int], group: int):
+    """TRL's form of the task's reward, by majorities with `ttrl`. Unscorable completions give None, and are counted."""
+    vote = None if getattr(ctx.stage, "ttrl", None) is None else Vote(ctx, group)
 
     def reward(prompts, completions, completion_ids, row, log_metric, **_):
         rows = unpack(prompts, row)
         finished = [bool(ids) and ids[-1] in stop_ids for ids in completion_ids]
-        values = ctx.score([completion_text(completion) for completion in completions], rows, finished)
+        texts = [completion_text(completion) for completion in completions]
+        values = (ctx.score if vote is None else vote.score)(texts, rows, finished)
+        for name, value in ({} if vote is None else vote.found).items():
+            log_metric(name, value)
         log_metric("unscorable", sum(value is None for value in values) / len(values))
         return values
 
@@ -150,6 +155,7 @@ class MismatchAlarm(TrainerCallback):
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
+    rows = rows if ctx.stage.ttrl is None else without_answers(rows)
     spent, found, penalties = None, {}, []
     if ctx.stage.filter is not None:
         rows, spent, found["filter"] = filtered(ctx, rows, config)
@@ -167,11 +173,12 @@ def make_trainer(
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
     policy = load_policy(ctx, ctx.reference)
     stops = models.answer_stops(tokenizer, ctx.task.spec)
+    reward = reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops}, config.num_generations)
     trainer = build(
         ctx,
         trainer_class,
         model=policy,
-        reward_funcs=[reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops}), *penalties],
+        reward_funcs=[reward, *penalties],
         args=config,
         train_dataset=rows,
         processing_class=tokenizer,
