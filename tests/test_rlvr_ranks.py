@@ -1,4 +1,4 @@
-"""What rlvr counts over processes: gradient samples of snr_step, and votes of groups that are split. One launch for both."""
+"""What rlvr counts over processes: gradient samples, and the votes and baselines of groups that are split. One launch."""
 
 import json
 import os
@@ -28,6 +28,14 @@ class Spied(rlvr.Vote):
             out.write(json.dumps([[row["id"] for row in rows], votes, values, self.found]) + chr(10))
         return values
 rlvr.Vote = Spied
+made = rlvr.OwnBaseline._generate_and_score_completions
+def spied(self, inputs):
+    output = made(self, inputs)
+    lengths = output["completion_mask"].sum(1).tolist()
+    with open(os.path.join(folder, "advantages" + os.environ["RANK"]), "a") as out:
+        out.write(json.dumps([lengths, output["advantages"].tolist()]) + chr(10))
+    return output
+rlvr.OwnBaseline._generate_and_score_completions = spied
 cli.main()
 """
 
@@ -41,7 +49,7 @@ def launched(tmp_path_factory, tiny_folder):
     rows = [{"x": each.tolist(), "y": (each.sum() + 0.5 * n).item()} for each, n in zip(x, noise, strict=True)]
     (folder / "rows.json").write_text(json.dumps(rows))
     (folder / "spy.py").write_text(SPY)
-    content = rlvr(ttrl={}, steps=2)
+    content = rlvr(ttrl={}, advantage="length-weighted", steps=2)
     content["stream"][0]["stages"][0]["args"] |= {"per_device_train_batch_size": 6, "num_generations": 4}
     file = write_recipe(folder / "recipe.yaml", content)
     words = command(LAUNCHERS / "ddp-cpu.yaml", "run", file, "--out", folder / "run")
@@ -95,3 +103,15 @@ def test_a_group_that_is_split_over_processes(launched):
             assert values[group] == [float(vote is not None and vote == label) for vote in votes[group]]
             shares.append(counted[0][1] / 4 if counted else 0.0)
         assert first[3] == second[3] and first[3]["ttrl/majority_share"] == pytest.approx(sum(shares) / 3)
+    baselines(launched, one, two)
+
+
+def baselines(folder, one: list, two: list) -> None:
+    """The advantages of both ranks are OPO's of the whole groups, by the rewards that the votes gave."""
+    ranks = ([json.loads(line) for line in (folder / f"advantages{rank}").read_text().splitlines()] for rank in (0, 1))
+    for (first, second), *rest in zip(zip(one, two, strict=True), *ranks, strict=True):
+        rewards, (lengths, found) = first[2] + second[2], (rest[0][part] + rest[1][part] for part in range(2))
+        for start in (0, 4, 8):
+            group = range(start, start + 4)
+            mean = sum(lengths[i] * rewards[i] for i in group) / sum(lengths[i] for i in group)
+            assert [found[i] for i in group] == pytest.approx([rewards[i] - mean for i in group], abs=1e-5)
