@@ -13,7 +13,7 @@ from cpt import models, preflight, tiny
 from cpt.errors import UserError
 from cpt.recipe import RecipeErrors, load
 from cpt.recipe_stages import SnrStep as Options
-from cpt.stages.snr import SnrStep, multiplier, signal_to_noise
+from cpt.stages.snr import SnrStep, WholeGroups, multiplier, signal_to_noise
 
 REWARDS = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0]
 
@@ -53,10 +53,9 @@ def test_the_factor_within_its_bounds():
 
 
 def step(folder, parts=(), options=None, **args):
-    """(the trainer after one step, by how much its weights moved)."""
+    """(the trainer after one step of two micro-batches, by how much its weights moved)."""
     tokenizer = models.load_tokenizer(tiny.path(), load("quickstart"))
-    args = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_grad_norm": 1e9} | args
-    torch.manual_seed(1)
+    args = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_grad_norm": 1e9} | args
     made = one_step.trainer(folder, one_step.answers(tokenizer), REWARDS, parts, options, **args)
     before = {name: value.double() for name, value in made.model.state_dict().items()}
     made.train()
@@ -64,22 +63,25 @@ def step(folder, parts=(), options=None, **args):
 
 
 def scaled(folder, factor: float, **args):
-    return step(folder, (SnrStep,), {"snr_step": Options(min=factor, max=factor), "key": "here"}, **args)
+    options = {"snr_step": Options(min=factor, max=factor), "key": "here"}
+    return step(folder, (SnrStep, WholeGroups), options, **args)
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
-def test_the_samples_are_the_gradients_of_micro_batches(tiny_folder, tmp_path, monkeypatch, loss_type):
+def test_the_samples_are_the_gradients_of_whole_groups(tiny_folder, tmp_path, monkeypatch, loss_type):
     """dapo divides by the tokens of the step, grpo by the number of micro-batches; clipping comes later."""
     heard = []
     monkeypatch.setattr("cpt.stages.snr.signal_to_noise", lambda *given: heard.append(given) or 1.0)
     made, _ = scaled(tmp_path, 1.0, loss_type=loss_type, learning_rate=0.0, max_grad_norm=1e-3)
     samples = []
     for inputs in made.seen.copy():
+        assert len({tuple(ids) for ids in inputs["prompt_ids"].tolist()}) == 1, "two prompts in a group's micro-batch"
+        assert inputs["completion_mask"].sum(1).sort().values.tolist() == [2, 3, 4, 5], "not the whole group"
         made.model.zero_grad()
         made._compute_loss(made.model, inputs).backward()
-        samples.append(4 * torch.cat([each.grad.flatten() for each in made.model.parameters()]))
+        samples.append(2 * torch.cat([each.grad.flatten() for each in made.model.parameters()]))
     samples_KD, [(total, mean, count)] = torch.stack(samples), heard
-    assert count == len(samples) == 4
+    assert count == len(samples) == 2
     assert total == pytest.approx((samples_KD**2).sum().item(), rel=1e-3)
     assert mean == pytest.approx((samples_KD.mean(0) ** 2).sum().item(), rel=1e-3) and mean > 1e-3
 
@@ -87,7 +89,8 @@ def test_the_samples_are_the_gradients_of_micro_batches(tiny_folder, tmp_path, m
 @pytest.mark.parametrize("args", [{"optim": "sgd", "learning_rate": 1.0}, {"weight_decay": 0.1}], ids=["sgd", "adamw"])
 def test_the_factor_reaches_the_weights(tiny_folder, tmp_path, args):
     """The first step of Adam does not see the gradient's size, and its decay is scaled with the rest: exactly a half."""
-    (plain, whole), (made, half) = step(tmp_path / "one", **args), scaled(tmp_path / "half", 0.5, **args)
+    plain, whole = step(tmp_path / "one", (WholeGroups,), **args)
+    made, half = scaled(tmp_path / "half", 0.5, **args)
     most = max(change.abs().max().item() for change in whole.values())
     assert most > 1e-4
     for name, change in whole.items():
@@ -122,6 +125,15 @@ def test_a_mistake_is_one_line(tmp_path, options, message):
     with pytest.raises(RecipeErrors, match=message) as caught:
         load(write_recipe(tmp_path / "recipe.yaml", rlvr(snr_step=options)))
     assert len(caught.value.problems) == 1
+
+
+def test_half_a_group_is_refused(tmp_path):
+    content = rlvr(snr_step={})
+    content["stream"][0]["stages"][0]["args"] |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}
+    with pytest.raises(
+        RecipeErrors, match=r"per_device_train_batch_size: \(2\) must be a multiple of num_generations \(4\)"
+    ):
+        load(write_recipe(tmp_path / "recipe.yaml", content))
 
 
 @pytest.mark.parametrize("how", [DistributedType.FSDP, DistributedType.DEEPSPEED])

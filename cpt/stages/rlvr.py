@@ -18,7 +18,7 @@ from cpt.stages.filtering import filtered
 from cpt.stages.generation import generating_with, sampling_of
 from cpt.stages.overlong import overlong_reward
 from cpt.stages.resampling import Resampling
-from cpt.stages.snr import SnrStep
+from cpt.stages.snr import SnrStep, WholeGroups
 from cpt.stages.training import build, drop_reference_adapter, load_policy, load_reference_adapter, train
 from cpt.stages.ttrl import Vote, without_answers
 
@@ -107,7 +107,7 @@ def trainer_of(ctx: StageContext) -> tuple[type[RlvrStageTrainer], dict]:
     """RlvrStageTrainer with what the stage asks for besides, and the options of that."""
     spec, parts, options = ctx.stage, [], {}
     if spec.snr_step is not None:
-        parts.append(SnrStep)
+        parts += [SnrStep, WholeGroups]
         options |= {"snr_step": spec.snr_step, "key": ctx.key}
     if spec.advantage is not None:
         parts.append(OwnBaseline)
