@@ -31,8 +31,9 @@ def check_processes(recipe: Recipe) -> None:
                     f"stream.{task.task}.stages.{index}: dynamic_sampling works in one process, not in "
                     f"{ranks.world_size()}: take it out (filter works in several), or start without a launcher"
                 )
-            samples = value_of(stage.args, stage.kind, "gradient_accumulation_steps") * ranks.world_size()
-            if getattr(stage, "snr_step", None) is not None and samples < 2:
+            if getattr(stage, "snr_step", None) is not None and (
+                value_of(stage.args, stage.kind, "gradient_accumulation_steps") * ranks.world_size() < 2
+            ):
                 raise UserError(
                     f"stream.{task.task}.stages.{index}.snr_step: the variance of a step's gradient needs two micro-batches, "
                     "and there is one: set args.gradient_accumulation_steps to 2 or more (and halve "
