@@ -89,6 +89,8 @@ def test_the_alarm():
     [line] = warned(lambda number: ["a"] * 4)
     assert "reverse 0-rlvr: ttrl has collapsed" in line and "100% of the votes" in line
     assert f"{FEWEST} of the last {FEWEST} prompts have one answer, 'a'" in line
+    [line] = warned(lambda number: [""] * 4)
+    assert f"no completion of {FEWEST} of the last {FEWEST} prompts gives an answer" in line
     assert not warned(lambda number: [str(number)] * 4), "sure, and of different answers"
     assert not warned(lambda number: ["a", "a", "b", "c"]), "one answer everywhere, and not sure"
     assert not warned(lambda number: ["a"] * 4, prompts=FEWEST - 1)
@@ -124,6 +126,15 @@ def test_no_answer_of_a_row_is_read(cpt, tmp_path):
     for line in logged(ends[0]):
         assert line["reward"] >= 0.25 and 0.25 <= line["ttrl/majority_share"] <= 1
         assert 1 <= line["ttrl/distinct_answers"] <= 4
+
+
+def test_a_collapse_in_a_run_is_told_once(cpt, tmp_path):
+    """A learning rate that ruins the model: after two steps no completion gives an answer any more."""
+    content = rlvr(ttrl={}, steps=9)
+    content["stream"][0]["stages"][0]["args"] |= {"learning_rate": 2e-2, "per_device_train_batch_size": 32}
+    out = run(cpt, tmp_path, content)
+    assert logged(out)[-1]["ttrl/majority_share"] == 0
+    assert cpt.output.count("reverse 0-rlvr: ttrl has collapsed: no completion of") == 1
 
 
 def test_labels_are_wanted_where_another_stage_reads_them(cpt, tmp_path):

@@ -6,7 +6,8 @@ that are even, stands in the row as its answer, and the reward judges every comp
 has no vote; a group without any gets 0. The paper votes over 64 answers and trains on 32 of them: here the `num_generations`
 completions that are trained on vote, over all processes, between which TRL may split a group.
 
-Nothing stops the majority from being wrong, or one and the same for all prompts: the alarm looks for that.
+Nothing stops the majority from being wrong, or one and the same for all prompts, or the model from giving no answer at all:
+the alarm looks for the last two.
 """
 
 from collections import Counter
@@ -80,15 +81,21 @@ class Vote:
         self._look()
 
     def _look(self) -> None:
-        shares = [share for _, share in self.last.values()]
-        if self.said or len(shares) < FEWEST or sum(shares) / len(shares) < UNANIMOUS:
+        """Warn, once, where the majorities are sure and one and the same, or where there are none."""
+        count, share = len(self.last), sum(share for _, share in self.last.values()) / len(self.last)
+        if self.said or count < FEWEST:
             return
         label, number = Counter(label for label, _ in self.last.values()).most_common(1)[0]
-        if number / len(shares) >= self.ctx.stage.ttrl.alarm:
-            self.said = True
-            self.ctx.screen.warn(
-                f"{self.ctx.task.name} {self.ctx.name}: ttrl has collapsed: the majorities hold "
-                f"{sum(shares) / len(shares):.0%} of the votes, and {number} of the last {len(shares)} prompts have one "
-                f"answer, {label[:60]!r}: the reward teaches nothing more; stop, and lower the learning rate or the steps, "
-                "or add a KL (`beta` in `args`)"
-            )
+        if number / count < self.ctx.stage.ttrl.alarm or (label is not None and share < UNANIMOUS):
+            return
+        self.said = True
+        found = (
+            f"no completion of {number} of the last {count} prompts gives an answer"
+            if label is None
+            else f"the majorities hold {share:.0%} of the votes, and {number} of the last {count} prompts have one answer, "
+            f"{label[:60]!r}"
+        )
+        self.ctx.screen.warn(
+            f"{self.ctx.task.name} {self.ctx.name}: ttrl has collapsed: {found}: the reward teaches nothing more; stop, and "
+            "lower the learning rate or the steps, or add a KL (`beta` in `args`)"
+        )
