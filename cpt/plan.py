@@ -193,6 +193,9 @@ def stage_line(stage: Any, task: Any) -> str:
 def rlvr_words(stage: Any) -> list[str]:
     """What rlvr does besides GRPO, and what that asks of the engine."""
     words = []
+    if stage.ttrl is not None:
+        group = value_of(stage.args, "rlvr", "num_generations")
+        words.append(f"reward is agreement with the majority of {group} (the rows' answers are not read)")
     if stage.filter is not None:
         prompts = stage.filter.prompts or "all"
         words.append(
@@ -202,6 +205,12 @@ def rlvr_words(stage: Any) -> list[str]:
         words.append(f"overlong penalty over the last {stage.overlong.buffer} tokens")
     if stage.dynamic_sampling is not None:
         words.append(f"up to {stage.dynamic_sampling.rounds} more generations for groups without signal")
+    if stage.advantage is not None:
+        words.append(f"{stage.advantage} baseline")
+    if stage.snr_step is not None:
+        words.append(
+            f"each step's lr times {stage.snr_step.min:g} to {stage.snr_step.max:g} by its signal-to-noise ratio"
+        )
     return words
 
 

@@ -31,6 +31,14 @@ def check_processes(recipe: Recipe) -> None:
                     f"stream.{task.task}.stages.{index}: dynamic_sampling works in one process, not in "
                     f"{ranks.world_size()}: take it out (filter works in several), or start without a launcher"
                 )
+            if getattr(stage, "snr_step", None) is not None and (
+                value_of(stage.args, stage.kind, "gradient_accumulation_steps") * ranks.world_size() < 2
+            ):
+                raise UserError(
+                    f"stream.{task.task}.stages.{index}.snr_step: the variance of a step's gradient needs two micro-batches, "
+                    "and there is one: set args.gradient_accumulation_steps to 2 or more (and halve "
+                    "per_device_train_batch_size to keep the batch), or start more processes"
+                )
 
 
 def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -> None:
@@ -73,10 +81,12 @@ def longest_answer(recipe: Recipe, task: TaskData, stage: Any) -> int:
 
 def check_stages(task: TaskData) -> None:
     """Every stage can take every training row; one that trains on rewards has what the reward compares with."""
+    unlabelled = {stage.kind for stage in task.spec.stages if getattr(stage, "ttrl", None) is not None}
+    labelled = {stage.kind for stage in task.spec.stages if getattr(stage, "ttrl", None) is None}
     for kind in dict.fromkeys(stage.kind for stage in task.spec.stages):
         for _ in stage_forms(task, kind):
             pass
-        if kind != "sft":
+        if kind != "sft" and kind not in unlabelled - labelled:
             judged = (row for row in task.train if kind != "dpo" or row.get("chosen") is None)
             check_judged(f"stream.{task.name}.data.train", judged, task.spec.reward or task.spec.verifier)
 

@@ -213,6 +213,7 @@ Reward = Annotated[
     Exact | Format | Math | Choice | F1 | ReasoningGymReward | Function | Sum, Field(discriminator="kind")
 ]
 Part.model_rebuild()
+VOTES = ("exact", "math", "choice", "f1")  # rewards that compare an answer, which can be voted on
 CORRECTNESS = ("exact", "format", "math", "choice", "f1", "reasoning_gym")  # rewards that can be the metric too
 
 
@@ -245,6 +246,16 @@ class Judged(Strict):
 
 class Task(Judged):
     stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def can_vote(self):
+        judge = self.reward or self.metric
+        if judge.kind not in VOTES and any(getattr(stage, "ttrl", None) is not None for stage in self.stages):
+            raise ValueError(
+                f"ttrl votes on the answers that the task's reward reads, and {judge.kind} reads none: give `reward` as one "
+                f"of {', '.join(VOTES)} (and `metric` for what evaluation judges by)"
+            )
+        return self
 
 
 class Sampled(Strict):

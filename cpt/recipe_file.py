@@ -305,6 +305,17 @@ def stage_problems(stage: Any) -> Iterator[tuple[tuple[str, str], str]]:
     if stage.overlong is not None and isinstance(limit, int) and stage.overlong.buffer > limit:
         message = f"({stage.overlong.buffer}) must be at most max_completion_length ({limit}), which is in `args`"
         yield ("overlong", "buffer"), message
+    batch, group = (
+        arguments.value_of(stage.args, "rlvr", f) for f in ("per_device_train_batch_size", "num_generations")
+    )
+    if stage.snr_step is not None and isinstance(batch, int) and isinstance(group, int) and batch % group:
+        message = f"({batch}) must be a multiple of num_generations ({group}) with snr_step"
+        yield ("args", "per_device_train_batch_size"), f"{message}: its gradient samples are of whole groups"
+    if stage.advantage is not None:
+        for name, only in (("scale_rewards", "none"), ("multi_objective_aggregation", "sum_then_normalize")):
+            if stage.args.get(name, only) != only:
+                message = f"({stage.args[name]}) is TRL's advantage, and `advantage: {stage.advantage}` takes its place"
+                yield ("args", name), f"{message}: say {only}, or take one of the two out"
 
 
 def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:

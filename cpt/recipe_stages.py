@@ -59,6 +59,30 @@ class DynamicSampling(Strict):
     rounds: int = Field(3, gt=0, description="how often new groups are generated at most")
 
 
+class SnrStep(Strict):
+    """The learning rate of each step times SNR / (1 + SNR) of its gradient, within bounds (OBLR-PO, 2511.23310)."""
+
+    min: float = Field(0.1, ge=0, le=1, description="the least that a step's learning rate is multiplied by")
+    max: float = Field(1.0, gt=0, le=1, description="the most")
+
+    @model_validator(mode="after")
+    def in_order(self):
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) must be at most max ({self.max})")
+        return self
+
+
+class Ttrl(Strict):
+    """The reward of training is agreement with the group's majority; no row's answer is read (2504.16084)."""
+
+    alarm: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="warn where the majorities are near unanimous and this share of prompts has one answer",
+    )
+
+
 class Rlvr(Strict):
     """Reinforcement learning from verifiable rewards; `args` are words of TRL's GRPOConfig."""
 
@@ -68,6 +92,19 @@ class Rlvr(Strict):
     filter: Filter | None = None
     overlong: Overlong | None = None
     dynamic_sampling: DynamicSampling | None = None
+    advantage: Literal["leave-one-out", "length-weighted", "gradient-weighted"] | None = Field(
+        None, description="the baseline: RLOO's, OPO's, OBLR-PO's; TRL's (`scale_rewards` in `args`) where left out"
+    )
+    snr_step: SnrStep | None = None
+    ttrl: Ttrl | None = None
+
+    @model_validator(mode="after")
+    def has_its_answers(self):
+        if self.ttrl is not None and self.filter is not None:
+            raise ValueError(
+                "filter judges by the rows' answers, and ttrl trains without them: take one of the two out"
+            )
+        return self
 
 
 class Hybrid(Strict):

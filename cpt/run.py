@@ -194,6 +194,11 @@ def context(this: Run, point: Point, task, index: int, stage, source: Path) -> S
         errors.update(kind_of(score.error) for score in scores if score.error)
         return [score.value for score in scores]
 
+    def read(texts: list[str], rows: list[dict], finished: list[bool]) -> list[str | None]:
+        answers = scorer.read(texts, rows, finished)
+        errors.update(kind_of(answer.error) for answer in answers if answer.error)
+        return [answer.value for answer in answers]
+
     def rewind(step: int) -> None:
         this.rundir.forget_metrics(lambda line: line | mine != line or line["step"] <= step)
 
@@ -211,6 +216,7 @@ def context(this: Run, point: Point, task, index: int, stage, source: Path) -> S
         seed=stage_seed(this.recipe.seed, point.index, index),
         rollouts=this.engine,
         score=score,
+        read=read,
         verifier_errors=errors,
         log=this.rundir.append_metrics,
         rewind=rewind,

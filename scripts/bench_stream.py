@@ -217,6 +217,7 @@ class StageBench:
                 seed=0,
                 rollouts=self.fixed_engine(rollouts.start(self.recipe, source, target, [], target / "log")),
                 score=lambda texts, rows, ends: [score.value for score in scorer.score(texts, rows, ends)],
+                read=lambda texts, rows, ends: [answer.value for answer in scorer.read(texts, rows, ends)],
                 verifier_errors=Counter(),
                 log=lambda line: None,
                 rewind=lambda step: None,

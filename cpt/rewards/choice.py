@@ -7,7 +7,7 @@ multiple-choice filters do); a completion without any is wrong.
 import re
 
 
-def build(spec: dict):
+def reader(spec: dict):
     """spec: choices, e.g. "ABCD"."""
     letter = f"[{re.escape(spec.get('choices', 'ABCD'))}]"
     patterns = [
@@ -16,13 +16,19 @@ def build(spec: dict):
         re.compile(rf"(?<![\w'])({letter})(?![\w'])"),
     ]
 
-    def choice(completion: str, row: dict) -> float:
+    def chosen(completion: str, row: dict) -> str | None:
         if not row.get("finished", True):
-            return 0.0  # cut off at the limit: no answer
-        for pattern in patterns:
-            found = pattern.findall(completion)
-            if found:
-                return float(found[-1].upper() == row["answer"].strip().strip("().").upper())
-        return 0.0
+            return None  # cut off at the limit: no answer
+        found = next((found for pattern in patterns if (found := pattern.findall(completion))), None)
+        return found[-1].upper() if found else None
+
+    return chosen
+
+
+def build(spec: dict):
+    chosen = reader(spec)
+
+    def choice(completion: str, row: dict) -> float:
+        return float(chosen(completion, row) == row["answer"].strip().strip("().").upper())
 
     return choice

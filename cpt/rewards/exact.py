@@ -8,24 +8,35 @@ which letters and digits alone count: their demonstrations come in several style
 import string
 
 
-def build(spec: dict):
+def reader(spec: dict):
     """spec: after (markers), ignore_case, ignore_punctuation."""
 
-    def exact(completion: str, row: dict) -> float:
+    def given(completion: str, row: dict) -> str | None:
         if not row.get("finished", True):
-            return 0.0  # cut off at the limit: no answer
-        given, wanted = completion.strip(), row["answer"].strip()
-        if spec.get("after"):
-            given, wanted = (after_last(text, spec["after"]).strip() for text in (given, wanted))
-        elif row.get("answer_markers"):
-            given = "".join(filter(str.isalnum, after_last(given, row["answer_markers"])))
-        if spec.get("ignore_case"):
-            given, wanted = given.casefold(), wanted.casefold()
-        if spec.get("ignore_punctuation"):
-            given, wanted = without_punctuation(given), without_punctuation(wanted)
-        return float(given == wanted)
+            return None  # cut off at the limit: no answer
+        if row.get("answer_markers") and not spec.get("after"):
+            completion = "".join(filter(str.isalnum, after_last(completion.strip(), row["answer_markers"])))
+        return compared(completion, spec)
+
+    return given
+
+
+def build(spec: dict):
+    given = reader(spec)
+
+    def exact(completion: str, row: dict) -> float:
+        return float(given(completion, row) == compared(row["answer"], spec))
 
     return exact
+
+
+def compared(text: str, spec: dict) -> str:
+    """What of a text is compared, as `spec` has it."""
+    text = text.strip()
+    if spec.get("after"):
+        text = after_last(text, spec["after"]).strip()
+    text = text.casefold() if spec.get("ignore_case") else text
+    return without_punctuation(text) if spec.get("ignore_punctuation") else text
 
 
 def after_last(text: str, markers) -> str:

@@ -6,6 +6,13 @@ import string
 from collections import Counter
 
 
+def reader(spec: dict):
+    def words(completion: str, row: dict) -> str | None:
+        return " ".join(tokens(completion)) if row.get("finished", True) else None  # cut off at the limit: no answer
+
+    return words
+
+
 def build(spec: dict):
     def f1(completion: str, row: dict) -> float:
         if not row.get("finished", True):

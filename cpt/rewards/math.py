@@ -5,6 +5,17 @@ that is killed at the limit.
 """
 
 
+def reader(spec: dict):
+    """The answer as it is written, of which math-verify made its expression: 0.50 and 1/2 are two answers, if equal ones."""
+    from math_verify import parse
+
+    def written(completion: str, row: dict) -> str | None:
+        found = parse(completion, parsing_timeout=None)
+        return " ".join(str(found[-1]).split()) if found else None
+
+    return written
+
+
 def build(spec: dict):
     from math_verify import parse, verify
 

@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cpt.rewards.verifiers import build, must_be_killable, time_limit
-from cpt.rewards.workers import Pool, call_one
+from cpt.rewards.verifiers import build, must_be_killable, reader, time_limit
+from cpt.rewards.workers import Pool, call_one, read_one
 
 
 @dataclass(frozen=True)
 class Score:
-    """`value`, or None with the `error` ("timeout: took more than 5 s")."""
+    """`value` (of `Scorer.read` an answer), or None with the `error` ("timeout: took more than 5 s")."""
 
-    value: float | None
+    value: float | str | None
     error: str | None = None
 
 
@@ -59,10 +59,25 @@ class Scorer:
 
     def score(self, completions: list[str], rows: list[dict], finished: list[bool] | None = None) -> list[Score]:
         """A Score for each completion, in order. Verifiers see `row["finished"]`: exact, choice and f1 want an end."""
+        jobs = self._jobs(completions, rows, finished)
+        answers = self._pool.call(jobs) if self._pool else [call_one(self._verifier, *job) for job in jobs]
+        return self._told(answers, rows)
+
+    def read(self, completions: list[str], rows: list[dict], finished: list[bool] | None = None) -> list[Score]:
+        """The answer that each completion gives as a Score's `value` (None: none), in order; for `verifiers.READERS`."""
+        jobs = self._jobs(completions, rows, finished)
+        if self._pool:
+            return self._told(self._pool.call(jobs, "read"), rows)
+        read = reader(self.spec)
+        return self._told([read_one(read, *job) for job in jobs], rows)
+
+    def _jobs(self, completions: list[str], rows: list[dict], finished: list[bool] | None) -> list[tuple[str, dict]]:
         ends = finished or [True] * len(rows)
         seen = [row | {"finished": end} for row, end in zip(rows, ends, strict=True)]
-        jobs = list(zip(completions, seen, strict=True))
-        answers = self._pool.call(jobs) if self._pool else [call_one(self._verifier, *job) for job in jobs]
+        return list(zip(completions, seen, strict=True))
+
+    def _told(self, answers: list[dict], rows: list[dict]) -> list[Score]:
+        """The answers as scores; failures are counted."""
         scores = []
         self.scored += len(answers)
         for i, answer in enumerate(answers):

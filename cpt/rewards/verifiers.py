@@ -16,6 +16,12 @@ VERIFIERS: dict[str, Callable[[dict], Verifier]] = {
     "function": function.build,
     "sum": weighted_sum.build,
 }
+READERS: dict[str, Callable[[dict], Callable[[str, dict], str | None]]] = {  # the answer that a completion gives
+    "exact": exact.reader,
+    "math": math.reader,
+    "choice": choice.reader,
+    "f1": f1.reader,
+}
 KILLABLE = ("math", "function", "reasoning_gym")  # may hang on what a model writes
 COMPARES = {"exact", "math", "choice", "f1"}  # need the row's answer
 TIMEOUT = 5.0  # seconds a call, where the recipe says nothing
@@ -24,6 +30,11 @@ TIMEOUT = 5.0  # seconds a call, where the recipe says nothing
 def build(spec: dict) -> Verifier:
     """The verifier of a reward as the recipe's plain data."""
     return VERIFIERS[spec["kind"]](spec)
+
+
+def reader(spec: dict) -> Callable[[str, dict], str | None]:
+    """What reads the answer that a completion gives, as the verifier understands it (None: none). The row's is not read."""
+    return READERS[spec["kind"]](spec)
 
 
 def kinds(spec: dict) -> list[str]:

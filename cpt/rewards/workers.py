@@ -42,9 +42,9 @@ class Worker:
         self.started = False
         self.deadline = time.monotonic() + START_LIMIT
 
-    def take(self, job: int, completion: str, row: dict, limit: float) -> None:
+    def take(self, job: int, asked: str, completion: str, row: dict, limit: float) -> None:
         self.job, self.number = job, self.number + 1
-        self.line = json.dumps([self.number, completion, row], default=str).encode() + b"\n"
+        self.line = json.dumps([self.number, asked, completion, row], default=str).encode() + b"\n"
         self.deadline = time.monotonic() + (limit if self.started else START_LIMIT)
         if self.started:
             self.send()
@@ -93,12 +93,15 @@ class Pool:
         self.spec, self.size, self.limit = spec, size, limit
         self.workers: list[Worker] = []
 
-    def call(self, jobs: list[tuple[str, dict]]) -> list[dict]:
-        """For each (completion, row) `{"value": ...}` or `{"error": kind, "message": ...}`, in their order."""
+    def call(self, jobs: list[tuple[str, dict]], asked: str = "score") -> list[dict]:
+        """For each (completion, row) `{"value": ...}` or `{"error": kind, "message": ...}`, in their order.
+
+        `asked` is `score`, or `read` for the answer that the completion gives.
+        """
         answers: list[dict | None] = [None] * len(jobs)
         waiting = deque(range(len(jobs)))
         while any(answer is None for answer in answers):
-            self._hand_out(jobs, waiting)
+            self._hand_out(jobs, waiting, asked)
             busy = [worker for worker in self.workers if worker.job is not None]
             patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
             select.select([worker.process.stdout for worker in busy], [], [], min(patience, 1.0))
@@ -106,7 +109,7 @@ class Pool:
                 self._hear(worker, answers)
         return answers
 
-    def _hand_out(self, jobs: list[tuple[str, dict]], waiting: deque[int]) -> None:
+    def _hand_out(self, jobs: list[tuple[str, dict]], waiting: deque[int], asked: str) -> None:
         """A job to each idle worker; one that died or babbled while it was idle gives way to a new one."""
         for worker in [worker for worker in self.workers if worker.job is None and not worker.is_idle()]:
             self._end(worker)
@@ -115,7 +118,7 @@ class Pool:
         for worker in self.workers:
             if worker.job is None and waiting:
                 job = waiting.popleft()
-                worker.take(job, *jobs[job], self.limit)
+                worker.take(job, asked, *jobs[job], self.limit)
 
     def _hear(self, worker: Worker, answers: list[dict | None]) -> None:
         lines = worker.lines()
@@ -182,6 +185,14 @@ def call_one(verifier, completion: str, row: dict) -> dict:
     return {"value": number}
 
 
+def read_one(reader, completion: str, row: dict) -> dict:
+    """The answer that the completion gives ("" is none), or how reading it failed."""
+    try:
+        return {"value": reader(completion, row) or None}
+    except Exception as error:
+        return {"error": "raised", "message": in_words(error)}
+
+
 def in_words(error: Exception) -> str:
     """The exception on one line, of characters that can be printed."""
     said = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_MESSAGE]
@@ -190,18 +201,22 @@ def in_words(error: Exception) -> str:
 
 def work() -> None:
     """The worker's life: build the verifier, then a line in, a line out, until the parent is gone."""
-    from cpt.rewards.verifiers import build
+    from cpt.rewards.verifiers import READERS, build, reader
 
     me = os.getpid()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the verifier prints must not come between our lines
+    spec = json.loads(sys.argv[1])
     try:
-        verifier = build(json.loads(sys.argv[1]))
+        verifier = build(spec)
+        read = reader(spec) if spec["kind"] in READERS else None
     except Exception as error:
         message = in_words(error)
 
         def verifier(completion: str, row: dict) -> float:
             raise RuntimeError(f"the verifier cannot be built: {message}")
+
+        read = verifier
 
     def answer(value: dict) -> None:
         if os.getpid() != me:  # a process that the verifier forked: its answer is not asked for
@@ -211,8 +226,9 @@ def work() -> None:
 
     answer({"ready": True})
     for line in sys.stdin.buffer:
-        number, completion, row = json.loads(line)
-        answer(call_one(verifier, completion, row) | {"call": number})
+        number, asked, completion, row = json.loads(line)
+        said = read_one(read, completion, row) if asked == "read" else call_one(verifier, completion, row)
+        answer(said | {"call": number})
 
 
 if __name__ == "__main__":

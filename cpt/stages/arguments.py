@@ -110,7 +110,8 @@ def wrong_value(kind: str, name: str, value: Any) -> str | None:
     choices = CHOICES.get(("rlvr" if kind in ROLLOUT_KINDS else kind, name))
     strange = [each for each in (value if isinstance(value, list) else [value]) if choices and each not in choices]
     if strange:
-        return f"must be one of {', '.join(choices)}, not {strange[0]!r}"
+        near = nearest(strange[0], choices) if isinstance(strange[0], str) else ""
+        return f"must be one of {', '.join(choices)}, not {strange[0]!r}{near}"
     return outside(name, value)
 
 

@@ -36,6 +36,9 @@ class StageContext:
     seed: int
     rollouts: "Engine"
     score: Callable[[list[str], list[dict], list[bool]], list[float | None]]
+    read: Callable[
+        [list[str], list[dict], list[bool]], list[str | None]
+    ]  # the answers that completions give, for votes
     verifier_errors: Counter[str]
     log: Callable[[dict], None]
     rewind: Callable[[int], None]

@@ -12,6 +12,7 @@ from trl.trainer import grpo_trainer
 
 from cpt import models, ranks
 from cpt.data.rows import completion_text, unpack
+from cpt.stages.baselines import OwnBaseline
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.drift import NAME as DRIFT
@@ -20,7 +21,9 @@ from cpt.stages.filtering import Opening, filtered
 from cpt.stages.generation import generating_with, sampling_of
 from cpt.stages.overlong import overlong_reward
 from cpt.stages.resampling import Resampling
+from cpt.stages.snr import SnrStep, WholeGroups
 from cpt.stages.training import build, drop_reference_adapter, load_policy, load_reference_adapter, train
+from cpt.stages.ttrl import Vote, without_answers
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
 
@@ -130,17 +133,32 @@ class RlvrStageTrainer(GRPOTrainer):
         return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
 
 
-class ResamplingTrainer(Resampling, RlvrStageTrainer):
-    """RlvrStageTrainer with dynamic sampling."""
+def trainer_of(ctx: StageContext) -> tuple[type[RlvrStageTrainer], dict]:
+    """RlvrStageTrainer with what the stage asks for besides, and the options of that."""
+    spec, parts, options = ctx.stage, [], {}
+    if spec.snr_step is not None:
+        parts += [SnrStep, WholeGroups]
+        options |= {"snr_step": spec.snr_step, "key": ctx.key}
+    if spec.advantage is not None:
+        parts.append(OwnBaseline)
+        options["advantage"] = spec.advantage
+    if spec.dynamic_sampling is not None:
+        parts.append(Resampling)
+        options["rounds"] = spec.dynamic_sampling.rounds
+    return type("RlvrStageTrainer", (*parts, RlvrStageTrainer), {}), options
 
 
-def reward_function(ctx: StageContext, stop_ids: set[int]):
-    """TRL's form of the task's reward. Unscorable completions give None, and are counted in the log."""
+def reward_function(ctx: StageContext, stop_ids: set[int], group: int):
+    """TRL's form of the task's reward, by majorities with `ttrl`. Unscorable completions give None, and are counted."""
+    vote = None if getattr(ctx.stage, "ttrl", None) is None else Vote(ctx, group)
 
     def reward(prompts, completions, completion_ids, row, log_metric, **_):
         rows = unpack(prompts, row)
         finished = [bool(ids) and ids[-1] in stop_ids for ids in completion_ids]
-        values = ctx.score([completion_text(completion) for completion in completions], rows, finished)
+        texts = [completion_text(completion) for completion in completions]
+        values = (ctx.score if vote is None else vote.score)(texts, rows, finished)
+        for name, value in ({} if vote is None else vote.found).items():
+            log_metric(name, value)
         log_metric("unscorable", sum(value is None for value in values) / len(values))
         return values
 
@@ -167,17 +185,14 @@ class MismatchAlarm(TrainerCallback):
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
+    rows = rows if ctx.stage.ttrl is None else without_answers(rows)
     spent, found, penalties, opening = None, {}, [], None
     if ctx.stage.filter is not None:
         rows, opening, spent, found["filter"] = filtered(ctx, rows, config)
     if ctx.stage.overlong is not None:
         penalties.append(overlong_reward(config.max_completion_length, ctx.stage.overlong.buffer))
-    if ctx.stage.dynamic_sampling is not None:
-        trainer = make_trainer(
-            ctx, rows, config, penalties, ResamplingTrainer, rounds=ctx.stage.dynamic_sampling.rounds
-        )
-    else:
-        trainer = make_trainer(ctx, rows, config, penalties, opening=opening)
+    trainer_class, options = trainer_of(ctx)
+    trainer = make_trainer(ctx, rows, config, penalties, trainer_class, opening=opening, **options)
     return train(ctx, trainer, strategies, spent) | found
 
 
@@ -188,11 +203,12 @@ def make_trainer(
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
     policy = load_policy(ctx, ctx.reference)
     stops = models.answer_stops(tokenizer, ctx.task.spec)
+    reward = reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops}, config.num_generations)
     trainer = build(
         ctx,
         trainer_class,
         model=policy,
-        reward_funcs=[reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops}), *penalties],
+        reward_funcs=[reward, *penalties],
         args=config,
         train_dataset=rows,
         processing_class=tokenizer,

@@ -1,0 +1,84 @@
+"""Baselines of rlvr that TRL does not have: leave-one-out (RLOO, 2402.14740), weighted by length (OPO, 2505.23585), or by
+gradient (OBLR-PO, 2511.23310).
+
+    A_i = R_i - b,    b = sum_j w_j R_j / sum_j w_j    over the group; leave-one-out leaves j = i out
+
+with w the length of answer j (OPO, whose b has all of the group) or |grad log pi(y_j)|^2 (OBLR-PO, leave-one-out: with its
+own reward in it the baseline would be biased). Papers would have the gradient's norm; here it is a proxy that needs no
+backward pass, the sum of (1 - p)^2 over the answer's tokens: the square of what the taken token's own logit gets. p is of the
+policy that sampled: TRL's old log-probabilities where it has them (always with vLLM, and where a generation serves several
+steps), else one forward pass without gradient. The engine's own would be of the truncated distribution with top_p or top_k.
+"""
+
+import torch
+from trl.models.utils import disable_gradient_checkpointing
+
+from cpt.losses import advantages, gradient_proxy
+
+LEAST = 1e-6  # of the group's largest weight: where all others hardly weigh, they count alike
+
+
+def group_advantages(name: str, rewards_PG, weights_PG=None):
+    """The advantages (P, G) of that name (`losses.advantages`); `weights` are lengths, or squared gradients, or None.
+
+    A reward that is NaN (unscorable) is in no baseline and has no advantage; nor has one that no other stands beside.
+    """
+    scored_PG = ~rewards_PG.isnan()
+    weights_PG = torch.ones_like(rewards_PG) if weights_PG is None else weights_PG
+    rewards_PG, weights_PG = rewards_PG.nan_to_num(0.0).double(), (weights_PG * scored_PG).double()
+    largest_P1 = weights_PG.amax(1, keepdim=True)
+    weights_PG = torch.where(largest_P1 > 0, weights_PG / largest_P1, 1.0).clamp(min=LEAST) * scored_PG
+    if name == "leave-one-out":
+        name = "gradient-weighted"  # which is it, with weights that are alike or 0
+    found_PG = advantages(name, rewards_PG, lengths_PG=weights_PG, gradients_PG=weights_PG)
+    return torch.where(scored_PG & (scored_PG.sum(1, keepdim=True) > 1), found_PG, 0.0).float()
+
+
+class OwnBaseline:
+    """For a GRPOTrainer: the advantages of `advantage` take the place of TRL's. Groups may be split over processes."""
+
+    def __init__(self, *args, advantage: str, **kwargs):
+        self.advantage = advantage
+        super().__init__(*args, **kwargs)
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        self.rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self.rewards_NF
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        rewards_N = (self.rewards_NF * self.reward_weights.to(self.rewards_NF.device)).nansum(1)
+        rewards_N[self.rewards_NF.isnan().all(1)] = torch.nan
+        rewards_PG = rewards_N.view(-1, self.num_generations)
+        weights_B = self._weights(output)
+        weights_PG = None if weights_B is None else self.accelerator.gather(weights_B).view_as(rewards_PG)
+        found_PG = group_advantages(self.advantage, rewards_PG, weights_PG)
+        first = self.accelerator.process_index * len(output["advantages"])
+        output["advantages"] = found_PG.view(-1)[first : first + len(output["advantages"])]
+        self._logs["advantages"].extend(found_PG.view(-1).tolist())  # as long as one generation: TRL's go
+        baseline_PG = rewards_PG - found_PG
+        shift_PG = baseline_PG - rewards_PG.nanmean(1, keepdim=True)
+        self._metrics["train"]["baseline/mean"].append(baseline_PG.nanmean().item())
+        self._metrics["train"]["baseline/shift"].append(shift_PG.abs().nanmean().item())
+        return output
+
+    def _weights(self, output):
+        """What each of this rank's answers weighs in a baseline, (B,); None where all weigh alike."""
+        if self.advantage == "leave-one-out":
+            return None
+        mask_BT = output["completion_mask"]
+        if self.advantage == "length-weighted":
+            return mask_BT.sum(1).float()
+        return gradient_proxy(self._logps(output), mask_BT)
+
+    def _logps(self, output):
+        """The log-probabilities of this rank's answers under the policy that sampled them, (B, T)."""
+        if "old_per_token_logps" in output:
+            return output["old_per_token_logps"]
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+        mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            logps, _, _ = self._get_per_token_logps_and_entropies(
+                self.model, ids, mask, output["completion_ids"].shape[1], self.args.per_device_train_batch_size
+            )
+        return logps

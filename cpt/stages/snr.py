@@ -1,0 +1,133 @@
+"""The step size of OBLR-PO (2511.23310): the learning rate of each step times SNR / (1 + SNR).
+
+    SNR = |E g|^2 / tr Var g        of the gradient g of the step
+
+The paper scales the step of plain gradient descent. Here, under Adam, which a scaled gradient would not move, the learning
+rate is scaled while the optimiser steps and put back before the schedule goes on, so the schedule and a resumed run know
+nothing of it. Decoupled weight decay is scaled with it, as by a schedule. The K micro-batches of all processes are the
+samples s_k of g, with mean m and variance V = sum |s_k - m|^2 / (K - 1): tr Var g is estimated by V / K, and |E g|^2 without
+bias by |m|^2 - V / K, so that
+
+    SNR / (1 + SNR) = 1 - V / (K |m|^2)
+
+which noise alone makes about 0 (with |m|^2 for |E g|^2 it would be 1/2). Samples must be independent, and the answers of
+one prompt are not: TRL deals them out over all micro-batches, which hid some 40 % of the noise where it was measured (the
+embedded model on reverse). So here all answers of a prompt are in one micro-batch. Nothing is kept from step to step.
+"""
+
+import math
+
+import torch
+from accelerate.utils import DistributedType
+from transformers import TrainerCallback
+from trl.trainer.utils import split_tensor_dict
+
+from cpt.errors import UserError
+
+
+def signal_to_noise(total: float, mean: float, count: int) -> float:
+    """The SNR of the mean of `count` (2 or more) samples, 0 or more: `total` is sum |s_k|^2, `mean` |m|^2.
+
+    Infinite where the samples are alike, 0 where all are 0, NaN where one is not finite.
+    """
+    if not math.isfinite(total + mean):
+        return math.nan
+    noise = max(0.0, total - count * mean) / (count - 1) / count
+    signal = max(0.0, mean - noise)
+    if noise == 0.0:
+        return math.inf if signal > 0 else 0.0
+    return signal / noise
+
+
+def multiplier(snr: float, least: float, most: float) -> float:
+    """SNR / (1 + SNR) within its bounds; the least where there is no SNR (NaN)."""
+    if math.isnan(snr):
+        return least
+    return min(most, max(least, 1 - 1 / (1 + snr)))
+
+
+class SnrStep:
+    """For a Trainer with `_metrics` (TRL's): `snr_step` has `min` and `max`, `key` is where the recipe says it.
+
+    Raises:
+        UserError: DeepSpeed or FSDP, where no process has a whole gradient.
+    """
+
+    def __init__(self, *args, snr_step, key: str, **kwargs):
+        self.snr_step, self.factor = snr_step, 1.0
+        self._squares: list[torch.Tensor] = []  # of the gradients of each parameter and micro-batch of this step
+        super().__init__(*args, **kwargs)
+        if self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+            raise UserError(
+                f"{key}.snr_step: needs whole gradients on each process, which DeepSpeed and FSDP do not keep: take it out, "
+                "or launch with recipes/accelerate/ddp.yaml"
+            )
+        for each in self.model.parameters():
+            if each.requires_grad:
+                each.register_hook(self._note)  # heard before gradients are summed over micro-batches and processes
+        self.add_callback(ScaledRate(self))
+
+    def _note(self, gradient) -> None:
+        self._squares.append(gradient.detach().float().square().sum())
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
+            self._measure()
+        return loss
+
+    def _measure(self) -> None:
+        """Before clipping: the gradient is whole, and the same on all processes."""
+        parts = self.current_gradient_accumulation_steps
+        count = parts * self.accelerator.num_processes
+        found = torch.stack(self._squares).sum() * parts**2  # a step's gradient is the sum over micro-batches
+        self._squares.clear()
+        total = self.accelerator.reduce(found, reduction="sum").item()
+        gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
+        mean = sum(each.detach().float().square().sum() for each in gradients).item()
+        self.factor = self.snr_step.min
+        if count > 1:  # the last step of an epoch may have one micro-batch alone
+            snr = signal_to_noise(total, mean, count)
+            self.factor = multiplier(snr, self.snr_step.min, self.snr_step.max)
+            self._metrics["train"]["snr/ratio"].append(snr)
+        self._metrics["train"]["snr/step"].append(self.factor)
+
+
+class WholeGroups:
+    """For a GRPOTrainer: the micro-batches of a generation hold whole groups, in the order in which they were generated."""
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        count = len(output["completion_ids"])
+        return output | {"group": torch.arange(count, device=output["advantages"].device) // self.num_generations}
+
+    def _prepare_inputs(self, generation_batch):
+        parts = self.args.steps_per_generation
+        fresh = self._step % (parts * self.num_iterations) == 0
+        inputs = super()._prepare_inputs(generation_batch)
+        if not fresh:
+            return inputs
+        whole = {
+            name: torch.cat([each[name] for each in self._buffered_inputs]) if value.dim() else value
+            for name, value in self._buffered_inputs[0].items()
+        }
+        order = whole["group"].argsort(stable=True)
+        whole = {name: value[order] if value.dim() else value for name, value in whole.items()}
+        self._buffered_inputs = split_tensor_dict(whole, parts)
+        return self._buffered_inputs[0]
+
+
+class ScaledRate(TrainerCallback):
+    """The learning rates are the trainer's `factor` of themselves while the optimiser steps."""
+
+    def __init__(self, trainer: SnrStep):
+        self.trainer, self.rates = trainer, []
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_):
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.trainer.factor
+
+    def on_optimizer_step(self, args, state, control, optimizer=None, **_):
+        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate

@@ -1,0 +1,48 @@
+"""Two steps of a linear model under SnrStep, and what they log. For test_snr.py, alone or under a launcher.
+
+Arguments: a file of rows, the file to write, rows in a micro-batch, micro-batches of one process in a step.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainingArguments
+
+from cpt.recipe_stages import SnrStep as Options
+from cpt.stages.snr import SnrStep
+
+
+class Linear(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([1.0, -1.0, 0.5]))
+
+    def forward(self, x, y):
+        return {"loss": ((x @ self.weight - y) ** 2).mean()}
+
+
+class LinearTrainer(SnrStep, Trainer):
+    def _get_train_sampler(self, *_):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def main(file: str, out: str, size: str, parts: str) -> None:
+    rows = [{"x": torch.tensor(row["x"]), "y": torch.tensor(row["y"])} for row in json.loads(Path(file).read_text())]
+    given = {"per_device_train_batch_size": int(size), "gradient_accumulation_steps": int(parts), "max_steps": 2}
+    given |= {"use_cpu": True, "report_to": "none", "save_strategy": "no", "optim": "sgd", "learning_rate": 0.1}
+    given |= {"lr_scheduler_type": "constant", "max_grad_norm": 1e9, "disable_tqdm": True}
+    arguments = TrainingArguments(output_dir=f"{out}.d", **given)
+    options = {"snr_step": Options(min=0.0), "key": "here"}
+    trainer = LinearTrainer(model=Linear(), args=arguments, train_dataset=rows, **options)
+    trainer._metrics = {"train": defaultdict(list)}
+    trainer.train()
+    if trainer.accelerator.is_main_process:
+        told = {"processes": trainer.accelerator.num_processes, "weight": trainer.model.weight.tolist()}
+        Path(out).write_text(json.dumps(told | trainer._metrics["train"]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
