@@ -59,11 +59,17 @@ class RlvrStageTrainer(GRPOTrainer):
 
     An engine that is the policy itself (transformers) generates here; one that is a copy (vLLM) goes through TRL's own
     way to vLLM, with its correction for the sampler's mismatch. `stops` are token ids that end an answer. `opening` has
-    rollouts of the stage's start for the first rows, which are then not generated again.
+    rollouts of the stage's start for the first rows, which are then not generated again; `drift` follows how far it goes.
     """
 
     def __init__(
-        self, *args, engine, drift: Drift, stops: tuple[int, ...] = (), opening: Opening | None = None, **kwargs
+        self,
+        *args,
+        engine,
+        drift: Drift | None = None,
+        stops: tuple[int, ...] = (),
+        opening: Opening | None = None,
+        **kwargs,
     ):
         self.engine, self.drift, self.stops = engine, drift, stops
         self.opening, self.given = opening, None
@@ -101,11 +107,12 @@ class RlvrStageTrainer(GRPOTrainer):
             self.given = self.opening.of(inputs, self.accelerator.process_index * len(inputs))
         output = super()._generate_and_score_completions(inputs)
         self.opening = self.given = None
-        self.drift.begin(self, output)
+        if self.drift is not None:
+            self.drift.begin(self, output)
         return output
 
     def log(self, logs, start_time=None):
-        drift = self.drift.kl(self) if self.model.training else None
+        drift = self.drift.kl(self) if self.drift is not None and self.model.training else None
         super().log(logs if drift is None else logs | {DRIFT: drift}, start_time)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
