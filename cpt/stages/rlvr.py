@@ -1,12 +1,9 @@
 """Reinforcement learning from verifiable rewards: TRL's GRPOTrainer (2402.03300) on the run's own rollout engine."""
 
-from collections.abc import Callable, Iterator
-
 import torch
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 from trl.trainer import grpo_trainer
 
 from cpt import models
@@ -14,31 +11,12 @@ from cpt.data.rows import completion_text, unpack
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.filtering import filtered
-from cpt.stages.generation import generating_with, sampling_of
+from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
 from cpt.stages.overlong import overlong_reward
 from cpt.stages.resampling import Resampling
 from cpt.stages.training import build, drop_reference_adapter, load_policy, load_reference_adapter, train
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
-
-
-class OrderOfEpoch(Sampler):
-    """TRL's sampler, with an order that depends on the seed and the epoch alone.
-
-    TRL draws each epoch's order after that of the epoch before, from one generator; a resumed trainer begins with the first.
-    The epoch is asked for: accelerate's `set_epoch` does not reach the sampler of a resumed epoch in several processes.
-    """
-
-    def __init__(self, sampler: Sampler, seed: int, epoch: Callable[[], int]):
-        self.sampler, self.seed, self.epoch = sampler, seed, epoch
-
-    def __iter__(self) -> Iterator[int]:
-        if self.sampler.shuffle:
-            self.sampler.generator.manual_seed(self.seed + self.epoch())
-        return iter(self.sampler)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
 
 
 class RlvrStageTrainer(GRPOTrainer):
@@ -63,19 +41,7 @@ class RlvrStageTrainer(GRPOTrainer):
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
         sampling = sampling_of(self, self.stops, self.args.generation_kwargs or {})
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as policy,
-            torch.no_grad(),
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-        ):
-            self.engine.sync(policy, self._tokenizer)
-            completions = self.engine.generate(prompt_ids, sampling)
-        return [completion.token_ids for completion in completions], None
+        return engine_answers(self, prompt_ids, sampling), None
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         """TRL's, but what the task's reward (the first) cannot score has no reward at all, whatever the others say."""
