@@ -233,7 +233,9 @@ def divergence_words(stage: Any) -> list[str]:
     over = "the whole vocabulary" if stage.top_k is None else f"the student's top {stage.top_k}"
     rate = f"an average of its weights at rate {stage.ema_rate:g}" if stage.ema_rate else "its weights as they came"
     every = f" every {stage.sync_every} steps" if stage.sync_every > 1 and stage.ema_rate else ""
-    return [f"{mixed} over {over} to itself with the demonstration in context, by {rate}{every} (a second copy of them)"]
+    return [
+        f"{mixed} over {over} to itself with the demonstration in context, by {rate}{every} (a second copy of them)"
+    ]
 
 
 STAGE_WORDS = (

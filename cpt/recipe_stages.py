@@ -188,7 +188,9 @@ class SelfDistillation(Divergence):
         if strange:
             raise ValueError(f"template knows {{prompt}} and {{demonstration}}, not {{{strange[0]}}}")
         if "demonstration" not in named:
-            raise ValueError("template has no {demonstration}: the teacher would know nothing that the student does not")
+            raise ValueError(
+                "template has no {demonstration}: the teacher would know nothing that the student does not"
+            )
         return self
 
 

@@ -242,7 +242,15 @@ LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {
         ("at least 1", lambda x: x >= 1),
     ),
     **dict.fromkeys(
-        ("num_train_epochs", "temperature", "repetition_penalty", "save_steps", "logging_steps", "lora_alpha", "distillation_is_clip"),
+        (
+            "num_train_epochs",
+            "temperature",
+            "repetition_penalty",
+            "save_steps",
+            "logging_steps",
+            "lora_alpha",
+            "distillation_is_clip",
+        ),
         ("more than 0", lambda x: x > 0),
     ),
     **dict.fromkeys(

@@ -1,8 +1,8 @@
 """The moving average of a policy's weights that a stage takes for its teacher: how it is updated, saved and resumed.
 
-After every `every` steps: average <- average + rate * (policy - average), elementwise, in the weights' own dtype (in bfloat16 a
-small rate is rounded away where the two are close, in the authors' code as here). TRL's own callbacks do not serve:
-they are in no checkpoint, and that of an adapter starts from zeros, so that in the second task the teacher would be the base.
+After every `every` steps: average <- average + rate * (policy - average), elementwise, in the weights' own dtype (in
+bfloat16 a small rate is rounded away where the two are close). TRL's own callbacks do not serve: they are in no
+checkpoint, and that of an adapter starts from zeros, so that in the second task the teacher would be the base.
 """
 
 import shutil

@@ -1,7 +1,7 @@
 """On-policy distillation from a teacher (GKD, 2306.13649): TRL's DistillationTrainer on the run's own rollout engine.
 
-The student answers; on its answers it learns the teacher's distribution over each next token. That is GKD with all data
-the student's own (lambda 1), one answer a prompt. No reward is asked. Ours are the answers (`rollouts`) and the order of the rows.
+The student answers; on its answers it learns the teacher's distribution over each next token. That is GKD with all data the
+student's own (lambda 1), one answer a prompt. No reward is asked. Ours are the answers (`rollouts`) and the rows' order.
 """
 
 from trl import DistillationTrainer
