@@ -315,6 +315,7 @@ def test_two_iterations_and_the_tokens_counted(cpt, tmp_path):
     assert record["train_tokens"] == pytest.approx(2 * (record["rollout_tokens"] + 2 * 8 * 7)), "prompts of 7 tokens"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_of_vllm(cpt, tmp_path, kind):
     """The engine's copy is given the weights before each generation, and proves it."""
