@@ -10,7 +10,7 @@ import torch
 from fakes import recipe, write_recipe
 from safetensors.torch import load_file
 from test_ranks import LAUNCHERS, launch
-from test_resume import assert_same_end, logged, results
+from test_resume import logged, results
 
 from cpt.recipe import load
 from cpt.recipe_stages import Distill, SelfDistillation
@@ -279,30 +279,37 @@ def test_the_teacher_starts_as_the_policy_and_follows_it(tmp_path, adapter):
 # -- resume --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind, beside", [(KINDS[0], {"ema_rate": 0.3, "sync_every": 2}), (KINDS[1], {})])
-def test_killed_inside_a_stage(cpt, tmp_path, kind, beside):
+def assert_same_run(run: Path, alone: Path) -> None:
+    weights = [sorted(folder.glob("points/*/model/*model.safetensors")) for folder in (run, alone)]
+    assert len(weights[0]) > 1 and [file.read_bytes() for file in weights[0]] == [f.read_bytes() for f in weights[1]]
+    assert results(run) == results(alone)
+    assert logged(run) == logged(alone)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tasks", "beside"),
+    [
+        (KINDS[0], ("reverse", "caesar"), {"ema_rate": 0.3, "sync_every": 2}),
+        (KINDS[0], ("reverse",), {"ema_rate": 0.3} | LORA),
+        (KINDS[1], ("reverse",), {}),
+    ],
+    ids=["self-distillation", "self-distillation with an adapter", "distill"],
+)
+def test_killed_inside_a_stage(cpt, tmp_path, kind, tasks, beside):
+    """In the last task, after its second checkpoint: the run that goes on takes two steps more, and ends the same."""
     args = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "max_steps": 6, "save_steps": 2}
-    file = write_recipe(tmp_path / "recipe.yaml", small(kind, args, ("reverse", "caesar"), **beside))
+    adapter = {name: beside[name] for name in LORA if name in beside}
+    own = {name: value for name, value in beside.items() if name not in LORA}
+    file = write_recipe(tmp_path / "recipe.yaml", small(kind, args, tasks, **own) | adapter)
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
-    at = {"place": STEP, "call": 11}  # in the second task, after its second checkpoint
+    at = {"place": STEP, "call": 6 * len(tasks) - 1}
     assert cpt("run", file, "--out", tmp_path / "run", "--quiet", at=at) == -signal.SIGKILL
-    saved = list((tmp_path / "run").rglob("average.safetensors"))
-    assert bool(saved) == (kind != "distill") and list((tmp_path / "run").rglob("checkpoint-4/DONE"))
-    again = {"place": STEP, "call": 3}  # never reached: only two steps are left
+    (last,) = (tmp_path / "run").rglob("checkpoint-4")
+    assert (last / "DONE").exists() and (last / "average.safetensors").exists() == (kind != "distill")
+    assert not (last / "teacher").exists()
+    again = {"place": STEP, "call": 3}  # never reached
     assert cpt("run", file, "--out", tmp_path / "run", "--quiet", at=again) == 0, cpt.output
-    assert_same_end(tmp_path / "run", tmp_path / "alone")
-
-
-def test_killed_with_an_adapter(cpt, tmp_path):
-    args = {"max_steps": 6, "save_steps": 2}
-    file = write_recipe(tmp_path / "recipe.yaml", small("self-distillation", args, ema_rate=0.3) | LORA)
-    assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
-    assert cpt("run", file, "--out", tmp_path / "run", "--quiet", at={"place": STEP, "call": 5}) == -signal.SIGKILL
-    assert cpt("run", file, "--out", tmp_path / "run", "--quiet", at={"place": STEP, "call": 3}) == 0, cpt.output
-    ends = [tmp_path / name / "points/01-reverse/model/adapter_model.safetensors" for name in ("run", "alone")]
-    assert ends[0].read_bytes() == ends[1].read_bytes()
-    assert results(tmp_path / "run") == results(tmp_path / "alone")
-    assert logged(tmp_path / "run") == logged(tmp_path / "alone")
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
 
 
 def test_two_iterations_and_the_tokens_counted(cpt, tmp_path):
