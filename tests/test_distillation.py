@@ -274,6 +274,7 @@ def test_the_teacher_starts_as_the_policy_and_follows_it(tmp_path, adapter):
     assert (moving.policy[name] - moving.average[name]).mean().item() == pytest.approx(0.95, abs=1e-4)
     assert not torch.equal(before, after), "what the teacher says comes from the average"
     assert all(each.requires_grad for each in moving.policy.values())
+    assert not any(each.requires_grad for each in moving.average.values())
 
 
 # -- resume --------------------------------------------------------------------------------------------------------------

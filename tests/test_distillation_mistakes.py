@@ -14,6 +14,11 @@ from cpt.recipe import load
 # -- teachers of distill ---------------------------------------------------------------------------------------------------
 
 
+def test_defaults_need_not_name_the_teacher(tmp_path):
+    content = small("distill") | {"defaults": {"distill": {"direction": "forward"}}}
+    assert load(write_recipe(tmp_path / "recipe.yaml", content)).stream[0].stages[0].direction == "forward"
+
+
 @pytest.mark.slow
 def test_a_teacher_of_another_run(cpt, tmp_path):
     """A point of a run, of all weights or an adapter, teaches what that run learnt."""

@@ -41,16 +41,16 @@ def check(recipe: Recipe, stage: Distill, base: Path, key: str) -> int | None:
     """
     folder, theirs = folder_of(recipe, stage, base, key), as_model(recipe, stage)
     with of_the_teacher(key):
-        if models.is_adapter(folder):
-            return None  # of another run, on its base, whose tokenizer it carries
         tokenizer = models.load_tokenizer(folder, theirs)
-        config = models.load_config(folder, theirs)
+        config = None if models.is_adapter(folder) else models.load_config(folder, theirs)
     own = models.load_tokenizer(base, recipe)
     if tokenizer.get_vocab() != own.get_vocab() or tokenizer.eos_token_id != own.eos_token_id:
         raise UserError(
             f"{key}.teacher: {stage.teacher} has another tokenizer than the student ({len(tokenizer)} and {len(own)} "
             "tokens): its distribution says nothing about the student's tokens; take a teacher of the same family"
         )
+    if config is None:  # its base, and so its width, is known when it is loaded; TRL then compares
+        return None
     sizes = [each.get_text_config().vocab_size for each in (config, models.load_config(base, recipe))]
     if sizes[0] != sizes[1]:
         raise UserError(
