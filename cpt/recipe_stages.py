@@ -176,13 +176,15 @@ class SelfDistillation(Divergence):
     template: str = Field(
         "{prompt}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
         "Now answer with a response of your own, including the thinking process.",
-        description="what the teacher is asked; of a chat, in the place of its last message (the paper's words)",
+        description="what the teacher is asked; of a chat, in the place of its last message (the authors' code)",
     )
 
     @model_validator(mode="after")
     def can_be_asked(self):
         if self.tail and self.top_k is None:
             raise ValueError("tail is what top_k leaves out: give top_k, or take tail out")
+        if self.sync_every > 1 and self.ema_rate == 0:
+            raise ValueError("ema_rate 0 keeps the teacher as it came to the stage: take sync_every out")
         named = re.findall(r"\{(\w*)\}", self.template)
         strange = sorted(set(named) - {"prompt", "demonstration"})
         if strange:

@@ -1,6 +1,7 @@
 """Self-distillation and distillation: teachers, rows and words that cannot be used are named in one line; the plan."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,17 +38,19 @@ def test_a_teacher_of_other_tokens(cpt, tmp_path):
 
     from cpt import tiny
 
-    folder = tmp_path / "teacher"
-    folder.mkdir()
-    for file in tiny.path().iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    teachers = {"48 and 47 tokens": tmp_path / "tokens", "48 rows of embeddings and the student 47": tmp_path / "rows"}
+    for folder in teachers.values():
+        shutil.copytree(tiny.path(), folder)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokens")
     tokenizer.add_tokens(["zzz"])
-    tokenizer.save_pretrained(folder)
-    file = write_recipe(tmp_path / "recipe.yaml", small("distill", teacher=str(folder)))
-    assert cpt("run", file, "--out", tmp_path / "run") == 2
-    assert "stream.reverse.stages.0.teacher: " in cpt.output and "(48 and 47 tokens)" in cpt.output
-    assert "Traceback" not in cpt.output
+    tokenizer.save_pretrained(tmp_path / "tokens")
+    config = tmp_path / "rows" / "config.json"
+    config.write_text(config.read_text().replace('"vocab_size": 47', '"vocab_size": 48'))
+    for said, folder in (teachers | {"neither a folder here nor to be had from the hub": "nobody/nothing"}).items():
+        file = write_recipe(tmp_path / "recipe.yaml", small("distill", teacher=str(folder)))
+        assert cpt("run", file, "--out", tmp_path / "run") == 2
+        assert "stream.reverse.stages.0.teacher: " in cpt.output and said in cpt.output
+        assert "Traceback" not in cpt.output
 
 
 # -- mistakes --------------------------------------------------------------------------------------------------------------
@@ -59,6 +62,7 @@ def test_a_teacher_of_other_tokens(cpt, tmp_path):
         (KINDS[0], {"alpha": 0.3}, {}, "alpha is an option of jsd, not of forward: take it out"),
         (KINDS[1], {"alpha": 0.3}, {}, "alpha is an option of jsd, not of reverse: take it out"),
         (KINDS[0], {"tail": True}, {}, "tail is what top_k leaves out: give top_k, or take tail out"),
+        (KINDS[0], {"ema_rate": 0.0, "sync_every": 2}, {}, "ema_rate 0 keeps the teacher as it came to the stage"),
         (KINDS[0], {"template": "{prompt}"}, {}, "template has no {demonstration}"),
         (KINDS[0], {"template": "{demonstration}{promt}"}, {}, "{prompt} and {demonstration}, not {promt}"),
         (KINDS[0], {}, {"teacher_update_rate": 0.1}, "use `ema_rate` beside `args`"),
