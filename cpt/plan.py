@@ -10,7 +10,7 @@ from cpt.recipe import Recipe, Suite, suites_of
 from cpt.recipe_strategies import words as strategy_words
 from cpt.rewards import function
 from cpt.rewards.verifiers import kinds
-from cpt.stages.arguments import ROLLOUT_KINDS, arguments, generation, value_of
+from cpt.stages.arguments import ROLLOUT_KINDS, arguments, generation, group_of, value_of
 
 
 def check(recipe: Recipe, out: Path) -> None:
@@ -76,7 +76,7 @@ def check_generation(task: Any, key: str, note) -> None:
     """A rlvr stage with fewer prompts than one generation asks would take no step at all."""
     for index, stage in enumerate(task.stages):
         if stage.kind in ROLLOUT_KINDS:
-            batch, group, _ = generation(stage.args)
+            batch, group, _ = generation(stage.args, stage.kind)
             rows = counted(task.data, "train")
             looked_at = getattr(stage.filter, "prompts", None) if stage.kind == "rlvr" else None
             if looked_at is not None and looked_at < batch // group:
@@ -110,19 +110,28 @@ def functions(reward: Any) -> list:
 
 
 def check_model(recipe: Recipe, note) -> None:
-    path, template = recipe.model.path, recipe.model.chat_template
-    folder = Path(path).expanduser()
+    template = recipe.model.chat_template
     if template is not None and not template.is_file():
         note("model.chat_template", f"no file {template}")
-    if path == "tiny":
-        return
+    if recipe.model.path != "tiny":
+        check_folder("model.path", recipe.model.path, "`tiny`", ("config.json",), note)
+    for task in recipe.stream:
+        for index, stage in enumerate(task.stages):
+            if stage.kind == "distill" and stage.teacher not in ("base", "tiny"):
+                key = f"stream.{task.task}.stages.{index}.teacher"
+                check_folder(key, stage.teacher, "`base`", ("config.json", "adapter_config.json"), note)
+
+
+def check_folder(key: str, path: str, other: str, configs: tuple[str, ...], note) -> None:
+    """A model's folder is one, or is no path of this machine; `other` is what else the key may say."""
+    folder = Path(path).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            note("model.path", f"{path} is no model folder (no config.json)")
+        if not any((folder / name).is_file() for name in configs):
+            note(key, f"{path} is no model folder (no {' or '.join(configs)})")
         elif not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-            note("model.path", f"{path} has no tokenizer (tokenizer.json): save it beside the weights")
+            note(key, f"{path} has no tokenizer (tokenizer.json): save it beside the weights")
     elif len(folder.parts) != 2 or path.startswith((".", "/", "~")):
-        note("model.path", f"no folder {path}; give a model folder, a hub id (owner/name), or `tiny`")
+        note(key, f"no folder {path}; give a model folder, a hub id (owner/name), or {other}")
 
 
 def writable(out: Path) -> bool:
@@ -178,14 +187,17 @@ def stage_line(stage: Any, task: Any) -> str:
     each = f" in each of {stage.rounds} rounds" if stage.kind == "rejection" and stage.rounds > 1 else ""
     words = [f"{'?' if steps is None else steps} steps of {a_step} {unit}{each}", f"lr {get['learning_rate']:g}"]
     if stage.kind in ROLLOUT_KINDS:
-        words.insert(1, f"{value_of(stage.args, 'rlvr', 'num_generations')} rollouts a prompt")
+        group = group_of(stage.args, stage.kind)
+        words.insert(1, f"{group} rollout{'s' * (group > 1)} a prompt")
     if stage.kind == "hybrid":
         words.insert(0, stage.method)
     if stage.kind == "rlvr":
         words += rlvr_words(stage)
     if stage.kind == "rejection":
         words += rejection_words(stage)
-    if "beta" in arguments(stage.kind) and value_of(stage.args, stage.kind, "beta"):
+    if stage.kind in ("self-distillation", "distill"):
+        words += divergence_words(stage)
+    elif "beta" in arguments(stage.kind) and value_of(stage.args, stage.kind, "beta"):
         words.append(f"KL {value_of(stage.args, stage.kind, 'beta'):g} to {stage.reference}")
     return ", ".join(words)
 
@@ -225,6 +237,19 @@ def rejection_words(stage: Any) -> list[str]:
     return words
 
 
+def divergence_words(stage: Any) -> list[str]:
+    """What is learnt from whom, and what the teacher takes of memory."""
+    mixed = f"JSD ({stage.alpha:g} the teacher's)" if stage.direction == "jsd" else f"{stage.direction} KL"
+    if stage.kind == "distill":
+        return [f"{mixed} to {stage.teacher} (whose weights stay in memory)"]
+    over = "the whole vocabulary" if stage.top_k is None else f"the student's top {stage.top_k}"
+    rate = f"an average of its weights at rate {stage.ema_rate:g}" if stage.ema_rate else "its weights as they came"
+    every = f" every {stage.sync_every} steps" if stage.sync_every > 1 and stage.ema_rate else ""
+    return [
+        f"{mixed} over {over} to itself with the demonstration in context, by {rate}{every} (a second copy of them)"
+    ]
+
+
 STAGE_WORDS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -245,7 +270,7 @@ def steps_of(stage: Any, task: Any, a_step: int, get: dict) -> int | None:
     rows = sources.count(task.data, "train")
     if rows is None or stage.kind in ("dpo", "rejection") or getattr(stage, "filter", None) is not None:
         return None
-    group = value_of(stage.args, "rlvr", "num_generations") if stage.kind in ROLLOUT_KINDS else 1
+    group = group_of(stage.args, stage.kind)
     return int(get["num_train_epochs"] * -(-rows * group // a_step))
 
 
@@ -271,9 +296,9 @@ def disk_line(recipe: Recipe) -> str:
         return "unknown until the model is here"
     trained = weights // 50 if recipe.adapter else weights
     points = weights + len(recipe.stream) * trained
-    return (
-        f"about {human(points)} for {len(recipe.stream) + 1} points, and up to {human(trained * 8)} while a stage runs"
-    )
+    averaged = any(stage.kind == "self-distillation" for task in recipe.stream for stage in task.stages)
+    running = trained * (10 if averaged else 8)  # the teacher's average is in both checkpoints
+    return f"about {human(points)} for {len(recipe.stream) + 1} points, and up to {human(running)} while a stage runs"
 
 
 def weight_bytes(recipe: Recipe) -> int | None:

@@ -5,17 +5,19 @@ A mistake found here costs seconds; found in task 7 it costs a night.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
 from cpt import models, ranks
-from cpt.data.rows import STAGE_ROWS, Row, contents
+from cpt.data.rows import STAGE_ROWS, Row, contents, in_context
 from cpt.data.stream import Stream, TaskData, stage_forms
 from cpt.errors import UserError
 from cpt.recipe import Recipe
 from cpt.rewards.verifiers import COMPARES, kinds
 from cpt.spelling import unspellable
+from cpt.stages import teacher
 from cpt.stages.arguments import CONFIGS, ROLLOUT_KINDS, value_of
 
 CHUNK = 1000
@@ -41,6 +43,17 @@ def check_processes(recipe: Recipe) -> None:
                 )
 
 
+def check_teachers(recipe: Recipe, base: Path) -> int | None:
+    """The fewest positions that a distill stage's teacher was made for (None: no stage has one, or none says).
+
+    Raises:
+        UserError: a teacher that is not there, or does not speak the tokens of the student in `base`.
+    """
+    stages = [(f"stream.{task.task}.stages.{i}", each) for task in recipe.stream for i, each in enumerate(task.stages)]
+    known = [teacher.check(recipe, each, base, key) for key, each in stages if each.kind == "distill"]
+    return min((each for each in known if each is not None), default=None)
+
+
 def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -> None:
     """Check every row of the run against its stages, its verifier, and the model's tokenizer, chat template and context.
 
@@ -54,6 +67,7 @@ def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -
         for chunk in check_split(recipe, key, task.train, tokenizer, context, rollout):
             for index, stage in enumerate(task.spec.stages):
                 check_trained(recipe, key, f"{task.name}.stages.{index}", stage, chunk, tokenizer, context)
+                check_contexts(recipe, key, f"{task.name}.stages.{index}", stage, chunk, tokenizer, context)
     asked = [(f"stream.{task.name}.data", task) for task in stream.tasks]
     asked += [(f"suite {name}, task {task.name}", task) for name, tasks in stream.suites.items() for task in tasks]
     for key, task in asked:
@@ -70,13 +84,16 @@ LONGEST = "max_completion_length"
 def longest_answer(recipe: Recipe, task: TaskData, stage: Any) -> int:
     """The tokens that a stage may sample after a training prompt and train on."""
     if stage.kind in ROLLOUT_KINDS:
-        return value_of(stage.args, "rlvr", LONGEST)
+        return value_of(stage.args, stage.kind, LONGEST)
     if stage.kind == "rejection":
         return task.spec.max_completion_length or recipe.evaluation.max_completion_length
     return 0
 
 
 # -- what stages and verifiers need ----------------------------------------------------------------------------------------
+
+
+UNJUDGED = ("sft", "self-distillation", "distill")  # they train on no reward
 
 
 def check_stages(task: TaskData) -> None:
@@ -86,7 +103,7 @@ def check_stages(task: TaskData) -> None:
     for kind in dict.fromkeys(stage.kind for stage in task.spec.stages):
         for _ in stage_forms(task, kind):
             pass
-        if kind != "sft" and kind not in unlabelled - labelled:
+        if kind not in UNJUDGED and kind not in unlabelled - labelled:
             judged = (row for row in task.train if kind != "dpo" or row.get("chosen") is None)
             check_judged(f"stream.{task.name}.data.train", judged, task.spec.reward or task.spec.verifier)
 
@@ -139,12 +156,41 @@ def check_split(
 def check_spelling(key: str, rows: list[Row], tokenizer) -> None:
     """Refuse a row with a character that the tokenizer would drop or garble."""
     texts = [(row, name, text) for row in rows for name in WRITTEN if row.get(name) for text in contents(row[name])]
+    check_texts(key, texts, tokenizer)
+
+
+def check_texts(key: str, texts: list[tuple[Row, str, str]], tokenizer) -> None:
+    """Refuse the first of (row, field, text) that the tokenizer cannot spell."""
     for number, position in unspellable(tokenizer, [text for _, _, text in texts]):
         row, field, text = texts[number]
         raise UserError(
             f"{key}: row {row['id']}: the tokenizer cannot spell {text[position]!r} (character {position + 1} of {field} "
             f"{text[:60]!r}): change the row, or take a model that knows it"
         )
+
+
+def check_contexts(recipe: Recipe, key: str, place: str, stage: Any, rows: list[Row], tokenizer, context: int | None):
+    """Refuse a row whose demonstration a self-distillation's teacher could not be given: unspellable, or too long."""
+    if stage.kind != "self-distillation":
+        return
+    asked = []
+    for row in rows:
+        try:
+            asked.append((row, "teacher's context", in_context(row, stage.template)))
+        except ValueError as error:
+            raise UserError(f"{key}: row {row['id']}: {error}: a self-distillation stage cannot use it") from error
+    check_texts(
+        f"stream.{place}.template, with {key}",
+        [(row, name, contents(text)[-1]) for row, name, text in asked],
+        tokenizer,
+    )
+    answer = value_of(stage.args, stage.kind, LONGEST)
+    for (row, *_), length in zip(asked, lengths(recipe, key, asked, tokenizer), strict=True):
+        if context is not None and length + answer > context:
+            raise UserError(
+                f"{key}: row {row['id']}: with its demonstration the teacher is asked {length} tokens; with an answer of up "
+                f"to {answer} that is more than the model's context of {context}: shorten or drop the row, or lower {LONGEST}"
+            )
 
 
 def check_trained(recipe: Recipe, key: str, place: str, stage: Any, rows: list[Row], tokenizer, context: int | None):

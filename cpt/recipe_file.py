@@ -110,9 +110,10 @@ def check_defaults(schema: type[BaseModel], kind: str, node: Node, mistakes: Mis
 
 
 def completed(schema: type[BaseModel], stage: Node) -> Iterator[Node]:
-    """The stage with each of the words that it may have where it must have one and has none (hybrid's `method`)."""
+    """The stage with each of the words that it may have where it must have one and has none (hybrid's `method`); where any
+    text may stand, with one (distill's `teacher`)."""
     lacking = {
-        name: get_args(field.annotation)
+        name: get_args(field.annotation) or ("base",)
         for name, field in schema.model_fields.items()
         if field.is_required() and name not in stage.value
     }

@@ -1,5 +1,6 @@
 """The stages of a recipe: what may stand under `stages`, besides the `args` that go to TRL."""
 
+import re
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -173,5 +174,86 @@ class Rejection(Strict):
     samples: Samples = Samples()
 
 
-STAGE_MODELS = (Sft, Dpo, Rlvr, Hybrid, Rejection)
+class Divergence(Strict):
+    """What a student is taught a teacher's next-token distribution by, on the student's own answers.
+
+    `forward` is KL(teacher || student), `reverse` KL(student || teacher), `jsd` the generalised Jensen-Shannon divergence
+    of GKD (2306.13649): both are measured from a mixture, of which the teacher's share is `alpha`.
+    """
+
+    direction: Literal["forward", "reverse", "jsd"]
+    alpha: float = Field(0.5, gt=0, lt=1, description="jsd: the teacher's share of the mixture, and its KL's weight")
+
+    @model_validator(mode="after")
+    def alpha_is_of_the_mixture(self):
+        if self.direction != "jsd" and self.alpha != 0.5:
+            raise ValueError(f"alpha is an option of jsd, not of {self.direction}: take it out")
+        return self
+
+    @property
+    def interpolation(self) -> float:
+        """TRL's one number for all three: 0 is forward, 1 reverse."""
+        return {"forward": 0.0, "reverse": 1.0, "jsd": self.alpha}[self.direction]
+
+
+class SelfDistillation(Divergence):
+    """SDFT (2601.19897): the teacher is the model's own average with the demonstration in its context.
+
+    `args` are words of TRL's SDFTConfig.
+    """
+
+    kind: Literal["self-distillation"]
+    args: dict[str, Any] = {}
+    direction: Literal["forward", "reverse", "jsd"] = Field(
+        "forward", description="of the KL; forward made all results of the paper (its authors), whose text says reverse"
+    )
+    top_k: int | None = Field(
+        None, gt=0, description="only the student's likeliest tokens; the whole vocabulary where left out (the paper)"
+    )
+    tail: bool = Field(False, description="top_k: all other tokens count as one more, instead of not at all")
+    ema_rate: float = Field(0.05, ge=0, le=1, description="the student's share of each update of the teacher (TRL)")
+    sync_every: int = Field(1, gt=0, description="steps between two updates of the teacher")
+    template: str = Field(
+        "{prompt}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
+        "Now answer with a response of your own, including the thinking process.",
+        description="what the teacher is asked; of a chat, in the place of its last message (the authors' code)",
+    )
+
+    @model_validator(mode="after")
+    def can_be_asked(self):
+        if self.tail and self.top_k is None:
+            raise ValueError("tail is what top_k leaves out: give top_k, or take tail out")
+        if self.sync_every > 1 and self.ema_rate == 0:
+            raise ValueError("ema_rate 0 keeps the teacher as it came to the stage: take sync_every out")
+        named = re.findall(r"\{(\w*)\}", self.template)
+        strange = sorted(set(named) - {"prompt", "demonstration"})
+        if strange:
+            raise ValueError(f"template knows {{prompt}} and {{demonstration}}, not {{{strange[0]}}}")
+        if "demonstration" not in named:
+            raise ValueError(
+                "template has no {demonstration}: the teacher would know nothing that the student does not"
+            )
+        return self
+
+
+class Distill(Divergence):
+    """On-policy distillation from a teacher (GKD, 2306.13649); `args` are words of TRL's DistillationConfig."""
+
+    kind: Literal["distill"]
+    args: dict[str, Any] = {}
+    teacher: str = Field(description="a model folder, a hub id (owner/name), or `base`: the model before the stream")
+    teacher_revision: str | None = Field(None, description="of the teacher's repository on the hub")
+    teacher_dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = Field(
+        None, description="of the teacher's weights; model.dtype where left out"
+    )
+    direction: Literal["forward", "reverse", "jsd"] = Field("reverse", description="of the KL (TRL's default)")
+
+    @model_validator(mode="after")
+    def base_is_here(self):
+        if self.teacher == "base" and self.teacher_revision is not None:
+            raise ValueError("teacher_revision is of a repository on the hub, not of base: take it out")
+        return self
+
+
+STAGE_MODELS = (Sft, Dpo, Rlvr, Hybrid, Rejection, SelfDistillation, Distill)
 Stage = Annotated[Union[STAGE_MODELS], Field(discriminator="kind")]  # noqa: UP007 (of a tuple)

@@ -84,7 +84,9 @@ def prepare(this: Run) -> list[list[int]]:
     folder = this.rundir.model(points[0])
     tokenizer = models.load_tokenizer(folder, this.recipe)
     models.check_adapter(folder, this.recipe)
-    preflight.check_rows(this.recipe, this.stream, tokenizer, models.context_length(folder, this.recipe))
+    lengths = [models.context_length(folder, this.recipe), preflight.check_teachers(this.recipe, folder)]
+    context = min((each for each in lengths if each is not None), default=None)
+    preflight.check_rows(this.recipe, this.stream, tokenizer, context)
     last = ranks.on_main(lambda: [point for point in points if this.rundir.committed(point)][-1])
     if last.task is not None:
         this.screen.line(f"going on after {last.name} in {this.rundir.path}")

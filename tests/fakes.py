@@ -13,6 +13,7 @@ ARGS = {
     "rlvr": COMMON | {"per_device_train_batch_size": 16, "num_generations": 4, "max_completion_length": 12},
 }
 ARGS["rejection"] = COMMON | {"max_steps": 6}
+ARGS["self-distillation"] = ARGS["distill"] = COMMON | {"max_completion_length": 12}
 ARGS["rlvr-uneven"] = ARGS["rlvr"] | {"gradient_accumulation_steps": 2, "steps_per_generation": 3, "save_steps": 3}
 ARGS["rlvr-two-iterations"] = ARGS["rlvr"] | {"num_iterations": 2, "beta": 0.01}
 
@@ -20,11 +21,13 @@ ARGS["rlvr-two-iterations"] = ARGS["rlvr"] | {"num_iterations": 2, "beta": 0.01}
 BESIDE_ARGS = {
     "dpo": {"pairs": {"prompts": 64, "samples": 4}},
     "rejection": {"rounds": 2, "samples": {"prompts": 64, "samples": 4}},
+    "self-distillation": {"template": "copy{demonstration}"},  # all that the embedded model can do with one
+    "distill": {"teacher": "base"},
 }
 
 
 def stage(name: str) -> dict:
-    kind = name.split("-")[0]
+    kind = name if name in BESIDE_ARGS else name.split("-")[0]
     return {"kind": kind, "args": ARGS[name]} | BESIDE_ARGS.get(kind, {})
 
 

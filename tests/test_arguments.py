@@ -12,9 +12,10 @@ from cpt.stages.arguments import problems
 
 @pytest.mark.parametrize("kind", arguments.CONFIGS)
 def test_fields_and_defaults_are_those_of_the_real_config(kind):
-    import trl
+    from cpt.stages.configs import CONFIGS
 
-    real = {field.name: field for field in dataclasses.fields(getattr(trl, arguments.CONFIGS[kind][2])) if field.init}
+    assert CONFIGS[kind].__name__ == arguments.CONFIGS[kind][2]
+    real = {field.name: field for field in dataclasses.fields(CONFIGS[kind]) if field.init}
     read = arguments.arguments(kind)
     assert set(read) == set(real)
     known = [name for name, argument in read.items() if argument.default is not UNKNOWN]

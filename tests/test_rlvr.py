@@ -168,7 +168,7 @@ def test_its_rollouts_are_the_first_generation(cpt, tmp_path):
 def test_the_first_epoch_begins_with_the_opening():
     from trl.trainer.utils import RepeatSampler
 
-    from cpt.stages.rlvr import OrderOfEpoch
+    from cpt.stages.generation import OrderOfEpoch
 
     def order(epoch: int, opening: int) -> list[int]:
         return list(OrderOfEpoch(RepeatSampler(range(10), 2, 4, seed=0), 7, lambda: epoch, opening))

@@ -266,7 +266,7 @@ def tensor_bytes() -> int:
     )
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo", "rlvr", "rejection"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "rlvr", "rejection", "self-distillation"])
 def test_nothing_leaks_from_stage_to_stage(kind, monkeypatch, tmp_path):
     from cpt.run import run
     from cpt.rundir import RunDir

@@ -59,7 +59,7 @@ def child(order: dict) -> None:
 
 
 def serve() -> None:
-    stages = [f"cpt.stages.{kind}" for kind in ("sft", "dpo", "rlvr", "rejection")]
+    stages = [f"cpt.stages.{kind}" for kind in ("sft", "dpo", "rlvr", "rejection", "self_distillation", "distill")]
     for name in ("cpt.run", *stages, "cpt.evaluate_command"):
         importlib.import_module(name)
     print(json.dumps("ready"), flush=True)

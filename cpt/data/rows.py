@@ -14,6 +14,7 @@
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -136,14 +137,40 @@ def rlvr_row(row: Row) -> Row | None:
     return {"prompt": row["prompt"], "row": pack(row)}
 
 
-STAGE_ROWS = {"sft": sft_row, "dpo": dpo_row} | dict.fromkeys(("rlvr", "hybrid", "rejection"), rlvr_row)
+def demonstration_of(row: Row) -> str | list | None:
+    return row["demonstration"] if row.get("demonstration") is not None else row.get("completion")
+
+
+def demonstrated_row(row: Row) -> Row | None:
+    """As `rlvr_row`; None also where there is no demonstration."""
+    return None if demonstration_of(row) is None else rlvr_row(row)
+
+
+STAGE_ROWS = {"sft": sft_row, "dpo": dpo_row} | dict.fromkeys(("rlvr", "hybrid", "rejection", "distill"), rlvr_row)
+STAGE_ROWS["self-distillation"] = demonstrated_row
 NEEDS = {
     "sft": "a demonstration (`demonstration` or `completion`) or `messages`",
     "dpo": "`chosen` and `rejected`, or a `prompt` with a verifier",
     "rlvr": "a `prompt`",
     "hybrid": "a `prompt`",
     "rejection": "a `prompt`",
+    "self-distillation": "a `prompt` and a demonstration (`demonstration` or `completion`)",
+    "distill": "a `prompt`",
 }
+
+
+def in_context(row: Row, template: str) -> str | list:
+    """The prompt as a self-distillation's teacher is asked it: by `template`, the demonstration put in.
+
+    Of a chat it is the last message that the template makes anew; that must be a user's (ValueError).
+    """
+    prompt = row["prompt"]
+    chat = not isinstance(prompt, str)
+    if chat and prompt[-1]["role"] != "user":
+        raise ValueError(f"its prompt ends with a message of the role {prompt[-1]['role']}, not with the user's")
+    said = {"prompt": prompt[-1]["content"] if chat else prompt, "demonstration": prompt_text(demonstration_of(row))}
+    asked = re.sub(r"\{(prompt|demonstration)\}", lambda found: said[found[1]], template)
+    return [*prompt[:-1], {"role": "user", "content": asked}] if chat else asked
 
 
 def pack(row: Row) -> str:

@@ -17,10 +17,11 @@ def _run(kind: str, ctx: StageContext, rows, strategies) -> dict:
 
 
 def _module(kind: str):
-    return import_module(f"cpt.stages.{kind}")
+    return import_module(f"cpt.stages.{kind.replace('-', '_')}")
 
 
-STAGES = {kind: partial(_run, kind) for kind in ("sft", "dpo", "rlvr", "hybrid", "rejection")}
+KINDS = ("sft", "dpo", "rlvr", "hybrid", "rejection", "self-distillation", "distill")
+STAGES = {kind: partial(_run, kind) for kind in KINDS}
 
 
 def load(kinds: Iterable[str]) -> None:

@@ -19,8 +19,11 @@ CONFIGS = {
     "rlvr": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
     "hybrid": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
     "rejection": ("trl", "trainer/sft_config.py", "SFTConfig"),
+    "self-distillation": ("trl", "experimental/sdft/sdft_config.py", "SDFTConfig"),
+    "distill": ("trl", "trainer/distillation_config.py", "DistillationConfig"),
 }
-ROLLOUT_KINDS = tuple(kind for kind, config in CONFIGS.items() if config[2] == "GRPOConfig")
+GRPO_KINDS = tuple(kind for kind, config in CONFIGS.items() if config[2] == "GRPOConfig")
+ROLLOUT_KINDS = (*GRPO_KINDS, "self-distillation", "distill")  # train on answers that the engine gives at each step
 # Ours over TRL's. Each with its source; everything else is TRL's own default.
 STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "sft": {},
@@ -28,6 +31,8 @@ STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     "rlvr": {"beta": 0.0, "temperature": 1.0},  # no KL, T 1: 2507.05386 (GRPO without KL forgets as little), 2503.20783
     "hybrid": {"beta": 0.0, "temperature": 1.0},  # 2509.04419
     "rejection": {},
+    "self-distillation": {"num_generations": 1},  # one answer a prompt: the authors' code of 2601.19897
+    "distill": {},
 }
 
 REFUSED = {
@@ -68,7 +73,28 @@ REFUSED_OF = {  # what only one kind refuses
             *("vespo_k_pos", "vespo_k_neg", "vespo_lambda_pos", "vespo_lambda_neg"),
         ),
         METHOD_DECIDES,
-    )
+    ),
+    "self-distillation": {
+        "distillation_alpha": "use `direction` (and `alpha`) beside `args`",
+        "distillation_mode": "use `top_k` beside `args`, or leave it out for the whole vocabulary",
+        "distillation_topk": "use `top_k` beside `args`",
+        "distillation_add_tail": "use `tail` beside `args`",
+        "teacher_model_kind": "use `ema_rate` beside `args`: 0 keeps the model as it came to the stage",
+        "teacher_update_rate": "use `ema_rate` beside `args`",
+        "teacher_sync_steps": "use `sync_every` beside `args`",
+        "teacher_prompt_template": "use `template` beside `args`",
+        "use_teacher_server": "the teacher answers in the training processes; take it out",
+        "max_prompt_length": "no prompt is cut: shorten or drop long rows",
+        "cache_implementation": "the run's engine generates: use `rollouts`",
+    },
+    "distill": {
+        "beta": "use `direction` (and `alpha`) beside `args`",
+        "teacher_model_name_or_path": "use `teacher` beside `args`",
+        "teacher_model_revision": "use `teacher_revision` beside `args`",
+        "teacher_model_init_kwargs": "use `teacher_dtype` beside `args`",
+        "max_tool_calling_iterations": "there are no tools; take it out",
+        "cache_implementation": "the run's engine generates: use `rollouts`",
+    },
 }
 REFUSED_PREFIXES = {"vllm_": "use `rollouts`", "push_to_hub": "push the finished run's `final` folder yourself"}
 
@@ -84,7 +110,7 @@ def problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
     alone = list(own_problems(kind, args))
     yield from alone
     if kind in ROLLOUT_KINDS and not {name for name, _ in alone} & {*ROLLOUT_ARGUMENTS, "save_steps"}:
-        yield from rollout_problems(args)
+        yield from rollout_problems(args, kind)
 
 
 def own_problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -107,7 +133,7 @@ def wrong_value(kind: str, name: str, value: Any) -> str | None:
         return f"is not taken here: {SAVE_STRATEGY}"
     if name in NEVER_NULL and value is None:
         return "must be a number, not null"
-    choices = CHOICES.get(("rlvr" if kind in ROLLOUT_KINDS else kind, name))
+    choices = CHOICES.get(("rlvr" if kind in GRPO_KINDS else kind, name))
     strange = [each for each in (value if isinstance(value, list) else [value]) if choices and each not in choices]
     if strange:
         near = nearest(strange[0], choices) if isinstance(strange[0], str) else ""
@@ -120,34 +146,40 @@ def value_of(args: dict[str, Any], kind: str, name: str) -> Any:
     return args.get(name, arguments(kind)[name].default)
 
 
-def batch_of(args: dict[str, Any]) -> int:
-    """The completions that all processes together take in one pass of rlvr."""
-    return value_of(args, "rlvr", "per_device_train_batch_size") * int(os.environ.get("WORLD_SIZE", "1"))
+def batch_of(args: dict[str, Any], kind: str = "rlvr") -> int:
+    """The completions that all processes together take in one pass."""
+    return value_of(args, kind, "per_device_train_batch_size") * int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def generation(args: dict[str, Any]) -> tuple[int, int, int]:
-    """(completions generated at once, completions of a prompt, optimiser steps between two generations) of rlvr."""
-    get = {name: value_of(args, "rlvr", name) for name in ROLLOUT_ARGUMENTS}
-    a_step = batch_of(args)
+def group_of(args: dict[str, Any], kind: str) -> int:
+    """The completions of one prompt (a distill stage has one)."""
+    return value_of(args, kind, "num_generations") if "num_generations" in arguments(kind) else 1
+
+
+def generation(args: dict[str, Any], kind: str = "rlvr") -> tuple[int, int, int]:
+    """(completions generated at once, completions of a prompt, optimiser steps between two generations)."""
+    known = arguments(kind)
+    get = {name: value_of(args, kind, name) if name in known else None for name in ROLLOUT_ARGUMENTS}
+    a_step = batch_of(args, kind)
     steps = get["steps_per_generation"] or get["gradient_accumulation_steps"]
     if get["generation_batch_size"]:
         steps = max(1, get["generation_batch_size"] // a_step)
     batch = get["generation_batch_size"] or a_step * steps
-    period = checkpoint_period(get["num_iterations"], steps, get["gradient_accumulation_steps"])
-    return batch, get["num_generations"], period
+    period = checkpoint_period(get["num_iterations"] or 1, steps, get["gradient_accumulation_steps"])
+    return batch, group_of(args, kind), period
 
 
-def rollout_problems(args: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """GRPO's arithmetic: groups must fill the generation batch, checkpoints must fall on its boundaries."""
+def rollout_problems(args: dict[str, Any], kind: str = "rlvr") -> Iterator[tuple[str, str]]:
+    """The arithmetic of rollouts: groups must fill the generation batch, checkpoints must fall on its boundaries."""
     if args.get("generation_batch_size") is not None and args.get("steps_per_generation") is not None:
         yield "generation_batch_size", "says the same as steps_per_generation: keep one of the two"
         return
-    batch, group, period = generation(args)
-    a_step = batch_of(args)
+    batch, group, period = generation(args, kind)
+    a_step = batch_of(args, kind)
     if batch % a_step:
         yield "generation_batch_size", f"({batch}) must be a multiple of the batch of a step ({a_step} completions)"
         return
-    if group < 2:
+    if group < 2 and kind in GRPO_KINDS:
         yield "num_generations", f"({group}) must be at least 2: a group is compared with its own mean"
     elif batch % group:
         fitting = [n for n in range(2, batch + 1) if batch % n == 0]
@@ -211,13 +243,21 @@ LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {
         ("at least 1", lambda x: x >= 1),
     ),
     **dict.fromkeys(
-        ("num_train_epochs", "temperature", "repetition_penalty", "save_steps", "logging_steps", "lora_alpha"),
+        (
+            "num_train_epochs",
+            "temperature",
+            "repetition_penalty",
+            "save_steps",
+            "logging_steps",
+            "lora_alpha",
+            "distillation_is_clip",
+        ),
         ("more than 0", lambda x: x > 0),
     ),
     **dict.fromkeys(
         (
             *("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "top_k", "beta"),
-            *("epsilon", "epsilon_high", "dataloader_num_workers"),
+            *("epsilon", "epsilon_high", "dataloader_num_workers", "num_loss_tokens_to_skip"),
         ),
         ("0 or more", lambda x: x >= 0),
     ),

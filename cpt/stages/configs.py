@@ -3,14 +3,17 @@
 import math
 from pathlib import Path
 
-from trl import DPOConfig, GRPOConfig, SFTConfig
+from trl import DistillationConfig, DPOConfig, GRPOConfig, SFTConfig
+from trl.experimental.sdft import SDFTConfig
 
 from cpt import ranks
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Stage
+from cpt.recipe_stages import SelfDistillation
 from cpt.stages import arguments
 
 CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "rlvr": GRPOConfig, "hybrid": GRPOConfig, "rejection": SFTConfig}
+CONFIGS |= {"self-distillation": SDFTConfig, "distill": DistillationConfig}
 
 
 def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
@@ -26,6 +29,8 @@ def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
         ours["chat_template_kwargs"] = recipe.model.chat_template_kwargs
         ours["use_vllm"] = recipe.rollouts.engine != "transformers"  # TRL then corrects for the sampler's mismatch
         ours["vllm_mode"] = "colocate"  # as far as TRL need know
+        ours["trust_remote_code"] = recipe.model.trust_remote_code  # for models that TRL loads by itself
+    ours |= WORDS[stage.kind](stage) if stage.kind in WORDS else {}
     run_decides = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none"}
     try:
         config = config_class(**ours | stage.args, **run_decides)
@@ -37,9 +42,27 @@ def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
     return config
 
 
+def self_distillation_words(stage: SelfDistillation) -> dict:
+    """The stage's own options in TRL's words. The teacher's average is ours (`stages.average`), so for TRL it is fixed."""
+    return {
+        "distillation_alpha": stage.interpolation,
+        "distillation_mode": "full_logits" if stage.top_k is None else "topk_logits",
+        "distillation_topk": stage.top_k,
+        "distillation_add_tail": stage.tail,
+        "teacher_model_kind": "base",
+        "max_prompt_length": None,  # TRL cuts at 512 without a word
+    }
+
+
+WORDS = {"self-distillation": self_distillation_words, "distill": lambda stage: {"beta": stage.interpolation}}
+
+
 def checkpoint_period(config) -> int:
-    """Steps between places where a checkpoint is exact: GRPO's rollouts and their counter are not in its checkpoints."""
-    if not isinstance(config, GRPOConfig):
+    """Steps between places where a checkpoint is exact: rollouts and their counter are not in TRL's checkpoints.
+
+    Where TRL generates for one optimiser step at a time (or not at all) every step is such a place.
+    """
+    if not isinstance(config, GRPOConfig | SDFTConfig):
         return 1
     return arguments.checkpoint_period(
         config.num_iterations, config.steps_per_generation, config.gradient_accumulation_steps

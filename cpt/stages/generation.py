@@ -1,16 +1,20 @@
-"""TRL's generation with vLLM, on the run's own engine: the one subclass of its VLLMGeneration.
+"""TRL's generation on the run's own engine: the one subclass of its VLLMGeneration, and the way past its own generation.
 
 TRL believes that it uses vLLM (colocated), so its correction for the sampler's mismatch stays on; where the engine lives,
 how weights reach it, and the proof that they did are the engine's. A LoRA policy is not merged: the engine takes the adapter.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from types import ModuleType
 
+import torch
+from torch.utils.data import Sampler
 from trl.generation.vllm_generation import VLLMGeneration
+from trl.models import unwrap_model_for_generation
 
 from cpt.rollouts import Engine, Sampling
 
@@ -37,8 +41,52 @@ class EngineGeneration(VLLMGeneration):
         return prompts, ids, [[[each] for each in completion.logprobs] for completion in completions], None
 
 
+def engine_answers(trainer, prompt_ids: list[list[int]], sampling: Sampling) -> list[list[int]]:
+    """The answers (token ids) of `trainer.engine`, where that is the policy itself: synced to it first."""
+    args = trainer.args
+    with (
+        unwrap_model_for_generation(
+            trainer.model_wrapped,
+            trainer.accelerator,
+            gather_deepspeed3_params=args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
+        ) as policy,
+        torch.no_grad(),
+        trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
+    ):
+        trainer.engine.sync(policy, trainer._tokenizer)
+        completions = trainer.engine.generate(prompt_ids, sampling)
+    return [completion.token_ids for completion in completions]
+
+
+class OrderOfEpoch(Sampler):
+    """TRL's sampler, with an order that depends on the seed and the epoch alone; the first epoch begins with `opening` rows.
+
+    TRL draws each epoch's order after that of the epoch before, from one generator; a resumed trainer begins with the first.
+    The epoch is asked for: accelerate's `set_epoch` does not reach the sampler of a resumed epoch in several processes.
+    """
+
+    def __init__(self, sampler: Sampler, seed: int, epoch: Callable[[], int], opening: int = 0):
+        self.sampler, self.seed, self.epoch, self.opening = sampler, seed, epoch, opening
+
+    def __iter__(self) -> Iterator[int]:
+        if self.sampler.shuffle:
+            self.sampler.generator.manual_seed(self.seed + self.epoch())
+        order = iter(self.sampler)
+        if not self.opening or self.epoch() > 0:
+            return order
+        head = list(islice(order, self.opening * self.sampler.mini_repeat_count))
+        behind = sorted({*head} - {*range(self.opening)})  # those that shall not be first, and those that shall
+        missing = sorted({*range(self.opening)} - {*head})
+        swap = dict(zip(behind, missing, strict=True)) | dict(zip(missing, behind, strict=True))
+        return (swap.get(row, row) for row in chain(head, order))
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
 def sampling_of(said, stops: tuple[int, ...], options: dict) -> Sampling:
-    """How `said` (TRL's trainer, or its VLLMGeneration: they name it alike) wants prompts to be continued."""
+    """How `said` (TRL's trainer, its config, or its VLLMGeneration: they name it alike) wants prompts to be continued."""
     return Sampling(
         max_tokens=said.max_completion_length,
         temperature=said.temperature,

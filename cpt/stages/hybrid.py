@@ -9,7 +9,7 @@ import torch
 from trl.trainer.utils import pad as padded
 
 from cpt import models, ranks
-from cpt.data.rows import completion_messages, unpack
+from cpt.data.rows import completion_messages, demonstration_of, unpack
 from cpt.errors import UserError
 from cpt.losses import Bounds
 from cpt.stages.arguments import value_of
@@ -293,10 +293,6 @@ def widened(rows_BT, width: int, value: int):
 
 
 # -- demonstrations ----------------------------------------------------------------------------------------------------------
-
-
-def demonstration_of(row: dict) -> str | list | None:
-    return row["demonstration"] if row.get("demonstration") is not None else row.get("completion")
 
 
 def with_demonstrations(ctx: StageContext, rows, tokenizer):

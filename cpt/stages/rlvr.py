@@ -1,13 +1,9 @@
 """Reinforcement learning from verifiable rewards: TRL's GRPOTrainer (2402.03300) on the run's own rollout engine."""
 
-from collections.abc import Callable, Iterator
-from itertools import chain, islice
-
 import torch
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 from trl.trainer import grpo_trainer
 
 from cpt import models, ranks
@@ -18,7 +14,7 @@ from cpt.stages.context import StageContext
 from cpt.stages.drift import NAME as DRIFT
 from cpt.stages.drift import Drift
 from cpt.stages.filtering import Opening, filtered
-from cpt.stages.generation import generating_with, sampling_of
+from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
 from cpt.stages.overlong import overlong_reward
 from cpt.stages.resampling import Resampling
 from cpt.stages.snr import SnrStep, WholeGroups
@@ -26,32 +22,6 @@ from cpt.stages.training import build, drop_reference_adapter, load_policy, load
 from cpt.stages.ttrl import Vote, without_answers
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
-
-
-class OrderOfEpoch(Sampler):
-    """TRL's sampler, with an order that depends on the seed and the epoch alone; the first epoch begins with `opening` rows.
-
-    TRL draws each epoch's order after that of the epoch before, from one generator; a resumed trainer begins with the first.
-    The epoch is asked for: accelerate's `set_epoch` does not reach the sampler of a resumed epoch in several processes.
-    """
-
-    def __init__(self, sampler: Sampler, seed: int, epoch: Callable[[], int], opening: int = 0):
-        self.sampler, self.seed, self.epoch, self.opening = sampler, seed, epoch, opening
-
-    def __iter__(self) -> Iterator[int]:
-        if self.sampler.shuffle:
-            self.sampler.generator.manual_seed(self.seed + self.epoch())
-        order = iter(self.sampler)
-        if not self.opening or self.epoch() > 0:
-            return order
-        head = list(islice(order, self.opening * self.sampler.mini_repeat_count))
-        behind = sorted({*head} - {*range(self.opening)})  # those that shall not be first, and those that shall
-        missing = sorted({*range(self.opening)} - {*head})
-        swap = dict(zip(behind, missing, strict=True)) | dict(zip(missing, behind, strict=True))
-        return (swap.get(row, row) for row in chain(head, order))
-
-    def __len__(self) -> int:
-        return len(self.sampler)
 
 
 class RlvrStageTrainer(GRPOTrainer):
@@ -88,19 +58,7 @@ class RlvrStageTrainer(GRPOTrainer):
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
         sampling = sampling_of(self, self.stops, self.args.generation_kwargs or {})
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as policy,
-            torch.no_grad(),
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-        ):
-            self.engine.sync(policy, self._tokenizer)
-            completions = self.engine.generate(prompt_ids, sampling)
-        return [completion.token_ids for completion in completions], None
+        return engine_answers(self, prompt_ids, sampling), None
 
     def _generate_and_score_completions(self, inputs):
         if self.opening is not None and self.state.global_step == 0:

@@ -175,8 +175,9 @@ def release(ctx: StageContext, trainer: Trainer) -> None:
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
     trainer.callback_handler.model = trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
-    if getattr(trainer, "ref_model", None) is not None:
-        trainer.ref_model = None
+    for other in ("ref_model", "teacher_model"):
+        if getattr(trainer, other, None) is not None:
+            setattr(trainer, other, None)
     gc.collect()
 
 

@@ -1,0 +1,78 @@
+"""On-policy distillation from a teacher (GKD, 2306.13649): TRL's DistillationTrainer on the run's own rollout engine.
+
+The student answers; on its answers it learns the teacher's distribution over each next token. That is GKD with all data the
+student's own (lambda 1), one answer a prompt. No reward is asked. Ours are the answers (`rollouts`) and the rows' order.
+"""
+
+from trl import DistillationTrainer
+from trl.trainer import distillation_trainer
+
+from cpt import models
+from cpt.stages import teacher
+from cpt.stages.configs import make_config
+from cpt.stages.context import StageContext
+from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
+from cpt.stages.training import build, load_policy, train
+
+
+class DistillStageTrainer(DistillationTrainer):
+    """DistillationTrainer whose answers come from the run's engine, synced to the policy before every generation."""
+
+    def __init__(self, *args, engine, stops: tuple[int, ...], **kwargs):
+        self.engine, self.stops = engine, stops
+        with generating_with(engine, stops, distillation_trainer, self._heard):
+            super().__init__(*args, **kwargs)
+
+    def _heard(self, found: dict[str, float]) -> None:
+        for name, value in found.items():
+            self._metrics["train"][f"rollouts/{name}"].append(value)
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, has_tool_images=False):
+        if self.use_vllm:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, has_tool_images)
+        return engine_answers(self, prompt_ids, sampling_of(self, self.stops, self.args.generation_kwargs or {}))
+
+    def _get_train_sampler(self, dataset=None):
+        return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: int(self.state.epoch or 0))
+
+    def train_tokens(self) -> int:
+        return int(self.state.num_input_tokens_seen)
+
+    def resume_tokens(self, count: int) -> None:
+        """Nothing: the trainer's state, which is in the checkpoint, counts them."""
+
+    def is_exact(self) -> bool:
+        """Whether this is a place between two generations: rollouts and their counter are not in checkpoints."""
+        return self._step % self.args.gradient_accumulation_steps == 0
+
+
+def load_teacher(ctx: StageContext):
+    """The teacher's weights, an adapter merged into its base; not to be trained."""
+    recipe = teacher.as_model(ctx.recipe, ctx.stage)
+    folder = teacher.folder_of(ctx.recipe, ctx.stage, ctx.base, ctx.key)
+    with teacher.of_the_teacher(ctx.key):
+        if models.is_adapter(folder):
+            from peft import AutoPeftModelForCausalLM
+
+            with models.loading("teacher's adapter", folder):
+                model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=recipe.model.dtype).merge_and_unload()
+        else:
+            model = models.load_full(folder, recipe)
+    return model.requires_grad_(False).eval()
+
+
+def run(ctx: StageContext, rows, strategies) -> dict:
+    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
+    tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
+    trainer = build(
+        ctx,
+        DistillStageTrainer,
+        model=load_policy(ctx),
+        teacher_model=load_teacher(ctx),
+        args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        engine=ctx.rollouts,
+        stops=models.answer_stops(tokenizer, ctx.task.spec),
+    )
+    return train(ctx, trainer, strategies)

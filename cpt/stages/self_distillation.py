@@ -1,0 +1,113 @@
+"""Self-distillation fine-tuning (SDFT, 2601.19897): TRL's SDFTTrainer on the run's own rollout engine.
+
+The student answers the prompt; the teacher, a moving average of its weights, is asked the same with the demonstration in its
+context, and its distribution over each next token of the student's answer is what the student learns. The paper writes the
+reverse KL; its authors say that all its results come from the forward one, per token (issue 5 of their repository), so that
+is the default. No reward is asked. Ours are the answers (`rollouts`), the order of the rows, the average (`stages.average`),
+and the teacher's context, which is made before the stage so that every row of it can be checked.
+"""
+
+from accelerate.utils import DistributedType, is_peft_model, set_seed
+from trl.distributed import DistributedBackend
+from trl.experimental.sdft import SDFTTrainer
+from trl.experimental.sdft.sdft_trainer import DemonstrationTeacherContextBuilder
+from trl.generation import vllm_generation
+from trl.trainer.utils import use_adapter
+
+from cpt import models
+from cpt.data.rows import in_context, unpack
+from cpt.errors import UserError
+from cpt.stages.average import ADAPTER, MovingAverage, add_average_adapter
+from cpt.stages.configs import make_config
+from cpt.stages.context import StageContext
+from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
+from cpt.stages.training import CountsTokens, build, load_policy, train
+
+
+class ReadyContext(DemonstrationTeacherContextBuilder):
+    """The teacher is asked what the row's `privileged_context` holds: the whole prompt, the demonstration in it."""
+
+    def _compose_teacher_prompt(self, prompt, privileged_context):
+        return privileged_context
+
+
+class SelfDistillationTrainer(CountsTokens, SDFTTrainer):
+    """SDFTTrainer whose answers come from the run's engine, synced to the policy before every generation.
+
+    `stops` are token ids that end an answer. `rate` and `every` are the teacher's (`MovingAverage`).
+    """
+
+    def __init__(self, *args, engine, stops: tuple[int, ...], rate: float, every: int, **kwargs):
+        self.engine, self.stops, self.rate, self.every = engine, stops, rate, every
+        self._total_train_tokens = 0
+        with generating_with(engine, stops, vllm_generation, self._heard):
+            super().__init__(*args, **kwargs)
+        self.teacher_context_builder = ReadyContext(self)
+        self._dist = DistributedBackend(self.accelerator)
+        set_seed(self.args.seed, device_specific=True)  # two ranks may hold answers to one prompt
+
+    def _heard(self, found: dict[str, float]) -> None:
+        for name, value in found.items():
+            self._metrics["train"][f"rollouts/{name}"].append(value)
+
+    def _setup_teacher_model(self) -> None:
+        super()._setup_teacher_model()
+        if is_peft_model(self.model):
+            policy, average = add_average_adapter(self.model)
+        else:
+            policy = dict(self.model.named_parameters())
+            average = dict(self.accelerator.unwrap_model(self.teacher_model).named_parameters())
+        self.add_callback(MovingAverage(policy, average, self.rate, self.every))
+
+    def _get_teacher_context_for_self_distillation(self):
+        if not is_peft_model(self.model):
+            return super()._get_teacher_context_for_self_distillation()
+        return use_adapter(self.accelerator.unwrap_model(self.teacher_model), adapter_name=ADAPTER)
+
+    def _generate_transformers(self, prompt_ids):
+        sampling = sampling_of(self.args, self.stops, self.args.generation_kwargs or {})
+        return prompt_ids, engine_answers(self, prompt_ids, sampling)
+
+    def sample_rollouts(self, inputs):
+        batch = super().sample_rollouts(inputs)
+        tokens = batch["prompt_mask"].sum() + batch["completion_mask"].sum()
+        self._total_train_tokens += int(self.accelerator.gather(tokens).sum()) * self.num_iterations
+        return batch
+
+    def _get_train_sampler(self, dataset=None):
+        return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: int(self.state.epoch or 0))
+
+    def is_exact(self) -> bool:
+        """Whether this is a place between two generations (see `RlvrStageTrainer.is_exact`)."""
+        return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+
+
+def with_contexts(rows, template: str):
+    """The rows with what the teacher is asked, where TRL looks for its part of it."""
+    asked = [in_context(row, template) for row in unpack(rows["prompt"], rows["row"])]
+    return rows.add_column("privileged_context", asked)
+
+
+def run(ctx: StageContext, rows, strategies) -> dict:
+    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
+    tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
+    vocabulary = models.load_config(ctx.base, ctx.recipe).get_text_config().vocab_size
+    if (ctx.stage.top_k or 0) > vocabulary:
+        raise UserError(f"{ctx.key}.top_k ({ctx.stage.top_k}) is more than the model's vocabulary ({vocabulary})")
+    trainer = build(
+        ctx,
+        SelfDistillationTrainer,
+        model=load_policy(ctx, ctx.source),
+        args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
+        train_dataset=with_contexts(rows, ctx.stage.template),
+        processing_class=tokenizer,
+        engine=ctx.rollouts,
+        stops=models.answer_stops(tokenizer, ctx.task.spec),
+        rate=ctx.stage.ema_rate,
+        every=ctx.stage.sync_every,
+    )
+    if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        raise UserError(
+            f"{ctx.key}: the teacher's average needs whole weights on each process: not under DeepSpeed or FSDP"
+        )
+    return train(ctx, trainer, strategies)
