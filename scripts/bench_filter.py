@@ -2,7 +2,7 @@
 
     python scripts/bench_filter.py                  three pairs in turn (some ten minutes of one core)
 
-The task is `sort` with every third answer replaced by one that no rollout gives. Both sides have the same number of prompts
+Every third answer of the task's rows is replaced by one that no rollout gives. Both sides have the same number of prompts
 with signal in a step: 24 prompts of which a third is useless, against 16 of those that the filter kept; the same rollouts a
 prompt and learning rate. Weights are snapped every few steps (outside the time) and judged afterwards on the same 200
 questions; the time to the accuracy is that of the first snapshot which reaches it, the filter's own rollouts included.
@@ -30,7 +30,7 @@ stream:
     stages:
       - kind: rlvr
         {filter}
-        args: {{max_steps: {steps}, per_device_train_batch_size: {batch}, logging_steps: 5}}
+        args: {{max_steps: {steps}, per_device_train_batch_size: {batch}, learning_rate: {rate}, logging_steps: 5}}
 evaluation: {{suites: [], gates: {{learning_accuracy: null, forgetting: null, held_out_drop: null}}}}
 """
 
@@ -38,7 +38,9 @@ evaluation: {{suites: [], gates: {{learning_accuracy: null, forgetting: null, he
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=120, help="of each side at most; default: %(default)s")
+    parser.add_argument("--task", default="reverse", help="default: %(default)s")
+    parser.add_argument("--learning-rate", type=float, default=3e-5, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=200, help="of each side at most; default: %(default)s")
     parser.add_argument("--accuracy", type=float, default=0.9, help="to be reached; default: %(default)s")
     parser.add_argument("--prompts", type=int, default=600, help="that the filter looks at; default: %(default)s")
     parser.add_argument("--samples", type=int, default=8, help="the filter's answers to each; default: %(default)s")
@@ -48,12 +50,14 @@ def main() -> None:
     sides = {"without": ("", 128 if asked.same_batch else 192), "filtered": (spec, 128)}
     times = {name: [] for name in sides}
     with tempfile.TemporaryDirectory() as folder:
-        rows = hard_rows(Path(folder) / "rows.jsonl", 1800)
+        rows = hard_rows(Path(folder) / "rows.jsonl", asked.task, 1800)
         for seed in range(asked.pairs):
             for name, (spec, batch) in sides.items():
                 out = Path(folder) / f"{name}-{seed}"
-                text = RECIPE.format(seed=seed, rows=rows, filter=spec, steps=asked.steps, batch=batch)
-                curve = measure(text, out)
+                text = RECIPE.format(
+                    seed=seed, rows=rows, filter=spec, steps=asked.steps, batch=batch, rate=asked.learning_rate
+                )
+                curve = measure(text, out, asked.task)
                 reached = [seconds for seconds, accuracy in curve if accuracy >= asked.accuracy]
                 shown = ", ".join(f"{accuracy:.3f} at {seconds:.1f} s" for seconds, accuracy in curve[::4])
                 print(f"{name}, seed {seed}: {shown}", flush=True)
@@ -64,18 +68,18 @@ def main() -> None:
     say("ratio of a pair: without / filtered (wanted: 1.3)", ratios, "{:.2f}")
 
 
-def hard_rows(file: Path, number: int) -> Path:
-    """Rows of `sort`; every third has an answer that is no answer to it."""
+def hard_rows(file: Path, task: str, number: int) -> Path:
+    """Rows of the task; every third has an answer that is no answer to it."""
     from cpt.data import procedural
 
     with file.open("w") as stream:
-        for i, row in enumerate(procedural.rows("sort", "train", number)):
+        for i, row in enumerate(procedural.rows(task, "train", number)):
             answer = "aaaaaaaa" if i % 3 == 0 else row["answer"]
             stream.write(json.dumps({"id": f"row{i}", "prompt": row["prompt"], "answer": answer}) + "\n")
     return file
 
 
-def measure(text: str, out: Path) -> list[tuple[float, float]]:
+def measure(text: str, out: Path, task: str) -> list[tuple[float, float]]:
     """(seconds of the stage so far, accuracy) at every fifth step."""
     from cpt.recipe import load
     from cpt.run import run
@@ -102,19 +106,19 @@ def measure(text: str, out: Path) -> list[tuple[float, float]]:
         run(load(file), out, Screen(QUIET))
     finally:
         training.Narrator = before
-    judge = judge_of(out)
+    judge = judge_of(out, task)
     return [(seconds, judge(weights)) for seconds, weights in snapshots]
 
 
-def judge_of(out: Path):
-    """Greedy accuracy of weights on 200 questions of `sort`."""
+def judge_of(out: Path, task: str):
+    """Greedy accuracy of weights on 200 questions of the task."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from cpt.data import procedural
 
     folder = out / "points" / "00-base" / "model"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    rows = list(procedural.rows("sort", "eval", 200))
+    rows = list(procedural.rows(task, "eval", 200))
     tokenizer.padding_side = "left"
     prompts = [row["prompt"] for row in rows]
     asked = tokenizer.apply_chat_template(

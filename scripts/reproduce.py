@@ -65,11 +65,11 @@ class Table:
         return [method["recipe"], *self.plan["set"], *method.get("set", []), *scaled, f"seed={cell.seed}"]
 
     def composed(self, cell: Cell) -> str:
-        """The digest of the whole recipe of a cell, so that a cell is what its recipe says today."""
+        """The digest of all that a cell's recipe says, so that a cell is what its recipe is today."""
         from cpt.recipe import load
 
         recipe, *overrides = self.words(cell)
-        text = load(recipe, overrides).model_dump_json(exclude={"description"})
+        text = load(recipe, overrides).model_dump_json(exclude={"description"}, exclude_defaults=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def is_there(self, cell: Cell) -> bool:
