@@ -185,7 +185,9 @@ def test_breadcrumbs_is_the_sorted_formulation(seed, density, gamma):
 
 
 @quick
-@given(st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=1, max_size=60), st.data(), st.sampled_from(DTYPES[::3]))
+@given(
+    st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=1, max_size=60), st.data(), st.sampled_from(DTYPES[::3])
+)
 def test_the_kth_magnitude_is_the_sorted_one(numbers, data, dtype):
     tau = torch.tensor(numbers, dtype=dtype)
     k = data.draw(st.integers(1, len(numbers)))

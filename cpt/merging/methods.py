@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cpt.errors import UserError
@@ -46,8 +47,6 @@ class Method:
 
     def check(self) -> None:
         """Try the settings on a tensor of a few elements. Raises UserError."""
-        import torch
-
         tensor = torch.zeros(1, 2)
         chunk = Chunk(
             "", 0, tensor if self.needs_base else None, [tensor] * len(self.weights), [tensor] * len(self.weights)

@@ -13,7 +13,7 @@ import torch
 
 from cpt.errors import UserError
 from cpt.merging.methods import Method, settle
-from cpt.merging.reading import DTYPES, Weights
+from cpt.merging.reading import DTYPES, Entry, Weights
 from cpt.merging.writing import Shape, shards
 
 CHUNK = 1 << 17  # elements that a thread has in hand at once: they stay in its cache
@@ -29,8 +29,8 @@ class Tensors:
     """A tensor of the output, and the name that each source has it by (a tied head is read from the embedding)."""
 
     shape: Shape
-    names: tuple[str, ...]  # of each of Plan.sources
-    merged: bool  # else (integers, booleans) it is the same in all sources and is copied
+    names: tuple[str, ...]  # in each of Plan.sources; a copied tensor is not looked for in the Fishers
+    merged: bool  # else (integers, booleans) it is the same in all models and is copied
 
     @property
     def size(self) -> int:
@@ -58,6 +58,10 @@ class Plan:
     def is_adapter(self) -> bool:
         return is_adapter(self.models[0])
 
+    def places(self, tensor: Tensors) -> list[tuple[Weights, str, Entry]]:
+        """Every source of the tensor, its name there, and where it lies."""
+        return [(s, name, s.entries[name]) for s, name in zip(self.sources, tensor.names, strict=False)]
+
     @property
     def written(self) -> int:
         return sum(tensor.shape.bytes for tensor in self.tensors.values())
@@ -67,9 +71,9 @@ class Plan:
         """Bytes read, once for each pass over a merged tensor."""
         passes = self.method.passes + 1
         return sum(
-            source.entries[name].bytes * (passes if tensor.merged else 1)
+            entry.bytes * (passes if tensor.merged else 1)
             for tensor in self.tensors.values()
-            for source, name in zip(self.sources, tensor.names, strict=True)
+            for _, _, entry in self.places(tensor)
         )
 
     @property
@@ -142,7 +146,7 @@ def make_plan(
 
 def compute_dtype(plan: Plan, tensor: Tensors) -> torch.dtype:
     """float32, or float64 where a source is that."""
-    dtypes = {source.entries[name].dtype for source, name in zip(plan.sources, tensor.names, strict=True)}
+    dtypes = {entry.dtype for _, _, entry in plan.places(tensor)}
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
@@ -280,7 +284,7 @@ def match(sources: Sequence[Weights], fishers: Sequence[Weights], dtype: str | N
                 raise UserError(
                     f"{fisher.place}: no {name} of shape {by(shapes[0])}: a Fisher has one value a parameter"
                 )
-        names += [name if merged else names[0]] * len(fishers)
+        names += [name] * len(fishers) if merged else []
         tensors[name] = Tensors(Shape(out, shapes[0]), tuple(names), merged)
     return tensors
 

@@ -65,13 +65,16 @@ class Pass:
         for thread in threads:
             thread.start()
         try:
-            while self._going():
-                with self.changed:
-                    self.changed.wait(SECONDS_BETWEEN_LOOKS)
+            while True:
+                going = self._going()
                 if progress:
                     progress(self.bytes_done)
                 if stop:
                     stop.check()
+                if not going:
+                    break
+                with self.changed:
+                    self.changed.wait(SECONDS_BETWEEN_LOOKS)
         except BaseException as error:
             self._end(error)
         for thread in threads:
@@ -137,8 +140,7 @@ class Pass:
             if self.plan.method.whole_rows and job.tensor.shape.shape
             else (-1,)
         )
-        for number, (source, name) in enumerate(zip(self.plan.sources, job.tensor.names, strict=True)):
-            entry = source.entries[name]
+        for number, (source, name, entry) in enumerate(self.plan.places(job.tensor)):
             raw = buffers.get((number, "raw"), count * entry.dtype.itemsize)
             source.read(name, start * entry.dtype.itemsize, raw)
             piece = raw.view(entry.dtype)
@@ -148,7 +150,6 @@ class Pass:
             if job.number == 0:
                 check_finite(piece, name, source.place)
             pieces.append(piece.view(shape))
-            self.bytes_done += raw.numel()
         count_models = len(self.plan.models)
         base = pieces[count_models] if self.plan.base is not None else None
         return Chunk(job.name, start, base, pieces[:count_models], pieces[len(pieces) - len(self.plan.fishers) :])
@@ -156,9 +157,7 @@ class Pass:
     def _copy(self, job: Job, start: int, count: int, buffers: "Buffers") -> None:
         item = job.tensor.shape.dtype.itemsize
         first = None
-        for number, (source, name) in enumerate(zip(self.plan.sources, job.tensor.names, strict=True)):
-            if number >= len(self.plan.sources) - len(self.plan.fishers):
-                break
+        for number, (source, name, _) in enumerate(self.plan.places(job.tensor)):
             raw = buffers.get((number, "raw"), count * item)
             source.read(name, start * item, raw)
             first = raw if first is None else first
@@ -167,13 +166,14 @@ class Pass:
                     f"{job.name}: integers that differ between {self.plan.sources[0].place} and {source.place}: they cannot "
                     "be merged"
                 )
-            self.bytes_done += raw.numel()
         self.writer.write(job.name, start * item, first)
 
     def _finish(self, job: Job, start: int, found: Any) -> None:
         """Note the block; after the last one of a pass, learn from all and begin the next."""
         method = self.plan.method
+        count = min(job.block, job.tensor.size - start)
         with self.changed:
+            self.bytes_done += count * sum(entry.dtype.itemsize for _, _, entry in self.plan.places(job.tensor))
             job.found[start] = found
             if len(job.found) < len(job.starts):
                 return

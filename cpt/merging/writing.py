@@ -1,7 +1,7 @@
 """Safetensors files written a piece at a time, from any thread, at the place that the header (known beforehand) gives it.
 
-safetensors' own `save_file` wants every tensor of a file in memory. The format and the order of the tensors (the widest dtype
-first, then by name) are its own.
+safetensors' own `save_file` wants every tensor of a file in memory. The format is its own; the widest dtypes come first,
+so that each tensor is aligned.
 """
 
 import json
