@@ -90,6 +90,11 @@ class Weights:
                 raise UserError(f"{entry.file}: ends inside {name}: it was cut short while it was read; copy it again")
             view, place = view[got:], place + got
 
+    def soon(self, name: str, start: int, count: int) -> None:
+        """Let the disk begin on `count` bytes from byte `start` of the tensor: they will be read by pieces."""
+        entry = self.entries[name]
+        os.posix_fadvise(self.descriptors[entry.file], entry.offset + start, count, os.POSIX_FADV_WILLNEED)
+
 
 def files_of(place: Path) -> list[Path]:
     """The safetensors files of a model or adapter folder, or the file itself. Raises UserError."""

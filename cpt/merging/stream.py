@@ -112,6 +112,8 @@ class Pass:
 
     def _do(self, job: Job, start: int, buffers: "Buffers") -> None:
         end = min(start + job.block, job.tensor.size)
+        for source, name, entry in self.plan.places(job.tensor):
+            source.soon(name, start * entry.dtype.itemsize, (end - start) * entry.dtype.itemsize)
         found = None
         for place in range(start, end, job.step):
             count = min(job.step, end - place)
