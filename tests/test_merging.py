@@ -194,6 +194,19 @@ def test_the_kth_magnitude_is_the_sorted_one(numbers, data, dtype):
     assert selection.kth_magnitude(tau, k) == tau.abs().sort(descending=True).values[k - 1].item()
 
 
+def test_a_sample_unlike_the_rest_costs_passes_and_changes_nothing():
+    method = settle("ties", 1, density=0.3)
+    base, model = torch.zeros(4000), drawn(5, 1, shape=(4000,))[0]
+    sample, whole = Chunk("", 0, base[:500], [model[:500] * 1e-3]), Chunk("", 0, base, [model])
+    expected = [[selection.kth_magnitude(model, 1200)]]
+    known = method.learn(0, None, method.measure(0, None, Chunk("", 0, base[:500], [model[:500]])), 4000)
+    assert method.learn(1, known, method.measure(1, known, whole), 4000) == expected  # the usual way
+    known = method.learn(0, None, method.measure(0, None, sample), 4000)
+    missed = method.learn(1, known, method.measure(1, known, whole), 4000)
+    counted = method.learn(1, missed.known, method.measure(1, missed.known, whole), 4000)
+    assert method.learn(1, counted.known, method.measure(1, counted.known, whole), 4000) == expected
+
+
 # -- properties ----------------------------------------------------------------------------------------------------------
 
 

@@ -37,7 +37,9 @@ class Method:
     """
 
     weights: tuple[float, ...]
-    passes = 0  # that measure, before the one that merges
+    strides: ClassVar[
+        tuple[int, ...]
+    ] = ()  # a pass that measures each, before the one that merges: every n-th chunk is seen
     whole_rows = False  # whether a chunk must hold whole rows (the last dimension)
     needs_base = False
     needs_fisher = False
@@ -70,9 +72,11 @@ class Method:
 
 def merge_tensor(method: Method, chunk: Chunk) -> Tensor:
     """The merge of whole tensors (a chunk that is all of it), by the passes."""
-    known = None
-    for number in range(method.passes):
-        known = method.learn(number, known, method.measure(number, known, chunk), chunk.models[0].numel())
+    known, number = None, 0
+    while number < len(method.strides):
+        learnt = method.learn(number, known, method.measure(number, known, chunk), chunk.models[0].numel())
+        again = isinstance(learnt, Again)
+        known, number = (learnt.known, number) if again else (learnt, number + 1)
     return method.merge(known, chunk)
 
 
@@ -110,7 +114,7 @@ class Fisher(Method):
 
 @dataclass(frozen=True)
 class Slerp(Method):
-    least, most, passes, weight = 2, 2, 1, 0.5
+    least, most, strides, weight = 2, 2, (1,), 0.5
 
     def measure(self, number, known, chunk):
         return slerp.products(*chunk.models)
@@ -160,7 +164,7 @@ class MagMax(FromBase):
 @dataclass(frozen=True)
 class ModelStock(FromBase):
     weight = None
-    passes, least, paper = 1, 2, "2403.19522"
+    strides, least, paper = (1,), 2, "2403.19522"
 
     def measure(self, number, known, chunk):
         return stock.gram(task_vectors(chunk.base, chunk.models)[1])
@@ -176,39 +180,75 @@ class ModelStock(FromBase):
 
 
 @dataclass(frozen=True)
+class Again:
+    """From `learn`: the pass is to be repeated over the whole tensor, with this known."""
+
+    known: Any
+
+
+@dataclass(frozen=True)
+class Search:
+    """Of one rank in one task vector: the bins between which it should lie (selection.between), or None: not known."""
+
+    rank: int
+    bins: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class ByMagnitude(FromBase):
-    """Two passes that find, in each task vector, the magnitudes of the ranks that `ranks` names."""
+    """Finds, in each task vector, the magnitudes of the ranks that `ranks` names.
+
+    Pass 0 counts the bins of a sample; pass 1 collects the few between which a rank should lie. Where it does not, the bins
+    of the whole are counted, and pass 1 comes again with the right one.
+    """
 
     density: float = 1.0
-    passes = 2
+    strides = (8, 1)
 
     def ranks(self, size: int) -> tuple[int, ...]:
         raise NotImplementedError
 
     def measure(self, number, known, chunk):
         _, taus = task_vectors(chunk.base, chunk.models)
-        if number == 0:
+        if known is None:
             return [selection.count(tau) for tau in taus]
-        return [
-            [([selection.collect(tau, place)], tau.dtype) for place, _ in places]
-            for tau, places in zip(taus, known, strict=True)
-        ]
-
-    def add(self, number, one, two):
-        if number == 0:
-            return super().add(number, one, two)
-        return [
-            [(a + b, dtype) for (a, dtype), (b, _) in zip(mine, theirs, strict=True)]
-            for mine, theirs in zip(one, two, strict=True)
-        ]
+        return [Found.of(tau, search) for tau, searches in zip(taus, known, strict=True) for search in searches]
 
     def learn(self, number, known, found, size):
+        ranks = self.ranks(size)
         if number == 0:
-            return [[selection.locate(bins, k) for k in self.ranks(size)] for bins in found]
-        return [
-            [selection.select(parts, rest, dtype) for (parts, dtype), (_, rest) in zip(mine, places, strict=True)]
-            for mine, places in zip(found, known, strict=True)
-        ]
+            return [[Search(k, selection.between(bins, k, size)) for k in ranks] for bins in found]
+        if known is None:
+            exact = [[selection.locate(bins, k)[0] for k in ranks] for bins in found]
+            return Again([[Search(k, (place, place)) for k, place in zip(ranks, mine, strict=True)] for mine in exact])
+        if not all(each.has_it for each in found):
+            return Again(None)
+        return [[each.value() for each in found[n : n + len(ranks)]] for n in range(0, len(found), len(ranks))]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a chunk holds of a search: how many magnitudes above its bins, and the bits of those in them."""
+
+    search: Search
+    dtype: torch.dtype
+    above: int
+    parts: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, tau: Tensor, search: Search) -> "Found":
+        above, part = selection.collect(tau, *search.bins)
+        return cls(search, tau.dtype, above, (part,))
+
+    def __add__(self, other: "Found") -> "Found":
+        return Found(self.search, self.dtype, self.above + other.above, self.parts + other.parts)
+
+    @property
+    def has_it(self) -> bool:
+        return self.above < self.search.rank <= self.above + sum(part.size for part in self.parts)
+
+    def value(self) -> float:
+        return selection.select(self.parts, self.search.rank - self.above, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -269,7 +309,7 @@ class Della(FromBase):
     epsilon: float = 0.15
     scale: float = 1.0
     seed: int = 0
-    passes, whole_rows, paper = 1, True, "2406.11617"
+    strides, whole_rows, paper = (1,), True, "2406.11617"
 
     def masks(self, chunk: Chunk) -> list[Tensor]:
         _, taus = task_vectors(chunk.base, chunk.models)

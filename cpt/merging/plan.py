@@ -69,9 +69,9 @@ class Plan:
     @property
     def read(self) -> int:
         """Bytes read, once for each pass over a merged tensor."""
-        passes = self.method.passes + 1
+        passes = 1 + sum(1 / stride for stride in self.method.strides)
         return sum(
-            entry.bytes * (passes if tensor.merged else 1)
+            int(entry.bytes * (passes if tensor.merged else 1))
             for tensor in self.tensors.values()
             for _, _, entry in self.places(tensor)
         )
@@ -351,7 +351,7 @@ def describe(plan: Plan) -> str:
         *(f"  fisher {number}: {place}" for number, place in enumerate(plan.fishers, start=1)),
         f"  tensors: {len(merged)} merged ({sum(tensor.size for tensor in merged):,} parameters), "
         f"{len(plan.tensors) - len(merged)} copied",
-        f"  read: {size(plan.read)} in {plan.method.passes + 1} pass{'es' if plan.method.passes else ''}",
+        f"  read: {size(plan.read)} in {1 + len(plan.method.strides)} pass{'es' if plan.method.strides else ''}",
         f"  written: {size(plan.written)} in {files} file{'s' if files > 1 else ''} ({', '.join(dtypes)}) to {plan.out}",
         f"  memory: about {size(plan.buffers)} of buffers in {plan.threads} thread{'s' if plan.threads > 1 else ''}, beside "
         "Python and torch",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cpt.errors import UserError
-from cpt.merging.methods import Chunk
+from cpt.merging.methods import Again, Chunk
 from cpt.merging.plan import CHUNK, Plan, Tensors, compute_dtype
 from cpt.merging.writing import Writer
 
@@ -32,6 +32,7 @@ class Job:
     step: int  # elements of a chunk
     block: int  # elements of a task
     number: int = 0
+    stride: int = 1  # every n-th chunk is seen in this pass
     known: Any = None
     found: dict[int, Any] = field(default_factory=dict)
 
@@ -54,7 +55,8 @@ class Pass:
     def _job(self, name: str, tensor: Tensors) -> Job:
         row = tensor.shape.shape[-1] if self.plan.method.whole_rows and tensor.shape.shape else 1
         step = max(1, CHUNK // max(1, row)) * max(1, row)
-        return Job(name, tensor, compute_dtype(self.plan, tensor), step, max(1, BLOCK // step) * step)
+        first = [*self.plan.method.strides, 1][0] if tensor.merged else 1
+        return Job(name, tensor, compute_dtype(self.plan, tensor), step, max(1, BLOCK // step) * step, stride=first)
 
     def run(self, progress=None, stop=None) -> None:
         """`progress(bytes read so far)` and `stop.check()` are called now and then."""
@@ -112,10 +114,11 @@ class Pass:
 
     def _do(self, job: Job, start: int, buffers: "Buffers") -> None:
         end = min(start + job.block, job.tensor.size)
-        for source, name, entry in self.plan.places(job.tensor):
-            source.soon(name, start * entry.dtype.itemsize, (end - start) * entry.dtype.itemsize)
+        if job.stride == 1:
+            for source, name, entry in self.plan.places(job.tensor):
+                source.soon(name, start * entry.dtype.itemsize, (end - start) * entry.dtype.itemsize)
         found = None
-        for place in range(start, end, job.step):
+        for place in range(start, end, job.step * job.stride):
             count = min(job.step, end - place)
             part = self._chunk(job, place, count, buffers)
             found = part if found is None else self.plan.method.add(job.number, found, part)
@@ -129,7 +132,7 @@ class Pass:
             return self._copy(job, start, count, buffers)
         method = self.plan.method
         chunk = self._read(job, start, count, buffers)
-        if job.number < method.passes:
+        if job.number < len(method.strides):
             return method.measure(job.number, job.known, chunk)
         merged = method.merge(job.known, chunk).to(job.tensor.shape.dtype)
         self.writer.write(job.name, start * merged.element_size(), merged)
@@ -137,11 +140,8 @@ class Pass:
 
     def _read(self, job: Job, start: int, count: int, buffers: "Buffers") -> Chunk:
         pieces = []
-        shape = (
-            (count // job.tensor.shape.shape[-1], -1)
-            if self.plan.method.whole_rows and job.tensor.shape.shape
-            else (-1,)
-        )
+        rows = self.plan.method.whole_rows and job.tensor.shape.shape
+        shape = (-1, job.tensor.shape.shape[-1]) if rows else (-1,)
         for number, (source, name, entry) in enumerate(self.plan.places(job.tensor)):
             raw = buffers.get((number, "raw"), count * entry.dtype.itemsize)
             source.read(name, start * entry.dtype.itemsize, raw)
@@ -149,7 +149,7 @@ class Pass:
             if piece.dtype != job.dtype:
                 wide = buffers.get((number, "wide"), count * job.dtype.itemsize).view(job.dtype)
                 piece = wide.copy_(piece)
-            if job.number == 0:
+            if job.number == len(self.plan.method.strides):
                 check_finite(piece, name, source.place)
             pieces.append(piece.view(shape))
         count_models = len(self.plan.models)
@@ -173,27 +173,36 @@ class Pass:
     def _finish(self, job: Job, start: int, found: Any) -> None:
         """Note the block; after the last one of a pass, learn from all and begin the next."""
         method = self.plan.method
-        count = min(job.block, job.tensor.size - start)
+        count = min(job.block, job.tensor.size - start) // job.stride
         with self.changed:
             self.bytes_done += count * sum(entry.dtype.itemsize for _, _, entry in self.plan.places(job.tensor))
             job.found[start] = found
             if len(job.found) < len(job.starts):
                 return
-        if job.tensor.merged and job.number < method.passes and job.tensor.size:
+        if job.tensor.merged and job.number < len(method.strides) and job.tensor.size:
             parts = [job.found[place] for place in job.starts]
             joined = parts[0]
             for part in parts[1:]:
                 joined = method.add(job.number, joined, part)
-            job.known = method.learn(job.number, job.known, joined, job.tensor.size)
-            job.number, job.found = job.number + 1, {}
+            self._learn(job, joined)
             with self.changed:
                 self.tasks.extendleft((job, place) for place in reversed(job.starts))
                 self.changed.notify_all()
             return
-        job.found = {}
         with self.changed:
             self.unfinished -= 1
             self.changed.notify_all()
+
+    def _learn(self, job: Job, joined: Any) -> None:
+        """From all that a pass found to the next pass, or the same one again."""
+        method = self.plan.method
+        learnt = method.learn(job.number, job.known, joined, job.tensor.size)
+        job.found = {}
+        if isinstance(learnt, Again):
+            job.known, job.stride = learnt.known, 1
+            return
+        job.known, job.number = learnt, job.number + 1
+        job.stride = [*method.strides, 1][job.number]
 
 
 def keep_freed_memory() -> None:
