@@ -118,6 +118,14 @@ def listed(folder) -> list[torch.Tensor]:
     return [tensor for _, tensor in sorted(load_file(folder / "model.safetensors").items())]
 
 
+def test_what_float16_cannot_hold_is_refused(four, tmp_path):
+    large = {name: tensor * 3e4 for name, tensor in tensors(1).items() if tensor.is_floating_point()}
+    one = model(tmp_path / "large", large)
+    with pytest.raises(UserError, match=r"beyond torch\.float16 \(65504\): write it with --dtype bfloat16"):
+        merge("soup", [one, one], None, (), tmp_path / "out", dtype="float16")
+    merge("soup", [one, one], None, (), tmp_path / "out", dtype="bfloat16")
+
+
 def test_mixed_dtypes_give_each_tensor_the_first_models(four, tmp_path):
     model(tmp_path / "half", tensors(9, torch.bfloat16))
     merge("linear", [tmp_path / "half", four.a], None, (0, 1), tmp_path / "out")

@@ -98,6 +98,14 @@ def test_della_by_hand():
     assert left.numpy() == pytest.approx((tau * mask * (15.75 / 14)).numpy())
 
 
+@quick
+@given(st.integers(0, 10**6), st.sampled_from([torch.float32, torch.float64]))
+def test_ranks_are_those_of_a_stable_sort(seed, dtype):
+    rows = torch.randint(-4, 5, (5, 30), generator=torch.Generator().manual_seed(seed)).to(dtype)  # many equal
+    expected = np.argsort(rows.abs().numpy(), axis=1, kind="stable")
+    assert np.array_equal(della.order_of(rows).numpy(), expected)
+
+
 def test_slerp_by_hand():
     one, two = row(1.0, 0.0), row(0.0, 2.0)  # a right angle
     assert slerp(one, two, 1 / 3).numpy() == pytest.approx([sin(acos(0) * 2 / 3), 2 * sin(acos(0) / 3)])
@@ -311,6 +319,9 @@ def test_dare_and_della_keep_their_share_and_the_mean():
         ("della", 2, (), {"density": 0.1}, "lie between 0 and 1"),
         ("breadcrumbs", 2, (), {"gamma": 1.0}, "gamma from 0"),
         ("ties", 2, (-1,), {}, "weights of at least 0"),
+        ("ties", 2, (), {"scale": float("nan")}, "--scale: nan: give a number"),
+        ("linear", 2, (float("inf"), 1), {}, "--weight: inf: give a number"),
+        ("dare", 2, (), {"seed": -1}, "--seed: -1: give a number of at least 0"),
     ],
 )
 def test_a_wrong_setting_is_one_line(name, count, weights, options, said):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cpt.errors import UserError
 from cpt.merging.draws import chance
+from cpt.merging.selection import bits
 from cpt.merging.tensors import one_each, task_vectors
 from cpt.merging.ties import elected_mean
 
@@ -72,8 +73,17 @@ def kept_shares(tau: Tensor, density: float, epsilon: float) -> np.ndarray:
     length = tau.shape[-1] if tau.ndim else 1
     if length == 1:
         return np.full(tuple(tau.shape), density, np.float32)
-    order = np.argsort(tau.abs().reshape(-1, length).numpy(), axis=1, kind="stable")
-    steps = np.linspace(density - epsilon, density + epsilon, length, dtype=np.float32)
-    shares = np.empty(order.shape, np.float32)
-    np.put_along_axis(shares, order, np.broadcast_to(steps, order.shape), axis=1)
-    return shares.reshape(tuple(tau.shape))
+    order = order_of(tau.reshape(-1, length))
+    steps = torch.linspace(density - epsilon, density + epsilon, length).expand(order.shape)
+    return torch.empty(order.shape).scatter_(1, order, steps).view(tau.shape).numpy()
+
+
+def order_of(rows: Tensor) -> Tensor:
+    """The columns of each row by magnitude, smallest first, of equal ones the earlier first: int64, the shape of `rows`."""
+    if rows.dtype == torch.float64:
+        return rows.abs().argsort(dim=1, stable=True)
+    keys = bits(rows).view(rows.shape).long().bitwise_left_shift_(32) | torch.arange(rows.shape[1])
+    keys.numpy().sort(
+        axis=1
+    )  # a quarter of the time of argsort: no two keys are equal, and numpy sorts integers by vectors
+    return keys & 0xFFFFFFFF

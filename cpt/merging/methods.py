@@ -6,6 +6,7 @@ it chunk by chunk: `measure` gives a part, `add` joins two parts, `learn` turns 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
@@ -365,6 +366,9 @@ def settle(name: str, count: int, weights: Sequence[float] = (), **options: floa
         raise UserError(f"--weight: {name} has no weights; leave it out")
     own = {field.name for field in fields(kind)} - {"weights"}
     given = {key: value for key, value in options.items() if value is not None}
+    for key, value in [*given.items(), *(("weight", weight) for weight in weights)]:
+        if not isfinite(value) or (key == "seed" and value < 0):
+            raise UserError(f"--{key}: {value:g}: give a number{' of at least 0' if key == 'seed' else ''}")
     for key in given.keys() - own:
         having = [other for other, each in METHODS.items() if key in {field.name for field in fields(each)}]
         raise UserError(f"--{key}: {name} has none (it belongs to {', '.join(having)}); leave it out")

@@ -134,7 +134,7 @@ class Pass:
         chunk = self._read(job, start, count, buffers)
         if job.number < len(method.strides):
             return method.measure(job.number, job.known, chunk)
-        merged = method.merge(job.known, chunk).to(job.tensor.shape.dtype)
+        merged = narrowed(method.merge(job.known, chunk), job.tensor.shape.dtype, job.name)
         self.writer.write(job.name, start * merged.element_size(), merged)
         return None
 
@@ -226,6 +226,16 @@ class Buffers:
         if held is None or held.numel() < count:
             held = self.held[key] = torch.empty(count, dtype=torch.uint8)
         return held[:count]
+
+
+def narrowed(merged: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """`merged` in the output's dtype. Raises UserError where a value is beyond it (float16 ends at 65504)."""
+    largest = torch.finfo(dtype).max
+    if largest < torch.finfo(torch.bfloat16).max and merged.abs().max() > largest:
+        raise UserError(
+            f"{name}: the merge has values beyond {dtype} ({largest:g}): write it with --dtype bfloat16 or float32"
+        )
+    return merged.to(dtype)
 
 
 def check_finite(piece: torch.Tensor, name: str, place) -> None:
