@@ -197,8 +197,8 @@ def compare(method: str, models: dict[str, Path], folder: Path) -> dict:
 
 
 def differences(method: str, base: Path, one: Path, two: Path, mine: Path, other: Path) -> dict:
-    """How many parameters differ; of them, how many tie at a threshold of TIES, and how many others are apart by more than one
-    bfloat16 step of the largest number that went in (a difference that rounding does not explain)."""
+    """How many parameters differ; of them, how many tie at a threshold of TIES, and how many others are apart by more than
+    one bfloat16 step of the largest number that went in (a difference that rounding does not explain)."""
     import torch
     from safetensors import safe_open
 

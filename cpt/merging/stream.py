@@ -124,6 +124,9 @@ class Pass:
             found = part if found is None else self.plan.method.add(job.number, found, part)
             if not self._going():
                 return
+        if job.number == len(self.plan.method.strides):
+            item = job.tensor.shape.dtype.itemsize
+            self.writer.begun(job.name, start * item, (end - start) * item)
         self._finish(job, start, found)
 
     def _chunk(self, job: Job, start: int, count: int, buffers: "Buffers") -> Any:

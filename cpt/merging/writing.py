@@ -90,6 +90,13 @@ class Writer:
             put = os.pwrite(descriptor, view, place + start)
             view, start = view[put:], start + put
 
+    def begun(self, name: str, start: int, count: int) -> None:
+        """Let the disk begin on `count` bytes that were written: the sync at the end has less to wait for."""
+        descriptor, place = self.places[name]
+        os.posix_fadvise(
+            descriptor, place + start, count, os.POSIX_FADV_DONTNEED
+        )  # Linux: starts writing what is dirty
+
     def close(self) -> None:
         """All data is on the disk when this returns."""
         for descriptor in self.descriptors:
