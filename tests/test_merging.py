@@ -247,6 +247,14 @@ def test_weights_0_and_1_give_the_ends(seed, dtype):
 
 
 @quick
+@given(st.integers(0, 10**6), shares)
+def test_two_in_bfloat16_are_interpolated_in_float32_and_rounded_once(seed, share):
+    one, two = drawn(seed, 2, shape=(300,), dtype=torch.bfloat16)
+    expected = torch.lerp(one.float(), two.float(), share).bfloat16()
+    assert torch.equal(average.interpolated(one, two, share), expected)
+
+
+@quick
 @given(st.integers(0, 10**6), st.permutations(range(3)))
 def test_the_order_of_equals_does_not_matter(seed, order):
     base, *models = drawn(seed, 4, shape=(40,))

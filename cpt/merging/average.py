@@ -21,6 +21,9 @@ def linear(models: Sequence[Tensor], weights: float | Sequence[float] = 1.0) -> 
     """
     weights = shares(one_each(weights, len(models)))
     first, *rest = [index for index, weight in enumerate(weights) if weight > 0]
+    if len(rest) == 1:
+        share = weights[rest[0]] / (weights[first] + weights[rest[0]])
+        return interpolated(models[first], models[rest[0]], share).to(models[0].dtype)
     tensors = raised(models)
     merged, so_far = tensors[first], weights[first]
     for index in rest:
@@ -38,8 +41,14 @@ def wise(old: Tensor, new: Tensor, weight: float = 0.5) -> Tensor:
     """w theta_old + (1 - w) theta_new (WiSE-FT, 2109.01903; its alpha is 1 - w). Raises UserError for w outside [0, 1]."""
     if not 0 <= weight <= 1:
         raise UserError(f"weight: {weight:g}: wise wants the old model's share, from 0 to 1")
-    old_, new_ = raised([old, new])
-    return torch.lerp(old_, new_, 1 - weight).to(old.dtype)
+    return interpolated(old, new, 1 - weight).to(old.dtype)
+
+
+def interpolated(one: Tensor, two: Tensor, share: float) -> Tensor:
+    """one + share (two - one). Of two bfloat16 tensors `torch.lerp` computes in float32 by itself and rounds once."""
+    if not one.dtype == two.dtype == torch.bfloat16:
+        one, two = raised([one, two])
+    return torch.lerp(one, two, share)
 
 
 def fisher(models: Sequence[Tensor], fishers: Sequence[Tensor], weights: float | Sequence[float] = 1.0) -> Tensor:

@@ -42,6 +42,7 @@ class Method:
         tuple[int, ...]
     ] = ()  # a pass that measures each, before the one that merges: every n-th chunk is seen
     whole_rows = False  # whether a chunk must hold whole rows (the last dimension)
+    bfloat16_pairs = False  # whether two models in bfloat16 need no float32 copies: average.interpolated
     needs_base = False
     needs_fisher = False
     least, most = 1, None  # models
@@ -83,7 +84,7 @@ def merge_tensor(method: Method, chunk: Chunk) -> Tensor:
 
 @dataclass(frozen=True)
 class Linear(Method):
-    least, paper = 2, "2203.05482"
+    least, paper, bfloat16_pairs = 2, "2203.05482", True
 
     def merge(self, known, chunk):
         return average.linear(chunk.models, self.weights)
@@ -99,7 +100,7 @@ class Soup(Linear):
 
 @dataclass(frozen=True)
 class Wise(Method):
-    least, most, paper, weight = 2, 2, "2109.01903", 0.5
+    least, most, paper, weight, bfloat16_pairs = 2, 2, "2109.01903", 0.5, True
 
     def merge(self, known, chunk):
         return average.wise(*chunk.models, weight=first_share(self.weights))

@@ -145,8 +145,10 @@ def make_plan(
 
 
 def compute_dtype(plan: Plan, tensor: Tensors) -> torch.dtype:
-    """float32, or float64 where a source is that."""
+    """The dtype that chunks have: float32, or float64 where a source is that; bfloat16 where the method needs no more."""
     dtypes = {entry.dtype for _, _, entry in plan.places(tensor)}
+    if plan.method.bfloat16_pairs and len(plan.models) == 2 and dtypes | {tensor.shape.dtype} == {torch.bfloat16}:
+        return torch.bfloat16
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
