@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cpt.errors import UserError
+from cpt.errors import Interrupted, UserError
 
 DESCRIPTION = """\
 Merge models that came from one base into a new model folder, tensor by tensor: memory stays small whatever their size.
@@ -100,11 +100,22 @@ def run(asked: argparse.Namespace) -> int:
         return 0
     screen.line(describe(plan))
     with listening() as stop, screen.progress("merging", plan.read // 1_000_000, "MB") as bar:
-        carry_out(plan, lambda done: bar.update(done // 1_000_000), stop)
+        carry_out(plan, lambda done: bar.update(done // 1_000_000), Alone(stop))
     screen.line(
         f"{asked.out}: {size(plan.written)} in {len(list(asked.out.glob('*.safetensors')))} file(s)", style="bold"
     )
     return 0
+
+
+class Alone:
+    """A `Stop` in a single process: asking the other ranks would import accelerate first."""
+
+    def __init__(self, stop):
+        self.stop = stop
+
+    def check(self) -> None:
+        if self.stop.signal is not None:
+            raise Interrupted(self.stop.signal)
 
 
 def bytes_of(text: str) -> int:
