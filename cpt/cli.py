@@ -12,7 +12,7 @@ import time
 import traceback
 from pathlib import Path
 
-from cpt import __version__, ranks
+from cpt import __version__, merge_command, ranks
 from cpt.errors import Interrupted, UserError
 
 DESCRIPTION = """\
@@ -24,6 +24,7 @@ task, what it learnt and what it forgot.
   cpt check my.yaml                         find every mistake of a recipe, and print the plan, without training
   cpt eval runs/quickstart-s0 --suite general       evaluate a run's model (or any model folder)
   cpt report runs/quickstart-s0             make the report again from the run's JSON files
+  cpt merge OLD NEW --method wise --out DIR         merge models in weight space (linear, TIES, DARE, SLERP, ...)
   cpt schema > cpt.schema.json              the JSON Schema of recipes, for editors
 """
 OVERRIDES = "dotted overrides, e.g. seed=3 stream.reverse.stages.0.args.max_steps=10 (values are YAML)"
@@ -86,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("run", type=Path, help="a run directory")
 
+    merge_command.add_arguments(commands)
+
     commands.add_parser(
         "schema",
         help="print the JSON Schema of recipes, for editors",
@@ -142,10 +145,11 @@ def main(arguments: list[str] | None = None) -> None:
 INTERRUPTED = {
     "run": "interrupted and saved; the same command goes on from here",
     "eval": "interrupted; no answer is kept, the same command begins again",
+    "merge": "interrupted; nothing is kept, the same command begins again",
 }
 RANK_0_SPEAKS = 10.0  # seconds at most; the launcher ends the others when rank 0 has ended
 NOTHING = "nothing was written"
-ENDED = dict.fromkeys(("check", "eval", "report", "schema"), NOTHING) | {
+ENDED = dict.fromkeys(("check", "eval", "merge", "report", "schema"), NOTHING) | {
     "run": "what was committed is kept, the same command goes on from there"
 }
 
@@ -259,6 +263,10 @@ def report(asked: argparse.Namespace) -> int:
     return 0
 
 
+def merge(asked: argparse.Namespace) -> int:
+    return merge_command.run(asked)
+
+
 def schema(asked: argparse.Namespace) -> int:
     from cpt import recipe_schema
 
@@ -266,7 +274,7 @@ def schema(asked: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"run": run, "check": check, "eval": evaluate, "report": report, "schema": schema}
+COMMANDS = {"run": run, "check": check, "eval": evaluate, "report": report, "merge": merge, "schema": schema}
 PRINTS = ("check", "report", "schema")  # do no more than print: a broken pipe there is that of stdout
 
 

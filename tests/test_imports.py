@@ -38,6 +38,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     "cpt.tiny": {"cpt.data.procedural", "cpt.tiny"},
     "cpt.models": {"cpt.recipe", "cpt.tiny"},
     "cpt.rundir": {"cpt.recipe"},
+    "cpt.merging": {"cpt.merging"},
     "cpt.rollouts": {"cpt.recipe", "cpt.models", "cpt.rollouts"},
     "cpt.strategies": {
         "cpt.recipe",

@@ -1,0 +1,139 @@
+"""`cpt merge`: models, run folders or points of them, merged into a new folder. The merging itself is cpt/merging."""
+
+import argparse
+from pathlib import Path
+
+from cpt.errors import UserError
+
+DESCRIPTION = """\
+Merge models that came from one base into a new model folder, tensor by tensor: memory stays small whatever their size.
+
+  cpt merge OLD NEW --method wise --weight 0.3 --out DIR        0.3 of the old model, 0.7 of the new one
+  cpt merge A B C --method linear --weight 2 1 1 --out DIR      a weighted mean
+  cpt merge A B --method ties --base BASE --out DIR             what both changed of the base, without their conflicts
+  cpt merge A B --method ties --base BASE --out DIR --dry-run   what would be read and written, without doing it
+
+A MODEL is a folder with config.json and *.safetensors, a run folder (its last point), or a point of one
+(runs/NAME/points/01-reverse). The config, tokenizer and chat template are those of the first. All models must have the same
+tensors. Adapters (PEFT) of one config are merged as adapters.
+
+methods of averages:      linear (weighted mean), soup (plain mean), wise (two models), slerp (two models, along the arc),
+                          fisher (by the Fisher information of each parameter: --fisher)
+methods from a --base:    task-arithmetic (sum of changes), ties (trim, elect signs, average), dare and dare-ties (random
+                          tenth of the changes, rescaled), della, breadcrumbs, model-stock, magmax (the largest change), aim
+Formulas, papers, defaults and rules: docs/merging.md
+"""
+AVERAGES = ("linear", "soup", "wise", "slerp", "fisher")
+FROM_A_BASE = ("task-arithmetic", "ties", "dare", "dare-ties", "della", "breadcrumbs", "model-stock", "magmax", "aim")
+
+
+def add_arguments(commands) -> None:
+    """The subcommand's parser."""
+    merge = commands.add_parser(
+        "merge",
+        help="merge models into a new one: linear, TIES, DARE, SLERP, ...",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    merge.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="model folders, runs, or points of runs")
+    merge.add_argument(
+        "--method", required=True, choices=AVERAGES + FROM_A_BASE, metavar="METHOD", help="one of those above"
+    )
+    merge.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="a new folder; it appears whole or not at all"
+    )
+    merge.add_argument(
+        "--base", type=Path, metavar="MODEL", help="what the models were trained from (methods from a base)"
+    )
+    merge.add_argument(
+        "--weight",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="W",
+        help="one for each model, or one for all; alone in an average of two models: the first one's share",
+    )
+    merge.add_argument(
+        "--density", type=float, help="share of each change that is kept (ties .2, dare .1, della .5, ...)"
+    )
+    merge.add_argument(
+        "--scale",
+        "--lambda",
+        type=float,
+        dest="scale",
+        help="factor of the merged change (default: 1, task-arithmetic .3, magmax .5)",
+    )
+    merge.add_argument("--gamma", type=float, help="breadcrumbs: share of the largest changes that goes (.01)")
+    merge.add_argument("--epsilon", type=float, help="della: half the range of the chances of being kept (.15)")
+    merge.add_argument("--seed", type=int, help="of the random methods dare, dare-ties, della (0)")
+    merge.add_argument(
+        "--fisher", type=Path, nargs="+", default=[], metavar="FILE", help="diagonal Fisher of each model, safetensors"
+    )
+    merge.add_argument(
+        "--dtype", metavar="DTYPE", help="of the result: float32, bfloat16, float16, float64 (the first model's)"
+    )
+    merge.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest file, e.g. 500MB (5GB)")
+    merge.add_argument("--threads", type=int, help="how many work at once (one for each core)")
+    merge.add_argument("--dry-run", action="store_true", help="check all and print the plan; write nothing")
+    merge.add_argument("--quiet", action="store_true", help="only warnings and errors")
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Merge as asked, or print the plan. Raises UserError."""
+    shard_bytes = bytes_of(asked.shard_size)
+    models = [folder_of(place) for place in asked.models]
+    base = None if asked.base is None else folder_of(asked.base)
+    from cpt.merging.merge import carry_out
+    from cpt.merging.plan import describe, make_plan, size
+    from cpt.screen import Screen
+    from cpt.stop import listening
+
+    options = {key: getattr(asked, key) for key in ("density", "scale", "gamma", "epsilon", "seed", "dtype", "threads")}
+    plan = make_plan(
+        asked.method, models, base, asked.weight, asked.out, fishers=asked.fisher, shard_bytes=shard_bytes, **options
+    )
+    screen = Screen(0 if asked.quiet else 1)
+    for warning in plan.warnings:
+        screen.warn(warning)
+    if asked.dry_run:
+        screen.result(describe(plan))
+        return 0
+    screen.line(describe(plan))
+    with listening() as stop, screen.progress("merging", plan.read // 1_000_000, "MB") as bar:
+        carry_out(plan, lambda done: bar.update(done // 1_000_000), stop)
+    screen.line(
+        f"{asked.out}: {size(plan.written)} in {len(list(asked.out.glob('*.safetensors')))} file(s)", style="bold"
+    )
+    return 0
+
+
+def bytes_of(text: str) -> int:
+    """`500MB` -> 500,000,000. Raises UserError."""
+    units = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
+    unit = next((unit for unit in units if text.upper().endswith(unit)), "")
+    try:
+        count = int(float(text[: len(text) - len(unit)]) * units[unit]) if unit else 0
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise UserError(f"--shard-size: {text}: give a size above 0 with its unit, e.g. 5GB or 500MB")
+    return count
+
+
+def folder_of(place: Path) -> Path:
+    """The folder with the weights: of a run (its last whole point), of a point (served, else model), or the place itself."""
+    if (place / "recipe.yaml").is_file():
+        from cpt.recipe import load
+        from cpt.rundir import RunDir, points_of
+
+        rundir = RunDir(place)
+        whole = [point for point in points_of(load(str(place / "recipe.yaml"))) if rundir.committed(point)]
+        if not whole:
+            raise UserError(f"{place}: no committed point yet: let `cpt run` go on")
+        return rundir.served(whole[-1])
+    inner = next((place / name for name in ("served", "model") if (place / name).is_dir()), place)
+    if not inner.is_dir():
+        raise UserError(
+            f"{place}: no such folder; give a model folder, a run folder or a point of one (runs/NAME/points/01-TASK)"
+        )
+    return inner

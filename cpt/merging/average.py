@@ -1,0 +1,64 @@
+"""Averages of models: linear, soup (2203.05482), wise (2109.01903), and by Fisher information (2111.09832).
+
+Interpolation is written a + w (b - a), never (1 - w) a + w b: a model with itself is itself bit for bit, and the ends are
+the ends. `torch.lerp` does so from the nearer end.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cpt.errors import UserError
+from cpt.merging.tensors import one_each, raised, shares
+
+
+def linear(models: Sequence[Tensor], weights: float | Sequence[float] = 1.0) -> Tensor:
+    """sum_i w_i theta_i / sum_i w_i (2203.05482), as a chain: m <- m + w_i / (w_1 + ... + w_i) (theta_i - m).
+
+    Raises:
+        UserError: a weight is negative, or all are zero (their sum divides; to subtract a model use task-arithmetic).
+    """
+    weights = shares(one_each(weights, len(models)))
+    first, *rest = [index for index, weight in enumerate(weights) if weight > 0]
+    tensors = raised(models)
+    merged, so_far = tensors[first], weights[first]
+    for index in rest:
+        so_far += weights[index]
+        merged = torch.lerp(merged, tensors[index], weights[index] / so_far)
+    return merged.to(models[0].dtype)
+
+
+def soup(models: Sequence[Tensor]) -> Tensor:
+    """The uniform mean of the models (2203.05482)."""
+    return linear(models, 1.0)
+
+
+def wise(old: Tensor, new: Tensor, weight: float = 0.5) -> Tensor:
+    """w theta_old + (1 - w) theta_new (WiSE-FT, 2109.01903; its alpha is 1 - w). Raises UserError for w outside [0, 1]."""
+    if not 0 <= weight <= 1:
+        raise UserError(f"weight: {weight:g}: wise wants the old model's share, from 0 to 1")
+    old_, new_ = raised([old, new])
+    return torch.lerp(old_, new_, 1 - weight).to(old.dtype)
+
+
+def fisher(models: Sequence[Tensor], fishers: Sequence[Tensor], weights: float | Sequence[float] = 1.0) -> Tensor:
+    """sum_i w_i F_i theta_i / sum_i w_i F_i, elementwise (2111.09832), in the chained form of `linear`.
+
+    `fishers` are the diagonals of the Fisher information, >= 0, of the models' shape. Where all are 0 the plain weighted mean
+    stands. Raises UserError for a negative Fisher.
+    """
+    weights = shares(one_each(weights, len(models)))
+    tensors = raised([*models, *fishers])
+    thetas, diagonals = tensors[: len(models)], tensors[len(models) :]
+    if any((diagonal < 0).any() for diagonal in diagonals):
+        raise UserError("fisher: a negative value: a diagonal Fisher is a mean of squares")
+    empty = (sum(diagonal * (weight > 0) for diagonal, weight in zip(diagonals, weights, strict=True)) == 0).to(
+        thetas[0]
+    )
+    merged, so_far = thetas[0], (diagonals[0] + empty) * weights[0]
+    for theta, diagonal, weight in zip(thetas[1:], diagonals[1:], weights[1:], strict=True):
+        more = (diagonal + empty) * weight
+        so_far = so_far + more
+        merged = torch.lerp(merged, theta, torch.where(so_far > 0, more / so_far, 0.0))
+    return merged.to(models[0].dtype)

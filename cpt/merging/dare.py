@@ -1,0 +1,66 @@
+"""DARE (2311.03099): drop each parameter of a task vector with probability p, multiply the others by 1 / (1 - p).
+
+What is left is summed (`dare`: task arithmetic, as in the paper) or joined as TIES does (`dare_ties`, without its trimming).
+`density` is 1 - p. mergekit differs: it rescales by the ratio of the sums of magnitudes, and its dare_ties is not divided.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cpt.errors import UserError
+from cpt.merging.arithmetic import weighted_sum
+from cpt.merging.draws import RANGE, uniform_bits
+from cpt.merging.tensors import one_each, task_vectors
+from cpt.merging.ties import elected_mean
+
+
+def dare(
+    base: Tensor,
+    models: Sequence[Tensor],
+    weights: float | Sequence[float] = 1.0,
+    density: float = 0.1,
+    scale: float = 1.0,
+    masks: Sequence[Tensor] | None = None,
+    seed: int = 0,
+    name: str = "",
+) -> Tensor:
+    """theta_0 + lambda sum_i w_i m_i tau_i / density, m_i from Bernoulli(density) (2311.03099; p 0.9).
+
+    `masks` (0 and 1) are drawn from (seed, name, i) unless given.
+    """
+    start, taus = task_vectors(base, models)
+    left = thinned(taus, density, masks or drawn(taus, density, seed, name))
+    return torch.add(start, weighted_sum(left, one_each(weights, len(models))), alpha=scale).to(models[0].dtype)
+
+
+def dare_ties(
+    base: Tensor,
+    models: Sequence[Tensor],
+    weights: float | Sequence[float] = 1.0,
+    density: float = 0.1,
+    scale: float = 1.0,
+    masks: Sequence[Tensor] | None = None,
+    seed: int = 0,
+    name: str = "",
+) -> Tensor:
+    """`dare`, but the thinned task vectors are joined by an elected sign and the mean of those that agree (2306.01708)."""
+    start, taus = task_vectors(base, models)
+    left = thinned(taus, density, masks or drawn(taus, density, seed, name))
+    return torch.add(start, elected_mean(left, one_each(weights, len(models))), alpha=scale).to(models[0].dtype)
+
+
+def thinned(taus: Sequence[Tensor], density: float, masks: Sequence[Tensor]) -> list[Tensor]:
+    """m_i tau_i / density."""
+    return [(tau * mask.to(tau.dtype)).div_(density) for tau, mask in zip(taus, masks, strict=True)]
+
+
+def drawn(taus: Sequence[Tensor], density: float, seed: int, name: str, start: int = 0) -> list[Tensor]:
+    """A mask for each task vector, uint8, from element `start` of the tensor `name` on. Raises UserError for the density."""
+    if not 0 < density <= 1:
+        raise UserError(f"density: {density:g}: the share that is kept, above 0 and at most 1")
+    limit = round(density * RANGE)
+    bits = [uniform_bits(seed, name, index, start, tau.numel()) for index, tau in enumerate(taus)]
+    masks = [torch.from_numpy((each < limit).view("uint8")) for each in bits]
+    return [mask.view(tau.shape) for mask, tau in zip(masks, taus, strict=True)]

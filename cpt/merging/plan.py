@@ -1,0 +1,359 @@
+"""What a merge will read and write, checked before anything is written. The rules are in docs/merging.md."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpt.errors import UserError
+from cpt.merging.methods import Method, settle
+from cpt.merging.reading import DTYPES, Entry, Weights
+from cpt.merging.writing import Shape, shards
+
+CHUNK = 1 << 17  # elements that a thread has in hand at once: they stay in its cache
+SHARD_BYTES = 5_000_000_000
+OUT_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+HEAD, EMBEDDINGS = "lm_head.weight", ("embed_tokens.weight", "wte.weight")
+ADAPTER_CONFIG = "adapter_config.json"
+FREE_TO_DIFFER = {"inference_mode", "revision", "auto_mapping", "peft_version"}  # of an adapter's config
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A tensor of the output, and the name that each source has it by (a tied head is read from the embedding)."""
+
+    shape: Shape
+    names: tuple[str, ...]  # in each of Plan.sources; a copied tensor is not looked for in the Fishers
+    merged: bool  # else (integers, booleans) it is the same in all models and is copied
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape.shape)
+
+
+@dataclass
+class Plan:
+    """Everything `carry_out` needs. `sources` are the models, then the base, then the Fishers."""
+
+    method: Method
+    name: str
+    models: list[Path]
+    base: Path | None
+    fishers: list[Path]
+    out: Path
+    sources: list[Weights]
+    tensors: dict[str, Tensors]
+    threads: int
+    shard_bytes: int
+    dtype: str | None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def is_adapter(self) -> bool:
+        return is_adapter(self.models[0])
+
+    def places(self, tensor: Tensors) -> list[tuple[Weights, str, Entry]]:
+        """Every source of the tensor, its name there, and where it lies."""
+        return [(s, name, s.entries[name]) for s, name in zip(self.sources, tensor.names, strict=False)]
+
+    @property
+    def written(self) -> int:
+        return sum(tensor.shape.bytes for tensor in self.tensors.values())
+
+    @property
+    def read(self) -> int:
+        """Bytes read, once for each pass over a merged tensor."""
+        passes = 1 + sum(1 / stride for stride in self.method.strides)
+        return sum(
+            int(entry.bytes * (passes if tensor.merged else 1))
+            for tensor in self.tensors.values()
+            for _, _, entry in self.places(tensor)
+        )
+
+    @property
+    def buffers(self) -> int:
+        """Bytes that all threads have in hand at once: pieces as read, in the dtype computed in, and intermediate ones."""
+        row = max((t.shape.shape[-1] for t in self.tensors.values() if t.shape.shape), default=1)
+        chunk = max(CHUNK, row) if self.method.whole_rows else CHUNK
+        item = max((compute_dtype(self, t).itemsize for t in self.tensors.values()), default=4)
+        return self.threads * chunk * item * (4 * len(self.sources) + 4)
+
+    def record(self) -> dict[str, Any]:
+        """What was merged and how, for `merge.json`."""
+        settings = {key: value for key, value in vars(self.method).items() if key != "weights"}
+        weights = {} if self.method.weight is None else {"weights": list(self.method.weights)}
+        return {
+            "method": self.name,
+            "models": [str(place) for place in self.models],
+            "base": None if self.base is None else str(self.base),
+            "fishers": [str(place) for place in self.fishers],
+            **weights,
+            **settings,
+            "dtype": self.dtype,
+        }
+
+
+def make_plan(
+    name: str,
+    models: Sequence[Path],
+    base: Path | None,
+    weights: Sequence[float],
+    out: Path,
+    *,
+    fishers: Sequence[Path] = (),
+    dtype: str | None = None,
+    threads: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    **options: float | None,
+) -> Plan:
+    """Check the sources and the place of the output. Raises UserError for whatever cannot be merged."""
+    method = settle(name, len(models), weights, **options)
+    models, base, fishers = list(models), base, list(fishers)
+    if method.needs_base != (base is not None):
+        has = (
+            "works on what the models changed of a base: name it with --base"
+            if base is None
+            else "has no base: leave --base out"
+        )
+        raise UserError(f"{name} {has}")
+    if len(fishers) != (len(models) if method.needs_fisher else 0):
+        raise UserError(
+            f"{name}: {len(fishers)} --fisher for {len(models)} models: "
+            + ("one for each, in their order" if method.needs_fisher else "it has no Fisher; leave --fisher out")
+        )
+    if dtype is not None and dtype not in OUT_DTYPES:
+        raise UserError(f"--dtype: no {dtype}; there are {', '.join(OUT_DTYPES)}")
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads: {threads}: at least 1")
+    if shard_bytes < 1:
+        raise UserError(f"--shard-size: {shard_bytes}: at least 1 byte")
+    folders = [*models, *([] if base is None else [base])]
+    check_out(out, [*folders, *fishers])
+    sources = [Weights(place) for place in [*folders, *fishers]]
+    warnings = check_configs(folders)
+    tensors = match(sources[: len(folders)], sources[len(folders) :], dtype)
+    threads = threads or len(os.sched_getaffinity(0))
+    plan = Plan(method, name, models, base, fishers, out, sources, tensors, threads, shard_bytes, dtype, warnings)
+    check_disk(plan)
+    return plan
+
+
+def compute_dtype(plan: Plan, tensor: Tensors) -> torch.dtype:
+    """float32, or float64 where a source is that."""
+    dtypes = {entry.dtype for _, _, entry in plan.places(tensor)}
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+# -- the place of the output -------------------------------------------------------------------------------------------
+
+
+def partial(out: Path) -> Path:
+    """Where the output grows before it has its name."""
+    return out.with_name(f".{out.name}.partial")
+
+
+def check_out(out: Path, sources: Sequence[Path]) -> None:
+    """Raise UserError where the output would be in the way of something."""
+    if not out.name:
+        raise UserError(f"--out: {out}: give a new folder")
+    place = out.resolve()
+    for source in sources:
+        inner = source.resolve()
+        if place == inner or inner in place.parents or place in inner.parents:
+            raise UserError(f"--out: {out} and {source}: one lies in the other; give a folder beside")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: {out} is a file; give a new folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out: {out} is not empty; give a new folder, or remove it")
+    above = existing(place)
+    if not os.access(above, os.W_OK):
+        raise UserError(f"--out: {above} cannot be written; give another folder")
+
+
+def existing(place: Path) -> Path:
+    return next(each for each in (place.parent, *place.parent.parents) if each.exists())
+
+
+def check_disk(plan: Plan) -> None:
+    """Raise UserError where the output does not fit beside what is there."""
+    place = existing(plan.out.resolve())
+    left, needed = partial(plan.out), plan.written + (16 << 20)
+    freed = sum(file.stat().st_blocks * 512 for file in left.glob("*")) if left.is_dir() else 0
+    free = shutil.disk_usage(place).free + freed
+    if free < needed:
+        raise UserError(
+            f"--out: {size(needed)} will be written, and {place} has {size(free)} free: make room, or choose another"
+        )
+
+
+# -- the sources -------------------------------------------------------------------------------------------------------
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def check_configs(folders: Sequence[Path]) -> list[str]:
+    """Raise UserError where the folders are not of one kind; return what deserves a warning."""
+    kinds = {is_adapter(folder) for folder in folders}
+    if kinds == {True, False}:
+        one, other = (next(f for f in folders if is_adapter(f) is kind) for kind in (True, False))
+        raise UserError(f"{one} is an adapter, {other} is not: merge adapters with adapters, or models with models")
+    if kinds == {True}:
+        return check_adapters(folders)
+    configs = [read_config(folder / "config.json") for folder in folders]
+    for folder, config in zip(folders, configs, strict=True):
+        if config.get("quantization_config"):
+            raise UserError(
+                f"{folder}: is quantised (config.json): its numbers mean nothing without their scales; dequantise it"
+            )
+        if config.get("model_type") != configs[0].get("model_type"):
+            raise UserError(
+                f"{folders[0]} is a {configs[0].get('model_type')}, {folder} a {config.get('model_type')} (config.json: "
+                "model_type): models of one architecture can be merged"
+            )
+    tokenizers = {folder: folder / "tokenizer.json" for folder in folders}
+    first = tokenizers[folders[0]]
+    return [
+        f"{folder}: its tokenizer.json is not that of {folders[0]}, which the merge keeps: do equal ids mean equal tokens?"
+        for folder, file in tokenizers.items()
+        if first.is_file() and file.is_file() and file.read_bytes() != first.read_bytes()
+    ]
+
+
+def check_adapters(folders: Sequence[Path]) -> list[str]:
+    """Raise UserError where the adapters' configs differ in what shapes them."""
+    configs = [read_config(folder / ADAPTER_CONFIG) for folder in folders]
+    for folder, config in zip(folders, configs, strict=True):
+        for key in sorted({*config, *configs[0]} - FREE_TO_DIFFER):
+            mine, theirs = (sorted(v) if isinstance(v, list) else v for v in (configs[0].get(key), config.get(key)))
+            if mine != theirs:
+                raise UserError(
+                    f"{ADAPTER_CONFIG}: {key} is {mine} in {folders[0]}, {theirs} in {folder}: adapters of one config can be "
+                    "merged; else lay each over its model first (PEFT's merge_and_unload)"
+                )
+    return []
+
+
+def read_config(file: Path) -> dict:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file.parent}: no {file.name}: give a model folder (from save_pretrained)") from None
+    except ValueError as error:
+        raise UserError(f"{file}: is no JSON ({error}): copy it again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: is no JSON object: copy it again")
+    return config
+
+
+def match(sources: Sequence[Weights], fishers: Sequence[Weights], dtype: str | None) -> dict[str, Tensors]:
+    """The tensors of the output: those of the first model, each found in every source. Raises UserError."""
+    named = [by_name(source) for source in sources]
+    first = named[0]
+    for source, theirs in zip(sources[1:], named[1:], strict=True):
+        if HEAD in first and HEAD not in theirs:
+            theirs |= {HEAD: tied_to(source)}
+        if HEAD in theirs and HEAD not in first:
+            raise UserError(
+                f"{source.place} has a head of its own ({HEAD}), {sources[0].place} ties it to the embedding: the merge "
+                "would lose it; name the one with the head first, or save the other with tie_word_embeddings false"
+            )
+        compare_names(sources[0], first, source, theirs)
+    tensors = {}
+    for name in first:
+        entries = [source.entries[theirs[name]] for source, theirs in zip(sources, named, strict=True)]
+        floats = {entry.dtype.is_floating_point for entry in entries}
+        shapes = [entry.shape for entry in entries]
+        for source, shape in zip(sources, shapes, strict=True):
+            if shape != shapes[0]:
+                raise UserError(unlike(name, sources[0], shapes[0], source, shape))
+        if floats == {True, False}:
+            raise UserError(f"{name}: floats in one model, integers in another: these are not models of one kind")
+        merged = floats == {True}
+        out = DTYPES[OUT_DTYPES[dtype]] if dtype and merged else entries[0].dtype
+        names = [theirs[name] for theirs in named]
+        for fisher in fishers if merged else ():
+            if name not in fisher.entries or fisher.entries[name].shape != shapes[0]:
+                raise UserError(
+                    f"{fisher.place}: no {name} of shape {by(shapes[0])}: a Fisher has one value a parameter"
+                )
+        names += [name] * len(fishers) if merged else []
+        tensors[name] = Tensors(Shape(out, shapes[0]), tuple(names), merged)
+    return tensors
+
+
+def by_name(source: Weights) -> dict[str, str]:
+    """Each tensor's name; a head that the config ties to the embedding is left out, whether it was saved or not."""
+    file = source.place / "config.json"
+    config = read_config(file) if file.is_file() else {}
+    told = config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings"))
+    return {name: name for name in source.entries if not (name == HEAD and told is True)}
+
+
+def tied_to(source: Weights) -> str:
+    found = [name for name in source.entries if name.endswith(EMBEDDINGS)]
+    if len(found) != 1:
+        raise UserError(f"{source.place}: has no {HEAD}, and no embedding that it could be tied to")
+    return found[0]
+
+
+def compare_names(one: Weights, mine: dict, other: Weights, theirs: dict) -> None:
+    for place, lacks in ((other.place, mine.keys() - theirs.keys()), (one.place, theirs.keys() - mine.keys())):
+        if lacks:
+            shown = ", ".join(sorted(lacks)[:3]) + (f" and {len(lacks) - 3} more" if len(lacks) > 3 else "")
+            raise UserError(f"{place}: lacks {shown}: models with the same tensors can be merged")
+
+
+def unlike(name: str, one: Weights, mine: tuple, other: Weights, theirs: tuple) -> str:
+    said = f"{name}: {by(mine)} in {one.place}, {by(theirs)} in {other.place}"
+    if (name == HEAD or name.endswith(EMBEDDINGS)) and mine[1:] == theirs[1:]:
+        return (
+            f"{said}: the vocabularies differ; bring them to one size first (resize_token_embeddings of transformers)"
+        )
+    return f"{said}: models of the same shapes can be merged"
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "a number"
+
+
+def size(count: int) -> str:
+    """`1.19 GB`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count} B"
+
+
+def describe(plan: Plan) -> str:
+    """The plan, for people."""
+    merged = [tensor for tensor in plan.tensors.values() if tensor.merged]
+    record = plan.record()
+    values = [f"{key} {record[key]}" for key in vars(plan.method) if key in record and key != "weights"]
+    weights = ["weights " + " ".join(f"{w:g}" for w in plan.method.weights)] if "weights" in record else []
+    dtypes = sorted({str(tensor.shape.dtype).removeprefix("torch.") for tensor in plan.tensors.values()})
+    files = len(shards({name: tensor.shape for name, tensor in plan.tensors.items()}, plan.shard_bytes))
+    paper = f" ({plan.method.paper})" if plan.method.paper else ""
+    lines = [
+        f"{plan.name}{paper}: {', '.join([*weights, *values]) or 'no settings'}",
+        *(f"  model {number}: {place}" for number, place in enumerate(plan.models, start=1)),
+        *([] if plan.base is None else [f"  base: {plan.base}"]),
+        *(f"  fisher {number}: {place}" for number, place in enumerate(plan.fishers, start=1)),
+        f"  tensors: {len(merged)} merged ({sum(tensor.size for tensor in merged):,} parameters), "
+        f"{len(plan.tensors) - len(merged)} copied",
+        f"  read: {size(plan.read)} in {1 + len(plan.method.strides)} pass{'es' if plan.method.strides else ''}",
+        f"  written: {size(plan.written)} in {files} file{'s' if files > 1 else ''} ({', '.join(dtypes)}) to {plan.out}",
+        f"  memory: about {size(plan.buffers)} of buffers in {plan.threads} thread{'s' if plan.threads > 1 else ''}, beside "
+        "Python and torch",
+    ]
+    return "\n".join(lines)

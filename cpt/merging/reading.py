@@ -1,0 +1,144 @@
+"""The weights of a model folder, read from its safetensors files a piece at a time.
+
+The format: 8 bytes (the header's length), the header (JSON: name -> dtype, shape, data_offsets), the data. `safe_open`
+checks the file; the pieces are read with `preadv` into buffers that are used again, not through a memory map: mapped pages
+would count as this process's memory until the kernel takes them back, and each costs a fault.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+
+from cpt.errors import UserError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies: file, first byte, dtype, shape."""
+
+    file: Path
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+class Weights:
+    """The tensors of a folder (or of one safetensors file). Open while in use: `with Weights(folder) as weights`.
+
+    Raises:
+        UserError: no safetensors there, a file that is damaged or lacks, a dtype that is not read, a name twice.
+    """
+
+    def __init__(self, place: Path):
+        self.place = place
+        self.entries: dict[str, Entry] = {}
+        for file in files_of(place):
+            for name, entry in read_header(file).items():
+                if name in self.entries:
+                    raise UserError(
+                        f"{place}: {name} is in {self.entries[name].file.name} and in {file.name}: remove one file"
+                    )
+                self.entries[name] = entry
+        self.descriptors: dict[Path, int] = {}
+
+    def __enter__(self) -> "Weights":
+        for entry in self.entries.values():
+            if entry.file not in self.descriptors:
+                self.descriptors[entry.file] = os.open(entry.file, os.O_RDONLY)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
+        self.descriptors.clear()
+
+    def read(self, name: str, start: int, buffer: torch.Tensor) -> None:
+        """Fill the uint8 tensor `buffer` from byte `start` of the tensor. Thread safe; other threads go on meanwhile."""
+        entry = self.entries[name]
+        descriptor, place, view = self.descriptors[entry.file], entry.offset + start, memoryview(buffer.numpy())
+        while len(view):
+            got = os.preadv(descriptor, [view], place)
+            if got == 0:
+                raise UserError(f"{entry.file}: ends inside {name}: it was cut short while it was read; copy it again")
+            view, place = view[got:], place + got
+
+    def soon(self, name: str, start: int, count: int) -> None:
+        """Let the disk begin on `count` bytes from byte `start` of the tensor: they will be read by pieces."""
+        entry = self.entries[name]
+        os.posix_fadvise(self.descriptors[entry.file], entry.offset + start, count, os.POSIX_FADV_WILLNEED)
+
+
+def files_of(place: Path) -> list[Path]:
+    """The safetensors files of a model or adapter folder, or the file itself. Raises UserError."""
+    if place.is_file() and place.suffix == ".safetensors":
+        return [place]
+    if not place.is_dir():
+        raise UserError(f"{place}: no such folder; give a model folder, a run folder or a point of one")
+    index = place / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{index}: is damaged (no weight_map): copy it again") from error
+        lacking = [name for name in names if not (place / name).is_file()]
+        if lacking:
+            raise UserError(f"{place}: lacks {', '.join(lacking)}, which {INDEX} names: copy the model again")
+        return [place / name for name in names]
+    found = sorted(place.glob("*.safetensors"))
+    if not found:
+        pickled = [file.name for file in sorted(place.iterdir()) if file.suffix in (".bin", ".pt", ".pth", ".gguf")]
+        there = f"only {', '.join(pickled[:2])}, which is not read" if pickled else "no weights"
+        raise UserError(f"{place}: no *.safetensors ({there}): save the model with save_pretrained")
+    if len(found) > 1 and (place / "model.safetensors") in found:
+        return [place / "model.safetensors"]
+    return found
+
+
+def read_header(file: Path) -> dict[str, Entry]:
+    """Every tensor of a safetensors file. Raises UserError where the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt"):
+            pass  # sizes and offsets agree with the file
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: cannot be read as safetensors ({said}): copy it again") from error
+    header.pop("__metadata__", None)
+    entries = {}
+    for name, told in header.items():
+        if told["dtype"] not in DTYPES:
+            raise UserError(f"{file}: {name} is {told['dtype']}, which is not merged; there are {', '.join(DTYPES)}")
+        entries[name] = Entry(file, 8 + length + told["data_offsets"][0], DTYPES[told["dtype"]], tuple(told["shape"]))
+    return entries

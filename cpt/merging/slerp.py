@@ -1,0 +1,39 @@
+"""SLERP: from one model to another along the arc between their directions, a tensor at a time. As in mergekit."""
+
+from math import acos, sin, sqrt
+
+import torch
+from torch import Tensor
+
+from cpt.errors import UserError
+from cpt.merging.tensors import dot, raised
+
+NEARLY_PARALLEL = 0.9995  # of |cos|: above it the straight line (mergekit's)
+
+
+def slerp(first: Tensor, second: Tensor, t: float = 0.5, cosine: float | None = None) -> Tensor:
+    """(sin((1 - t) a) theta_1 + sin(t a) theta_2) / sin a, with a the angle between the two as flat vectors; t from 0 to 1.
+
+    Where |cos a| > 0.9995, and so for a model with itself, a + t (b - a). `cosine` is that of the whole tensor, where known.
+    Raises UserError for t outside [0, 1].
+    """
+    if not 0 <= t <= 1:
+        raise UserError(f"weight: {t:g}: slerp's place between the models lies from 0 to 1")
+    one, two = raised([first, second])
+    cosine = cosine_of(*products(one, two)) if cosine is None else cosine
+    if abs(cosine) > NEARLY_PARALLEL or t in (0, 1):
+        return torch.lerp(one, two, t).to(first.dtype)
+    angle = acos(cosine)
+    merged = one * (sin((1 - t) * angle) / sin(angle))
+    return merged.add_(two, alpha=sin(t * angle) / sin(angle)).to(first.dtype)
+
+
+def products(one: Tensor, two: Tensor) -> Tensor:
+    """float64 (3,): one . one, two . two, one . two."""
+    return torch.tensor([dot(one, one), dot(two, two), dot(one, two)], dtype=torch.float64)
+
+
+def cosine_of(one: float, two: float, both: float) -> float:
+    """The cosine of the angle from the three products; 0 where a norm is below 1e-8 (mergekit's)."""
+    norms = [sqrt(float(each)) for each in (one, two)]
+    return 0.0 if min(norms) <= 1e-8 else max(-1.0, min(1.0, float(both) / (norms[0] * norms[1])))

@@ -1,0 +1,40 @@
+"""Model Stock (2403.19522): from the base towards the mean of the models, as far as their angles say. As in mergekit."""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from cpt.errors import UserError
+from cpt.merging.average import soup
+from cpt.merging.tensors import dot, raised, task_vectors
+
+
+def model_stock(base: Tensor, models: Sequence[Tensor], share: float | None = None) -> Tensor:
+    """theta_0 + t (mean of theta_i - theta_0), t = N cos / (1 + (N - 1) cos), a tensor at a time (2403.19522).
+
+    cos is the mean over pairs of models of the cosine of the angle between their task vectors. `share` is t, where it is
+    known already. Raises UserError for fewer than two models.
+    """
+    if len(models) < 2:
+        raise UserError("model-stock: it measures the angle between models: give at least two, and --base")
+    start, *thetas = raised([base, *models])
+    share = share_of(gram(task_vectors(base, models)[1])) if share is None else share
+    return torch.lerp(start, soup(thetas), share).to(models[0].dtype)
+
+
+def gram(taus: Sequence[Tensor]) -> Tensor:
+    """float64 (N, N): tau_i . tau_j."""
+    return torch.tensor([[dot(one, two) for two in taus] for one in taus], dtype=torch.float64)
+
+
+def share_of(products: Tensor) -> float:
+    """t from the products of the task vectors; 0 where 1 + (N - 1) cos vanishes."""
+    count = len(products)
+    pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+    norms = [sqrt(float(products[i, i])) for i in range(count)]
+    cosines = [float(products[i, j]) / max(norms[i] * norms[j], 1e-6) for i, j in pairs]
+    cosine = sum(max(-1.0, min(1.0, each)) for each in cosines) / len(pairs)
+    below = 1 + (count - 1) * cosine
+    return 0.0 if abs(below) < 1e-6 else count * cosine / below

@@ -1,0 +1,67 @@
+"""TIES (2306.01708): trim each task vector, elect a sign for each parameter, average the task vectors that agree with it.
+
+Differs from the paper in nothing but its ties: see `trim` and `elected_mean`.
+"""
+
+from collections.abc import Sequence
+from math import inf
+
+import torch
+from torch import Tensor
+from torch.nn.functional import hardshrink
+
+from cpt.errors import UserError
+from cpt.merging.selection import kth_magnitude
+from cpt.merging.tensors import one_each, shares, task_vectors
+
+
+def ties(
+    base: Tensor,
+    models: Sequence[Tensor],
+    weights: float | Sequence[float] = 1.0,
+    density: float = 0.2,
+    scale: float = 1.0,
+    thresholds: Sequence[float] | None = None,
+) -> Tensor:
+    """theta_0 + lambda * (the mean of the agreeing trimmed tau_i) (2306.01708; the top 20 %, lambda 1).
+
+    `density` is the share of each task vector that is kept, by magnitude. `thresholds` are the smallest magnitudes kept,
+    where they are known already (a chunk of a tensor is trimmed by the whole tensor's).
+    """
+    start, taus = task_vectors(base, models)
+    if thresholds is None:
+        thresholds = [kth_magnitude(tau, kept(density, tau.numel())) for tau in taus]
+    trimmed = [trim(tau, threshold) for tau, threshold in zip(taus, thresholds, strict=True)]
+    return torch.add(start, elected_mean(trimmed, one_each(weights, len(models))), alpha=scale).to(models[0].dtype)
+
+
+def kept(density: float, count: int) -> int:
+    """How many of `count` parameters are kept: density * count rounded down, at least one. Raises UserError."""
+    if not 0 < density <= 1:
+        raise UserError(f"density: {density:g}: the share that is kept, above 0 and at most 1")
+    return max(1, int(density * count))
+
+
+def trim(tau: Tensor, threshold: float) -> Tensor:
+    """tau where |tau| >= threshold, else 0. All that tie at the threshold stay: the parameters' order does not matter."""
+    if threshold == 0:
+        return tau
+    below = torch.nextafter(torch.tensor(threshold, dtype=tau.dtype), torch.tensor(-inf, dtype=tau.dtype)).item()
+    return hardshrink(tau, below)
+
+
+def elected_mean(taus: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """sum of w_i tau_i over the models that agree with the elected sign / sum of their w_i; 0 where none does.
+
+    The sign is that of sum_i w_i tau_i, and plus where the sum is 0. A model agrees where its tau_i has that sign, not 0.
+    Raises UserError where the weights cannot be shares (a negative one, or all 0).
+    """
+    dtype = taus[0].dtype
+    votes = [tau if weight == 1 else tau * weight for tau, weight in zip(taus, shares(weights), strict=True)]
+    sign = torch.copysign(torch.ones((), dtype=dtype), sum(votes[1:], votes[0]))
+    total, mass = torch.zeros_like(sign), torch.zeros_like(sign)
+    for vote, weight in zip(votes, weights, strict=True):
+        agreeing = (vote * sign).clamp_(min=0)
+        total.add_(agreeing)
+        mass.add_(agreeing.sign_(), alpha=weight)
+    return total.mul_(sign).div_(mass.clamp_(min=torch.finfo(dtype).tiny))
