@@ -27,6 +27,8 @@ def check(recipe: Recipe, out: Path) -> None:
     for task in recipe.stream:
         check_rows(task, f"stream.{task.task}", ("train", "validation", "eval"), note)
         check_generation(task, f"stream.{task.task}", note)
+        if searches(recipe) and counted(task.data, "validation") == 0:
+            note(f"stream.{task.task}.data.validation", NO_VALIDATION.format(searches(recipe)[0]))
     check_suites(suites_of(recipe), note)
     for task in recipe.stream:
         check_functions(task, f"stream.{task.task}", note)
@@ -35,6 +37,16 @@ def check(recipe: Recipe, out: Path) -> None:
         note("--out", f"{out} cannot be written; choose another run directory")
     if problems:
         raise RecipeErrors(problems)
+
+
+NO_VALIDATION = (
+    "no rows, but strategies.{} searches on the validation rows of every task: give some, or take search out"
+)
+
+
+def searches(recipe: Recipe) -> list[int]:
+    """The numbers of the strategies that judge on validation rows."""
+    return [i for i, spec in enumerate(recipe.strategies) if getattr(spec, "search", None) is not None]
 
 
 def check_suites(suites: dict[str, Suite], note) -> None:
