@@ -1,6 +1,6 @@
 """The strategy `merge` of a recipe. Methods and their options are those of `cpt merge` (docs/merging.md)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -40,8 +40,8 @@ class Merge(Strict):
     sources: Literal["previous", "base", "all"] = Field(
         "previous", description="the points that the new model is merged with: the one before it, 00-base, or all"
     )
-    weight: float | Literal["average"] | None = Field(
-        None, ge=0, le=1, description="wise, slerp: the old model's share (.5); average: (t-1)/t after task t"
+    weight: Annotated[float, Field(ge=0, le=1)] | Literal["average"] | None = Field(
+        None, description="wise, slerp: the old model's share (.5); average: (t-1)/t after task t"
     )
     scale: float | None = Field(None, description="factor of the merged change of the untouched model (of the method)")
     density: float | None = Field(None, gt=0, le=1, description="share of each change that is kept (of the method)")
