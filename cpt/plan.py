@@ -157,6 +157,7 @@ def describe(recipe: Recipe, out: Path) -> str:
             lines.append(f"       {stage.kind}: {stage_line(stage, task)}")
     if recipe.strategies:
         lines += ["", "  strategies", *(f"    {strategy_words(spec)}" for spec in recipe.strategies)]
+        lines += [f"    a search judges on {validation_line(recipe)}"] if searches(recipe) else []
     lines += ["", "  evaluation", *evaluation_lines(recipe, suites)]
     for name, gate in recipe.evaluation.gates.items():
         word = "at least" if name == "learning_accuracy" else "at most"
@@ -226,6 +227,13 @@ def rejection_words(stage: Any) -> list[str]:
             "each from the " + ("present weights" if stage.start == "present" else "weights of the stage's start")
         )
     return words
+
+
+def validation_line(recipe: Recipe) -> str:
+    """The questions that a search asks of each model it judges."""
+    asked = [counted(task.data, "validation") for task in recipe.stream]
+    most = f"{sum(number or 0 for number in asked)}{'+?' if None in asked else ''}"
+    return f"the validation rows of the tasks so far: {most} questions a model after the last"
 
 
 STAGE_WORDS = (

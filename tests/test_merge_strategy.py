@@ -12,8 +12,8 @@ from fakes import short, write_recipe
 from safetensors.torch import load_file, save_file
 from test_resume import assert_same_end
 
-from cpt import plan
-from cpt.errors import RecipeErrors
+from cpt import plan, preflight
+from cpt.errors import RecipeErrors, UserError
 from cpt.merging.methods import METHODS
 from cpt.recipe import Gate, load
 from cpt.recipe_merge import DELLA_DENSITY, DELLA_EPSILON, FROM_BASE, NEEDS, OPTIONS
@@ -369,9 +369,21 @@ def test_a_search_needs_validation_rows(tmp_path):
     assert len(lines) == 2
 
 
+def test_validation_rows_that_only_loading_shows_are_looked_at_before_training(tmp_path):
+    recipe = load(write_recipe(tmp_path / "recipe.yaml", with_merge(SEARCH, validation=8)))
+    task = SimpleNamespace(name="hub", validation=[], spec=recipe.stream[0])
+    with pytest.raises(UserError, match=r"hub\.data\.validation: no rows, but strategies\.0 searches"):
+        preflight.check_validation(recipe, SimpleNamespace(tasks=(task,)))
+    task.validation = [{"id": "hub/validation/0", "prompt": "x"}]
+    with pytest.raises(UserError, match=r"hub\.data\.validation: row hub/validation/0 has no answer"):
+        preflight.check_validation(recipe, SimpleNamespace(tasks=(task,)))
+
+
 def test_the_plan_says_it(tmp_path):
     recipe = load(write_recipe(tmp_path / "recipe.yaml", with_merge(SEARCH, validation=8)))
-    assert "  strategies\n    merge, method wise, search 0.25 0.5\n" in plan.describe(recipe, tmp_path / "run")
+    told = plan.describe(recipe, tmp_path / "run")
+    assert "  strategies\n    merge, method wise, search 0.25 0.5\n    a search judges on the validation rows" in told
+    assert "16 questions a model" in told
 
 
 def test_methods_and_options_are_those_of_cpt_merge():
