@@ -27,6 +27,8 @@ def check(recipe: Recipe, out: Path) -> None:
     for task in recipe.stream:
         check_rows(task, f"stream.{task.task}", ("train", "validation", "eval"), note)
         check_generation(task, f"stream.{task.task}", note)
+        if searches(recipe) and counted(task.data, "validation") == 0:
+            note(f"stream.{task.task}.data.validation", NO_VALIDATION.format(searches(recipe)[0]))
     check_suites(suites_of(recipe), note)
     for task in recipe.stream:
         check_functions(task, f"stream.{task.task}", note)
@@ -35,6 +37,16 @@ def check(recipe: Recipe, out: Path) -> None:
         note("--out", f"{out} cannot be written; choose another run directory")
     if problems:
         raise RecipeErrors(problems)
+
+
+NO_VALIDATION = (
+    "no rows, but strategies.{} searches on the validation rows of every task: give some, or take search out"
+)
+
+
+def searches(recipe: Recipe) -> list[int]:
+    """The numbers of the strategies that judge on validation rows."""
+    return [i for i, spec in enumerate(recipe.strategies) if getattr(spec, "search", None) is not None]
 
 
 def check_suites(suites: dict[str, Suite], note) -> None:
@@ -154,6 +166,7 @@ def describe(recipe: Recipe, out: Path) -> str:
             lines.append(f"       {stage.kind}: {stage_line(stage, task)}")
     if recipe.strategies:
         lines += ["", "  strategies", *(f"    {strategy_words(spec)}" for spec in recipe.strategies)]
+        lines += [f"    a search judges on {validation_line(recipe)}"] if searches(recipe) else []
     lines += ["", "  evaluation", *evaluation_lines(recipe, suites)]
     for name, gate in recipe.evaluation.gates.items():
         word = "at least" if name == "learning_accuracy" else "at most"
@@ -248,6 +261,13 @@ def divergence_words(stage: Any) -> list[str]:
     return [
         f"{mixed} over {over} to itself with the demonstration in context, by {rate}{every} (a second copy of them)"
     ]
+
+
+def validation_line(recipe: Recipe) -> str:
+    """The questions that a search asks of each model it judges."""
+    asked = [counted(task.data, "validation") for task in recipe.stream]
+    most = f"{sum(number or 0 for number in asked)}{'+?' if None in asked else ''}"
+    return f"the validation rows of the tasks so far: {most} questions a model after the last"
 
 
 STAGE_WORDS = (

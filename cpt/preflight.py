@@ -14,6 +14,7 @@ from cpt import models, ranks
 from cpt.data.rows import STAGE_ROWS, Row, contents, in_context
 from cpt.data.stream import Stream, TaskData, stage_forms
 from cpt.errors import UserError
+from cpt.plan import NO_VALIDATION, searches
 from cpt.recipe import Recipe
 from cpt.rewards.verifiers import COMPARES, kinds
 from cpt.spelling import unspellable
@@ -76,6 +77,15 @@ def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -
         for rows in (task.eval, task.validation):
             for _ in check_split(recipe, key, rows, tokenizer, context, limit):
                 pass
+
+
+def check_validation(recipe: Recipe, stream: Stream) -> None:
+    """Where a strategy searches on validation rows: every task has some, and they can be judged. Raises UserError."""
+    searching = searches(recipe)
+    for task in stream.tasks if searching else ():
+        if len(task.validation) == 0:
+            raise UserError(f"stream.{task.name}.data.validation: {NO_VALIDATION.format(searching[0])}")
+        check_judged(f"stream.{task.name}.data.validation", task.validation, task.spec.verifier)
 
 
 LONGEST = "max_completion_length"

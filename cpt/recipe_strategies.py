@@ -1,9 +1,11 @@
 """The strategies of a recipe: what may stand under `strategies`. They act on every stage, in the order of the list."""
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, model_validator
 
+from cpt.recipe_merge import Merge, adapter_problem
 from cpt.recipe_stages import Strict
 
 
@@ -76,11 +78,39 @@ class StochasticRestore(Strict):
     to: Literal["stream-start", "task-start"] = Field("stream-start", description="the weights that they go back to")
 
 
-STRATEGY_MODELS = (Ema, Mcl, Lookahead, StochasticRestore)
+STRATEGY_MODELS = (Ema, Mcl, Lookahead, StochasticRestore, Merge)
 Strategy = Annotated[Union[STRATEGY_MODELS], Field(discriminator="kind")]  # noqa: UP007 (of a tuple)
+
+
+def problems(strategies: Sequence[Any], adapter: Any) -> Iterator[tuple[int, str, str]]:
+    """(number, key, what is wrong with it) between strategies, and between one and the recipe's adapter."""
+    merges = [number for number, spec in enumerate(strategies) if isinstance(spec, Merge)]
+    for number in merges:
+        message = adapter_problem(strategies[number]) if adapter is not None else None
+        if message:
+            yield number, "method", message
+    for number, spec in enumerate(strategies):
+        if not isinstance(spec, Averaged) or not merges:
+            continue
+        if number > merges[0] and (spec.feed_back or spec.serve == "average"):
+            yield (
+                number,
+                "kind",
+                "its average would take the place of the merge: put it before the merge, with feed_back true",
+            )
+        elif spec.serve == "average" and not spec.feed_back:
+            yield (
+                number,
+                "serve",
+                "the merge is served, not this average: feed_back true merges it, serve live leaves it out",
+            )
 
 
 def words(spec: Any) -> str:
     """The strategy in the plan: its kind, and what was set."""
     said = spec.model_dump(exclude={"kind"}, exclude_defaults=True)
-    return ", ".join([spec.kind, *(f"{name} {value}" for name, value in said.items())])
+    return ", ".join([spec.kind, *(f"{name} {told(value)}" for name, value in said.items())])
+
+
+def told(value: Any) -> str:
+    return " ".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)

@@ -45,14 +45,20 @@ def write_results(rundir: RunDir, recipe: Recipe) -> dict:
 
 
 def costs(stages: list[dict], evaluations: dict[str, dict]) -> dict:
-    """What the run took: in all, and for each stage (training) and point (evaluation)."""
+    """What the run took: in all, and for each stage (training), merge and point (evaluation)."""
     keys = ("seconds", "train_tokens", "rollout_tokens", "peak_memory_bytes")
     by_stage = {f"{stage['point']}/{stage['stage']}": {key: stage[key] for key in keys} for stage in stages}
-    spent = [*by_stage.values(), *evaluations.values()]
+    merges = {
+        f"{stage['point']}/{merge['strategy']}": {key: merge[key] for key in ("seconds", "rollout_tokens")}
+        for stage in stages
+        for merge in stage.get("merges", ())
+    }
+    spent = [*by_stage.values(), *merges.values(), *evaluations.values()]
     return {
         "seconds": round(sum(each["seconds"] for each in spent), 3),
         "train_tokens": sum(each["train_tokens"] for each in by_stage.values()),
         "rollout_tokens": sum(each["rollout_tokens"] for each in spent),
         "peak_memory_bytes": max((each["peak_memory_bytes"] for each in by_stage.values()), default=None),
         "stages": by_stage,
+        "merges": merges,
     }

@@ -3,6 +3,7 @@
 import gc
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from cpt import manifest, models, preflight, ranks, report, rollouts, stages
-from cpt.data.stream import Stream, TaskData, load_stream, stage_rows
+from cpt.data.stream import Stream, TaskData, load_stream, stage_rows, validation_of
 from cpt.evaluation.evaluate import evaluate
+from cpt.evaluation.results import greedy_scores
 from cpt.recipe import Recipe, suites_of
 from cpt.results import write_results
 from cpt.rewards import Failure, Scorer, Scorers, kind_of, told
@@ -84,6 +86,7 @@ def prepare(this: Run) -> list[list[int]]:
     folder = this.rundir.model(points[0])
     tokenizer = models.load_tokenizer(folder, this.recipe)
     models.check_adapter(folder, this.recipe)
+    preflight.check_validation(this.recipe, this.stream)
     lengths = [models.context_length(folder, this.recipe), preflight.check_teachers(this.recipe, folder)]
     context = min((each for each in lengths if each is not None), default=None)
     preflight.check_rows(this.recipe, this.stream, tokenizer, context)
@@ -158,9 +161,10 @@ def make(this: Run, point: Point) -> None:
     load_states(this, states)
     served = None
     for strategy in this.strategies:
-        source = strategy.after_task(ctx) or source
+        source = strategy.after_task(ctx, source) or source
     for strategy in this.strategies:
         served = strategy.served(ctx) or served
+    served = None if served == source else served
     states = this.rundir.work(point) / "strategies"
     save_states(this, states)
     ranks.on_main(commit, this, point, source, served, states)
@@ -181,6 +185,8 @@ def save_states(this: Run, folder: Path) -> None:
 def commit(this: Run, point: Point, model: Path, served: Path | None, states: Path) -> None:
     names = [f"{i}-{stage.kind}" for i, stage in enumerate(this.recipe.stream[point.index - 1].stages)]
     records = [this.rundir.stage_record(point, name) for name in names]
+    merges = [merged for strategy in this.strategies if (merged := strategy.merged())]
+    records[-1] |= {"merges": merges} if merges else {}
     this.rundir.commit(point, model, records, states, served)
 
 
@@ -211,8 +217,7 @@ def context(this: Run, point: Point, task, index: int, stage, source: Path) -> S
         name=name,
         key=f"stream.{task.name}.stages.{index}",
         source=source,
-        base=this.rundir.model(points_of(this.recipe)[0]),
-        previous=this.rundir.model(points_of(this.recipe)[point.index - 1]),
+        points=tuple(this.rundir.model(each) for each in points_of(this.recipe)[: point.index]),
         target=folder / "model",
         work=folder / "trainer",
         seed=stage_seed(this.recipe.seed, point.index, index),
@@ -220,12 +225,36 @@ def context(this: Run, point: Point, task, index: int, stage, source: Path) -> S
         score=score,
         read=read,
         verifier_errors=errors,
+        judge=judge_of(this, point),
         log=this.rundir.append_metrics,
         rewind=rewind,
         screen=this.screen,
         stop=this.stop,
         notes=[],
     )
+
+
+def judge_of(this: Run, point: Point) -> Callable[[Path], tuple[dict[str, float], dict[str, float]]]:
+    """See StageContext.judge. It is made of the validation rows alone, which `load_stream` has proven to be no others."""
+    asked = validation_of(this.stream, point.index)
+    greedy = this.recipe.evaluation.model_copy(update={"sampled": None})
+
+    def judge(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+        lines, cost = evaluate(
+            folder,
+            this.rundir.model(points_of(this.recipe)[0]),
+            this.recipe.model_copy(update={"evaluation": greedy}),
+            asked,
+            engine=this.engine,
+            scorers=this.scorers,
+            screen=this.screen,
+            stop=this.stop,
+            label=f"judging {folder.name} after {point.task}",
+        )
+        scores = greedy_scores([lines])
+        return {task.name: float(scores[None, task.name].mean()) for task in asked.tasks}, cost
+
+    return judge
 
 
 def scorer_of(this: Run, task: TaskData) -> Scorer:

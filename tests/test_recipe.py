@@ -100,7 +100,7 @@ ONE_MISTAKE = {
     ),
     "unknown strategy": (
         BASE + "strategies: [{kind: ewc}]\n",
-        "recipe.yaml:10: strategies.0: no kind 'ewc'; there are: ema, mcl, lookahead, stochastic-restore",
+        "recipe.yaml:10: strategies.0: no kind 'ewc'; there are: ema, mcl, lookahead, stochastic-restore, merge",
     ),
     "unknown suite": (
         BASE + "evaluation: {suites: [generl]}\n",

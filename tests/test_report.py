@@ -296,6 +296,54 @@ def test_what_a_filter_dropped_is_named(tmp_path):
     assert ", ".join(dropped) in page and ", ".join(dropped) in markdown
 
 
+def with_merges(run, **more) -> None:
+    """After caesar a searched merge, which took .25."""
+    results = json.loads((run / "results.json").read_text())
+    curve = [
+        {"value": value, "accuracy": {"reverse": old, "caesar": new}, "mean": (old + new) / 2, "breaks": breaks}
+        | {"taken": value == 0.25}
+        for value, old, new, breaks in ((None, 0.5, 0.98, ["forgetting"]), (0.25, 0.9, 0.96, []), (1.0, 0.97, 0.1, []))
+    ]
+    results["stages"][1]["merges"] = [
+        {"strategy": "0-merge", "method": "wise", "feed_back": True, "option": "weight", "points": ["01-reverse"]}
+        | {
+            "value": 0.25,
+            "merged": True,
+            "seconds": 30.0,
+            "rollout_tokens": 1234,
+            "curve": curve,
+            "told": "wise | told",
+        }
+        | more
+    ]
+    (run / "results.json").write_text(json.dumps(results))
+
+
+def test_the_trade_off_of_a_merge(tmp_path):
+    run = make_run(tmp_path / "run", count=10)
+    assert "Merges" not in built(run)[1]
+    with_merges(run)
+    outline, page, markdown = built(run)
+    assert "| caesar | weight 0.25 | 0.900 | 0.960 | 0.930 |  | ✓ taken |" in markdown
+    assert "| caesar | unmerged | 0.500 | 0.980 | 0.740 | forgetting |  |" in markdown
+    assert "caesar 0-merge: wise \\| told" in markdown and "caesar 0-merge: wise | told" in outline.text
+    assert "after caesar, by weight 0, 0.25, 1: new task 0.980, 0.960, 0.100; old tasks 0.500, 0.900, 0.970" in page
+    assert "| caesar 0-merge | – | 30.0 s | – | 1,234 | – |" in markdown
+    with_merges(run, curve=[], told="half")
+    assert "caesar 0-merge: half" in built(run)[0].text and "validation rows" not in built(run)[1]
+
+
+def test_a_merge_searched_over_scales(tmp_path):
+    """The unmerged model has no scale; a single value has its place in the middle."""
+    run = make_run(tmp_path / "run", count=10)
+    with_merges(run, option="scale")
+    assert "by scale 0.25, 1: new task 0.960, 0.100" in built(run)[1] and "scale 0.25, mean 0.930" in built(run)[0].text
+    svg = charts.trade_off_chart("x", [0.5], new=[1.0], old=None, taken=0.5, columns=2)
+    assert 'cx="279.0"' in svg and 'class="line"' not in svg
+    frame = charts.Frame(100, 60, x=(0, 1), y=(0, 1), left=10, right=10)
+    assert len(charts.ticks_apart(frame, [0, 0.01, 1], 5)) == 2
+
+
 def test_every_table_of_the_markdown_is_one(tmp_path):
     """As a reader of Markdown sees it: as many tables as were written, no row cut, nothing taken for HTML."""
     run = make_run(tmp_path / "run", bad=True, count=20)

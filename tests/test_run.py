@@ -345,7 +345,7 @@ def test_a_strategys_hooks(monkeypatch, tmp_path):
         def after_stage(self, ctx, rows):
             heard.append(("after", ctx.key, len(rows), self.steps))
 
-        def after_task(self, ctx):
+        def after_task(self, ctx, model):
             return ctx.source if ctx.task.name == "caesar" else None  # the task's own training is thrown away
 
         def served(self, ctx):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cpt.data import sources
 from cpt.data.rows import NEEDS, STAGE_ROWS, Row, prompt_key, prompt_of
@@ -36,6 +36,11 @@ class Stream:
         named = {task.name: task for task in self.tasks}
         named |= {f"{suite}/{task.name}": task for suite, tasks in self.suites.items() for task in tasks}
         return {name: {split: fingerprint(rows) for split, rows in splits(task)} for name, task in named.items()}
+
+
+def validation_of(stream: Stream, tasks: int) -> Stream:
+    """The first `tasks` tasks alone, asked their validation rows in the place of their evaluation rows; no suite."""
+    return Stream(tuple(replace(task, eval=task.validation) for task in stream.tasks[:tasks]), {})
 
 
 def splits(task: TaskData) -> Iterator[tuple[str, Sequence[Row]]]:

@@ -109,6 +109,58 @@ def stream_chart(
     )
 
 
+def trade_off_chart(
+    label: str,
+    xs: Numbers,
+    *,
+    new: Numbers,
+    old: Numbers | None,
+    each_old: Sequence[Numbers] = (),
+    taken: float | None,
+    columns: int,
+) -> Markup:
+    """Accuracy of the new task and mean of the old ones (None: there are none yet) over a merge's weight or scale.
+
+    `each_old` are faint lines; `taken` is the value that was chosen, where it lies on this axis.
+    """
+    width, height, letter = SIZES[columns]
+    frame = Frame(width, height, x=(min(xs), max(xs)), y=(0, 1), left=36, right=18, bottom=26)
+    stripe = ""
+    if taken is not None:
+        stripe = f'<rect class="stripe" x="{frame.px(taken) - 9:.1f}" y="{frame.top}" width="18" '
+        stripe += f'height="{frame.height - frame.top - frame.bottom}"><title>taken</title></rect>'
+    lines = {"other": new} | ({} if old is None else {"line": old})
+    dots = "".join(
+        f'<circle class="dot {kind}" cx="{frame.px(x):.1f}" cy="{frame.py(y):.1f}" r="3.2">'
+        f"<title>{x:g}: {y:.3f}</title></circle>"
+        for kind, ys in lines.items()
+        for x, y in zip(xs, ys, strict=True)
+    )
+    said = [f"new task {', '.join(f'{y:.3f}' for y in new)}"]
+    said += [] if old is None else [f"old tasks {', '.join(f'{y:.3f}' for y in old)}"]
+    return frame.svg(
+        f"{label} {', '.join(f'{x:g}' for x in xs)}: {'; '.join(said)}",
+        stripe,
+        frame.grid((0, 0.5, 1)),
+        *(frame.line(xs, ghost, "ghost") for ghost in each_old),
+        *(frame.line(xs, ys, kind) for kind, ys in lines.items()),
+        dots,
+        *ticks_apart(frame, xs, letter),
+    )
+
+
+def ticks_apart(frame: Frame, xs: Numbers, letter: float) -> list[str]:
+    """A tick at each value that leaves room for the one before it; the last value has one always."""
+    chosen: list[float] = []
+    for x in sorted(xs, reverse=True):
+        if (
+            not chosen
+            or frame.px(chosen[-1]) - frame.px(x) >= letter * (len(f"{x:g}") + len(f"{chosen[-1]:g}")) / 2 + 4
+        ):
+            chosen.append(x)
+    return [frame.tick(x, f"{x:g}") for x in chosen]
+
+
 def columns_of(charts: int) -> int:
     """How many of `charts` stand in a row: two to four, so that rows are full and text is large enough to read."""
     return charts if 2 <= charts <= 4 else 2 if charts == 1 else 3 if charts <= 6 else 4

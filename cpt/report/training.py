@@ -100,17 +100,23 @@ def filters(results: dict) -> list[dict]:
 
 
 def costs(results: dict) -> dict:
-    """A row for each stage and each evaluation as they ran, and the whole; `part` is in percent of the time."""
+    """A row for each stage, merge and evaluation as they ran, and the whole; `part` is in percent of the time."""
     whole = results["cost"]
     rows = []
     for point, evaluation in results["evaluation_cost"].items():
         stages = [stage for stage in results["stages"] if stage["point"] == point]
         rows += [cost_row(f"{stage['task']} {stage['stage']}", "train", stage, whole) for stage in stages]
+        rows += [
+            cost_row(f"{stage['task']} {merge['strategy']}", "train", merge, whole)
+            for stage in stages
+            for merge in stage.get("merges", ())
+        ]
         rows.append(cost_row(f"evaluation of {point}", "evaluate", evaluation, whole))
+    trained = [each for stage in results["stages"] for each in (stage, *stage.get("merges", ()))]
     parts = [
         {"what": what, "time": duration(seconds), "part": 100 * seconds / (whole["seconds"] or 1), "name": name}
         for name, what, seconds in (
-            ("train", "training", sum(stage["seconds"] for stage in results["stages"])),
+            ("train", "training", sum(each["seconds"] for each in trained)),
             ("evaluate", "evaluation", sum(each["seconds"] for each in results["evaluation_cost"].values())),
         )
     ]

@@ -4,6 +4,7 @@ from cpt.evaluation.gates import digits_apart, judged_number, keeps
 from cpt.evaluation.metrics import forgetting_by_task
 from cpt.report import examples, heat, training
 from cpt.report.charts import columns_of, gauge, stream_chart
+from cpt.report.merges import merges
 from cpt.report.reading import Run
 from cpt.report.words import interval, listed, score, signed
 
@@ -42,6 +43,7 @@ def view(run: Run) -> dict:
         "suite_charts": suite_charts(run),
         "held_out_tasks": held_out_tasks(results),
         "sampled": sampled(run),
+        "merges": merges(results),
         "flips": examples.flips(run),
         "errors": examples.verifier_errors(run),
         "training": training.panels(run),

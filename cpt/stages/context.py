@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageContext:
-    """One stage of one task. `source`, `base`, `previous` (the committed point before the task) and `target` are model
-    folders; `seed` is the stage's own.
+    """One stage of one task. `source`, `target` and `points` (the committed points before the task, 00-base first) are
+    model folders; `seed` is the stage's own.
 
     `score(completions, rows, finished)` gives a reward or None (unscorable) for each, and counts on this rank in
     `verifier_errors` how the verifier failed: {kind: times}. `log(line)` appends to
     metrics.jsonl and `rewind(step)` drops this stage's lines after `step`; `notes` are shown beside the stage's result.
+    `judge(folder)` gives {task: greedy accuracy} of a model on the *validation* rows of the tasks so far, and {seconds,
+    rollout_tokens}; a collective.
     """
 
     recipe: "Recipe"
@@ -29,8 +31,7 @@ class StageContext:
     name: str  # "0-rlvr": the stage's place in its task, and its kind
     key: str  # "stream.reverse.stages.0": where the recipe says it
     source: Path
-    base: Path
-    previous: Path
+    points: tuple[Path, ...]
     target: Path
     work: Path  # in-stage checkpoints and other work files; deleted when the stage is committed
     seed: int
@@ -40,11 +41,22 @@ class StageContext:
         [list[str], list[dict], list[bool]], list[str | None]
     ]  # the answers that completions give, for votes
     verifier_errors: Counter[str]
+    judge: Callable[[Path], tuple[dict[str, float], dict[str, float]]]
     log: Callable[[dict], None]
     rewind: Callable[[int], None]
     screen: "Screen"
     stop: "Stop"
     notes: list[str]
+
+    @property
+    def base(self) -> Path:
+        """The untouched model."""
+        return self.points[0]
+
+    @property
+    def previous(self) -> Path:
+        """The committed point before the task."""
+        return self.points[-1]
 
     @property
     def reference(self) -> Path | None:

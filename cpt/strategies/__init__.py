@@ -4,6 +4,7 @@ from cpt.recipe import Recipe
 from cpt.strategies.base import Strategy
 from cpt.strategies.ema import Ema
 from cpt.strategies.lookahead import Lookahead
+from cpt.strategies.merge import Merge
 from cpt.strategies.stochastic_restore import StochasticRestore
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -11,6 +12,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "mcl": Ema,
     "lookahead": Lookahead,
     "stochastic-restore": StochasticRestore,
+    "merge": Merge,
 }
 
 

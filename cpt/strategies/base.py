@@ -42,8 +42,15 @@ class Strategy:
     def after_stage(self, ctx, rows) -> None:
         """The stage's model is in `ctx.target`."""
 
-    def after_task(self, ctx) -> Path | None:
-        """A folder that takes the place of the task's model (a merge), or None. `ctx` is that of its last stage."""
+    def after_task(self, ctx, model: Path) -> Path | None:
+        """A folder that takes the place of the task's `model` (a merge), or None. `ctx` is that of its last stage.
+
+        `model` is what the strategies before this one left. On all ranks.
+        """
+        return None
+
+    def merged(self) -> dict[str, Any] | None:
+        """What a merge in `after_task` did, for results.json (`merges` of the task's last stage); or None."""
         return None
 
     def served(self, ctx) -> Path | None:

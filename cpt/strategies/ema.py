@@ -59,7 +59,7 @@ class Ema(Strategy):
     def folder(self, ctx) -> Path:
         return ctx.target.parent / self.name
 
-    def after_task(self, ctx) -> Path | None:
+    def after_task(self, ctx, model: Path) -> Path | None:
         return self.folder(ctx) if self.spec.feed_back and self.has_begun(ctx) else None
 
     def served(self, ctx) -> Path | None:

@@ -1,0 +1,112 @@
+"""The strategy `merge` of a recipe. Methods and their options are those of `cpt merge` (docs/merging.md)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cpt.recipe_stages import Strict
+
+OPTIONS: dict[str, tuple[str, ...]] = {  # what each method can be told
+    "wise": ("weight",),
+    "slerp": ("weight",),
+    "soup": (),
+    "task-arithmetic": ("scale",),
+    "ties": ("scale", "density"),
+    "dare": ("scale", "density"),
+    "dare-ties": ("scale", "density"),
+    "della": ("scale", "density", "epsilon"),
+    "breadcrumbs": ("scale", "density", "gamma"),
+    "model-stock": (),
+    "magmax": ("scale",),
+}
+FROM_BASE = tuple(
+    name for name in OPTIONS if name not in ("wise", "slerp", "soup")
+)  # of changes to the untouched model
+NEEDS = {
+    "fisher": "the Fisher diagonals of every model",
+    "aim": "a second model, trained on rows kept of the old tasks",
+}
+DELLA_DENSITY, DELLA_EPSILON = 0.5, 0.15  # where left out: those of `cpt merge`
+
+
+class Merge(Strict):
+    """After each task the new model is merged with earlier points of the run, in weight space."""
+
+    kind: Literal["merge"]
+    method: Literal[
+        "wise", "slerp", "soup", "task-arithmetic", "ties", "dare", "dare-ties", "della", "breadcrumbs", "model-stock",
+        "magmax", "fisher", "aim",
+    ]  # fmt: skip
+    sources: Literal["previous", "base", "all"] = Field(
+        "previous", description="the points that the new model is merged with: the one before it, 00-base, or all"
+    )
+    weight: Annotated[float, Field(ge=0, le=1)] | Literal["average"] | None = Field(
+        None, description="wise, slerp: the old model's share (.5); average: (t-1)/t after task t"
+    )
+    scale: float | None = Field(None, description="factor of the merged change of the untouched model (of the method)")
+    density: float | None = Field(None, gt=0, le=1, description="share of each change that is kept (of the method)")
+    gamma: float | None = Field(
+        None, ge=0, lt=1, description="breadcrumbs: share of the largest changes that goes (.01)"
+    )
+    epsilon: float | None = Field(None, ge=0, description="della: half the range of the chances of being kept (.15)")
+    search: tuple[float, ...] | None = Field(
+        None, min_length=1, description="values of weight (wise, slerp) or scale to judge on the validation rows"
+    )
+    feed_back: bool = Field(True, description="the next task starts from the merge; false: the merge is only served")
+
+    @property
+    def option(self) -> str | None:
+        """What a search varies: the method's first option."""
+        return next(iter(OPTIONS[self.method]), None)
+
+    @model_validator(mode="after")
+    def fits_the_method(self):
+        method = self.method
+        if method in NEEDS:
+            raise ValueError(f"{method} needs {NEEDS[method]}, which a run has not: merge its points with `cpt merge`")
+        for name in ("weight", "scale", "density", "gamma", "epsilon"):
+            if getattr(self, name) is not None and name not in OPTIONS[method]:
+                having = ", ".join(each for each, options in OPTIONS.items() if name in options)
+                raise ValueError(f"{name} is an option of {having}, not of {method}: take it out")
+        if method == "slerp" and self.sources == "all":
+            raise ValueError("slerp is between two models: sources must be previous or base")
+        if method == "model-stock" and self.sources == "base":
+            raise ValueError("model-stock wants two models besides the base: sources must be previous or all")
+        if method == "della":
+            self._fits_della()
+        if self.weight == "average" and not (self.sources == "previous" and self.feed_back):
+            raise ValueError(
+                "weight average gives each task an equal share by merging every merge into the next: it wants sources "
+                "previous and feed_back true (the mean of all points, the base included: soup with sources all)"
+            )
+        if self.search is not None:
+            self._can_be_searched()
+        return self
+
+    def _fits_della(self) -> None:
+        density = DELLA_DENSITY if self.density is None else self.density
+        epsilon = DELLA_EPSILON if self.epsilon is None else self.epsilon
+        if density - epsilon <= 0 or density + epsilon >= 1:
+            raise ValueError(
+                f"density {density:g}, epsilon {epsilon:g}: density - epsilon and density + epsilon lie between 0 and 1"
+            )
+
+    def _can_be_searched(self) -> None:
+        option = self.option
+        if option is None:
+            raise ValueError(f"search tries values of weight or scale, and {self.method} has neither: take it out")
+        if getattr(self, option) is not None:
+            raise ValueError(f"search tries values of {option}, which is given too: take one of them out")
+        if option == "weight" and not all(0 <= value <= 1 for value in self.search):
+            raise ValueError(f"search: {self.method} wants the old model's share, from 0 to 1")
+        if len(set(self.search)) < len(self.search):
+            raise ValueError("search: a value stands twice: keep one")
+
+
+def adapter_problem(spec: Merge) -> str | None:
+    """Why adapters cannot be merged so, or None: the untouched model has no adapter that they could be compared with."""
+    if spec.method in FROM_BASE:
+        return f"{spec.method} works on changes of the untouched model, which has no adapter: take wise, slerp or soup"
+    if spec.sources == "base":
+        return "the untouched model has no adapter to merge with: sources must be previous or all"
+    return None

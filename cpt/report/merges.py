@@ -1,0 +1,60 @@
+"""What strategies merged after each task: the trade-off between old and new tasks, value by value, where one was searched."""
+
+from cpt.report.charts import columns_of, trade_off_chart
+from cpt.report.words import score
+
+
+def merges(results: dict) -> dict | None:
+    """Charts and table rows of the searches, and a line for each merge; None where nothing was merged."""
+    done = [(stage["task"], merge) for stage in results["stages"] for merge in stage.get("merges", ())]
+    searched = [(task, merge) for task, merge in done if merge["curve"]]
+    if not done:
+        return None
+    columns = columns_of(len(searched))
+    return {
+        "told": [f"{task} {merge['strategy']}: {merge['told']}" for task, merge in done],
+        "charts": [chart(task, merge, columns) for task, merge in searched],
+        "rows": [row(task, merge, each) for task, merge in searched for each in merge["curve"]],
+        "columns": columns,
+    }
+
+
+def chart(task: str, merge: dict, columns: int) -> dict:
+    """Of one search. The unmerged model is weight 0; on an axis of scales it has no place."""
+    curve = [each for each in merge["curve"] if each["value"] is not None or merge["option"] == "weight"]
+    curve.sort(key=lambda each: each["value"] or 0)
+    xs = [each["value"] or 0 for each in curve]
+    old = [name for name in curve[0]["accuracy"] if name != task]
+    svg = trade_off_chart(
+        f"after {task}, by {merge['option']}",
+        xs,
+        new=[each["accuracy"][task] for each in curve],
+        old=[average(each["accuracy"], old) for each in curve] if old else None,
+        each_old=[[each["accuracy"][name] for each in curve] for name in old] if len(old) > 1 else (),
+        taken=next((x for x, each in zip(xs, curve, strict=True) if each["taken"]), None),
+        columns=columns,
+    )
+    best = next(each for each in merge["curve"] if each["taken"])
+    return {"title": f"after {task}", "value": f"{taken_word(merge, best)}, mean {score(best['mean'])}", "svg": svg}
+
+
+def row(task: str, merge: dict, each: dict) -> dict:
+    old = [name for name in each["accuracy"] if name != task]
+    return {
+        "task": task,
+        "strategy": merge["strategy"],
+        "value": taken_word(merge, each),
+        "old": score(average(each["accuracy"], old) if old else None),
+        "new": score(each["accuracy"][task]),
+        "mean": score(each["mean"]),
+        "breaks": ", ".join(name.replace("_", " ") for name in each["breaks"]),
+        "taken": each["taken"],
+    }
+
+
+def taken_word(merge: dict, each: dict) -> str:
+    return "unmerged" if each["value"] is None else f"{merge['option']} {each['value']:g}"
+
+
+def average(accuracy: dict[str, float], names: list[str]) -> float:
+    return sum(accuracy[name] for name in names) / len(names)

@@ -1,0 +1,48 @@
+"""Which of several merges is taken: the best on validation rows, where it breaks no gate that the unmerged model keeps."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cpt.evaluation import metrics
+from cpt.evaluation.gates import GATES, keeps
+
+Accuracies = Mapping[str, float]  # of the tasks so far, in their order
+MEASURED = ("learning_accuracy", "forgetting")  # gates that validation rows can judge; a held-out suite has none
+DIGITS = 9  # means that differ by rounding alone are equal
+
+
+def choose(candidates: Sequence[Accuracies], rows: Sequence[Accuracies], gates: Mapping[str, Any]) -> int:
+    """The place of the candidate with the highest mean accuracy over the tasks; the first of equals.
+
+    `candidates` begin with the unmerged model, and go on by how much they change it; `rows` are the accuracies that the
+    points of the earlier tasks were left with. A candidate that breaks a gate which the unmerged model keeps is not taken.
+    """
+    broken = [set(broken_gates(each, rows, gates)) for each in candidates]
+    allowed = [place for place, each in enumerate(broken) if each <= broken[0]]
+    return max(allowed, key=lambda place: round(mean(candidates[place]), DIGITS))
+
+
+def broken_gates(candidate: Accuracies, rows: Sequence[Accuracies], gates: Mapping[str, Any]) -> list[str]:
+    """The gates of the recipe that the stream would fail if it ended with this candidate, by the values on validation."""
+    R = matrix([*rows, candidate])
+    values = {name: metrics.METRICS[name](R) for name in MEASURED if name in gates}
+    return [
+        name
+        for name, value in values.items()
+        if value is not None and not keeps(float(value), gates[name].limit, GATES[name][0])
+    ]
+
+
+def matrix(rows: Sequence[Accuracies]) -> np.ndarray:
+    """(t+1, t), as `evaluation.metrics` wants it. What is above the diagonal was not asked, and is 0: no gate looks there."""
+    tasks = list(rows[-1])
+    R = np.zeros((len(tasks) + 1, len(tasks)))
+    for place, row in enumerate(rows, start=1):
+        R[place, : len(row)] = [row[task] for task in tasks[: len(row)]]
+    return R
+
+
+def mean(accuracies: Accuracies) -> float:
+    return sum(accuracies.values()) / len(accuracies)

@@ -1,0 +1,175 @@
+"""`merge`: after each task the new model is merged with earlier points, by the functions of `cpt merge` over folders.
+
+WiSE-FT (2109.01903) joins a fine-tuned model with the one before it, once; here that is done after every task, and the next
+task goes on from the merge (or not: MagMax, 2407.06322, trains on and merges all). A search differs from the papers' in that
+it looks at old and new tasks together, never at evaluation rows, and may find that no merge is best. docs/strategies.md
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cpt import ranks
+from cpt.files import write_json
+from cpt.merging.merge import merge
+from cpt.merging.methods import METHODS
+from cpt.recipe import Recipe
+from cpt.recipe_merge import FROM_BASE
+from cpt.strategies.acceptance import broken_gates, choose, mean
+from cpt.strategies.base import Strategy
+
+RANDOM = ("dare", "dare-ties", "della")
+JUDGED = "judged.json"  # what a search knows already: after a kill nothing is asked twice
+
+
+class Merge(Strategy):
+    """`rows`: of a search, the validation accuracies that the point of each earlier task was left with."""
+
+    def __init__(self, recipe: Recipe, spec: Any, name: str):
+        super().__init__(recipe, spec, name)
+        self.rows: list[dict[str, float]] = []
+        self.folder: Path | None = None  # of this task's merge; None where the model stays as it was trained
+        self.did: dict[str, Any] | None = None
+
+    def after_task(self, ctx, model: Path) -> Path | None:
+        spec, place = self.spec, ctx.target.parents[1] / self.name
+        models = [model, *earlier(spec, ctx.points, self.recipe.adapter is not None)]
+        found: dict[str, Any] = {"value": None, "merged": False, "seconds": 0.0, "rollout_tokens": 0, "curve": []}
+        if can_merge(spec, models):
+            found |= self._search(ctx, models, place) if spec.search else fixed(spec, ctx.points)
+        self.folder = place / "model" if found["merged"] else None
+        if self.folder is not None:
+            start = time.monotonic()
+            ranks.on_main(self._write, ctx, models, found["value"], self.folder)
+            found["seconds"] = round(found["seconds"] + time.monotonic() - start, 3)
+        who = {"strategy": self.name, "method": spec.method, "feed_back": spec.feed_back, "option": spec.option}
+        self.did = {**who, "points": [old.parent.name for old in models[1:]], **found}
+        self.did["told"] = told(self.did)
+        ctx.screen.line(f"{ctx.task.name} {self.name}: {self.did['told']}")
+        return self.folder if spec.feed_back else None
+
+    def served(self, ctx) -> Path | None:
+        return self.folder
+
+    def merged(self) -> dict[str, Any] | None:
+        return self.did
+
+    def _write(self, ctx, models: Sequence[Path], value: float | None, out: Path) -> None:
+        """The merge with `value` as its weight or scale, on rank 0."""
+        shutil.rmtree(out, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stop = ctx.stop if ranks.world_size() == 1 else None  # a rank alone cannot ask the others
+        merge(**arguments(self.spec, models, ctx.base, value, ctx.seed), out=out, stop=stop)
+
+    # -- search ------------------------------------------------------------------------------------------------------
+
+    def _search(self, ctx, models: Sequence[Path], place: Path) -> dict[str, Any]:
+        """The value to take (None: the model as it is), the whole curve, and what it cost. On all ranks."""
+        values = [None, *by_change(self.spec)]
+        known = ranks.on_main(read, place / JUDGED)
+        for value in values:
+            if repr(value) not in known:
+                ctx.stop.check()
+                known[repr(value)] = self._judge(ctx, models, value, place / "candidate")
+                ranks.on_main(write_json, place / JUDGED, known)
+        judged = [known[repr(value)] for value in values]
+        accuracies, gates = [each["accuracy"] for each in judged], self.recipe.evaluation.gates
+        best = choose(accuracies, self.rows, gates)
+        curve = [
+            {
+                "value": value,
+                "accuracy": each,
+                "mean": mean(each),
+                "breaks": broken_gates(each, self.rows, gates),
+                "taken": number == best,
+            }
+            for number, (value, each) in enumerate(zip(values, accuracies, strict=True))
+        ]
+        self.rows = [*self.rows, accuracies[best]]
+        cost = {name: sum(each[name] for each in judged) for name in ("seconds", "rollout_tokens")}
+        return {"value": values[best], "merged": best > 0, "curve": curve, **cost}
+
+    def _judge(self, ctx, models: Sequence[Path], value: float | None, folder: Path) -> dict[str, Any]:
+        """{accuracy: {task: on validation}, seconds, rollout_tokens} of one candidate, whose weights are not kept."""
+        start = time.monotonic()
+        if value is not None:
+            ranks.on_main(self._write, ctx, models, value, folder)
+        accuracy, cost = ctx.judge(models[0] if value is None else folder)
+        ranks.barrier()
+        ranks.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
+        return {"accuracy": accuracy, **cost, "seconds": round(time.monotonic() - start, 3)}
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = state["rows"]
+
+
+def earlier(spec: Any, points: Sequence[Path], adapter: bool) -> list[Path]:
+    """The old models: the points that `sources` names. 00-base is none of them where its change (of itself) is no vector,
+    nor under an adapter, which it has not."""
+    if spec.sources == "base":
+        return [] if spec.method in FROM_BASE else [points[0]]
+    usable = list(points[1:] if spec.method in FROM_BASE or adapter else points)
+    return usable if spec.sources == "all" else usable[-1:]
+
+
+def can_merge(spec: Any, models: Sequence[Path]) -> bool:
+    return len(models) >= METHODS[spec.method].least
+
+
+def fixed(spec: Any, points: Sequence[Path]) -> dict[str, Any]:
+    """The recipe's weight or scale after `points` and one more task, and whether it changes anything."""
+    value = getattr(spec, spec.option) if spec.option else None
+    if value == "average":
+        value = (len(points) - 1) / len(points)
+    elif value is None and spec.option:
+        value = getattr(METHODS[spec.method], spec.option)
+    return {"value": value, "merged": not (spec.option == "weight" and value == 0)}
+
+
+def by_change(spec: Any) -> list[float]:
+    """The values of a search, that which changes the new model least first: small weights (0 is the model itself), and
+    scales near 1."""
+    if spec.option == "weight":
+        return sorted(value for value in spec.search if value > 0)
+    return sorted(spec.search, key=lambda scale: (abs(scale - 1), scale))
+
+
+def arguments(spec: Any, models: Sequence[Path], base: Path, value: float | None, seed: int) -> dict[str, Any]:
+    """What `cpt.merging.merge.merge` is told. The new model comes first: config, tokenizer and dtype are its own."""
+    if spec.option == "weight":
+        old = len(models) - 1
+        weights = [1 - value, *[value / old] * old]
+        return {"method": spec.method if old == 1 else "linear", "models": models, "weights": weights}
+    told = {name: getattr(spec, name) for name in ("density", "gamma", "epsilon") if getattr(spec, name) is not None}
+    told |= {"scale": value} if spec.option == "scale" else {}
+    told |= {"seed": seed} if spec.method in RANDOM else {}
+    return {"method": spec.method, "models": models, "base": base if spec.method in FROM_BASE else None, **told}
+
+
+def told(did: dict[str, Any]) -> str:
+    """One line of what was merged, and why."""
+    if not did["merged"]:
+        if not did["curve"]:
+            return "not merged: there is nothing to merge with yet"
+        return (
+            f"not merged: of the searched values of {did['option']} none that keeps the gates is better on validation than "
+            f"the model as it is ({did['curve'][0]['mean']:.3f})"
+        )
+    said = did["method"] if did["option"] is None else f"{did['method']}, {did['option']} {did['value']:g}"
+    said += f", with {' '.join(did['points'])}" if did["points"] else ", its own change alone"
+    if did["curve"]:
+        best = next(each for each in did["curve"] if each["taken"])
+        said += f"; on validation {best['mean']:.3f}, unmerged {did['curve'][0]['mean']:.3f}"
+    return said
+
+
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
