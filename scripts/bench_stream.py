@@ -225,7 +225,7 @@ class StageBench:
                 stop=Stop(),
                 notes=[],
             )
-            STAGES[self.kind](ctx, self.rows, [Clocked(self.recipe)])
+            STAGES[self.kind](ctx, self.rows, [Clocked(self.recipe, None, "0-clock")])
         shutil.rmtree(target)
         return clock.per_step(), clock.losses
 

@@ -134,7 +134,7 @@ def trainer_of(tmp_path, kind: str, args: dict | None = None, adapter: dict | No
     ctx = StageContext(
         **empty
         | {"recipe": settings, "task": task, "stage": settings.stream[0].stages[0], "key": "k", "source": folder}
-        | {"base": folder, "work": tmp_path / "work", "seed": 3, "rollouts": TransformersEngine(64), "notes": []}
+        | {"points": (folder,), "work": tmp_path / "work", "seed": 3, "rollouts": TransformersEngine(64), "notes": []}
     )
     module, made = {"self-distillation": self_distillation, "distill": distill}[kind], []
     train, module.train = module.train, lambda ctx, trainer, strategies: made.append(trainer)

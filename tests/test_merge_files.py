@@ -211,8 +211,8 @@ def test_a_run_is_its_last_point_and_a_point_is_its_served_model(four, tmp_path)
     with pytest.raises(UserError, match="no committed point yet"):
         folder_of(run.path)
     first, second, *_ = points_of(recipe)
-    run.commit(first, four.a, [], {})
-    run.commit(second, four.b, [], {}, served=four.c)
+    run.commit(first, four.a, [])
+    run.commit(second, four.b, [], served=four.c)
     assert folder_of(run.path) == folder_of(run.point(second)) == run.point(second) / "served"
     assert folder_of(run.point(first)) == run.point(first) / "model"
     assert folder_of(four.a) == four.a
