@@ -337,7 +337,7 @@ def test_a_merge_searched_over_scales(tmp_path):
     """The unmerged model has no scale; a single value has its place in the middle."""
     run = make_run(tmp_path / "run", count=10)
     with_merges(run, option="scale")
-    assert "by scale 0.25, 1: new task 0.960, 0.100" in built(run)[1] and "scale 0.25, mean 0.930" in built(run)[0].text
+    assert "by scale 0.25, 1: new task 0.960, 0.100" in built(run)[1] and "scale 0.25: 0.930" in built(run)[0].text
     svg = charts.trade_off_chart("x", [0.5], new=[1.0], old=None, taken=0.5, columns=2)
     assert 'cx="279.0"' in svg and 'class="line"' not in svg
     frame = charts.Frame(100, 60, x=(0, 1), y=(0, 1), left=10, right=10)

@@ -35,7 +35,7 @@ def chart(task: str, merge: dict, columns: int) -> dict:
         columns=columns,
     )
     best = next(each for each in merge["curve"] if each["taken"])
-    return {"title": f"after {task}", "value": f"{taken_word(merge, best)}, mean {score(best['mean'])}", "svg": svg}
+    return {"title": f"after {task}", "value": f"{taken_word(merge, best)}: {score(best['mean'])}", "svg": svg}
 
 
 def row(task: str, merge: dict, each: dict) -> dict:

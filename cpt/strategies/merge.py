@@ -89,7 +89,7 @@ class Merge(Strategy):
             for number, (value, each) in enumerate(zip(values, accuracies, strict=True))
         ]
         self.rows = [*self.rows, accuracies[best]]
-        cost = {name: sum(each[name] for each in judged) for name in ("seconds", "rollout_tokens")}
+        cost = {name: round(sum(each[name] for each in judged), 3) for name in ("seconds", "rollout_tokens")}
         return {"value": values[best], "merged": best > 0, "curve": curve, **cost}
 
     def _judge(self, ctx, models: Sequence[Path], value: float | None, folder: Path) -> dict[str, Any]:
