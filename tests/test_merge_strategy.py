@@ -20,7 +20,7 @@ from cpt.recipe_merge import DELLA_DENSITY, DELLA_EPSILON, FROM_BASE, NEEDS, OPT
 from cpt.recipe_merge import Merge as Spec
 from cpt.screen import QUIET, Screen
 from cpt.strategies.acceptance import broken_gates, choose
-from cpt.strategies.merge import Merge, by_change, fixed
+from cpt.strategies.merge import Merge, fixed, towards_old
 
 
 def model(folder: Path, *values: float) -> Path:
@@ -126,11 +126,12 @@ def test_what_is_not_fed_back_is_served(points, tmp_path):
 
 
 def test_the_choice_by_hand():
-    """The first of the best; without a gate the mean alone decides."""
-    assert choose([{"a": 0.9, "b": 0.5}, {"a": 0.7, "b": 0.8}, {"a": 0.8, "b": 0.7}], [{"a": 0.9}], {}) == 1
-    assert choose([{"a": 0.5}, {"a": 0.5}], [], {}) == 0
+    """The last of the best; without a gate the mean alone decides."""
+    assert choose([{"a": 0.9, "b": 0.5}, {"a": 0.7, "b": 0.8}, {"a": 0.8, "b": 0.7}], [{"a": 0.9}], {}) == 2
+    assert choose([{"a": 0.9, "b": 0.5}, {"a": 0.7, "b": 0.8}, {"a": 0.7, "b": 0.7}], [{"a": 0.9}], {}) == 1
+    assert choose([{"a": 0.5}, {"a": 0.5}, {"a": 0.4}], [], {}) == 1
     assert (
-        choose([{"a": 0.1, "b": 0.2, "c": 0.3}, {"a": 0.3, "b": 0.2, "c": 0.1}], [{"a": 1}, {"a": 1, "b": 1}], {}) == 0
+        choose([{"a": 0.1, "b": 0.2, "c": 0.3}, {"a": 0.3, "b": 0.2, "c": 0.1}], [{"a": 1}, {"a": 1, "b": 1}], {}) == 1
     )
 
 
@@ -186,7 +187,7 @@ def test_a_search_may_leave_the_model_as_it_is(points, tmp_path):
         "not merged: of the searched values of weight"
     )
     assert merge.state_dict()["rows"][1]["task1"] == 1.0
-    assert by_change(Spec(kind="merge", method="ties", search=[0.3, 2, 1, 0.9])) == [1, 0.9, 0.3, 2]
+    assert towards_old(Spec(kind="merge", method="ties", search=[0.3, 2, 1, 0.9])) == [2, 1, 0.9, 0.3]
 
 
 # -- whole runs ----------------------------------------------------------------------------------------------------------

@@ -14,14 +14,15 @@ DIGITS = 9  # means that differ by rounding alone are equal
 
 
 def choose(candidates: Sequence[Accuracies], rows: Sequence[Accuracies], gates: Mapping[str, Any]) -> int:
-    """The place of the candidate with the highest mean accuracy over the tasks; the first of equals.
+    """The place of the candidate with the highest mean accuracy over the tasks; the last of equals.
 
-    `candidates` begin with the unmerged model, and go on by how much they change it; `rows` are the accuracies that the
-    points of the earlier tasks were left with. A candidate that breaks a gate which the unmerged model keeps is not taken.
+    `candidates` begin with the unmerged model, and go on towards the old one; `rows` are the accuracies that the points of
+    the earlier tasks were left with. A candidate that breaks a gate which the unmerged model keeps is not taken. Of equals
+    the one nearest to the old model keeps best what nobody asks (docs/strategies.md has the numbers).
     """
     broken = [set(broken_gates(each, rows, gates)) for each in candidates]
     allowed = [place for place, each in enumerate(broken) if each <= broken[0]]
-    return max(allowed, key=lambda place: round(mean(candidates[place]), DIGITS))
+    return max(allowed, key=lambda place: (round(mean(candidates[place]), DIGITS), place))
 
 
 def broken_gates(candidate: Accuracies, rows: Sequence[Accuracies], gates: Mapping[str, Any]) -> list[str]:

@@ -68,7 +68,7 @@ class Merge(Strategy):
 
     def _search(self, ctx, models: Sequence[Path], place: Path) -> dict[str, Any]:
         """The value to take (None: the model as it is), the whole curve, and what it cost. On all ranks."""
-        values = [None, *by_change(self.spec)]
+        values = [None, *towards_old(self.spec)]
         known = ranks.on_main(read, place / JUDGED)
         for value in values:
             if repr(value) not in known:
@@ -134,12 +134,11 @@ def fixed(spec: Any, points: Sequence[Path]) -> dict[str, Any]:
     return {"value": value, "merged": not (spec.option == "weight" and value == 0)}
 
 
-def by_change(spec: Any) -> list[float]:
-    """The values of a search, that which changes the new model least first: small weights (0 is the model itself), and
-    scales near 1."""
+def towards_old(spec: Any) -> list[float]:
+    """The values of a search, from the new model to the old one: rising weights (0 is the new model), falling scales."""
     if spec.option == "weight":
         return sorted(value for value in spec.search if value > 0)
-    return sorted(spec.search, key=lambda scale: (abs(scale - 1), scale))
+    return sorted(spec.search, reverse=True)
 
 
 def arguments(spec: Any, models: Sequence[Path], base: Path, value: float | None, seed: int) -> dict[str, Any]:
@@ -160,7 +159,7 @@ def told(did: dict[str, Any]) -> str:
         if not did["curve"]:
             return "not merged: there is nothing to merge with yet"
         return (
-            f"not merged: of the searched values of {did['option']} none that keeps the gates is better on validation than "
+            f"not merged: of the searched values of {did['option']} none that keeps the gates is as good on validation as "
             f"the model as it is ({did['curve'][0]['mean']:.3f})"
         )
     said = did["method"] if did["option"] is None else f"{did['method']}, {did['option']} {did['value']:g}"
