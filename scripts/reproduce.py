@@ -192,10 +192,10 @@ def shown(values: np.ndarray) -> str:
 
 def markdown(table: Table) -> str:
     """The table of each budget, and the ranking's differences."""
-    plan, seeds = table.plan, len(table.plan["seeds"])
+    plan = table.plan
     lines = [f"# {plan['title']}", ""]
     lines += [
-        f"Means over {seeds} seeds with 95 % intervals (Student's t over seeds). Made by `scripts/reproduce.py`.",
+        "Means over the seeds (last column) with 95 % intervals of Student's t. Made by `scripts/reproduce.py`.",
         "",
     ]
     for budget in plan["budgets"]:
@@ -215,6 +215,13 @@ def markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
+def verdict(low: float, high: float) -> str:
+    """What an interval of the better less the worse says."""
+    if np.isnan(low):
+        return "(one seed: says nothing)"
+    return "undecided" if low <= 0 <= high else "holds" if low > 0 else "reversed"
+
+
 def ranked(table: Table, budget: str) -> list[str]:
     """Whether each neighbour of the published ranking is above the next here."""
     names, lines = table.plan["methods"], []
@@ -223,7 +230,7 @@ def ranked(table: Table, budget: str) -> list[str]:
         for column in ("learning_accuracy", "average_accuracy"):
             values = table.values(better, budget, column) - table.values(worse, budget, column)
             mean, low, high = interval(values)
-            said = "undecided" if np.isnan(low) or low <= 0 <= high else "holds" if low > 0 else "reversed"
+            said = verdict(low, high)
             if not np.isnan(mean):
                 words.append(f"{COLUMNS[column]} {shown(values)} {said}")
         if words:
