@@ -1,6 +1,6 @@
 """`cpt merge` against mergekit 0.1.5, and against reading the inputs and writing the output with cat and cp.
 
-    python scripts/bench_merge.py --folder /tmp/bench-merge --rounds 3 --out merge.json
+    python scripts/bench_merge.py --folder bench-merge --rounds 3 --out merge.json
 
 Makes an environment of its own with mergekit in the folder (pip), a base and two models of Qwen3-0.6B's shape (596M random
 parameters, bfloat16; the models are the base plus noise), and runs each method by both, taking turns, warm (the inputs are
