@@ -6,7 +6,7 @@ points hold the adapter alone, on that base.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -221,6 +221,12 @@ def settle_adapter_config(folder: Path, recipe: Recipe, sets: list[str]) -> None
     config["revision"] = recipe.model.revision
     config |= {name: sorted(config[name]) for name in sets}
     file.write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+def texts_of(tokenizer, completions: Sequence) -> list[str]:
+    """The text of each completion, without special tokens."""
+    # One by one: batch_decode makes one empty text of no completions at all (a rank without prompts).
+    return [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
 
 
 def stop_ids(model, tokenizer) -> list[int]:

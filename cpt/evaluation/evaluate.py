@@ -95,7 +95,7 @@ def evaluate(
 
         ids = models.encode_prompts(tokenizer, [question.row["prompt"] for question, _ in mine], recipe)
         completions = engine.generate(ids, [sampling for _, sampling in mine], on_done)
-        texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
+        texts = models.texts_of(tokenizer, completions)
         stop.check()
         lines = judge([question for question, _ in mine], texts, [c.finished for c in completions], scorers)
         stop.check()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cpt.merging.tensors import one_each, task_vectors
+from cpt.merging.tensors import moved, one_each, task_vectors
 
 
 def task_arithmetic(
@@ -13,7 +13,7 @@ def task_arithmetic(
 ) -> Tensor:
     """theta_0 + lambda sum_i w_i tau_i (2212.04089; lambda 0.3)."""
     start, taus = task_vectors(base, models)
-    return torch.add(start, weighted_sum(taus, one_each(weights, len(models))), alpha=scale).to(models[0].dtype)
+    return moved(start, weighted_sum(taus, one_each(weights, len(models))), scale, models[0].dtype)
 
 
 def weighted_sum(taus: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -44,4 +44,4 @@ def magmax(base: Tensor, models: Sequence[Tensor], scale: float = 0.5) -> Tensor
     for tau in taus[1:]:
         high, low = torch.maximum(high, tau), torch.minimum(low, tau)
     largest = torch.copysign(torch.maximum(high, -low), high + low)  # faster than `where` by far
-    return torch.add(start, largest, alpha=scale).to(models[0].dtype)
+    return moved(start, largest, scale, models[0].dtype)

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from cpt.errors import UserError
 from cpt.merging.arithmetic import weighted_sum
 from cpt.merging.selection import kth_magnitude
-from cpt.merging.tensors import one_each, task_vectors
+from cpt.merging.tensors import moved, one_each, task_vectors
 from cpt.merging.ties import trim
 
 
@@ -31,7 +30,7 @@ def breadcrumbs(
     if bounds is None:
         bounds = [tuple(kth_magnitude(tau, k) for k in ranks(density, gamma, tau.numel())) for tau in taus]
     left = [between(tau, low, high) for tau, (low, high) in zip(taus, bounds, strict=True)]
-    return torch.add(start, weighted_sum(left, one_each(weights, len(models))), alpha=scale).to(models[0].dtype)
+    return moved(start, weighted_sum(left, one_each(weights, len(models))), scale, models[0].dtype)
 
 
 def ranks(density: float, gamma: float, count: int) -> tuple[int, int]:

@@ -4,7 +4,8 @@ What is left is summed (`dare`: task arithmetic, as in the paper) or joined as T
 `density` is 1 - p. mergekit differs: it rescales by the ratio of the sums of magnitudes, and its dare_ties is not divided.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from cpt.errors import UserError
 from cpt.merging.arithmetic import weighted_sum
 from cpt.merging.draws import RANGE, uniform_bits
-from cpt.merging.tensors import one_each, task_vectors
+from cpt.merging.tensors import moved, one_each, task_vectors
 from cpt.merging.ties import elected_mean
 
 
@@ -25,30 +26,18 @@ def dare(
     masks: Sequence[Tensor] | None = None,
     seed: int = 0,
     name: str = "",
+    join: Callable[[Sequence[Tensor], Sequence[float]], Tensor] = weighted_sum,
 ) -> Tensor:
     """theta_0 + lambda sum_i w_i m_i tau_i / density, m_i from Bernoulli(density) (2311.03099; p 0.9).
 
-    `masks` (0 and 1) are drawn from (seed, name, i) unless given.
+    `masks` (0 and 1) are drawn from (seed, name, i) unless given; `join` makes one change of the thinned ones.
     """
     start, taus = task_vectors(base, models)
     left = thinned(taus, density, masks or drawn(taus, density, seed, name))
-    return torch.add(start, weighted_sum(left, one_each(weights, len(models))), alpha=scale).to(models[0].dtype)
+    return moved(start, join(left, one_each(weights, len(models))), scale, models[0].dtype)
 
 
-def dare_ties(
-    base: Tensor,
-    models: Sequence[Tensor],
-    weights: float | Sequence[float] = 1.0,
-    density: float = 0.1,
-    scale: float = 1.0,
-    masks: Sequence[Tensor] | None = None,
-    seed: int = 0,
-    name: str = "",
-) -> Tensor:
-    """`dare`, but the thinned task vectors are joined by an elected sign and the mean of those that agree (2306.01708)."""
-    start, taus = task_vectors(base, models)
-    left = thinned(taus, density, masks or drawn(taus, density, seed, name))
-    return torch.add(start, elected_mean(left, one_each(weights, len(models))), alpha=scale).to(models[0].dtype)
+dare_ties = partial(dare, join=elected_mean)  # joined by an elected sign and the mean of those that agree (2306.01708)
 
 
 def thinned(taus: Sequence[Tensor], density: float, masks: Sequence[Tensor]) -> list[Tensor]:

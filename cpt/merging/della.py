@@ -13,7 +13,7 @@ from torch import Tensor
 from cpt.errors import UserError
 from cpt.merging.draws import chance
 from cpt.merging.selection import bits
-from cpt.merging.tensors import one_each, task_vectors
+from cpt.merging.tensors import moved, one_each, task_vectors
 from cpt.merging.ties import elected_mean
 
 
@@ -40,7 +40,7 @@ def della(
     if ratios is None:
         ratios = [ratio(*sums) for sums in map(magnitudes, taus, left)]
     left = [each.mul_(factor) for each, factor in zip(left, ratios, strict=True)]
-    return torch.add(start, elected_mean(left, one_each(weights, len(models))), alpha=scale).to(models[0].dtype)
+    return moved(start, elected_mean(left, one_each(weights, len(models))), scale, models[0].dtype)
 
 
 def magnitudes(tau: Tensor, left: Tensor) -> tuple[float, float]:

@@ -4,6 +4,7 @@ A method that must know something of a whole tensor before its first element can
 it chunk by chunk: `measure` gives a part, `add` joins two parts, `learn` turns what was gathered into what is known.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
@@ -30,7 +31,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(ABC):
     """One method with its settings. Subclasses say what it needs, and merge.
 
     Attributes:
@@ -57,19 +58,25 @@ class Method:
         )
         merge_tensor(self, chunk)
 
+    @abstractmethod
+    def merge(self, known: Any, chunk: Chunk) -> Tensor:
+        """The merge of a chunk; `known` is what the last pass learnt."""
+
+
+@dataclass(frozen=True)
+class Measuring(Method):
+    """A method with passes before the merge, one for each of `strides`."""
+
+    @abstractmethod
     def measure(self, number: int, known: Any, chunk: Chunk) -> Any:
         """What pass `number` finds in the chunk."""
-        raise NotImplementedError
 
     def add(self, number: int, one: Any, two: Any) -> Any:
         return [a + b for a, b in zip(one, two, strict=True)]
 
+    @abstractmethod
     def learn(self, number: int, known: Any, found: Any, size: int) -> Any:
         """What is known after pass `number` over a tensor of `size` elements."""
-        raise NotImplementedError
-
-    def merge(self, known: Any, chunk: Chunk) -> Tensor:
-        raise NotImplementedError
 
 
 def merge_tensor(method: Method, chunk: Chunk) -> Tensor:
@@ -115,7 +122,7 @@ class Fisher(Method):
 
 
 @dataclass(frozen=True)
-class Slerp(Method):
+class Slerp(Measuring):
     least, most, strides, weight = 2, 2, (1,), 0.5
 
     def measure(self, number, known, chunk):
@@ -164,7 +171,7 @@ class MagMax(FromBase):
 
 
 @dataclass(frozen=True)
-class ModelStock(FromBase):
+class ModelStock(FromBase, Measuring):
     weight = None
     strides, least, paper = (1,), 2, "2403.19522"
 
@@ -197,7 +204,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class ByMagnitude(FromBase):
+class ByMagnitude(FromBase, Measuring):
     """Finds, in each task vector, the magnitudes of the ranks that `ranks` names.
 
     Pass 0 counts the bins of a sample; pass 1 collects the few between which a rank should lie. Where it does not, the bins
@@ -207,8 +214,9 @@ class ByMagnitude(FromBase):
     density: float = 1.0
     strides = (8, 1)
 
+    @abstractmethod
     def ranks(self, size: int) -> tuple[int, ...]:
-        raise NotImplementedError
+        """1 is the largest of `size` magnitudes."""
 
     def measure(self, number, known, chunk):
         _, taus = task_vectors(chunk.base, chunk.models)
@@ -288,25 +296,23 @@ class Dare(FromBase):
     density: float = 0.1
     scale: float = 1.0
     seed: int = 0
-    paper = "2311.03099"
+    paper, join = "2311.03099", staticmethod(arithmetic.weighted_sum)
 
     def masks(self, chunk: Chunk) -> list[Tensor]:
         return dare.drawn(chunk.models, self.density, self.seed, chunk.name, chunk.start)
 
     def merge(self, known, chunk):
         masks = self.masks(chunk)
-        return dare.dare(chunk.base, chunk.models, self.weights, self.density, self.scale, masks)
+        return dare.dare(chunk.base, chunk.models, self.weights, self.density, self.scale, masks, join=self.join)
 
 
 @dataclass(frozen=True)
 class DareTies(Dare):
-    def merge(self, known, chunk):
-        masks = self.masks(chunk)
-        return dare.dare_ties(chunk.base, chunk.models, self.weights, self.density, self.scale, masks)
+    join = staticmethod(ties.elected_mean)
 
 
 @dataclass(frozen=True)
-class Della(FromBase):
+class Della(FromBase, Measuring):
     density: float = 0.5
     epsilon: float = 0.15
     scale: float = 1.0

@@ -23,6 +23,11 @@ def task_vectors(base: Tensor, models: Sequence[Tensor]) -> tuple[Tensor, list[T
     return base, [model - base for model in models]
 
 
+def moved(start: Tensor, change: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """theta_0 + lambda * change, in `dtype`."""
+    return torch.add(start, change, alpha=scale).to(dtype)
+
+
 def dot(one: Tensor, two: Tensor) -> float:
     """The inner product of two tensors as vectors; long sums in float64."""
     pairs = zip(one.reshape(-1).split(1 << 17), two.reshape(-1).split(1 << 17), strict=True)

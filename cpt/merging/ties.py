@@ -12,7 +12,7 @@ from torch.nn.functional import hardshrink
 
 from cpt.errors import UserError
 from cpt.merging.selection import kth_magnitude
-from cpt.merging.tensors import one_each, shares, task_vectors
+from cpt.merging.tensors import moved, one_each, shares, task_vectors
 
 
 def ties(
@@ -32,7 +32,7 @@ def ties(
     if thresholds is None:
         thresholds = [kth_magnitude(tau, kept(density, tau.numel())) for tau in taus]
     trimmed = [trim(tau, threshold) for tau, threshold in zip(taus, thresholds, strict=True)]
-    return torch.add(start, elected_mean(trimmed, one_each(weights, len(models))), alpha=scale).to(models[0].dtype)
+    return moved(start, elected_mean(trimmed, one_each(weights, len(models))), scale, models[0].dtype)
 
 
 def kept(density: float, count: int) -> int:

@@ -23,7 +23,7 @@ from cpt.errors import UserError
 from cpt.rollouts import Completion
 from cpt.stages.context import StageContext
 from cpt.stages.generation import sampling_of
-from cpt.stages.sampling import answers, decoded, made_once
+from cpt.stages.sampling import answers, made_once
 
 
 class Rollout(NamedTuple):
@@ -130,4 +130,4 @@ def _answers(ctx: StageContext, prompts: list, config) -> tuple[list[str], list[
     sampling = replace(sampling, temperature=ctx.stage.filter.temperature, logprobs=ctx.rollouts.corrected)
     ids = models.encode_prompts(tokenizer, prompts, ctx.recipe)
     completions = answers(ctx, tokenizer, ids, sampling, ctx.source, "filter")
-    return decoded(tokenizer, completions), completions
+    return models.texts_of(tokenizer, completions), completions

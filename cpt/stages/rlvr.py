@@ -81,8 +81,8 @@ class RlvrStageTrainer(GRPOTrainer):
 
     def _get_train_sampler(self, dataset=None) -> Sampler:
         opening = len(self.opening.rollouts) if self.opening is not None else 0
-        epoch = lambda: int(self.state.epoch or 0)  # noqa: E731
-        return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, epoch, opening)
+        sampler = super()._get_train_sampler(dataset)
+        return OrderOfEpoch(sampler, self.args.seed, lambda: int(self.state.epoch or 0), opening)
 
     def train_tokens(self) -> int:
         return int(self.state.num_input_tokens_seen) * self.num_iterations

@@ -75,7 +75,7 @@ def sample(
     stops = models.answer_stops(tokenizer, ctx.task.spec)
     sampling = Sampling(max_tokens=min(room, limit), temperature=temperature, stop_ids=stops)
     completions = answers(ctx, tokenizer, ids, sampling, source, what)
-    return decoded(tokenizer, completions), [completion.finished for completion in completions]
+    return models.texts_of(tokenizer, completions), [completion.finished for completion in completions]
 
 
 def answers(
@@ -96,8 +96,3 @@ def answers(
     ctx.rollouts.release()
     ctx.stop.check()
     return completions
-
-
-def decoded(tokenizer, completions: list[Completion]) -> list[str]:
-    # One by one: batch_decode makes one empty text of no answers at all (a rank without prompts).
-    return [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
