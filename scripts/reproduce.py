@@ -27,7 +27,7 @@ import yaml
 from scipy.stats import t
 
 HERE = Path(__file__).parent.parent
-NEAR = 0.05  # of the budget: a cell that takes so many tokens at equal updates stands for equal tokens too
+NEAR = 0.05  # of the budget: so near to it a cell's tokens count as equal
 COLUMNS = {
     "learning_accuracy": "learning",
     "average_accuracy": "final average",
@@ -118,29 +118,42 @@ def make(table: Table, methods: list[str], jobs: int) -> None:
         for budget in table.plan["budgets"]:
             first = table.plan.get("tokens_of")  # its tokens are the budget of the others
             cells = [Cell(method, budget, seed) for method in methods if not (budget == "tokens" and method == first)]
-            if budget == "tokens":
-                cells = [scaled(table, cell) for cell in cells]
-            missing = [cell for cell in cells if not table.is_there(cell)]
+            fill = at_equal_tokens if budget == "tokens" else at_equal_updates
             with ThreadPoolExecutor(jobs) as pool:
-                for cell in pool.map(lambda cell: run(table, cell), missing):
-                    found = table.cells[cell.key]
-                    numbers = ", ".join(f"{COLUMNS[column]} {found[column]:.3f}" for column in COLUMNS)
-                    print(f"{cell.key}: {numbers} ({found['seconds']:.0f} s)", flush=True)
+                list(pool.map(fill, itertools.repeat(table), cells))  # raises what a run raised
 
 
-def scaled(table: Table, cell: Cell) -> Cell:
-    """The cell with its steps scaled to the budget's tokens, by what the method took at equal updates."""
+def at_equal_updates(table: Table, cell: Cell) -> None:
+    if not table.is_there(cell):
+        run(table, cell)
+
+
+def at_equal_tokens(table: Table, cell: Cell) -> None:
+    """Scale the steps to the budget by what the method took at equal updates; where that missed, once more by what it took then.
+
+    Tokens do not follow the steps where answers grow or shrink as training goes on.
+    """
     budget = table.cells[Cell(table.plan["tokens_of"], "updates", cell.seed).key]["tokens"]
-    scale = budget / table.cells[cell._replace(budget="updates").key]["tokens"]
-    return cell._replace(scale=1.0 if abs(scale - 1) <= NEAR else scale)
+    same = table.cells[cell._replace(budget="updates").key]
+    if is_near(same["tokens"], budget):
+        table.keep(cell, same)
+        return
+    first = cell._replace(scale=budget / same["tokens"])
+    kept = table.cells.get(cell.key, {})
+    tried = kept.get("first", kept)
+    if tried.get("recipe") != table.composed(first):
+        tried = run(table, first)
+    second = first._replace(scale=first.scale * budget / tried["tokens"])
+    if not is_near(tried["tokens"], budget) and not table.is_there(second):
+        run(table, second, first={name: tried[name] for name in ("recipe", "tokens")})
 
 
-def run(table: Table, cell: Cell) -> Cell:
-    """Run the cell, unless it is that of equal updates, and keep what it showed. Ends the script where the run fails."""
-    same = cell._replace(budget="updates")
-    if cell.budget == "tokens" and cell.scale == 1.0 and table.is_there(same):
-        table.keep(cell, table.cells[same.key])
-        return cell
+def is_near(tokens: int, budget: int) -> bool:
+    return abs(tokens / budget - 1) <= NEAR
+
+
+def run(table: Table, cell: Cell, **besides) -> dict:
+    """Run the cell, keep what it showed, and return that. Ends the script where the run fails."""
     out = table.runs / cell.key.replace("/", "-") / table.composed(cell)
     command = [sys.executable, "-m", "cpt", "run", *table.words(cell), "--out", str(out), "--quiet"]
     start, threads = time.monotonic(), {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
@@ -158,9 +171,12 @@ def run(table: Table, cell: Cell) -> Cell:
         "updates": sum(stage["steps"] for stage in stages),
         "tokens": sum(stage["train_tokens"] + stage["rollout_tokens"] for stage in stages),
         "seconds": round(time.monotonic() - start, 1),
+        **besides,
     }
     table.keep(cell, found)
-    return cell
+    numbers = ", ".join(f"{COLUMNS[column]} {found[column]:.3f}" for column in COLUMNS)
+    print(f"{cell.key}: {numbers}, {found['tokens']} tokens ({found['seconds']:.0f} s)", flush=True)
+    return found
 
 
 def commit() -> str:
