@@ -129,7 +129,7 @@ def at_equal_updates(table: Table, cell: Cell) -> None:
 
 
 def at_equal_tokens(table: Table, cell: Cell) -> None:
-    """Scale the steps to the budget by what the method took at equal updates; where that missed, once more by what it took then.
+    """Scale the steps to the budget by what the method took at equal updates; where that missed, again by what it took then.
 
     Tokens do not follow the steps where answers grow or shrink as training goes on.
     """
