@@ -24,6 +24,7 @@ from cpt.recipe_nodes import (
     settle_rewards,
     wrap,
 )
+from cpt.recipe_strategies import against_stages
 from cpt.recipe_strategies import problems as strategy_problems
 from cpt.rollouts.arguments import problems as engine_problems
 from cpt.stages import arguments
@@ -328,7 +329,8 @@ def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
             for path, message in stage_problems(stage):
                 place = ("stream", number, "stages", index, *path)
                 mistakes.add(root.at(place), ".".join(map(str, place)), message)
-    for number, name, message in strategy_problems(recipe.strategies, recipe.adapter):
+    found = [*strategy_problems(recipe.strategies, recipe.adapter), *against_stages(recipe.strategies, recipe.stream)]
+    for number, name, message in found:
         mistakes.add(root.at(["strategies", number, name]), f"strategies.{number}.{name}", message)
     for number, suite in enumerate(recipe.evaluation.suites):
         try:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from cpt.recipe_merge import Merge, adapter_problem
 from cpt.recipe_stages import Strict
+from cpt.stages.arguments import value_of
 
 
 class Averaged(Strict):
@@ -22,6 +23,12 @@ class Averaged(Strict):
     dtype: Literal["float32", "weights"] = Field("float32", description="of the average while training")
     device: Literal["weights", "cpu"] = Field(
         "weights", description="where the average lives: beside the weights, or in CPU memory with overlapped copies"
+    )
+    reference: Literal["stage", "average"] = Field(
+        "stage", description="the KL is measured from what each stage says, or from the average as it moves"
+    )
+    rollouts: Literal["live", "average"] = Field(
+        "live", description="the policy that answers in rlvr and hybrid stages; the average's are corrected for"
     )
 
 
@@ -104,6 +111,45 @@ def problems(strategies: Sequence[Any], adapter: Any) -> Iterator[tuple[int, str
                 "serve",
                 "the merge is served, not this average: feed_back true merges it, serve live leaves it out",
             )
+
+
+def against_stages(strategies: Sequence[Any], stream: Sequence[Any]) -> Iterator[tuple[int, str, str]]:
+    """(number, key, what is wrong with it) between what a strategy would do in stages, and the stages that there are."""
+    stages = [(f"stream.{task.task}.stages.{i}", stage) for task in stream for i, stage in enumerate(task.stages)]
+    for key, check in (("rollouts", rollout_problems), ("reference", reference_problems)):
+        asking = [number for number, spec in enumerate(strategies) if getattr(spec, key, None) == "average"]
+        for number in asking[1:]:
+            yield number, key, f"is `average` in strategies.{asking[0]} too: there can be one"
+        for message in check(stages) if asking else ():
+            yield asking[0], key, message
+
+
+def rollout_problems(stages: Sequence[tuple[str, Any]]) -> Iterator[str]:
+    """Why rollouts cannot be an average's."""
+    if not any(stage.kind in ("rlvr", "hybrid") for _, stage in stages):
+        yield "no stage would make rollouts by the average (rlvr and hybrid do): say live"
+    for key, stage in stages:
+        if stage.kind in ("self-distillation", "distill"):
+            yield f"{key} ({stage.kind}) learns from its own answers: say live"
+        elif getattr(stage, "filter", None) is not None:
+            yield f"{key} has a filter, whose rollouts are those of the stage's start: say live, or take the filter out"
+
+
+def reference_problems(stages: Sequence[tuple[str, Any]]) -> Iterator[str]:
+    """Why no KL can be measured from an average."""
+    measured = [
+        (key, stage)
+        for key, stage in stages
+        if stage.kind == "dpo" or (stage.kind in ("rlvr", "hybrid") and value_of(stage.args, stage.kind, "beta"))
+    ]
+    if not measured:
+        yield "no stage measures a KL (rlvr and hybrid with a beta in `args`, and dpo do): say stage"
+    for key, stage in measured:
+        if stage.reference != "stage-start":
+            yield f"{key} has the reference {stage.reference}: leave that out, or say stage"
+        for name in ("sync_ref_model", "precompute_ref_log_probs"):
+            if stage.args.get(name):
+                yield f"{key} has a reference that another moves or fixes ({name}): take that out, or say stage"
 
 
 def words(spec: Any) -> str:

@@ -69,16 +69,17 @@ class OwnBaseline:
         mask_BT = output["completion_mask"]
         if self.advantage == "length-weighted":
             return mask_BT.sum(1).float()
-        return gradient_proxy(self._logps(output), mask_BT)
+        return gradient_proxy(logps_of(self, output), mask_BT)
 
-    def _logps(self, output):
-        """The log-probabilities of this rank's answers under the policy that sampled them, (B, T)."""
-        if "old_per_token_logps" in output:
-            return output["old_per_token_logps"]
-        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-        mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            logps, _, _ = self._get_per_token_logps_and_entropies(
-                self.model, ids, mask, output["completion_ids"].shape[1], self.args.per_device_train_batch_size
-            )
-        return logps
+
+def logps_of(trainer, output) -> torch.Tensor:
+    """The log-probabilities of this rank's answers under the policy that sampled them, (B, T): now, or as they were kept."""
+    if "old_per_token_logps" in output:
+        return output["old_per_token_logps"]
+    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+    with torch.no_grad(), disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs):
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, output["completion_ids"].shape[1], trainer.args.per_device_train_batch_size
+        )
+    return logps

@@ -1,5 +1,8 @@
 """Reinforcement learning from verifiable rewards: TRL's GRPOTrainer (2402.03300) on the run's own rollout engine."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import torch
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
@@ -8,7 +11,7 @@ from trl.trainer import grpo_trainer
 
 from cpt import models, ranks
 from cpt.data.rows import completion_text, unpack
-from cpt.stages.baselines import OwnBaseline
+from cpt.stages.baselines import OwnBaseline, logps_of
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.drift import NAME as DRIFT
@@ -30,6 +33,8 @@ class RlvrStageTrainer(GRPOTrainer):
     An engine that is the policy itself (transformers) generates here; one that is a copy (vLLM) goes through TRL's own
     way to vLLM, with its correction for the sampler's mismatch. `stops` are token ids that end an answer. `opening` has
     rollouts of the stage's start for the first rows, which are then not generated again; `drift` follows how far it goes.
+    `rollout_policy` is opened around rollouts: a strategy's, under which other weights than the policy's may answer. They
+    are then the old policy of the importance ratio.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class RlvrStageTrainer(GRPOTrainer):
     ):
         self.engine, self.drift, self.stops = engine, drift, stops
         self.opening, self.given = opening, None
+        self.rollout_policy = partial(nullcontext, False)
         with generating_with(engine, stops, grpo_trainer, self._heard):
             super().__init__(*args, **kwargs)
 
@@ -53,19 +59,23 @@ class RlvrStageTrainer(GRPOTrainer):
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         if self.given is not None:
             return [each.ids for each in self.given], [each.logprobs for each in self.given] if self.use_vllm else None
-        if self.use_vllm:
-            return super()._generate_single_turn(
-                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
-            )
-        sampling = sampling_of(self, self.stops, self.args.generation_kwargs or {})
-        return engine_answers(self, prompt_ids, sampling), None
+        with self.rollout_policy():
+            if self.use_vllm:
+                return super()._generate_single_turn(
+                    prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+                )
+            sampling = sampling_of(self, self.stops, self.args.generation_kwargs or {})
+            return engine_answers(self, prompt_ids, sampling), None
 
     def _generate_and_score_completions(self, inputs):
         if self.opening is not None and self.state.global_step == 0:
             self.given = self.opening.of(inputs, self.accelerator.process_index * len(inputs))
-        output = super()._generate_and_score_completions(inputs)
+        with self.rollout_policy() as is_another:
+            output = super()._generate_and_score_completions(inputs)
+            if is_another:
+                output["old_per_token_logps"] = logps_of(self, output)
         self.opening = self.given = None
-        if self.drift is not None:
+        if self.drift is not None and not is_another:
             self.drift.begin(self, output)
         return output
 

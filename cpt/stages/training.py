@@ -133,6 +133,10 @@ def train(ctx: StageContext, trainer: Trainer, strategies, spent: dict | None = 
         ctx.screen.progress(f"{ctx.task.name} {ctx.name}", max(1, total_steps(trainer))) as bar,
     ):
         own = [callback for strategy in strategies for callback in strategy.callbacks(ctx)]
+        for strategy in strategies:
+            strategy.reference(ctx, reference_weights(trainer))
+            if (policy := strategy.rollout_policy(ctx)) is not None:
+                trainer.rollout_policy = policy
         for callback in (*own, Narrator(ctx, keeper, bar), keeper):  # the keeper last: it seals what the others saved
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -150,6 +154,19 @@ def train(ctx: StageContext, trainer: Trainer, strategies, spent: dict | None = 
     record = {"task": ctx.task.name, "stage": ctx.name, "kind": ctx.stage.kind, "steps": steps, **keeper.costs()}
     release(ctx, trainer)
     return record | {"notes": list(ctx.notes)}
+
+
+def reference_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The weights of the KL's reference, by the names of the policy's trained ones; empty where there is no reference."""
+    trained = [name for name, weight in trainer.model.named_parameters() if weight.requires_grad]
+    if getattr(trainer, "ref_model", None) is not None:
+        there = dict(trainer.accelerator.unwrap_model(trainer.ref_model).named_parameters())
+    elif "ref" in getattr(trainer.model, "peft_config", {}):
+        named = dict(trainer.model.named_parameters())
+        there = {name.replace(".ref.", ".default."): named[name] for name in named if ".ref." in name}
+    else:
+        return {}
+    return {name: there[name] for name in trained}
 
 
 def total_steps(trainer: Trainer) -> int:

@@ -7,7 +7,8 @@ A new strategy touches four places: its spec in `recipe_strategies`, its file, t
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,19 @@ class Strategy:
     def callbacks(self, ctx) -> list:
         """transformers' TrainerCallbacks for the stage."""
         return []
+
+    def reference(self, ctx, weights: Mapping[str, Any]) -> None:
+        """The weights of the KL's reference, by the names of the policy's trained ones; none where the stage has no KL.
+
+        A strategy may write to them while the stage trains. Called when its callbacks are made.
+        """
+
+    def rollout_policy(self, ctx) -> Callable[[], AbstractContextManager[bool]] | None:
+        """What is opened around rollouts of rlvr and hybrid stages, or None.
+
+        While it is open the policy has the weights that answer; it says whether they are others than the policy's own.
+        """
+        return None
 
     def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
         """The stage's weights are saved, and still in `model`, which nobody needs any more. `save(folder)` saves it again.

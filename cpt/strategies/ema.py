@@ -3,10 +3,13 @@
 The average is of the trained weights alone (an adapter's, where one is trained). What is served is evaluated and shipped;
 what goes on to the next task is another question (`feed_back`). The rules are in `strategies.averages`.
 
-The reference of a stage's KL is the weights that the stage starts from: with `feed_back` those are the average.
+The reference of a KL is the weights that its stage starts from: with `feed_back` those are the average as it was then.
+With `reference: average` it moves on with the average (WARP, 2406.16768; TRL's sync_ref_model is that for one rule, full
+weights and one process). With `rollouts: average` the average answers, and is the old policy of the importance ratio.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,13 @@ class Ema(Strategy):
         self._let_go()  # of the round before, where a stage trains in rounds
         self.follower = Follower(self, ctx.key)
         return [self.follower]
+
+    def reference(self, ctx, weights: Mapping[str, torch.Tensor]) -> None:
+        if self.spec.reference == "average":
+            self.follower.reference = list(weights.values())
+
+    def rollout_policy(self, ctx) -> Callable[[], AbstractContextManager[bool]] | None:
+        return self.follower.standing_in if self.spec.rollouts == "average" else None
 
     def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
         """The average as a model, beside the stage's own. The weights in `model` are no longer needed."""
@@ -96,12 +106,16 @@ class Follower(TrainerCallback):
         self.names: list[str] = []
         self.extra: dict[str, list[torch.Tensor]] = {}  # what the rule needs besides: first, gradients, before
         self.taken: list[float] = []  # of each update since the last log
+        self.reference: list[torch.Tensor] = []  # weights that follow the average
+        self.standing = False  # whether the policy has the average's weights
 
     def on_train_begin(self, args, state, control, model=None, **_):
         if self.owner.rule in GRADIENT_RULES and tensors.is_sharded():
             raise UserError(
                 f"{self.key}: the rule {self.owner.rule} needs whole gradients: not under DeepSpeed or FSDP"
             )
+        if "average" in (self.spec.reference, self.spec.rollouts) and tensors.is_sharded():
+            raise UserError(f"{self.key}: reference or rollouts of the average: not under DeepSpeed or FSDP")
         trained = tensors.trained(model)
         self.names, self.weights = list(trained), list(trained.values())
         kept = self.owner.kept
@@ -174,6 +188,28 @@ class Follower(TrainerCallback):
         if what not in self.extra:
             self.extra[what] = [torch.empty_like(t) for t in self.average.tensors]
         torch._foreach_copy_(self.extra[what], [tensor.detach() for tensor in tensors])
+
+    @torch.no_grad()
+    def on_step_begin(self, args, state, control, **_):
+        if self.reference:
+            torch._foreach_copy_(self.reference, self.as_served() if self.average is not None else self.weights)
+
+    @contextmanager
+    def standing_in(self) -> Iterator[bool]:
+        """The average's weights take the place of the policy's, where it has begun; opened again inside, they stay."""
+        if self.average is None or self.standing:
+            yield self.standing
+            return
+        with torch.no_grad():
+            live = [weight.clone() for weight in self.weights]
+            torch._foreach_copy_(self.weights, self.as_served())
+        self.standing = True
+        try:
+            yield True
+        finally:
+            self.standing = False
+            with torch.no_grad():
+                torch._foreach_copy_(self.weights, live)
 
     def _is_due(self, step: int) -> bool:
         return step > self.spec.start and step % self.spec.every == 0
