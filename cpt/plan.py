@@ -1,6 +1,7 @@
 """`cpt check`: what a recipe will do, and the mistakes that only the world outside it can show. No heavy import."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def describe(recipe: Recipe, out: Path) -> str:
     for number, task in enumerate(recipe.stream, start=1):
         lines.append(f"    {number:02d} {task.task}: {rows_line(task)}; judged by {task.verifier.kind}")
         for stage in task.stages:
-            lines.append(f"       {stage.kind}: {stage_line(stage, task)}")
+            lines.append(f"       {stage.kind}: {stage_line(stage, task, recipe.strategies)}")
     if recipe.strategies:
         lines += ["", "  strategies", *(f"    {strategy_words(spec)}" for spec in recipe.strategies)]
         lines += [f"    a search judges on {validation_line(recipe)}"] if searches(recipe) else []
@@ -191,7 +192,7 @@ def rows_line(task: Any) -> str:
     return f"{task.data.source} rows: {', '.join(parts)}"
 
 
-def stage_line(stage: Any, task: Any) -> str:
+def stage_line(stage: Any, task: Any, strategies: Sequence[Any]) -> str:
     """Steps, rows or completions a step, learning rate, and the reference of the KL."""
     get = {name: value_of(stage.args, stage.kind, name) for name in STAGE_WORDS}
     a_step = get["per_device_train_batch_size"] * get["gradient_accumulation_steps"] * world()
@@ -211,7 +212,9 @@ def stage_line(stage: Any, task: Any) -> str:
     if stage.kind in ("self-distillation", "distill"):
         words += divergence_words(stage)
     elif "beta" in arguments(stage.kind) and value_of(stage.args, stage.kind, "beta"):
-        words.append(f"KL {value_of(stage.args, stage.kind, 'beta'):g} to {stage.reference}")
+        averaged = any(getattr(spec, "reference", "stage") == "average" for spec in strategies)
+        beta = value_of(stage.args, stage.kind, "beta")
+        words.append(f"KL {beta:g} to {'the average' if averaged else stage.reference}")
     return ", ".join(words)
 
 

@@ -8,6 +8,7 @@ from fakes import recipe, short, write_recipe
 from test_resume import assert_same_end
 from test_strategies import Training, ema
 
+from cpt import plan
 from cpt.recipe import RecipeErrors, load
 from cpt.screen import QUIET, Screen
 
@@ -143,3 +144,9 @@ def test_another_reference_is_a_mistake(tmp_path):
     said = str(found.value)
     assert "stream.reverse.stages.0 has the reference base" in said
     assert "stream.reverse.stages.1 has a reference that another moves or fixes (precompute_ref_log_probs)" in said
+
+
+def test_the_plan_says_what_the_kl_is_measured_from(tmp_path):
+    file = write_recipe(tmp_path / "recipe.yaml", with_average("rlvr", tasks=("reverse",), spec=REFERENCE))
+    assert "KL 0.1 to the average" in plan.describe(load(file), tmp_path / "run")
+    assert "KL 0.1 to stage-start" in plan.describe(load(file, ["strategies=[]"]), tmp_path / "run")

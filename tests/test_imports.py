@@ -29,7 +29,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     "cpt.rollouts.keeper": set(),
     "cpt.recipe": {"cpt.recipe_file", "cpt.recipe_nodes", "cpt.recipe_stages", "cpt.recipe_strategies"},
     "cpt.recipe_stages": set(),
-    "cpt.recipe_strategies": {"cpt.recipe_merge", "cpt.recipe_stages"},
+    "cpt.recipe_strategies": {"cpt.recipe_merge", "cpt.recipe_stages", "cpt.stages.arguments"},
     "cpt.recipe_merge": {"cpt.recipe_stages"},
     "cpt.recipe_file": {"cpt.recipe_nodes", "cpt.recipe_strategies", "cpt.rollouts.arguments", "cpt.stages.arguments"},
     "cpt.recipe_schema": {"cpt.recipe", "cpt.recipe_stages"},
