@@ -1,6 +1,6 @@
 """What rollout-based filtering saves: time to an accuracy where nobody solves a third of a stage's prompts.
 
-    python scripts/bench_filter.py                  three pairs in turn (some ten minutes of one core)
+    python scripts/bench_filter.py                  three pairs in turn (some five minutes of one core)
 
 Every third answer of the task's rows is replaced by one that no rollout gives. Both sides have the same number of prompts
 with signal in a step: 24 prompts of which a third is useless, against 16 of those that the filter kept; the same rollouts a
@@ -39,11 +39,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--task", default="reverse", help="default: %(default)s")
-    parser.add_argument("--learning-rate", type=float, default=3e-5, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=200, help="of each side at most; default: %(default)s")
+    parser.add_argument("--learning-rate", type=float, default=2e-5, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=220, help="of each side at most; default: %(default)s")
     parser.add_argument("--accuracy", type=float, default=0.9, help="to be reached; default: %(default)s")
-    parser.add_argument("--prompts", type=int, default=600, help="that the filter looks at; default: %(default)s")
-    parser.add_argument("--samples", type=int, default=8, help="the filter's answers to each; default: %(default)s")
+    parser.add_argument("--prompts", type=int, default=300, help="that the filter looks at; default: %(default)s")
+    parser.add_argument("--samples", type=int, default=4, help="the filter's answers to each; default: %(default)s")
     parser.add_argument("--same-batch", action="store_true", help="16 prompts a step on both sides")
     asked = parser.parse_args()
     spec = f"filter: {{samples: {asked.samples}, prompts: {asked.prompts}}}"

@@ -233,6 +233,16 @@ def test_a_leak_into_another_task_or_a_suite_is_found(tmp_path):
         load_stream(one.model_copy(update={"stream": (one.stream[0], other)}), {})
 
 
+def test_what_another_task_judges_merges_on_is_not_trained_on(tmp_path):
+    (tmp_path / "other").mkdir()
+    one = stream_of(tmp_path, questions(5), questions(3, 10), questions(2, 20))
+    other = (
+        stream_of(tmp_path / "other", questions(3, 19), questions(3, 30)).stream[0].model_copy(update={"task": "new"})
+    )
+    with pytest.raises(UserError, match="new/train/1 = sums/validation/0"):
+        load_stream(one.model_copy(update={"stream": (one.stream[0], other)}), {})
+
+
 def test_one_question_twice_is_refused(tmp_path):
     with pytest.raises(UserError, match="rows sums/eval/0 and sums/eval/3 ask the same; keep one"):
         load_stream(stream_of(tmp_path, questions(5), questions(3, 10) + questions(1, 10)), {})

@@ -89,7 +89,7 @@ def load_task(spec: Task | SuiteTask, seed: int, wanted: Sequence[str]) -> TaskD
 def prove_apart(stream: Stream) -> None:
     """Raise UserError where a prompt is in two splits of a task, or is trained in one task and asked in another place.
 
-    Prompts are compared by the hash of their normalised text. What is asked twice within one task would count twice, and
+    To judge a merge on its validation rows is to ask them too. Prompts are compared by the hash of their normalised text. What is asked twice within one task would count twice, and
     is refused too.
     """
     asked: dict[bytes, str] = {}
@@ -102,10 +102,10 @@ def prove_apart(stream: Stream) -> None:
             mine = {}
             note_asked(task, mine)
             asked |= mine
+    judged = {prompt_key(prompt_of(row)): row["id"] for task in stream.tasks for row in task.validation}
     for task in stream.tasks:
-        validation = {prompt_key(prompt_of(row)): row["id"] for row in task.validation}
         leaks = list(overlaps(task.validation, asked))
-        trained = list(overlaps(task.train, asked | validation))
+        trained = list(overlaps(task.train, judged | asked))
         if leaks or trained:
             refuse(task, [*trained, *leaks])
 
