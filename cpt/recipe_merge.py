@@ -30,7 +30,7 @@ DELLA_DENSITY, DELLA_EPSILON = 0.5, 0.15  # where left out: those of `cpt merge`
 
 
 class Merge(Strict):
-    """After each task the new model is merged with earlier points of the run, in weight space."""
+    """After each task, or each stage, the new model is merged with earlier ones of the run, in weight space."""
 
     kind: Literal["merge"]
     method: Literal[
@@ -39,6 +39,9 @@ class Merge(Strict):
     ]  # fmt: skip
     sources: Literal["previous", "base", "all"] = Field(
         "previous", description="the points that the new model is merged with: the one before it, 00-base, or all"
+    )
+    after: Literal["task", "stage"] = Field(
+        "task", description="stage: every stage's model is merged; previous is then what the stage started from"
     )
     weight: Annotated[float, Field(ge=0, le=1)] | Literal["average"] | None = Field(
         None, description="wise, slerp: the old model's share (.5); average: (t-1)/t after task t"
@@ -79,6 +82,13 @@ class Merge(Strict):
                 "weight average gives each task an equal share by merging every merge into the next: it wants sources "
                 "previous and feed_back true (the mean of all points, the base included: soup with sources all)"
             )
+        if self.after == "stage" and not self.feed_back:
+            raise ValueError(
+                "with after stage the next stage starts from the merge, or all but the last would be lost: feed_back must "
+                "be true (or take after task)"
+            )
+        if self.after == "stage" and self.weight == "average":
+            raise ValueError("weight average gives each task an equal share when it ends: it wants after task")
         if self.search is not None:
             self._can_be_searched()
         return self

@@ -89,10 +89,18 @@ def problems(strategies: Sequence[Any], adapter: Any) -> Iterator[tuple[int, str
         message = adapter_problem(strategies[number]) if adapter is not None else None
         if message:
             yield number, "method", message
+    stages = any(strategies[number].after == "stage" for number in merges)
     for number, spec in enumerate(strategies):
         if not isinstance(spec, Averaged) or not merges:
             continue
-        if number > merges[0] and (spec.feed_back or spec.serve == "average"):
+        if stages and (spec.feed_back or spec.serve == "average"):
+            yield (
+                number,
+                "kind",
+                "its average, of the end of a task, would take the place of what `after: stage` merged: merge after task, "
+                "or keep no average here (serve live, feed_back false)",
+            )
+        elif number > merges[0] and (spec.feed_back or spec.serve == "average"):
             yield (
                 number,
                 "kind",

@@ -1,4 +1,4 @@
-"""`merge`: after each task the new model is merged with earlier points, by the functions of `cpt merge` over folders.
+"""`merge`: after each task or stage the new model is merged with earlier ones, by the functions of `cpt merge` over folders.
 
 WiSE-FT (2109.01903) joins a fine-tuned model with the one before it, once; here that is done after every task, and the next
 task goes on from the merge (or not: MagMax, 2407.06322, trains on and merges all). A search differs from the papers' in that
@@ -26,30 +26,47 @@ JUDGED = "judged.json"  # what a search knows already: after a kill nothing is a
 
 
 class Merge(Strategy):
-    """`rows`: of a search, the validation accuracies that the point of each earlier task was left with."""
+    """`rows`: of a search, the validation accuracies that each task's last merge left, the one under way included."""
 
     def __init__(self, recipe: Recipe, spec: Any, name: str):
         super().__init__(recipe, spec, name)
         self.rows: list[dict[str, float]] = []
-        self.folder: Path | None = None  # of this task's merge; None where the model stays as it was trained
+        self.folder: Path | None = None  # of the last merge; None where the model stays as it was trained
         self.did: dict[str, Any] | None = None
 
+    def after_stage(self, ctx, rows) -> Path | None:
+        self.folder = self.did = None
+        if self.spec.after == "task":
+            return None
+        self._merge(ctx, ctx.target, [*ctx.points, *ctx.stages], ctx.target.parent / self.name)
+        folder, self.folder = self.folder, None  # it becomes the stage's model: nothing else is served
+        return folder
+
     def after_task(self, ctx, model: Path) -> Path | None:
-        spec, place = self.spec, ctx.target.parents[1] / self.name
-        models = [model, *earlier(spec, ctx.points, self.recipe.adapter is not None)]
+        self.folder = self.did = None
+        if self.spec.after == "stage":
+            return None
+        self._merge(ctx, model, ctx.points, ctx.target.parents[1] / self.name)
+        return self.folder if self.spec.feed_back else None
+
+    def _merge(self, ctx, model: Path, before: Sequence[Path], place: Path) -> None:
+        """Merge `model` with what came `before` it, in `place`: `folder` is the merge, `did` what was done."""
+        spec = self.spec
+        models = [model, *earlier(spec, before, self.recipe.adapter is not None)]
         found: dict[str, Any] = {"value": None, "merged": False, "seconds": 0.0, "rollout_tokens": 0, "curve": []}
         if can_merge(spec, models):
-            found |= self._search(ctx, models, place) if spec.search else fixed(spec, ctx.points)
+            found |= self._search(ctx, models, place) if spec.search else fixed(spec, before)
         self.folder = place / "model" if found["merged"] else None
         if self.folder is not None:
             start = time.monotonic()
             ranks.on_main(self._write, ctx, models, found["value"], self.folder)
             found["seconds"] = round(found["seconds"] + time.monotonic() - start, 3)
-        who = {"strategy": self.name, "method": spec.method, "feed_back": spec.feed_back, "option": spec.option}
+        who = {"strategy": self.name, "method": spec.method, "after": spec.after, "feed_back": spec.feed_back}
+        who["option"] = spec.option
         self.did = {**who, "points": [old.parent.name for old in models[1:]], **found}
         self.did["told"] = told(self.did)
-        ctx.screen.line(f"{ctx.task.name} {self.name}: {self.did['told']}")
-        return self.folder if spec.feed_back else None
+        where = ctx.task.name if spec.after == "task" else f"{ctx.task.name} {ctx.name}"
+        ctx.screen.line(f"{where} {self.name}: {self.did['told']}")
 
     def served(self, ctx) -> Path | None:
         return self.folder
@@ -77,18 +94,19 @@ class Merge(Strategy):
                 ranks.on_main(write_json, place / JUDGED, known)
         judged = [known[repr(value)] for value in values]
         accuracies, gates = [each["accuracy"] for each in judged], self.recipe.evaluation.gates
-        best = choose(accuracies, self.rows, gates)
+        rows = self.rows[: len(ctx.points) - 1]  # without that of the stage before
+        best = choose(accuracies, rows, gates)
         curve = [
             {
                 "value": value,
                 "accuracy": each,
                 "mean": mean(each),
-                "breaks": broken_gates(each, self.rows, gates),
+                "breaks": broken_gates(each, rows, gates),
                 "taken": number == best,
             }
             for number, (value, each) in enumerate(zip(values, accuracies, strict=True))
         ]
-        self.rows = [*self.rows, accuracies[best]]
+        self.rows = [*rows, accuracies[best]]
         cost = {name: round(sum(each[name] for each in judged), 3) for name in ("seconds", "rollout_tokens")}
         return {"value": values[best], "merged": best > 0, "curve": curve, **cost}
 
