@@ -142,8 +142,8 @@ def load_full(folder: Path, recipe: Recipe):
 
 
 def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, seed: int = 0):
-    """The policy in `folder`: all weights, or the adapter on `base`; without one yet, a fresh adapter drawn from `seed`."""
-    if recipe.adapter is None:
+    """The policy in `folder`: all weights, or the adapter on `base`; to train on one, a fresh adapter drawn from `seed`."""
+    if recipe.adapter is None or not (trainable or is_adapter(folder)):
         return load_full(folder, recipe)
     from peft import PeftModel, get_peft_model
     from transformers import set_seed
@@ -152,8 +152,6 @@ def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, se
     if is_adapter(folder):
         with loading("adapter", folder):
             return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
-    if not trainable:
-        return model
     set_seed(seed)
     return get_peft_model(model, adapter_config(recipe))
 

@@ -328,7 +328,7 @@ def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
             for path, message in stage_problems(stage):
                 place = ("stream", number, "stages", index, *path)
                 mistakes.add(root.at(place), ".".join(map(str, place)), message)
-    for number, name, message in strategy_problems(recipe.strategies, recipe.adapter):
+    for number, name, message in strategy_problems(recipe.strategies, recipe.adapter, recipe.rollouts.engine):
         mistakes.add(root.at(["strategies", number, name]), f"strategies.{number}.{name}", message)
     for number, suite in enumerate(recipe.evaluation.suites):
         try:

@@ -1,9 +1,10 @@
 """The strategy `merge` of a recipe. Methods and their options are those of `cpt merge` (docs/merging.md)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from cpt.merging.lora import refusal
 from cpt.recipe_stages import Strict
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # what each method can be told
@@ -57,6 +58,10 @@ class Merge(Strict):
     )
     feed_back: bool = Field(True, description="the next task starts from the merge; false: the merge is only served")
 
+    adapters: Literal["factors", "weights"] = Field(
+        "factors", description="weights: adapters are read as the full models that they make, and the merge is one"
+    )
+
     @property
     def option(self) -> str | None:
         """What a search varies: the method's first option."""
@@ -81,6 +86,11 @@ class Merge(Strict):
             raise ValueError(
                 "weight average gives each task an equal share by merging every merge into the next: it wants sources "
                 "previous and feed_back true (the mean of all points, the base included: soup with sources all)"
+            )
+        if self.adapters == "weights" and self.feed_back:
+            raise ValueError(
+                "with adapters weights the merge is a full model, which is served, and the next task goes on from its "
+                "adapter: feed_back must be false (or take adapters factors)"
             )
         if self.after == "stage" and not self.feed_back:
             raise ValueError(
@@ -113,10 +123,38 @@ class Merge(Strict):
             raise ValueError("search: a value stands twice: keep one")
 
 
-def adapter_problem(spec: Merge) -> str | None:
-    """Why adapters cannot be merged so, or None: the untouched model has no adapter that they could be compared with."""
+def adapter_problem(spec: Merge, adapter: Any, engine: str) -> tuple[str, str] | None:
+    """(key, why the points of a recipe with this `adapter`, None for none, cannot be merged so), or None."""
+    if spec.adapters == "weights":
+        return weights_problem(adapter, engine)
+    if adapter is None:
+        return None
     if spec.method in FROM_BASE:
-        return f"{spec.method} works on changes of the untouched model, which has no adapter: take wise, slerp or soup"
+        return "method", (
+            f"{spec.method} works on changes of the untouched model, which has no adapter: take wise, slerp or soup, or "
+            "adapters weights"
+        )
     if spec.sources == "base":
-        return "the untouched model has no adapter to merge with: sources must be previous or all"
+        return "method", (
+            "the untouched model has no adapter to merge with: sources must be previous or all (or take adapters weights)"
+        )
+    return None
+
+
+def weights_problem(adapter: Any, engine: str) -> tuple[str, str] | None:
+    """`adapter_problem` where adapters are read as full models."""
+    if adapter is None:
+        return (
+            "adapters",
+            "weights is for a recipe that trains an adapter, and this one trains all weights: take it out",
+        )
+    options = adapter.model_dump()
+    said = refusal({"peft_type": options.pop("kind")} | options)
+    if said is not None:
+        return "adapters", f"weights: {said}: take adapters factors, or another adapter"
+    if engine != "transformers":
+        return "adapters", (
+            f"weights: the engine {engine} serves the untouched model and adapters on it, no merge of all weights: take "
+            "`engine: transformers`, or adapters factors"
+        )
     return None

@@ -1,4 +1,4 @@
-"""What strategies merged after tasks or stages: the trade-off between old and new tasks, value by value, where one was searched."""
+"""What strategies merged after tasks or stages: the trade-off between old and new tasks, by value, where one was searched."""
 
 from cpt.report.charts import columns_of, trade_off_chart
 from cpt.report.words import score

@@ -16,6 +16,7 @@ from cpt import ranks
 from cpt.files import write_json
 from cpt.merging.merge import merge
 from cpt.merging.methods import METHODS
+from cpt.models import is_adapter
 from cpt.recipe import Recipe
 from cpt.recipe_merge import FROM_BASE
 from cpt.strategies.acceptance import broken_gates, choose, mean
@@ -52,7 +53,7 @@ class Merge(Strategy):
     def _merge(self, ctx, model: Path, before: Sequence[Path], place: Path) -> None:
         """Merge `model` with what came `before` it, in `place`: `folder` is the merge, `did` what was done."""
         spec = self.spec
-        models = [model, *earlier(spec, before, self.recipe.adapter is not None)]
+        models = [model, *earlier(spec, before, self.recipe.adapter is not None and spec.adapters == "factors")]
         found: dict[str, Any] = {"value": None, "merged": False, "seconds": 0.0, "rollout_tokens": 0, "curve": []}
         if can_merge(spec, models):
             found |= self._search(ctx, models, place) if spec.search else fixed(spec, before)
@@ -79,7 +80,16 @@ class Merge(Strategy):
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         stop = ctx.stop if ranks.world_size() == 1 else None  # a rank alone cannot ask the others
-        merge(**arguments(self.spec, models, ctx.base, value, ctx.seed), out=out, stop=stop)
+        merge(
+            **arguments(self.spec, models, ctx.base, value, ctx.seed), **self._reading(ctx, models), out=out, stop=stop
+        )
+
+    def _reading(self, ctx, models: Sequence[Path]) -> dict[str, Any]:
+        """How adapters are read: by their factors, or as the weights in which the policy computes."""
+        if self.spec.adapters == "factors" or not any(map(is_adapter, models)):
+            return {}
+        dtype = self.recipe.model.dtype
+        return {"into": ctx.base, "dtype": None if dtype == "auto" else dtype}
 
     # -- search ------------------------------------------------------------------------------------------------------
 
