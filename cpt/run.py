@@ -160,15 +160,15 @@ def make(this: Run, point: Point) -> None:
             ranks.on_main(this.rundir.commit_stage, point, ctx.name, record)
         states = ctx.target.parent / "strategies"
     load_states(this, states)
-    source, served = ctx.target, None
+    model, served = ctx.target, None
     for strategy in this.strategies:
-        source = strategy.after_task(ctx, source) or source
+        model = strategy.after_task(ctx, model) or model
     for strategy in this.strategies:
         served = strategy.served(ctx) or served
-    served = None if served == source else served
+    served = None if served == model else served
     states = this.rundir.work(point) / "strategies"
     save_states(this, states)
-    ranks.on_main(commit, this, point, source, served, states)
+    ranks.on_main(commit, this, point, model, served, states)
 
 
 def load_states(this: Run, folder: Path) -> None:
