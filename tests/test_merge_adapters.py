@@ -269,6 +269,18 @@ def test_methods_of_changes_in_a_stream(method, cpt, tmp_path):
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
 
 
+def test_an_adapter_of_a_tied_embedding_is_refused_before_training(tiny_folder, tmp_path):
+    from cpt import models
+
+    adapter = LORA | {"target_modules": ["q_proj", "embed_tokens"]}
+    recipe = load(write_recipe(tmp_path / "weights.yaml", with_adapter(WEIGHTS, adapter)))
+    with pytest.raises(UserError, match="it changes the embedding or the head, which this model ties together"):
+        models.check_adapter(tiny_folder, recipe)
+    models.check_adapter(tiny_folder, load(write_recipe(tmp_path / "plain.yaml", with_adapter(WEIGHTS))))
+    factors = {"kind": "merge", "method": "wise"}
+    models.check_adapter(tiny_folder, load(write_recipe(tmp_path / "factors.yaml", with_adapter(factors, adapter))))
+
+
 WRONG = {
     "fed back": (
         with_adapter(WEIGHTS | {"feed_back": True}),

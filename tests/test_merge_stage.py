@@ -57,6 +57,9 @@ def test_the_first_stage_of_the_first_task(tmp_path):
     model(ctx.target, 8.0, 2.0)
     assert weights(strategy(after="stage", method="wise").after_stage(ctx, None)) == [4.0, 3.0]
     assert strategy(after="stage", method="wise", adapter=True).after_stage(ctx, None) is None
+    second = stage_context(tmp_path, [*ctx.points], (ctx.target,))  # no adapter either: neither stage trained anything
+    model(second.target, 1.0, 1.0)
+    assert strategy(after="stage", method="wise", adapter=True).after_stage(second, None) is None
     task = strategy(method="wise")
     assert task.after_stage(ctx, None) is None and task.merged() is None
 

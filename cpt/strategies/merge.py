@@ -53,7 +53,10 @@ class Merge(Strategy):
     def _merge(self, ctx, model: Path, before: Sequence[Path], place: Path) -> None:
         """Merge `model` with what came `before` it, in `place`: `folder` is the merge, `did` what was done."""
         spec = self.spec
-        models = [model, *earlier(spec, before, self.recipe.adapter is not None and spec.adapters == "factors")]
+        factors = self.recipe.adapter is not None and spec.adapters == "factors"
+        models = [model, *earlier(spec, before, factors)]
+        if factors:  # a stage that trained nothing left the untouched model
+            models = [each for each in models if is_adapter(each)] if is_adapter(model) else [model]
         found: dict[str, Any] = {"value": None, "merged": False, "seconds": 0.0, "rollout_tokens": 0, "curve": []}
         if can_merge(spec, models):
             found |= self._search(ctx, models, place) if spec.search else fixed(spec, before)
