@@ -57,7 +57,6 @@ class Merge(Strict):
         None, min_length=1, description="values of weight (wise, slerp) or scale to judge on the validation rows"
     )
     feed_back: bool = Field(True, description="the next task starts from the merge; false: the merge is only served")
-
     adapters: Literal["factors", "weights"] = Field(
         "factors", description="weights: adapters are read as the full models that they make, and the merge is one"
     )

@@ -84,6 +84,22 @@ def test_a_search_keeps_one_row_a_task(tmp_path):
     assert merge.rows == [{"task1": 0.9}, {"task1": 0.8, "task2": 0.5}]
 
 
+def test_a_search_with_nothing_to_merge_yet_has_its_row(tmp_path):
+    """An adapter's first task: later gates look at every task's row by its place."""
+    asked = []
+
+    def judge(folder):
+        asked.append(folder)
+        return {"task1": 0.7}, {"seconds": 1.0, "rollout_tokens": 10}
+
+    ctx = context(tmp_path, model(tmp_path / "00-base" / "model", 0.0), judge=judge)
+    merge = strategy(adapter=True, method="wise", search=[0.25, 0.5])
+    assert merge.after_task(ctx, model(ctx.target, 8.0)) is None and merge.served(ctx) is None
+    assert asked == [ctx.target] and merge.rows == [{"task1": 0.7}]
+    did = merge.merged()
+    assert (did["told"], did["rollout_tokens"]) == ("not merged: there is nothing to merge with yet", 10)
+
+
 def staged(spec: dict, steps: int = 2) -> dict:
     return short("sft", "sft", steps=steps, evaluate=4) | {"strategies": [spec]}
 

@@ -58,8 +58,10 @@ class Merge(Strategy):
         if factors:  # a stage that trained nothing left the untouched model
             models = [each for each in models if is_adapter(each)] if is_adapter(model) else [model]
         found: dict[str, Any] = {"value": None, "merged": False, "seconds": 0.0, "rollout_tokens": 0, "curve": []}
-        if can_merge(spec, models):
-            found |= self._search(ctx, models, place) if spec.search else fixed(spec, before)
+        if spec.search:
+            found |= self._search(ctx, models, place)
+        elif can_merge(spec, models):
+            found |= fixed(spec, before)
         self.folder = place / "model" if found["merged"] else None
         if self.folder is not None:
             start = time.monotonic()
@@ -97,8 +99,12 @@ class Merge(Strategy):
     # -- search ------------------------------------------------------------------------------------------------------
 
     def _search(self, ctx, models: Sequence[Path], place: Path) -> dict[str, Any]:
-        """The value to take (None: the model as it is), the whole curve, and what it cost. On all ranks."""
-        values = [None, *towards_old(self.spec)]
+        """The value to take (None: the model as it is), the whole curve, and what it cost. On all ranks.
+
+        With nothing to merge yet the model is judged all the same: later gates compare with what it can.
+        """
+        mergeable = can_merge(self.spec, models)
+        values = [None, *(towards_old(self.spec) if mergeable else ())]
         known = ranks.on_main(read, place / JUDGED)
         for value in values:
             if repr(value) not in known:
@@ -121,7 +127,7 @@ class Merge(Strategy):
         ]
         self.rows = [*rows, accuracies[best]]
         cost = {name: round(sum(each[name] for each in judged), 3) for name in ("seconds", "rollout_tokens")}
-        return {"value": values[best], "merged": best > 0, "curve": curve, **cost}
+        return {"value": values[best], "merged": best > 0, "curve": curve if mergeable else [], **cost}
 
     def _judge(self, ctx, models: Sequence[Path], value: float | None, folder: Path) -> dict[str, Any]:
         """{accuracy: {task: on validation}, seconds, rollout_tokens} of one candidate, whose weights are not kept."""
