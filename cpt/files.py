@@ -49,6 +49,12 @@ def clone(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=os.link)
 
 
+def replace_folder(target: Path, by: Path) -> None:
+    """Move the folder `by` into the place of `target`. Killed in between, `target` is gone: not for what is committed."""
+    shutil.rmtree(target)
+    by.rename(target)
+
+
 def sync_file(file: Path) -> None:
     with file.open("rb") as stream:
         os.fsync(stream.fileno())

@@ -12,10 +12,11 @@ Merge models that came from one base into a new model folder, tensor by tensor: 
   cpt merge A B C --method linear --weight 2 1 1 --out DIR      a weighted mean
   cpt merge A B --method ties --base BASE --out DIR             what both changed of the base, without their conflicts
   cpt merge A B --method ties --base BASE --out DIR --dry-run   what would be read and written, without doing it
+  cpt merge A B --method ties --into BASE --out DIR             LoRA adapters as the models that they make of BASE
 
 A MODEL is a folder with config.json and *.safetensors, a run folder (its last point), or a point of one
 (runs/NAME/points/01-reverse). The config, tokenizer and chat template are those of the first. All models must have the same
-tensors. Adapters (PEFT) of one config are merged as adapters.
+tensors. Adapters (PEFT) of one config are merged as adapters, factor by factor; with --into as full models.
 
 methods of averages:      linear (weighted mean), soup (plain mean), wise (two models), slerp (two models, along the arc),
                           fisher (by the Fisher information of each parameter: --fisher)
@@ -44,6 +45,12 @@ def add_arguments(commands) -> None:
     )
     merge.add_argument(
         "--base", type=Path, metavar="MODEL", help="what the models were trained from (methods from a base)"
+    )
+    merge.add_argument(
+        "--into",
+        type=Path,
+        metavar="MODEL",
+        help="read LoRA adapters as the full weights that they make of this model (and --base is it, where a method has one)",
     )
     merge.add_argument(
         "--weight",
@@ -82,7 +89,7 @@ def run(asked: argparse.Namespace) -> int:
     """Merge as asked, or print the plan. Raises UserError."""
     shard_bytes = bytes_of(asked.shard_size)
     models = [folder_of(place) for place in asked.models]
-    base = None if asked.base is None else folder_of(asked.base)
+    base, into = (None if place is None else folder_of(place) for place in (asked.base, asked.into))
     from cpt.merging.merge import carry_out
     from cpt.merging.plan import describe, make_plan, size
     from cpt.screen import Screen
@@ -90,7 +97,15 @@ def run(asked: argparse.Namespace) -> int:
 
     options = {key: getattr(asked, key) for key in ("density", "scale", "gamma", "epsilon", "seed", "dtype", "threads")}
     plan = make_plan(
-        asked.method, models, base, asked.weight, asked.out, fishers=asked.fisher, shard_bytes=shard_bytes, **options
+        asked.method,
+        models,
+        base,
+        asked.weight,
+        asked.out,
+        fishers=asked.fisher,
+        into=into,
+        shard_bytes=shard_bytes,
+        **options,
     )
     screen = Screen(0 if asked.quiet else 1)
     for warning in plan.warnings:

@@ -142,8 +142,8 @@ def load_full(folder: Path, recipe: Recipe):
 
 
 def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, seed: int = 0):
-    """The policy in `folder`: all weights, or the adapter on `base`; without one yet, a fresh adapter drawn from `seed`."""
-    if recipe.adapter is None:
+    """The policy in `folder`: all weights, or the adapter on `base`; to train on one, a fresh adapter drawn from `seed`."""
+    if recipe.adapter is None or not (trainable or is_adapter(folder)):
         return load_full(folder, recipe)
     from peft import PeftModel, get_peft_model
     from transformers import set_seed
@@ -152,8 +152,6 @@ def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, se
     if is_adapter(folder):
         with loading("adapter", folder):
             return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
-    if not trainable:
-        return model
     set_seed(seed)
     return get_peft_model(model, adapter_config(recipe))
 
@@ -182,10 +180,26 @@ def check_adapter(base: Path, recipe: Recipe) -> None:
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config, trust_remote_code=recipe.model.trust_remote_code)
         try:
-            get_peft_model(empty, adapter_config(recipe))
+            laid = get_peft_model(empty, adapter_config(recipe))
         except (ValueError, TypeError, KeyError) as error:
             said = " ".join(str(error).split())
             raise UserError(f"adapter: PEFT cannot lay {recipe.adapter.kind} over this model: {said}") from error
+    if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies):
+        check_tied(laid, config)
+
+
+def check_tied(laid, config) -> None:
+    """Raise UserError where the adapter of the PEFT model `laid` changes an embedding that is the head too, or that head."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    ends = (laid.get_input_embeddings(), laid.get_output_embeddings())
+    adapted = any(isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) for module in ends)
+    if adapted and config.get_text_config().tie_word_embeddings:
+        raise UserError(
+            "adapter: it changes the embedding or the head, which this model ties together, so a merge with `adapters: "
+            "weights` cannot write the one without the other: leave both out of the adapter, or take adapters factors"
+        )
 
 
 def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe) -> None:

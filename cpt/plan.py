@@ -318,7 +318,8 @@ def disk_line(recipe: Recipe) -> str:
     if weights is None:
         return "unknown until the model is here"
     trained = weights // 50 if recipe.adapter else weights
-    points = weights + len(recipe.stream) * trained
+    merged = weights if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies) else 0
+    points = weights + len(recipe.stream) * (trained + merged)
     averaged = any(stage.kind == "self-distillation" for task in recipe.stream for stage in task.stages)
     running = trained * (10 if averaged else 8)  # the teacher's average is in both checkpoints
     return f"about {human(points)} for {len(recipe.stream) + 1} points, and up to {human(running)} while a stage runs"

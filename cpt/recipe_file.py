@@ -329,7 +329,8 @@ def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
             for path, message in stage_problems(stage):
                 place = ("stream", number, "stages", index, *path)
                 mistakes.add(root.at(place), ".".join(map(str, place)), message)
-    found = [*strategy_problems(recipe.strategies, recipe.adapter), *against_stages(recipe.strategies, recipe.stream)]
+    found = [*strategy_problems(recipe.strategies, recipe.adapter, recipe.rollouts.engine)]
+    found += against_stages(recipe.strategies, recipe.stream)
     for number, name, message in found:
         mistakes.add(root.at(["strategies", number, name]), f"strategies.{number}.{name}", message)
     for number, suite in enumerate(recipe.evaluation.suites):

@@ -1,9 +1,10 @@
 """The strategy `merge` of a recipe. Methods and their options are those of `cpt merge` (docs/merging.md)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from cpt.merging.lora import refusal
 from cpt.recipe_stages import Strict
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # what each method can be told
@@ -30,7 +31,7 @@ DELLA_DENSITY, DELLA_EPSILON = 0.5, 0.15  # where left out: those of `cpt merge`
 
 
 class Merge(Strict):
-    """After each task the new model is merged with earlier points of the run, in weight space."""
+    """After each task, or each stage, the new model is merged with earlier ones of the run, in weight space."""
 
     kind: Literal["merge"]
     method: Literal[
@@ -39,6 +40,9 @@ class Merge(Strict):
     ]  # fmt: skip
     sources: Literal["previous", "base", "all"] = Field(
         "previous", description="the points that the new model is merged with: the one before it, 00-base, or all"
+    )
+    after: Literal["task", "stage"] = Field(
+        "task", description="stage: every stage's model is merged; previous is then what the stage started from"
     )
     weight: Annotated[float, Field(ge=0, le=1)] | Literal["average"] | None = Field(
         None, description="wise, slerp: the old model's share (.5); average: (t-1)/t after task t"
@@ -53,6 +57,9 @@ class Merge(Strict):
         None, min_length=1, description="values of weight (wise, slerp) or scale to judge on the validation rows"
     )
     feed_back: bool = Field(True, description="the next task starts from the merge; false: the merge is only served")
+    adapters: Literal["factors", "weights"] = Field(
+        "factors", description="weights: adapters are read as the full models that they make, and the merge is one"
+    )
 
     @property
     def option(self) -> str | None:
@@ -79,6 +86,18 @@ class Merge(Strict):
                 "weight average gives each task an equal share by merging every merge into the next: it wants sources "
                 "previous and feed_back true (the mean of all points, the base included: soup with sources all)"
             )
+        if self.adapters == "weights" and self.feed_back:
+            raise ValueError(
+                "with adapters weights the merge is a full model, which is served, and the next task goes on from its "
+                "adapter: feed_back must be false (or take adapters factors)"
+            )
+        if self.after == "stage" and not self.feed_back:
+            raise ValueError(
+                "with after stage the next stage starts from the merge, or all but the last would be lost: feed_back must "
+                "be true (or take after task)"
+            )
+        if self.after == "stage" and self.weight == "average":
+            raise ValueError("weight average gives each task an equal share when it ends: it wants after task")
         if self.search is not None:
             self._can_be_searched()
         return self
@@ -103,10 +122,38 @@ class Merge(Strict):
             raise ValueError("search: a value stands twice: keep one")
 
 
-def adapter_problem(spec: Merge) -> str | None:
-    """Why adapters cannot be merged so, or None: the untouched model has no adapter that they could be compared with."""
+def adapter_problem(spec: Merge, adapter: Any, engine: str) -> tuple[str, str] | None:
+    """(key, why the points of a recipe with this `adapter`, None for none, cannot be merged so), or None."""
+    if spec.adapters == "weights":
+        return weights_problem(adapter, engine)
+    if adapter is None:
+        return None
     if spec.method in FROM_BASE:
-        return f"{spec.method} works on changes of the untouched model, which has no adapter: take wise, slerp or soup"
+        return "method", (
+            f"{spec.method} works on changes of the untouched model, which has no adapter: take wise, slerp or soup, or "
+            "adapters weights"
+        )
     if spec.sources == "base":
-        return "the untouched model has no adapter to merge with: sources must be previous or all"
+        return "method", (
+            "the untouched model has no adapter to merge with: sources must be previous or all (or take adapters weights)"
+        )
+    return None
+
+
+def weights_problem(adapter: Any, engine: str) -> tuple[str, str] | None:
+    """`adapter_problem` where adapters are read as full models."""
+    if adapter is None:
+        return (
+            "adapters",
+            "weights is for a recipe that trains an adapter, and this one trains all weights: take it out",
+        )
+    options = adapter.model_dump()
+    said = refusal({"peft_type": options.pop("kind")} | options)
+    if said is not None:
+        return "adapters", f"weights: {said}: take adapters factors, or another adapter"
+    if engine != "transformers":
+        return "adapters", (
+            f"weights: the engine {engine} serves the untouched model and adapters on it, no merge of all weights: take "
+            "`engine: transformers`, or adapters factors"
+        )
     return None

@@ -89,17 +89,25 @@ STRATEGY_MODELS = (Ema, Mcl, Lookahead, StochasticRestore, Merge)
 Strategy = Annotated[Union[STRATEGY_MODELS], Field(discriminator="kind")]  # noqa: UP007 (of a tuple)
 
 
-def problems(strategies: Sequence[Any], adapter: Any) -> Iterator[tuple[int, str, str]]:
-    """(number, key, what is wrong with it) between strategies, and between one and the recipe's adapter."""
+def problems(strategies: Sequence[Any], adapter: Any, engine: str) -> Iterator[tuple[int, str, str]]:
+    """(number, key, what is wrong with it) between strategies, and between one and the recipe's adapter and engine."""
     merges = [number for number, spec in enumerate(strategies) if isinstance(spec, Merge)]
     for number in merges:
-        message = adapter_problem(strategies[number]) if adapter is not None else None
-        if message:
-            yield number, "method", message
+        found = adapter_problem(strategies[number], adapter, engine)
+        if found:
+            yield number, *found
+    stages = any(strategies[number].after == "stage" for number in merges)
     for number, spec in enumerate(strategies):
         if not isinstance(spec, Averaged) or not merges:
             continue
-        if number > merges[0] and (spec.feed_back or spec.serve == "average"):
+        if stages and (spec.feed_back or spec.serve == "average"):
+            yield (
+                number,
+                "kind",
+                "its average, of the end of a task, would take the place of what `after: stage` merged: merge after task, "
+                "or keep no average here (serve live, feed_back false)",
+            )
+        elif number > merges[0] and (spec.feed_back or spec.serve == "average"):
             yield (
                 number,
                 "kind",

@@ -44,12 +44,17 @@ def write_results(rundir: RunDir, recipe: Recipe) -> dict:
     return results
 
 
+def place_of(stage: dict, merge: dict) -> str:
+    """Where a merge was made: after a stage, or after the task."""
+    return f"{stage['point']}/{stage['stage']}" if merge.get("after") == "stage" else stage["point"]
+
+
 def costs(stages: list[dict], evaluations: dict[str, dict]) -> dict:
     """What the run took: in all, and for each stage (training), merge and point (evaluation)."""
     keys = ("seconds", "train_tokens", "rollout_tokens", "peak_memory_bytes")
     by_stage = {f"{stage['point']}/{stage['stage']}": {key: stage[key] for key in keys} for stage in stages}
     merges = {
-        f"{stage['point']}/{merge['strategy']}": {key: merge[key] for key in ("seconds", "rollout_tokens")}
+        f"{place_of(stage, merge)}/{merge['strategy']}": {key: merge[key] for key in ("seconds", "rollout_tokens")}
         for stage in stages
         for merge in stage.get("merges", ())
     }

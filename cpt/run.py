@@ -14,6 +14,7 @@ from cpt import manifest, models, preflight, ranks, report, rollouts, stages
 from cpt.data.stream import Stream, TaskData, load_stream, stage_rows, validation_of
 from cpt.evaluation.evaluate import evaluate
 from cpt.evaluation.results import greedy_scores
+from cpt.files import replace_folder
 from cpt.recipe import Recipe, suites_of
 from cpt.results import write_results
 from cpt.rewards import Failure, Scorer, Scorers, kind_of, told
@@ -149,25 +150,25 @@ def make(this: Run, point: Point) -> None:
     spec = this.recipe.stream[point.index - 1]
     task = this.stream.tasks[point.index - 1]
     before = points_of(this.recipe)[point.index - 1]
-    source, states = this.rundir.model(before), this.rundir.states(before)
+    states = this.rundir.states(before)
     for index, stage in enumerate(spec.stages):
-        ctx = context(this, point, task, index, stage, source)
+        ctx = context(this, point, task, index, stage)
         if not ranks.on_main(this.rundir.stage_committed, point, ctx.name):
             load_states(this, states)
             record = run_stage(this, ctx)
             save_states(this, ctx.target.parent / "strategies")
             ranks.on_main(this.rundir.commit_stage, point, ctx.name, record)
-        source, states = ctx.target, ctx.target.parent / "strategies"
+        states = ctx.target.parent / "strategies"
     load_states(this, states)
-    served = None
+    model, served = ctx.target, None
     for strategy in this.strategies:
-        source = strategy.after_task(ctx, source) or source
+        model = strategy.after_task(ctx, model) or model
     for strategy in this.strategies:
         served = strategy.served(ctx) or served
-    served = None if served == source else served
+    served = None if served == model else served
     states = this.rundir.work(point) / "strategies"
     save_states(this, states)
-    ranks.on_main(commit, this, point, source, served, states)
+    ranks.on_main(commit, this, point, model, served, states)
 
 
 def load_states(this: Run, folder: Path) -> None:
@@ -183,16 +184,28 @@ def save_states(this: Run, folder: Path) -> None:
 
 
 def commit(this: Run, point: Point, model: Path, served: Path | None, states: Path) -> None:
-    names = [f"{i}-{stage.kind}" for i, stage in enumerate(this.recipe.stream[point.index - 1].stages)]
-    records = [this.rundir.stage_record(point, name) for name in names]
-    merges = [merged for strategy in this.strategies if (merged := strategy.merged())]
-    records[-1] |= {"merges": merges} if merges else {}
+    records = [this.rundir.stage_record(point, name) for name in stage_names(this, point)]
+    note_merges(this, records[-1])
     this.rundir.commit(point, model, records, states, served)
 
 
-def context(this: Run, point: Point, task, index: int, stage, source: Path) -> StageContext:
-    name = f"{index}-{stage.kind}"
-    folder = this.rundir.stage(point, name)
+def note_merges(this: Run, record: dict) -> None:
+    """Add to the record of a stage what the strategies have just merged: after it, or after its task."""
+    merges = [merged for strategy in this.strategies if (merged := strategy.merged())]
+    if merges:
+        record["merges"] = [*record.get("merges", ()), *merges]
+
+
+def stage_names(this: Run, point: Point) -> list[str]:
+    return [f"{i}-{stage.kind}" for i, stage in enumerate(this.recipe.stream[point.index - 1].stages)]
+
+
+def context(this: Run, point: Point, task, index: int, stage) -> StageContext:
+    names = stage_names(this, point)[: index + 1]
+    *earlier, folder = (this.rundir.stage(point, each) for each in names)
+    name = names[-1]
+    points = tuple(this.rundir.model(each) for each in points_of(this.recipe)[: point.index])
+    left = tuple(each / "model" for each in earlier)
     scorer = scorer_of(this, task)
     mine = {"task": task.name, "stage": name}
     errors: Counter[str] = Counter()
@@ -216,8 +229,9 @@ def context(this: Run, point: Point, task, index: int, stage, source: Path) -> S
         stage=stage,
         name=name,
         key=f"stream.{task.name}.stages.{index}",
-        source=source,
-        points=tuple(this.rundir.model(each) for each in points_of(this.recipe)[: point.index]),
+        source=(*points, *left)[-1],
+        points=points,
+        stages=left,
         target=folder / "model",
         work=folder / "trainer",
         seed=stage_seed(this.recipe.seed, point.index, index),
@@ -284,7 +298,10 @@ def run_stage(this: Run, ctx: StageContext) -> dict:
         )
     gc.collect()
     for strategy in this.strategies:
-        strategy.after_stage(ctx, rows)
+        instead = strategy.after_stage(ctx, rows)
+        if instead is not None:
+            ranks.on_main(replace_folder, ctx.target, instead)
+    note_merges(this, record)
     rate = record["steps"] / record["seconds"] if record["seconds"] else 0.0
     notes = "".join(f"; {note}" for note in record["notes"])
     this.screen.line(

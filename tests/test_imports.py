@@ -30,7 +30,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     "cpt.recipe": {"cpt.recipe_file", "cpt.recipe_nodes", "cpt.recipe_stages", "cpt.recipe_strategies"},
     "cpt.recipe_stages": set(),
     "cpt.recipe_strategies": {"cpt.recipe_merge", "cpt.recipe_stages", "cpt.stages.arguments"},
-    "cpt.recipe_merge": {"cpt.recipe_stages"},
+    "cpt.recipe_merge": {"cpt.merging.lora", "cpt.recipe_stages"},
     "cpt.recipe_file": {"cpt.recipe_nodes", "cpt.recipe_strategies", "cpt.rollouts.arguments", "cpt.stages.arguments"},
     "cpt.recipe_schema": {"cpt.recipe", "cpt.recipe_stages"},
     "cpt.recipe_nodes": set(),

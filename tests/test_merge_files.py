@@ -182,23 +182,6 @@ def test_a_tied_head_is_read_from_the_embedding(four, tmp_path):
     assert "lm_head.weight" not in load_file(tmp_path / "both" / "model.safetensors")
 
 
-def test_adapters_of_one_config_are_merged_as_adapters(tmp_path):
-    for seed, name in enumerate("ab"):
-        (tmp_path / name).mkdir()
-        weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(seed))
-        save_file({"q.lora_A.weight": weight}, tmp_path / name / "adapter_model.safetensors")
-        config = {"peft_type": "LORA", "r": 4, "target_modules": ["q", "v"][:: 1 - 2 * seed]}
-        (tmp_path / name / "adapter_config.json").write_text(json.dumps(config))
-    merge("linear", [tmp_path / "a", tmp_path / "b"], None, (0, 1), tmp_path / "out")
-    got, wanted = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("out", "b"))
-    assert torch.equal(got["q.lora_A.weight"], wanted["q.lora_A.weight"])
-    (tmp_path / "b" / "adapter_config.json").write_text(json.dumps(config | {"r": 8}))
-    with pytest.raises(UserError, match=r"r is 4 in .*, 8 in .*: adapters of one config can be merged"):
-        merge("linear", [tmp_path / "a", tmp_path / "b"], None, (), tmp_path / "no")
-    with pytest.raises(UserError, match=r"is an adapter, .* is not"):
-        merge("linear", [tmp_path / "a", model(tmp_path / "full", tensors(0))], None, (), tmp_path / "no")
-
-
 def test_a_run_is_its_last_point_and_a_point_is_its_served_model(four, tmp_path):
     from cpt.merge_command import folder_of
     from cpt.recipe import dump, load

@@ -41,7 +41,7 @@ def merge(
     """Write the merge of the folders `models` to the folder `out`, and return what is in its merge.json.
 
     `out` appears whole or not at all. `options`: density, scale, gamma, epsilon, seed (those that the method has), fishers,
-    dtype, threads, shard_bytes. Raises UserError for whatever cannot be merged (docs/merging.md).
+    into, dtype, threads, shard_bytes. Raises UserError for whatever cannot be merged (docs/merging.md).
     """
     return carry_out(make_plan(method, models, base, weights, out, **options), progress, stop)
 
@@ -93,8 +93,8 @@ def fill(plan: Plan, folder: Path, progress, stop) -> None:
 
 
 def copy_beside(plan: Plan, folder: Path) -> None:
-    """Config, tokenizer, generation config and chat template of the first model; the config says the new dtype."""
-    for file in sorted(plan.models[0].iterdir()):
+    """Config, tokenizer, generation config and chat template of `plan.first`; the config says the new dtype."""
+    for file in sorted(plan.first.iterdir()):
         if file.is_file() and file.suffix in BESIDE_WEIGHTS and file.name not in (INDEX, RECORD, DONE):
             shutil.copyfile(file, folder / file.name)
             sync_file(folder / file.name)

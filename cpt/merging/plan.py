@@ -1,6 +1,5 @@
 """What a merge will read and write, checked before anything is written. The rules are in docs/merging.md."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -12,16 +11,14 @@ from typing import Any
 import torch
 
 from cpt.errors import UserError
+from cpt.merging.adapters import Adapted, check_adapters, is_adapter
 from cpt.merging.methods import Method, settle
-from cpt.merging.reading import DTYPES, Entry, Weights
+from cpt.merging.reading import DTYPES, EMBEDDINGS, HEAD, Entry, Weights, by, read_config, ties_its_head
 from cpt.merging.writing import Shape, shards
 
 CHUNK = 1 << 17  # elements that a thread has in hand at once: they stay in its cache
 SHARD_BYTES = 5_000_000_000
 OUT_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
-HEAD, EMBEDDINGS = "lm_head.weight", ("embed_tokens.weight", "wte.weight")
-ADAPTER_CONFIG = "adapter_config.json"
-FREE_TO_DIFFER = {"inference_mode", "revision", "auto_mapping", "peft_version"}  # of an adapter's config
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,17 @@ class Plan:
     threads: int
     shard_bytes: int
     dtype: str | None
+    into: Path | None = None  # the model under whose weights adapters are read
     warnings: list[str] = field(default_factory=list)
 
     @property
     def is_adapter(self) -> bool:
-        return is_adapter(self.models[0])
+        return self.into is None and is_adapter(self.models[0])
+
+    @property
+    def first(self) -> Path:
+        """Whose config, tokenizer and code the output has."""
+        return self.into or self.models[0]
 
     def places(self, tensor: Tensors) -> list[tuple[Weights, str, Entry]]:
         """Every source of the tensor, its name there, and where it lies."""
@@ -92,6 +95,7 @@ class Plan:
             "method": self.name,
             "models": [str(place) for place in self.models],
             "base": None if self.base is None else str(self.base),
+            "into": None if self.into is None else str(self.into),
             "fishers": [str(place) for place in self.fishers],
             **weights,
             **settings,
@@ -107,14 +111,19 @@ def make_plan(
     out: Path,
     *,
     fishers: Sequence[Path] = (),
+    into: Path | None = None,
     dtype: str | None = None,
     threads: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     **options: float | None,
 ) -> Plan:
-    """Check the sources and the place of the output. Raises UserError for whatever cannot be merged."""
+    """Check the sources and the place of the output. Raises UserError for whatever cannot be merged.
+
+    With `into` adapters among the models are read as the weights of that model under them; where no base is named it is that.
+    """
     method = settle(name, len(models), weights, **options)
-    models, base, fishers = list(models), base, list(fishers)
+    models, fishers = list(models), list(fishers)
+    base = into if base is None and method.needs_base else base
     if method.needs_base != (base is not None):
         has = (
             "works on what the models changed of a base: name it with --base"
@@ -134,12 +143,13 @@ def make_plan(
     if shard_bytes < 1:
         raise UserError(f"--shard-size: {shard_bytes}: at least 1 byte")
     folders = [*models, *([] if base is None else [base])]
-    check_out(out, [*folders, *fishers])
-    sources = [Weights(place) for place in [*folders, *fishers]]
-    warnings = check_configs(folders)
+    check_out(out, [*folders, *fishers, *([] if into is None else [into])])
+    warnings = check_configs(folders) if into is None else check_into(folders, into)
+    sources = [Adapted(f, into) if into is not None and is_adapter(f) else Weights(f) for f in folders]
+    sources += [Weights(file) for file in fishers]
     tensors = match(sources[: len(folders)], sources[len(folders) :], dtype)
     threads = threads or len(os.sched_getaffinity(0))
-    plan = Plan(method, name, models, base, fishers, out, sources, tensors, threads, shard_bytes, dtype, warnings)
+    plan = Plan(method, name, models, base, fishers, out, sources, tensors, threads, shard_bytes, dtype, into, warnings)
     check_disk(plan)
     return plan
 
@@ -197,18 +207,18 @@ def check_disk(plan: Plan) -> None:
 # -- the sources -------------------------------------------------------------------------------------------------------
 
 
-def is_adapter(folder: Path) -> bool:
-    return (folder / ADAPTER_CONFIG).is_file()
-
-
 def check_configs(folders: Sequence[Path]) -> list[str]:
     """Raise UserError where the folders are not of one kind; return what deserves a warning."""
     kinds = {is_adapter(folder) for folder in folders}
     if kinds == {True, False}:
         one, other = (next(f for f in folders if is_adapter(f) is kind) for kind in (True, False))
-        raise UserError(f"{one} is an adapter, {other} is not: merge adapters with adapters, or models with models")
+        raise UserError(
+            f"{one} is an adapter, {other} is not: merge adapters with adapters, models with models, or read adapters as "
+            "models (--into)"
+        )
     if kinds == {True}:
-        return check_adapters(folders)
+        check_adapters(folders)
+        return []
     configs = [read_config(folder / "config.json") for folder in folders]
     for folder, config in zip(folders, configs, strict=True):
         if config.get("quantization_config"):
@@ -229,30 +239,13 @@ def check_configs(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def check_adapters(folders: Sequence[Path]) -> list[str]:
-    """Raise UserError where the adapters' configs differ in what shapes them."""
-    configs = [read_config(folder / ADAPTER_CONFIG) for folder in folders]
-    for folder, config in zip(folders, configs, strict=True):
-        for key in sorted({*config, *configs[0]} - FREE_TO_DIFFER):
-            mine, theirs = (sorted(v) if isinstance(v, list) else v for v in (configs[0].get(key), config.get(key)))
-            if mine != theirs:
-                raise UserError(
-                    f"{ADAPTER_CONFIG}: {key} is {mine} in {folders[0]}, {theirs} in {folder}: adapters of one config can be "
-                    "merged; else lay each over its model first (PEFT's merge_and_unload)"
-                )
-    return []
-
-
-def read_config(file: Path) -> dict:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file.parent}: no {file.name}: give a model folder (from save_pretrained)") from None
-    except ValueError as error:
-        raise UserError(f"{file}: is no JSON ({error}): copy it again") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: is no JSON object: copy it again")
-    return config
+def check_into(folders: Sequence[Path], into: Path) -> list[str]:
+    """`check_configs` where adapters are read under `into`: of the models that are there whole."""
+    if is_adapter(into):
+        raise UserError(f"--into: {into} is an adapter: name the model that the adapters are of")
+    if not any(map(is_adapter, folders)):
+        raise UserError("--into: there is no adapter to read under it: leave it out")
+    return check_configs([into, *(folder for folder in folders if not is_adapter(folder))])
 
 
 def match(sources: Sequence[Weights], fishers: Sequence[Weights], dtype: str | None) -> dict[str, Tensors]:
@@ -279,7 +272,7 @@ def match(sources: Sequence[Weights], fishers: Sequence[Weights], dtype: str | N
         if floats == {True, False}:
             raise UserError(f"{name}: floats in one model, integers in another: these are not models of one kind")
         merged = floats == {True}
-        out = DTYPES[OUT_DTYPES[dtype]] if dtype and merged else entries[0].dtype
+        out = DTYPES[OUT_DTYPES[dtype]] if dtype and merged else sources[0].written(name)
         names = [theirs[name] for theirs in named]
         for fisher in fishers if merged else ():
             if name not in fisher.entries or fisher.entries[name].shape != shapes[0]:
@@ -293,10 +286,8 @@ def match(sources: Sequence[Weights], fishers: Sequence[Weights], dtype: str | N
 
 def by_name(source: Weights) -> dict[str, str]:
     """Each tensor's name; a head that the config ties to the embedding is left out, whether it was saved or not."""
-    file = source.place / "config.json"
-    config = read_config(file) if file.is_file() else {}
-    told = config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings"))
-    return {name: name for name in source.entries if not (name == HEAD and told is True)}
+    tied = ties_its_head(source.model)
+    return {name: name for name in source.entries if not (name == HEAD and tied)}
 
 
 def tied_to(source: Weights) -> str:
@@ -325,10 +316,6 @@ def unlike(name: str, one: Weights, mine: tuple, other: Weights, theirs: tuple) 
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def by(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "a number"
-
-
 def size(count: int) -> str:
     """`1.19 GB`."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -350,6 +337,7 @@ def describe(plan: Plan) -> str:
         f"{plan.name}{paper}: {', '.join([*weights, *values]) or 'no settings'}",
         *(f"  model {number}: {place}" for number, place in enumerate(plan.models, start=1)),
         *([] if plan.base is None else [f"  base: {plan.base}"]),
+        *([] if plan.into is None else [f"  adapters under the weights of: {plan.into}"]),
         *(f"  fisher {number}: {place}" for number, place in enumerate(plan.fishers, start=1)),
         f"  tensors: {len(merged)} merged ({sum(tensor.size for tensor in merged):,} parameters), "
         f"{len(plan.tensors) - len(merged)} copied",

@@ -7,6 +7,7 @@ would count as this process's memory until the kernel takes them back, and each 
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -30,6 +31,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 INDEX = "model.safetensors.index.json"
+HEAD, EMBEDDINGS = "lm_head.weight", ("embed_tokens.weight", "wte.weight")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Weights:
     """
 
     def __init__(self, place: Path):
-        self.place = place
+        self.place = self.model = place  # `model`: whose config they have
         self.entries: dict[str, Entry] = {}
         for file in files_of(place):
             for name, entry in read_header(file).items():
@@ -68,6 +70,10 @@ class Weights:
                     )
                 self.entries[name] = entry
         self.descriptors: dict[Path, int] = {}
+
+    def written(self, name: str) -> torch.dtype:
+        """The dtype that the tensor has in a merge whose first model this is."""
+        return self.entries[name].dtype
 
     def __enter__(self) -> "Weights":
         for entry in self.entries.values():
@@ -142,3 +148,26 @@ def read_header(file: Path) -> dict[str, Entry]:
             raise UserError(f"{file}: {name} is {told['dtype']}, which is not merged; there are {', '.join(DTYPES)}")
         entries[name] = Entry(file, 8 + length + told["data_offsets"][0], DTYPES[told["dtype"]], tuple(told["shape"]))
     return entries
+
+
+def read_config(file: Path) -> dict:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file.parent}: no {file.name}: give a model folder (from save_pretrained)") from None
+    except ValueError as error:
+        raise UserError(f"{file}: is no JSON ({error}): copy it again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: is no JSON object: copy it again")
+    return config
+
+
+def ties_its_head(folder: Path) -> bool:
+    """Whether the config of the model in `folder` ties the head to the embedding."""
+    file = folder / "config.json"
+    config = read_config(file) if file.is_file() else {}
+    return config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings")) is True
+
+
+def by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "a number"

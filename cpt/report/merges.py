@@ -1,4 +1,4 @@
-"""What strategies merged after each task: the trade-off between old and new tasks, value by value, where one was searched."""
+"""What strategies merged after tasks or stages: the trade-off between old and new tasks, by value, where one was searched."""
 
 from cpt.report.charts import columns_of, trade_off_chart
 from cpt.report.words import score
@@ -6,27 +6,34 @@ from cpt.report.words import score
 
 def merges(results: dict) -> dict | None:
     """Charts and table rows of the searches, and a line for each merge; None where nothing was merged."""
-    done = [(stage["task"], merge) for stage in results["stages"] for merge in stage.get("merges", ())]
-    searched = [(task, merge) for task, merge in done if merge["curve"]]
+    done = [(stage, merge) for stage in results["stages"] for merge in stage.get("merges", ())]
+    searched = [(stage, merge) for stage, merge in done if merge["curve"]]
     if not done:
         return None
     columns = columns_of(len(searched))
     return {
-        "told": [f"{task} {merge['strategy']}: {merge['told']}" for task, merge in done],
-        "charts": [chart(task, merge, columns) for task, merge in searched],
-        "rows": [row(task, merge, each) for task, merge in searched for each in merge["curve"]],
+        "each": "stage" if all(merge.get("after") == "stage" for _, merge in done) else "task",
+        "told": [f"{place_of(stage, merge)} {merge['strategy']}: {merge['told']}" for stage, merge in done],
+        "charts": [chart(stage, merge, columns) for stage, merge in searched],
+        "rows": [row(stage, merge, each) for stage, merge in searched for each in merge["curve"]],
         "columns": columns,
     }
 
 
-def chart(task: str, merge: dict, columns: int) -> dict:
+def place_of(stage: dict, merge: dict) -> str:
+    """The task that the merge was made after, or the stage of it."""
+    return f"{stage['task']} {stage['stage']}" if merge.get("after") == "stage" else stage["task"]
+
+
+def chart(stage: dict, merge: dict, columns: int) -> dict:
     """Of one search. The unmerged model is weight 0; on an axis of scales it has no place."""
+    task, place = stage["task"], place_of(stage, merge)
     curve = [each for each in merge["curve"] if each["value"] is not None or merge["option"] == "weight"]
     curve.sort(key=lambda each: each["value"] or 0)
     xs = [each["value"] or 0 for each in curve]
     old = [name for name in curve[0]["accuracy"] if name != task]
     svg = trade_off_chart(
-        f"after {task}, by {merge['option']}",
+        f"after {place}, by {merge['option']}",
         xs,
         new=[each["accuracy"][task] for each in curve],
         old=[average(each["accuracy"], old) for each in curve] if old else None,
@@ -35,13 +42,14 @@ def chart(task: str, merge: dict, columns: int) -> dict:
         columns=columns,
     )
     best = next(each for each in merge["curve"] if each["taken"])
-    return {"title": f"after {task}", "value": f"{taken_word(merge, best)}: {score(best['mean'])}", "svg": svg}
+    return {"title": f"after {place}", "value": f"{taken_word(merge, best)}: {score(best['mean'])}", "svg": svg}
 
 
-def row(task: str, merge: dict, each: dict) -> dict:
+def row(stage: dict, merge: dict, each: dict) -> dict:
+    task = stage["task"]
     old = [name for name in each["accuracy"] if name != task]
     return {
-        "task": task,
+        "task": place_of(stage, merge),
         "strategy": merge["strategy"],
         "value": taken_word(merge, each),
         "old": score(average(each["accuracy"], old) if old else None),

@@ -1,6 +1,7 @@
 """Training curves and costs, stage by stage."""
 
 from cpt.report.charts import curve
+from cpt.report.merges import place_of
 from cpt.report.reading import Run
 from cpt.report.words import compact, count, duration, size
 
@@ -107,7 +108,7 @@ def costs(results: dict) -> dict:
         stages = [stage for stage in results["stages"] if stage["point"] == point]
         rows += [cost_row(f"{stage['task']} {stage['stage']}", "train", stage, whole) for stage in stages]
         rows += [
-            cost_row(f"{stage['task']} {merge['strategy']}", "train", merge, whole)
+            cost_row(f"{place_of(stage, merge)} {merge['strategy']}", "train", merge, whole)
             for stage in stages
             for merge in stage.get("merges", ())
         ]

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageContext:
-    """One stage of one task. `source`, `target` and `points` (the committed points before the task, 00-base first) are
-    model folders; `seed` is the stage's own.
+    """One stage of one task. `source`, `target`, `points` (the committed points before the task, 00-base first) and `stages`
+    (what the task's earlier stages left) are model folders; `source` is the last of `points` and `stages`. `seed` is the
+    stage's own.
 
     `score(completions, rows, finished)` gives a reward or None (unscorable) for each, and counts on this rank in
     `verifier_errors` how the verifier failed: {kind: times}. `log(line)` appends to
@@ -32,6 +33,7 @@ class StageContext:
     key: str  # "stream.reverse.stages.0": where the recipe says it
     source: Path
     points: tuple[Path, ...]
+    stages: tuple[Path, ...]
     target: Path
     work: Path  # in-stage checkpoints and other work files; deleted when the stage is committed
     seed: int

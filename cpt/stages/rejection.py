@@ -66,7 +66,8 @@ def train_round(ctx: StageContext, number: int, present: Path, rows: Dataset, st
 def untrained(ctx: StageContext, number: int, present: Path, spent: dict) -> dict:
     """A round that found no right answer, as its record: the policy in `present` is what it leaves."""
     ctx.screen.warn(f"{ctx.task.name} {ctx.name}: no answer of round {number} was right; the model is left as it was")
-    ranks.on_main(partial(shutil.copytree, dirs_exist_ok=True), present, ctx.target)
+    ranks.on_main(partial(shutil.rmtree, ignore_errors=True), ctx.target)  # of a run killed before the stage's commit
+    ranks.on_main(shutil.copytree, present, ctx.target)
     costs = {"train_tokens": 0, "peak_memory_bytes": peak_memory_bytes()} | spent
     return {"task": ctx.task.name, "stage": ctx.name, "kind": ctx.stage.kind, "steps": 0, **costs, "notes": ctx.notes}
 

@@ -53,8 +53,9 @@ class Strategy:
         On all ranks; `save` is a collective.
         """
 
-    def after_stage(self, ctx, rows) -> None:
-        """The stage's model is in `ctx.target`."""
+    def after_stage(self, ctx, rows) -> Path | None:
+        """A folder that takes the place of the stage's model, `ctx.target` (it is moved there), or None. On all ranks."""
+        return None
 
     def after_task(self, ctx, model: Path) -> Path | None:
         """A folder that takes the place of the task's `model` (a merge), or None. `ctx` is that of its last stage.
@@ -64,7 +65,8 @@ class Strategy:
         return None
 
     def merged(self) -> dict[str, Any] | None:
-        """What a merge in `after_task` did, for results.json (`merges` of the task's last stage); or None."""
+        """What a merge did in the last `after_stage` or `after_task`, for results.json (`merges` of the stage, or of the
+        task's last one); or None."""
         return None
 
     def served(self, ctx) -> Path | None:

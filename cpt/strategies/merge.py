@@ -1,4 +1,4 @@
-"""`merge`: after each task the new model is merged with earlier points, by the functions of `cpt merge` over folders.
+"""`merge`: after each task or stage the new model is merged with earlier ones, by the functions of `cpt merge` over folders.
 
 WiSE-FT (2109.01903) joins a fine-tuned model with the one before it, once; here that is done after every task, and the next
 task goes on from the merge (or not: MagMax, 2407.06322, trains on and merges all). A search differs from the papers' in that
@@ -16,6 +16,7 @@ from cpt import ranks
 from cpt.files import write_json
 from cpt.merging.merge import merge
 from cpt.merging.methods import METHODS
+from cpt.models import is_adapter
 from cpt.recipe import Recipe
 from cpt.recipe_merge import FROM_BASE
 from cpt.strategies.acceptance import broken_gates, choose, mean
@@ -26,30 +27,52 @@ JUDGED = "judged.json"  # what a search knows already: after a kill nothing is a
 
 
 class Merge(Strategy):
-    """`rows`: of a search, the validation accuracies that the point of each earlier task was left with."""
+    """`rows`: of a search, the validation accuracies that each task's last merge left, the one under way included."""
 
     def __init__(self, recipe: Recipe, spec: Any, name: str):
         super().__init__(recipe, spec, name)
         self.rows: list[dict[str, float]] = []
-        self.folder: Path | None = None  # of this task's merge; None where the model stays as it was trained
+        self.folder: Path | None = None  # of the last merge; None where the model stays as it was trained
         self.did: dict[str, Any] | None = None
 
+    def after_stage(self, ctx, rows) -> Path | None:
+        self.folder = self.did = None
+        if self.spec.after == "task":
+            return None
+        self._merge(ctx, ctx.target, [*ctx.points, *ctx.stages], ctx.target.parent / self.name)
+        folder, self.folder = self.folder, None  # it becomes the stage's model: nothing else is served
+        return folder
+
     def after_task(self, ctx, model: Path) -> Path | None:
-        spec, place = self.spec, ctx.target.parents[1] / self.name
-        models = [model, *earlier(spec, ctx.points, self.recipe.adapter is not None)]
+        self.folder = self.did = None
+        if self.spec.after == "stage":
+            return None
+        self._merge(ctx, model, ctx.points, ctx.target.parents[1] / self.name)
+        return self.folder if self.spec.feed_back else None
+
+    def _merge(self, ctx, model: Path, before: Sequence[Path], place: Path) -> None:
+        """Merge `model` with what came `before` it, in `place`: `folder` is the merge, `did` what was done."""
+        spec = self.spec
+        factors = self.recipe.adapter is not None and spec.adapters == "factors"
+        models = [model, *earlier(spec, before, factors)]
+        if factors:  # a stage that trained nothing left the untouched model
+            models = [each for each in models if is_adapter(each)] if is_adapter(model) else [model]
         found: dict[str, Any] = {"value": None, "merged": False, "seconds": 0.0, "rollout_tokens": 0, "curve": []}
-        if can_merge(spec, models):
-            found |= self._search(ctx, models, place) if spec.search else fixed(spec, ctx.points)
+        if spec.search:
+            found |= self._search(ctx, models, place)
+        elif can_merge(spec, models):
+            found |= fixed(spec, before)
         self.folder = place / "model" if found["merged"] else None
         if self.folder is not None:
             start = time.monotonic()
             ranks.on_main(self._write, ctx, models, found["value"], self.folder)
             found["seconds"] = round(found["seconds"] + time.monotonic() - start, 3)
-        who = {"strategy": self.name, "method": spec.method, "feed_back": spec.feed_back, "option": spec.option}
+        who = {"strategy": self.name, "method": spec.method, "after": spec.after, "feed_back": spec.feed_back}
+        who["option"] = spec.option
         self.did = {**who, "points": [old.parent.name for old in models[1:]], **found}
         self.did["told"] = told(self.did)
-        ctx.screen.line(f"{ctx.task.name} {self.name}: {self.did['told']}")
-        return self.folder if spec.feed_back else None
+        where = ctx.task.name if spec.after == "task" else f"{ctx.task.name} {ctx.name}"
+        ctx.screen.line(f"{where} {self.name}: {self.did['told']}")
 
     def served(self, ctx) -> Path | None:
         return self.folder
@@ -62,13 +85,26 @@ class Merge(Strategy):
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         stop = ctx.stop if ranks.world_size() == 1 else None  # a rank alone cannot ask the others
-        merge(**arguments(self.spec, models, ctx.base, value, ctx.seed), out=out, stop=stop)
+        merge(
+            **arguments(self.spec, models, ctx.base, value, ctx.seed), **self._reading(ctx, models), out=out, stop=stop
+        )
+
+    def _reading(self, ctx, models: Sequence[Path]) -> dict[str, Any]:
+        """How adapters are read: by their factors, or as the weights in which the policy computes."""
+        if self.spec.adapters == "factors" or not any(map(is_adapter, models)):
+            return {}
+        dtype = self.recipe.model.dtype
+        return {"into": ctx.base, "dtype": None if dtype == "auto" else dtype}
 
     # -- search ------------------------------------------------------------------------------------------------------
 
     def _search(self, ctx, models: Sequence[Path], place: Path) -> dict[str, Any]:
-        """The value to take (None: the model as it is), the whole curve, and what it cost. On all ranks."""
-        values = [None, *towards_old(self.spec)]
+        """The value to take (None: the model as it is), the whole curve, and what it cost. On all ranks.
+
+        With nothing to merge yet the model is judged all the same: later gates compare with what it can.
+        """
+        mergeable = can_merge(self.spec, models)
+        values = [None, *(towards_old(self.spec) if mergeable else ())]
         known = ranks.on_main(read, place / JUDGED)
         for value in values:
             if repr(value) not in known:
@@ -77,20 +113,21 @@ class Merge(Strategy):
                 ranks.on_main(write_json, place / JUDGED, known)
         judged = [known[repr(value)] for value in values]
         accuracies, gates = [each["accuracy"] for each in judged], self.recipe.evaluation.gates
-        best = choose(accuracies, self.rows, gates)
+        rows = self.rows[: len(ctx.points) - 1]  # without that of the stage before
+        best = choose(accuracies, rows, gates)
         curve = [
             {
                 "value": value,
                 "accuracy": each,
                 "mean": mean(each),
-                "breaks": broken_gates(each, self.rows, gates),
+                "breaks": broken_gates(each, rows, gates),
                 "taken": number == best,
             }
             for number, (value, each) in enumerate(zip(values, accuracies, strict=True))
         ]
-        self.rows = [*self.rows, accuracies[best]]
+        self.rows = [*rows, accuracies[best]]
         cost = {name: round(sum(each[name] for each in judged), 3) for name in ("seconds", "rollout_tokens")}
-        return {"value": values[best], "merged": best > 0, "curve": curve, **cost}
+        return {"value": values[best], "merged": best > 0, "curve": curve if mergeable else [], **cost}
 
     def _judge(self, ctx, models: Sequence[Path], value: float | None, folder: Path) -> dict[str, Any]:
         """{accuracy: {task: on validation}, seconds, rollout_tokens} of one candidate, whose weights are not kept."""
