@@ -89,8 +89,8 @@ def load_task(spec: Task | SuiteTask, seed: int, wanted: Sequence[str]) -> TaskD
 def prove_apart(stream: Stream) -> None:
     """Raise UserError where a prompt is in two splits of a task, or is trained in one task and asked in another place.
 
-    To judge a merge on its validation rows is to ask them too. Prompts are compared by the hash of their normalised text. What is asked twice within one task would count twice, and
-    is refused too.
+    To judge a merge on validation rows is to ask them too. Prompts are compared by the hash of their normalised text. What is
+    asked twice within one task would count twice, and is refused too.
     """
     asked: dict[bytes, str] = {}
     for task in stream.tasks:
