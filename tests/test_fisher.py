@@ -126,6 +126,25 @@ def test_a_weight_is_the_old_models_share(tmp_path):
     assert weights(folder) == pytest.approx([(0.25 * 1 * 1 + 0.75 * 3 * 2) / (0.25 * 1 + 0.75 * 3)])
 
 
+def test_a_search_over_the_weight_knows_the_first_task_s_row(tmp_path):
+    """The first task cannot be merged, and is judged: what the second may forget is measured from there."""
+
+    def judge(folder):
+        off = abs(weights(folder)[0] - 1)
+        return {"task1": 1 - off, "task2": 0.5}, {"seconds": 1.0, "rollout_tokens": 10}
+
+    merge = strategy(method="fisher", search=[0.5, 0.9])
+    seen(tmp_path, 1, (1.0,))
+    seen(tmp_path, 2, (1.0,))
+    base, live = (model(tmp_path / name / "model", value) for name, value in (("00-base", 0.0), ("live", 2.0)))
+    first = context(tmp_path, base, judge=lambda folder: ({"task1": judge(folder)[0]["task1"]}, judge(folder)[1]))
+    one = commit(merge, first, model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
+    assert (merge.state_dict()["rows"], merge.merged()["curve"]) == ([{"task1": 1.0}], [])
+    assert merge.merged()["told"] == "not merged: there is nothing to merge with yet"
+    folder = merge.after_task(context(tmp_path, base, one, judge=judge), live)
+    assert weights(folder) == pytest.approx([1.1]) and merge.merged()["value"] == 0.9
+
+
 def test_a_task_that_trained_nothing_is_not_merged(tmp_path):
     merge = strategy(method="fisher")
     seen(tmp_path, 1, (1.0,))

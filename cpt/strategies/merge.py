@@ -55,8 +55,10 @@ class Merge(Strategy):
         if self.diagonals is not None:
             models, self.fishers = self.diagonals.after_task(ctx, models)
         found: dict[str, Any] = {"value": None, "merged": False, "seconds": 0.0, "rollout_tokens": 0, "curve": []}
-        if can_merge(spec, models):
-            found |= self._search(ctx, models, place) if spec.search else fixed(spec, ctx.points)
+        if spec.search:
+            found |= self._search(ctx, models, place)
+        elif can_merge(spec, models):
+            found |= fixed(spec, ctx.points)
         self.folder = place / "model" if found["merged"] else None
         if self.folder is not None:
             start = time.monotonic()
@@ -85,8 +87,11 @@ class Merge(Strategy):
     # -- search ------------------------------------------------------------------------------------------------------
 
     def _search(self, ctx, models: Sequence[Path], place: Path) -> dict[str, Any]:
-        """The value to take (None: the model as it is), the whole curve, and what it cost. On all ranks."""
-        values = [None, *towards_old(self.spec)]
+        """The value to take (None: the model as it is), the whole curve, and what it cost. On all ranks.
+
+        Where there is nothing to merge with yet, the model is judged all the same: gates compare later ones with its row.
+        """
+        values = [None, *(towards_old(self.spec) if can_merge(self.spec, models) else [])]
         known = ranks.on_main(read, place / JUDGED)
         for value in values:
             if repr(value) not in known:
@@ -108,7 +113,7 @@ class Merge(Strategy):
         ]
         self.rows = [*self.rows, accuracies[best]]
         cost = {name: round(sum(each[name] for each in judged), 3) for name in ("seconds", "rollout_tokens")}
-        return {"value": values[best], "merged": best > 0, "curve": curve, **cost}
+        return {"value": values[best], "merged": best > 0, "curve": curve if len(values) > 1 else [], **cost}
 
     def _judge(self, ctx, models: Sequence[Path], value: float | None, folder: Path) -> dict[str, Any]:
         """{accuracy: {task: on validation}, seconds, rollout_tokens} of one candidate, whose weights are not kept."""
