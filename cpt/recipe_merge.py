@@ -19,12 +19,13 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # what each method can be told
     "breadcrumbs": ("scale", "density", "gamma"),
     "model-stock": (),
     "magmax": ("scale",),
+    "fisher": ("weight",),
 }
 FROM_BASE = tuple(
-    name for name in OPTIONS if name not in ("wise", "slerp", "soup")
+    name for name in OPTIONS if name not in ("wise", "slerp", "soup", "fisher")
 )  # of changes to the untouched model
+WITHOUT_BASE = (*FROM_BASE, "fisher")  # 00-base is no source of theirs: no change of itself, no gradients seen
 NEEDS = {
-    "fisher": "the Fisher diagonals of every model",
     "aim": "a second model, trained on rows kept of the old tasks",
 }
 DELLA_DENSITY, DELLA_EPSILON = 0.5, 0.15  # where left out: those of `cpt merge`
@@ -45,7 +46,7 @@ class Merge(Strict):
         "task", description="stage: every stage's model is merged; previous is then what the stage started from"
     )
     weight: Annotated[float, Field(ge=0, le=1)] | Literal["average"] | None = Field(
-        None, description="wise, slerp: the old model's share (.5); average: (t-1)/t after task t"
+        None, description="wise, slerp, fisher: the old model's share (.5); average: (t-1)/t after task t"
     )
     scale: float | None = Field(None, description="factor of the merged change of the untouched model (of the method)")
     density: float | None = Field(None, gt=0, le=1, description="share of each change that is kept (of the method)")
@@ -54,7 +55,9 @@ class Merge(Strict):
     )
     epsilon: float | None = Field(None, ge=0, description="della: half the range of the chances of being kept (.15)")
     search: tuple[float, ...] | None = Field(
-        None, min_length=1, description="values of weight (wise, slerp) or scale to judge on the validation rows"
+        None,
+        min_length=1,
+        description="values of weight (wise, slerp, fisher) or scale to judge on the validation rows",
     )
     feed_back: bool = Field(True, description="the next task starts from the merge; false: the merge is only served")
     adapters: Literal["factors", "weights"] = Field(
@@ -79,6 +82,8 @@ class Merge(Strict):
             raise ValueError("slerp is between two models: sources must be previous or base")
         if method == "model-stock" and self.sources == "base":
             raise ValueError("model-stock wants two models besides the base: sources must be previous or all")
+        if method == "fisher":
+            self._fits_fisher()
         if method == "della":
             self._fits_della()
         if self.weight == "average" and not (self.sources == "previous" and self.feed_back):
@@ -101,6 +106,21 @@ class Merge(Strict):
         if self.search is not None:
             self._can_be_searched()
         return self
+
+    def _fits_fisher(self) -> None:
+        if self.sources == "base":
+            raise ValueError("fisher: the untouched model has no Fisher diagonal: sources must be previous or all")
+        if self.after == "stage":
+            raise ValueError("fisher: a diagonal is a task's, the sum over its stages: take after task")
+        if self.adapters == "weights":
+            raise ValueError(
+                "fisher: a diagonal is of the adapter's factors, not of the weights: take adapters factors"
+            )
+        if self.weight == "average":
+            raise ValueError(
+                "fisher: what is fed back has the sum of its tasks' diagonals, which gives each its share already: leave "
+                "weight out, or give a number"
+            )
 
     def _fits_della(self) -> None:
         density = DELLA_DENSITY if self.density is None else self.density
@@ -130,8 +150,8 @@ def adapter_problem(spec: Merge, adapter: Any, engine: str) -> tuple[str, str] |
         return None
     if spec.method in FROM_BASE:
         return "method", (
-            f"{spec.method} works on changes of the untouched model, which has no adapter: take wise, slerp or soup, or "
-            "adapters weights"
+            f"{spec.method} works on changes of the untouched model, which has no adapter: take wise, slerp, soup or fisher, "
+            "or adapters weights"
         )
     if spec.sources == "base":
         return "method", (

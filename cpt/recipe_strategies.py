@@ -36,7 +36,7 @@ class Ema(Averaged):
     """Exponential moving average of the trained weights, updated after the optimiser's step."""
 
     kind: Literal["ema"]
-    rule: Literal["constant", "warmup", "bema", "lcia-paper", "lcia-code", "balanced"] = Field(
+    rule: Literal["constant", "warmup", "bema", "lcia-paper", "lcia-code", "balanced", "psmt"] = Field(
         "constant", description="how much of the live weights an update takes"
     )
     decay: float = Field(
@@ -45,12 +45,18 @@ class Ema(Averaged):
     bias_power: float = Field(0.2, ge=0, description="bema: of the correction (2508.00180)")
     ema_power: float = Field(0.5, gt=0, le=1, description="bema: of the average's weight")
     lag: float = Field(10.0, gt=0, description="bema: steps that both powers are shifted by")
+    protected: float = Field(
+        0.03,
+        gt=0,
+        lt=1,
+        description="psmt: share of each tensor, of largest Fisher, that an update leaves (2407.02253)",
+    )
 
     @model_validator(mode="after")
     def fits_the_rule(self):
-        for name in ("bias_power", "ema_power", "lag"):
-            if self.rule != "bema" and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is an option of the rule bema, not of {self.rule}: take it out")
+        for name, rule in OPTIONS_OF_RULES.items():
+            if self.rule != rule and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is an option of the rule {rule}, not of {self.rule}: take it out")
         if self.rule == "bema" and self.decay != type(self).model_fields["decay"].default:
             raise ValueError("decay is not an option of the rule bema, whose weight falls by ema_power: take it out")
         if self.rule in GRADIENT_RULES and self.device == "cpu":
@@ -58,7 +64,8 @@ class Ema(Averaged):
         return self
 
 
-GRADIENT_RULES = ("lcia-paper", "lcia-code", "balanced")
+OPTIONS_OF_RULES = {"bias_power": "bema", "ema_power": "bema", "lag": "bema", "protected": "psmt"}
+GRADIENT_RULES = ("lcia-paper", "lcia-code", "balanced", "psmt")
 
 
 class Mcl(Averaged):

@@ -30,6 +30,7 @@ RULES = {
     "lcia-code": {"rule": "lcia-code"},
     "lcia-paper": {"rule": "lcia-paper"},
     "balanced": {"rule": "balanced"},
+    "psmt": {"rule": "psmt"},
 }
 
 

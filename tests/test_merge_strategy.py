@@ -296,15 +296,11 @@ def test_adapters_are_merged_as_adapters(cpt, tmp_path):
 # -- mistakes and the plan -----------------------------------------------------------------------------------------------
 
 WRONG = {
-    "fisher": (
-        {"method": "fisher"},
-        "fisher needs the Fisher diagonals of every model, which a run has not: merge its",
-    ),
     "aim": ({"method": "aim"}, "aim needs a second model, trained on rows kept of the old tasks"),
     "no method": ({"method": "linear"}, "must be one of wise, slerp, soup"),
     "weight of soup": (
         {"method": "soup", "weight": 0.5},
-        "weight is an option of wise, slerp, not of soup: take it out",
+        "weight is an option of wise, slerp, fisher, not of soup: take it out",
     ),
     "scale of wise": ({"method": "wise", "scale": 0.5}, "not of wise: take it out"),
     "weight": ({"method": "wise", "weight": 1.5}, "less than or equal to 1"),

@@ -4,7 +4,7 @@ An average is as local as the weights are: each process averages what it holds, 
 updated tensor group by tensor group, so that the only full copy is the average itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -40,12 +40,12 @@ class Average:
         torch._foreach_copy_(self.tensors, list(start) if start is not None else self.weights)
 
     @torch.no_grad()
-    def update(self, a: float | Sequence[float]) -> None:
-        """`a` for all tensors, or one for each."""
+    def update(self, a: float | Sequence[float] | Callable[[slice], list[torch.Tensor]]) -> None:
+        """`a` for all tensors, one for each, or of a slice of the tensors one for each element (asked group by group)."""
         for group in groups_of(self.tensors):
             part = self.tensors[group]
             live = [w if w.dtype == t.dtype else w.to(t.dtype) for w, t in zip(self.weights[group], part, strict=True)]
-            torch._foreach_lerp_(part, live, a if isinstance(a, float) else list(a[group]))
+            torch._foreach_lerp_(part, live, a if isinstance(a, float) else a(group) if callable(a) else list(a[group]))
 
     def wait(self) -> None:
         """Until the average is what the last update made it."""

@@ -18,6 +18,15 @@ rate), not the curvature. With c = cos(g, d), log a = (1 + c) log(1 - decay). Wh
 (c < 0) the average follows, up to a = 1; where it rises (c > 0), the live weights have gone too far and the average stays,
 down to a = (1 - decay)^2; where drift and gradient are unrelated it is the constant rule. Neither the size of a tensor, nor
 the scale of the loss, nor that of the weights changes it.
+
+**psmt** (2407.02253): average <- m average + (1 - m) (decay average + (1 - decay) theta), elementwise, m = 1 where the Fisher
+is largest: what matters most stays. That is the paper's equation, read by its abstract ("preservation measures applied to
+crucial parameters"; the text's definition of m was not at hand), with the .03 of the code. The authors' code does otherwise:
+m marks what lies *below* the .03 quantile, over all tensors, of this step's squared gradients. The student has that put back
+to the source model, the teacher takes it from the student, and all else has the average's update twice. Here the .03 are of
+each tensor (layers differ in scale). The Fisher is the mean of squared gradients over all updates so far: it still knows what
+mattered to earlier tasks, where Adam's accumulator begins anew with each stage, and any optimiser will do. The student is not
+touched, and its regulariser is not here.
 """
 
 from collections.abc import Sequence
@@ -65,6 +74,23 @@ def balanced(gradients: Sequence[torch.Tensor], drifts: Sequence[torch.Tensor], 
     sizes = norms(gradients, 2) * norms(drifts, 2)
     cosine = torch.where(sizes > 0, dots / sizes.clamp(min=torch.finfo(sizes.dtype).tiny), 0.0).clamp(-1, 1)
     return (1 - decay) ** (1 + cosine)
+
+
+def psmt(fishers: Sequence[torch.Tensor], protected: float, decay: float) -> list[torch.Tensor]:
+    """The share of each element: 0 for the floor(protected * size) of each tensor whose Fisher is largest, else 1 - decay.
+
+    All that equal the smallest of these go with them; a Fisher of 0 protects nothing.
+    """
+    shares = []
+    for fisher in fishers:
+        share, count = torch.full_like(fisher, 1 - decay), int(protected * fisher.numel())
+        if count:
+            smallest = (
+                fisher.flatten().kthvalue(fisher.numel() - count + 1).values
+            )  # torch.quantile ends at 16M elements
+            share.masked_fill_((fisher >= smallest) & (fisher > 0), 0.0)
+        shares.append(share)
+    return shares
 
 
 def inside(ratio: torch.Tensor, otherwise: float) -> torch.Tensor:

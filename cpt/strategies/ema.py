@@ -1,4 +1,4 @@
-"""Averages of the weights: `ema` (Polyak; BEMA, 2508.00180; LCIA, 2410.10868), and `mcl`, its slow weights (2211.03186).
+"""Averages of the weights: `ema` (Polyak; BEMA, 2508.00180; LCIA, 2410.10868; PSMT, 2407.02253), and `mcl` (2211.03186).
 
 The average is of the trained weights alone (an adapter's, where one is trained). What is served is evaluated and shipped;
 what goes on to the next task is another question (`feed_back`). The rules are in `strategies.averages`.
@@ -104,7 +104,8 @@ class Follower(TrainerCallback):
         self.average: Average | None = None
         self.weights: list[torch.Tensor] = []
         self.names: list[str] = []
-        self.extra: dict[str, list[torch.Tensor]] = {}  # what the rule needs besides: first, gradients, before
+        self.extra: dict[str, list[torch.Tensor]] = {}  # what the rule needs besides: first, gradients, weights, fisher
+        self.means: list[torch.Tensor] = []  # of each tensor's shares in an update, where each element has its own
         self.taken: list[float] = []  # of each update since the last log
         self.reference: list[torch.Tensor] = []  # weights that follow the average
         self.standing = False  # whether the policy has the average's weights
@@ -154,12 +155,30 @@ class Follower(TrainerCallback):
             return
         self.average.before_step()
         if self.owner.rule in GRADIENT_RULES and self._is_due(self.owner.steps + 1):
-            self.shares = self._of_gradients()
+            gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in self.weights]
+            if self.owner.rule == "psmt":
+                self._add_to_fisher(gradients)
+            else:
+                self.shares = self._of_gradients(gradients)
 
     @torch.no_grad()
-    def _of_gradients(self) -> list[float]:
+    def _add_to_fisher(self, gradients: list[torch.Tensor]) -> None:
+        """The mean of their squares over all updates, in float32."""
+        if "fisher" not in self.extra:
+            self.extra["fisher"] = [torch.zeros_like(g, dtype=torch.float32) for g in gradients]
+        for group in groups_of(gradients):
+            squares = [g.float().square() for g in gradients[group]]
+            torch._foreach_lerp_(self.extra["fisher"][group], squares, 1 / (self.owner.updates + 1))
+
+    def _of_fisher(self, group: slice) -> list[torch.Tensor]:
+        """The shares of each element, of the tensors in the slice."""
+        shares = averages.psmt(self.extra["fisher"][group], self.spec.protected, self.spec.decay)
+        self.means += [share.mean() for share in shares]
+        return [share.to(t.dtype) for share, t in zip(shares, self.average.tensors[group], strict=True)]
+
+    @torch.no_grad()
+    def _of_gradients(self, gradients: list[torch.Tensor]) -> list[float]:
         """One share for each tensor, from the gradients that the optimiser is about to use."""
-        gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in self.weights]
         gradients = [g.to(t.dtype) for g, t in zip(gradients, self.average.tensors, strict=True)]
         decay, found = self.spec.decay, []
         before = self.extra.get("gradients")
@@ -224,10 +243,14 @@ class Follower(TrainerCallback):
             share = self._share()
             self.average.update(share)
             owner.updates += 1
-            self.taken.append(share if isinstance(share, float) else sum(share) / len(share))
+            each = torch.stack(self.means).tolist() if callable(share) else share
+            self.taken.append(each if isinstance(each, float) else sum(each) / len(each))
 
-    def _share(self) -> float | list[float]:
+    def _share(self) -> float | list[float] | Callable[[slice], list[torch.Tensor]]:
         owner, spec = self.owner, self.spec
+        if owner.rule == "psmt":
+            self.means = []
+            return self._of_fisher
         if owner.rule in GRADIENT_RULES:
             return self.shares
         if owner.rule == "bema":

@@ -8,7 +8,7 @@ it looks at old and new tasks together, never at evaluation rows, and may find t
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from cpt.merging.merge import merge
 from cpt.merging.methods import METHODS
 from cpt.models import is_adapter
 from cpt.recipe import Recipe
-from cpt.recipe_merge import FROM_BASE
+from cpt.recipe_merge import FROM_BASE, WITHOUT_BASE
 from cpt.strategies.acceptance import broken_gates, choose, mean
 from cpt.strategies.base import Strategy
+from cpt.strategies.fisher import Diagonals
 
 RANDOM = ("dare", "dare-ties", "della")
 JUDGED = "judged.json"  # what a search knows already: after a kill nothing is asked twice
@@ -34,6 +35,20 @@ class Merge(Strategy):
         self.rows: list[dict[str, float]] = []
         self.folder: Path | None = None  # of the last merge; None where the model stays as it was trained
         self.did: dict[str, Any] | None = None
+        self.diagonals = Diagonals(name, of_all=spec.feed_back) if spec.method == "fisher" else None
+        self.fishers: list[Path] = []  # of the models that are merged, in their order
+
+    def before_stage(self, ctx, rows):
+        if self.diagonals is not None:
+            self.diagonals.before_stage()
+        return rows
+
+    def callbacks(self, ctx) -> list:
+        return [] if self.diagonals is None else [self.diagonals.callback(ctx)]
+
+    def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
+        if self.diagonals is not None:
+            self.diagonals.saved(ctx, model, save)
 
     def after_stage(self, ctx, rows) -> Path | None:
         self.folder = self.did = None
@@ -57,6 +72,8 @@ class Merge(Strategy):
         models = [model, *earlier(spec, before, factors)]
         if factors:  # a stage that trained nothing left the untouched model
             models = [each for each in models if is_adapter(each)] if is_adapter(model) else [model]
+        if self.diagonals is not None:
+            models, self.fishers = self.diagonals.after_task(ctx, models)
         found: dict[str, Any] = {"value": None, "merged": False, "seconds": 0.0, "rollout_tokens": 0, "curve": []}
         if spec.search:
             found |= self._search(ctx, models, place)
@@ -85,9 +102,8 @@ class Merge(Strategy):
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         stop = ctx.stop if ranks.world_size() == 1 else None  # a rank alone cannot ask the others
-        merge(
-            **arguments(self.spec, models, ctx.base, value, ctx.seed), **self._reading(ctx, models), out=out, stop=stop
-        )
+        told = arguments(self.spec, models, ctx.base, value, ctx.seed) | self._reading(ctx, models)
+        merge(**told, fishers=self.fishers, out=out, stop=stop)
 
     def _reading(self, ctx, models: Sequence[Path]) -> dict[str, Any]:
         """How adapters are read: by their factors, or as the weights in which the policy computes."""
@@ -147,13 +163,18 @@ class Merge(Strategy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows = state["rows"]
 
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        if self.diagonals is not None:
+            self.diagonals.save(folder)
+
 
 def earlier(spec: Any, points: Sequence[Path], adapter: bool) -> list[Path]:
     """The old models: the points that `sources` names. 00-base is none of them where its change (of itself) is no vector,
-    nor under an adapter, which it has not."""
+    where no gradient was seen (fisher), nor under an adapter, which it has not."""
     if spec.sources == "base":
         return [] if spec.method in FROM_BASE else [points[0]]
-    usable = list(points[1:] if spec.method in FROM_BASE or adapter else points)
+    usable = list(points[1:] if spec.method in WITHOUT_BASE or adapter else points)
     return usable if spec.sources == "all" else usable[-1:]
 
 
@@ -164,6 +185,8 @@ def can_merge(spec: Any, models: Sequence[Path]) -> bool:
 def fixed(spec: Any, points: Sequence[Path]) -> dict[str, Any]:
     """The recipe's weight or scale after `points` and one more task, and whether it changes anything."""
     value = getattr(spec, spec.option) if spec.option else None
+    if value is None and spec.method == "fisher":  # equal weights: the diagonals alone decide
+        value = "average" if spec.sources == "all" else 0.5
     if value == "average":
         value = (len(points) - 1) / len(points)
     elif value is None and spec.option:
@@ -183,7 +206,8 @@ def arguments(spec: Any, models: Sequence[Path], base: Path, value: float | None
     if spec.option == "weight":
         old = len(models) - 1
         weights = [1 - value, *[value / old] * old]
-        return {"method": spec.method if old == 1 else "linear", "models": models, "weights": weights}
+        method = "linear" if spec.method == "wise" and old > 1 else spec.method
+        return {"method": method, "models": models, "weights": weights}
     told = {name: getattr(spec, name) for name in ("density", "gamma", "epsilon") if getattr(spec, name) is not None}
     told |= {"scale": value} if spec.option == "scale" else {}
     told |= {"seed": seed} if spec.method in RANDOM else {}
