@@ -299,7 +299,10 @@ WRONG = {
         with_adapter(WEIGHTS, rollouts={"engine": "vllm"}),
         "strategies.0.adapters: weights: the engine vllm serves the untouched model and adapters on it",
     ),
-    "factors": (with_adapter({"kind": "merge", "method": "ties"}), "take wise, slerp, soup or fisher, or adapters weights"),
+    "factors": (
+        with_adapter({"kind": "merge", "method": "ties"}),
+        "take wise, slerp, soup or fisher, or adapters weights",
+    ),
 }
 
 

@@ -159,7 +159,7 @@ class Adapted(Weights):
         """The two factors of the tensor, whose product has its shape. A thread keeps those of the tensor that it is at."""
         if getattr(self.held, "name", None) != name:
             change = self.changes[name]
-            left, right = (whole(self.adapter, each).to(dtype) for each in (change.rows, change.columns))
+            left, right = (self.adapter.whole(each).to(dtype) for each in (change.rows, change.columns))
             self.held.factors = (left.T.contiguous(), right.T.contiguous()) if change.transposed else (left, right)
             self.held.name = name
         return self.held.factors
@@ -168,10 +168,3 @@ class Adapted(Weights):
         source, own = self.origins[name]
         here, there = self.entries[name].dtype.itemsize, source.entries[own].dtype.itemsize
         source.soon(own, start // here * there, count // here * there)
-
-
-def whole(weights: Weights, name: str) -> torch.Tensor:
-    entry = weights.entries[name]
-    raw = torch.empty(entry.bytes, dtype=torch.uint8)
-    weights.read(name, 0, raw)
-    return raw.view(entry.dtype).view(entry.shape)

@@ -96,6 +96,13 @@ class Weights:
                 raise UserError(f"{entry.file}: ends inside {name}: it was cut short while it was read; copy it again")
             view, place = view[got:], place + got
 
+    def whole(self, name: str) -> torch.Tensor:
+        """The tensor, for those that are small."""
+        entry = self.entries[name]
+        raw = torch.empty(entry.bytes, dtype=torch.uint8)
+        self.read(name, 0, raw)
+        return raw.view(entry.dtype).reshape(entry.shape)
+
     def soon(self, name: str, start: int, count: int) -> None:
         """Let the disk begin on `count` bytes from byte `start` of the tensor: they will be read by pieces."""
         entry = self.entries[name]

@@ -144,14 +144,7 @@ def add(places: Sequence[Path], folder: Path) -> None:
         writer = Writer(folder, shapes, sum(shape.bytes for shape in shapes.values()), Path(FILE).stem)
         try:
             for name in shapes:
-                writer.write(name, 0, sum(whole(source, name).float() for source in sources))
+                writer.write(name, 0, sum(source.whole(name).float() for source in sources))
             writer.close()
         finally:
             writer.abandon()
-
-
-def whole(source: Weights, name: str) -> torch.Tensor:
-    entry = source.entries[name]
-    buffer = torch.empty(entry.bytes, dtype=torch.uint8)
-    source.read(name, 0, buffer)
-    return buffer.view(entry.dtype).reshape(entry.shape)
