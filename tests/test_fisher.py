@@ -235,7 +235,7 @@ def steps(training: Training, *values: tuple[float, list[float]]) -> None:
 
 
 def test_psmt_by_hand(tmp_path):
-    """Squares (1, 4), then mean (1 + 9, 4 + 0) / 2 = (5, 2): first the second element stays, then the first."""
+    """Squares (1, 4), (16, 0), (0, 9); means (1, 4), (8.5, 2), (17/3, 13/3): the second stays, then the first, and again."""
     strategy = ema(rule="psmt", decay=0.5, protected=0.5)
     training = Training(tmp_path)
     training.model = torch.nn.Linear(2, 1, bias=False)
@@ -247,14 +247,14 @@ def test_psmt_by_hand(tmp_path):
     training.callback.on_log(None, training.state, None, logs=logs)
     assert logs == {"ema/share": 0.25}
     strategy.save(tmp_path / "state")
-    steps(training, (2.0, [3.0, 0.0]))
-    assert strategy.follower.average.tensors[0].tolist() == [[4.0, 1.0]]
+    steps(training, (2.0, [4.0, 0.0]), (2.0, [0.0, 3.0]))
+    assert strategy.follower.average.tensors[0].tolist() == [[4.0, 1.5]]
 
     again = ema(rule="psmt", decay=0.5, protected=0.5)
     again.load(tmp_path / "state")
     training.begin(again)
-    steps(training, (2.0, [3.0, 0.0]))
-    assert again.follower.average.tensors[0].tolist() == [[4.0, 1.0]], "the Fisher goes on over stages and kills"
+    steps(training, (2.0, [4.0, 0.0]), (2.0, [0.0, 3.0]))
+    assert again.follower.average.tensors[0].tolist() == [[4.0, 1.5]], "the Fisher goes on over stages and kills"
 
 
 def test_psmt_killed_inside_a_stage(cpt, tmp_path):
