@@ -212,7 +212,7 @@ def stage_line(stage: Any, task: Any, strategies: Sequence[Any]) -> str:
     if stage.kind in ("self-distillation", "distill"):
         words += divergence_words(stage)
     elif "beta" in arguments(stage.kind) and value_of(stage.args, stage.kind, "beta"):
-        averaged = any(getattr(spec, "reference", "stage") == "average" for spec in strategies)
+        averaged = any(getattr(spec, "reference", "stage") == "ema" for spec in strategies)
         beta = value_of(stage.args, stage.kind, "beta")
         words.append(f"KL {beta:g} to {'the average' if averaged else stage.reference}")
     return ", ".join(words)

@@ -31,6 +31,10 @@ NEEDS = {
 DELLA_DENSITY, DELLA_EPSILON = 0.5, 0.15  # where left out: those of `cpt merge`
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+AtLeastOne = Field(min_length=1)
+
+
 class Merge(Strict):
     """After each task, or each stage, the new model is merged with earlier ones of the run, in weight space."""
 
@@ -45,10 +49,13 @@ class Merge(Strict):
     after: Literal["task", "stage"] = Field(
         "task", description="stage: every stage's model is merged; previous is then what the stage started from"
     )
-    weight: Annotated[float, Field(ge=0, le=1)] | Literal["average"] | None = Field(
-        None, description="wise, slerp, fisher: the old model's share (.5); average: (t-1)/t after task t"
+    weight: Share | Annotated[tuple[Share, ...], AtLeastOne] | Literal["average"] | None = Field(
+        None, description="wise, slerp, fisher: the old model's share (.5); a list: one for each task; average: (t-1)/t"
     )
-    scale: float | None = Field(None, description="factor of the merged change of the untouched model (of the method)")
+    scale: float | Annotated[tuple[float, ...], AtLeastOne] | None = Field(
+        None,
+        description="factor of the merged change of the untouched model (of the method); a list: one for each task",
+    )
     density: float | None = Field(None, gt=0, le=1, description="share of each change that is kept (of the method)")
     gamma: float | None = Field(
         None, ge=0, lt=1, description="breadcrumbs: share of the largest changes that goes (.01)"
@@ -63,6 +70,12 @@ class Merge(Strict):
     adapters: Literal["factors", "weights"] = Field(
         "factors", description="weights: adapters are read as the full models that they make, and the merge is one"
     )
+
+    @property
+    def scheduled(self) -> tuple[float, ...] | None:
+        """The values of weight or scale, task by task, where they are given so."""
+        value = getattr(self, self.option) if self.option else None
+        return value if isinstance(value, tuple) else None
 
     @property
     def option(self) -> str | None:

@@ -13,7 +13,7 @@ from cpt.stages.arguments import value_of
 class Averaged(Strict):
     """What strategies that keep average weights share."""
 
-    serve: Literal["average", "live"] = Field("average", description="which weights are evaluated and shipped")
+    serve: Literal["ema", "live"] = Field("ema", description="which weights are evaluated and shipped")
     feed_back: bool = Field(False, description="the next task starts from the average, not from the live weights")
     span: Literal["stream", "task"] = Field("stream", description="an average goes on, or begins anew with each task")
     every: int = Field(1, gt=0, description="optimiser steps between two updates")
@@ -24,10 +24,10 @@ class Averaged(Strict):
     device: Literal["weights", "cpu"] = Field(
         "weights", description="where the average lives: beside the weights, or in CPU memory with overlapped copies"
     )
-    reference: Literal["stage", "average"] = Field(
+    reference: Literal["stage", "ema"] = Field(
         "stage", description="the KL is measured from what each stage says, or from the average as it moves"
     )
-    rollouts: Literal["live", "average"] = Field(
+    rollouts: Literal["live", "ema"] = Field(
         "live", description="the policy that answers in rlvr and hybrid stages; the average's are corrected for"
     )
 
@@ -107,20 +107,20 @@ def problems(strategies: Sequence[Any], adapter: Any, engine: str) -> Iterator[t
     for number, spec in enumerate(strategies):
         if not isinstance(spec, Averaged) or not merges:
             continue
-        if stages and (spec.feed_back or spec.serve == "average"):
+        if stages and (spec.feed_back or spec.serve == "ema"):
             yield (
                 number,
                 "kind",
                 "its average, of the end of a task, would take the place of what `after: stage` merged: merge after task, "
                 "or keep no average here (serve live, feed_back false)",
             )
-        elif number > merges[0] and (spec.feed_back or spec.serve == "average"):
+        elif number > merges[0] and (spec.feed_back or spec.serve == "ema"):
             yield (
                 number,
                 "kind",
                 "its average would take the place of the merge: put it before the merge, with feed_back true",
             )
-        elif spec.serve == "average" and not spec.feed_back:
+        elif spec.serve == "ema" and not spec.feed_back:
             yield (
                 number,
                 "serve",
@@ -132,11 +132,19 @@ def against_stages(strategies: Sequence[Any], stream: Sequence[Any]) -> Iterator
     """(number, key, what is wrong with it) between what a strategy would do in stages, and the stages that there are."""
     stages = [(f"stream.{task.task}.stages.{i}", stage) for task in stream for i, stage in enumerate(task.stages)]
     for key, check in (("rollouts", rollout_problems), ("reference", reference_problems)):
-        asking = [number for number, spec in enumerate(strategies) if getattr(spec, key, None) == "average"]
+        asking = [number for number, spec in enumerate(strategies) if getattr(spec, key, None) == "ema"]
         for number in asking[1:]:
-            yield number, key, f"is `average` in strategies.{asking[0]} too: there can be one"
+            yield number, key, f"is `ema` in strategies.{asking[0]} too: there can be one"
         for message in check(stages) if asking else ():
             yield asking[0], key, message
+    for number, spec in enumerate(strategies):
+        values = spec.scheduled if isinstance(spec, Merge) else None
+        if values and len(values) != len(stream):
+            yield (
+                number,
+                spec.option,
+                f"has {len(values)} values, and the stream {len(stream)} tasks: give one for each",
+            )
 
 
 def rollout_problems(stages: Sequence[tuple[str, Any]]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from cpt.recipe import RecipeErrors, load
 from cpt.screen import QUIET, Screen
 
 DECAY, STEPS = 0.5, 3
-OPTIONS = {"decay": DECAY, "reference": "average", "rollouts": "average"}
+OPTIONS = {"decay": DECAY, "reference": "ema", "rollouts": "ema"}
 BOTH = {"kind": "ema", **OPTIONS}
 ADAPTER = {"kind": "lora", "r": 4, "target_modules": "all-linear"}
 
@@ -113,7 +113,7 @@ def test_killed_inside_a_stage(cpt, tmp_path):
     assert_same_end(tmp_path / "killed", tmp_path / "alone")
 
 
-REFERENCE, ROLLOUTS = ({"kind": "ema", key: "average"} for key in ("reference", "rollouts"))
+REFERENCE, ROLLOUTS = ({"kind": "ema", key: "ema"} for key in ("reference", "rollouts"))
 WRONG = {
     "no rollouts": (with_average("sft", spec=ROLLOUTS), "rollouts", "no stage would make rollouts by the average"),
     "no KL": (short("rlvr") | {"strategies": [REFERENCE]}, "reference", "no stage measures a KL"),

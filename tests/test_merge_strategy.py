@@ -102,7 +102,12 @@ def test_an_average_gives_every_task_the_same(tmp_path):
         live = model(tmp_path / f"live-{number}" / "model", value)
         points.append(merge.after_task(context(tmp_path, *points), live) or live)
     assert weights(points[-1]) == pytest.approx([3.0])
-    assert [fixed(merge.spec, points[:n])["value"] for n in (1, 2, 4)] == [0.0, 0.5, 0.75]
+    assert [fixed(merge.spec, task)["value"] for task in (1, 2, 4)] == [0.0, 0.5, 0.75]
+    by_task = strategy(method="wise", weight=(0.0, 0.25))
+    assert [fixed(by_task.spec, task) for task in (1, 2)] == [
+        {"value": 0.0, "merged": False},
+        {"value": 0.25, "merged": True},
+    ]
 
 
 def test_chance_is_the_stage_s_own(points, tmp_path):
@@ -297,6 +302,7 @@ def test_adapters_are_merged_as_adapters(cpt, tmp_path):
 
 WRONG = {
     "aim": ({"method": "aim"}, "aim needs a second model, trained on rows kept of the old tasks"),
+    "another number of tasks": ({"method": "ties", "scale": [1, 0.5, 0.3]}, "has 3 values, and the stream 2 tasks"),
     "no method": ({"method": "linear"}, "must be one of wise, slerp, soup"),
     "weight of soup": (
         {"method": "soup", "weight": 0.5},
@@ -304,7 +310,7 @@ WRONG = {
     ),
     "scale of wise": ({"method": "wise", "scale": 0.5}, "not of wise: take it out"),
     "weight": ({"method": "wise", "weight": 1.5}, "less than or equal to 1"),
-    "weight in words": ({"method": "wise", "weight": "mean"}, "must be a number or one of average, not 'mean'"),
+    "weight in words": ({"method": "wise", "weight": "mean"}, "must be a number or a list or one of average, not 'mean'"),
     "average of the base": ({"method": "wise", "weight": "average", "sources": "base"}, "it wants sources previous"),
     "slerp of all": ({"method": "slerp", "sources": "all"}, "slerp is between two models"),
     "stock of one": ({"method": "model-stock", "sources": "base"}, "model-stock wants two models besides the base"),

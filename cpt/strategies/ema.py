@@ -4,8 +4,8 @@ The average is of the trained weights alone (an adapter's, where one is trained)
 what goes on to the next task is another question (`feed_back`). The rules are in `strategies.averages`.
 
 The reference of a KL is the weights that its stage starts from: with `feed_back` those are the average as it was then.
-With `reference: average` it moves on with the average (WARP, 2406.16768; TRL's sync_ref_model is that for one rule, full
-weights and one process). With `rollouts: average` the average answers, and is the old policy of the importance ratio.
+With `reference: ema` it moves on with the average (WARP, 2406.16768; TRL's sync_ref_model is that for one rule, full
+weights and one process). With `rollouts: ema` the average answers, and is the old policy of the importance ratio.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -46,11 +46,11 @@ class Ema(Strategy):
         return [self.follower]
 
     def reference(self, ctx, weights: Mapping[str, torch.Tensor]) -> None:
-        if self.spec.reference == "average":
+        if self.spec.reference == "ema":
             self.follower.reference = list(weights.values())
 
     def rollout_policy(self, ctx) -> Callable[[], AbstractContextManager[bool]] | None:
-        return self.follower.standing_in if self.spec.rollouts == "average" else None
+        return self.follower.standing_in if self.spec.rollouts == "ema" else None
 
     def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
         """The average as a model, beside the stage's own. The weights in `model` are no longer needed."""
@@ -73,7 +73,7 @@ class Ema(Strategy):
         return self.folder(ctx) if self.spec.feed_back and self.has_begun(ctx) else None
 
     def served(self, ctx) -> Path | None:
-        return self.folder(ctx) if self.spec.serve == "average" and self.has_begun(ctx) else None
+        return self.folder(ctx) if self.spec.serve == "ema" and self.has_begun(ctx) else None
 
     def has_begun(self, ctx) -> bool:
         """Whether the stage left an average: not before `start`, nor where a stage of rejection trained on nothing."""
@@ -115,7 +115,7 @@ class Follower(TrainerCallback):
             raise UserError(
                 f"{self.key}: the rule {self.owner.rule} needs whole gradients: not under DeepSpeed or FSDP"
             )
-        if "average" in (self.spec.reference, self.spec.rollouts) and tensors.is_sharded():
+        if "ema" in (self.spec.reference, self.spec.rollouts) and tensors.is_sharded():
             raise UserError(f"{self.key}: reference or rollouts of the average: not under DeepSpeed or FSDP")
         trained = tensors.trained(model)
         self.names, self.weights = list(trained), list(trained.values())

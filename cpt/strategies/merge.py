@@ -78,7 +78,7 @@ class Merge(Strategy):
         if spec.search:
             found |= self._search(ctx, models, place)
         elif can_merge(spec, models):
-            found |= fixed(spec, before)
+            found |= fixed(spec, len(ctx.points))
         self.folder = place / "model" if found["merged"] else None
         if self.folder is not None:
             start = time.monotonic()
@@ -182,13 +182,15 @@ def can_merge(spec: Any, models: Sequence[Path]) -> bool:
     return len(models) >= METHODS[spec.method].least
 
 
-def fixed(spec: Any, points: Sequence[Path]) -> dict[str, Any]:
-    """The recipe's weight or scale after `points` and one more task, and whether it changes anything."""
+def fixed(spec: Any, task: int) -> dict[str, Any]:
+    """The recipe's weight or scale in task number `task` (1: the first), and whether it changes anything."""
     value = getattr(spec, spec.option) if spec.option else None
+    if spec.scheduled:
+        value = spec.scheduled[task - 1]
     if value is None and spec.method == "fisher":  # equal weights: the diagonals alone decide
         value = "average" if spec.sources == "all" else 0.5
     if value == "average":
-        value = (len(points) - 1) / len(points)
+        value = (task - 1) / task
     elif value is None and spec.option:
         value = getattr(METHODS[spec.method], spec.option)
     return {"value": value, "merged": not (spec.option == "weight" and value == 0)}
