@@ -234,6 +234,14 @@ def steps(training: Training, *values: tuple[float, list[float]]) -> None:
         training.callback.on_step_end(None, training.state, None)
 
 
+def test_psmt_samples_large_tensors():
+    fisher = torch.rand(700, 512, generator=torch.Generator().manual_seed(1))
+    (share,) = averages.psmt([fisher], 0.03, 0.75)
+    assert (share == 0).float().mean().item() == pytest.approx(0.03, abs=0.003)
+    assert fisher[share == 0].min() > fisher[share > 0].max(), "the largest"
+    assert torch.equal(averages.psmt([fisher], 0.03, 0.75)[0], share)
+
+
 def test_psmt_by_hand(tmp_path):
     """Squares (1, 4), (16, 0), (0, 9); means (1, 4), (8.5, 2), (17/3, 13/3): the second stays, then the first, and again."""
     strategy = ema(rule="psmt", decay=0.5, protected=0.5)

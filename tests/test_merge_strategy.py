@@ -310,7 +310,10 @@ WRONG = {
     ),
     "scale of wise": ({"method": "wise", "scale": 0.5}, "not of wise: take it out"),
     "weight": ({"method": "wise", "weight": 1.5}, "less than or equal to 1"),
-    "weight in words": ({"method": "wise", "weight": "mean"}, "must be a number or a list or one of average, not 'mean'"),
+    "weight in words": (
+        {"method": "wise", "weight": "mean"},
+        "must be a number or a list or one of average, not 'mean'",
+    ),
     "average of the base": ({"method": "wise", "weight": "average", "sources": "base"}, "it wants sources previous"),
     "slerp of all": ({"method": "slerp", "sources": "all"}, "slerp is between two models"),
     "stock of one": ({"method": "model-stock", "sources": "base"}, "model-stock wants two models besides the base"),

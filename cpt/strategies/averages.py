@@ -30,8 +30,11 @@ touched, and its regulariser is not here.
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
+
+SAMPLE = 1 << 16  # elements that a quantile of a large tensor is taken from
 
 
 def constant(decay: float) -> float:
@@ -79,18 +82,25 @@ def balanced(gradients: Sequence[torch.Tensor], drifts: Sequence[torch.Tensor], 
 def psmt(fishers: Sequence[torch.Tensor], protected: float, decay: float) -> list[torch.Tensor]:
     """The share of each element: 0 for the floor(protected * size) of each tensor whose Fisher is largest, else 1 - decay.
 
-    All that equal the smallest of these go with them; a Fisher of 0 protects nothing.
+    All that equal the smallest of these go with them; a Fisher of 0 protects nothing. In a tensor of over SAMPLE elements
+    the smallest is a sample's, always of the same places: the share protected is then right but for some .0007 (at .03).
     """
     shares = []
     for fisher in fishers:
-        share, count = torch.full_like(fisher, 1 - decay), int(protected * fisher.numel())
+        share, sample = torch.full_like(fisher, 1 - decay), fisher.flatten()
+        if len(sample) > SAMPLE:
+            sample = sample[sampled_places(len(sample)).to(sample.device)]
+        count = int(protected * len(sample))
         if count:
-            smallest = (
-                fisher.flatten().kthvalue(fisher.numel() - count + 1).values
-            )  # torch.quantile ends at 16M elements
+            smallest = sample.kthvalue(len(sample) - count + 1).values
             share.masked_fill_((fisher >= smallest) & (fisher > 0), 0.0)
         shares.append(share)
     return shares
+
+
+@cache
+def sampled_places(size: int) -> torch.Tensor:
+    return torch.randint(size, (SAMPLE,), generator=torch.Generator().manual_seed(size))
 
 
 def inside(ratio: torch.Tensor, otherwise: float) -> torch.Tensor:
