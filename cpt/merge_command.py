@@ -1,7 +1,13 @@
 """`cpt merge`: models, run folders or points of them, merged into a new folder. The merging itself is cpt/merging."""
 
 import argparse
+import gc
+import os
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 from cpt.errors import Interrupted, UserError
 
@@ -25,6 +31,7 @@ methods from a --base:    task-arithmetic (sum of changes), ties (trim, elect si
 Formulas, papers, defaults and rules: docs/merging.md
 """
 AVERAGES = ("linear", "soup", "wise", "slerp", "fisher")
+AHEAD = 8 << 20  # bytes that the disk is asked for at a time
 FROM_A_BASE = ("task-arithmetic", "ties", "dare", "dare-ties", "della", "breadcrumbs", "model-stock", "magmax", "aim")
 
 
@@ -90,11 +97,16 @@ def run(asked: argparse.Namespace) -> int:
     shard_bytes = bytes_of(asked.shard_size)
     models = [folder_of(place) for place in asked.models]
     base, into = (None if place is None else folder_of(place) for place in (asked.base, asked.into))
+    if not asked.dry_run:
+        read_ahead([folder for folder in (*models, base, into) if folder is not None])
+    gc.disable()  # a million objects come with torch and stay: to look through them costs .2 s now, and .3 s at the end
     from cpt.merging.merge import carry_out
     from cpt.merging.plan import describe, make_plan, size
     from cpt.screen import Screen
     from cpt.stop import listening
 
+    gc.freeze()
+    gc.enable()
     options = {key: getattr(asked, key) for key in ("density", "scale", "gamma", "epsilon", "seed", "dtype", "threads")}
     plan = make_plan(
         asked.method,
@@ -120,6 +132,20 @@ def run(asked: argparse.Namespace) -> int:
         f"{asked.out}: {size(plan.written)} in {len(list(asked.out.glob('*.safetensors')))} file(s)", style="bold"
     )
     return 0
+
+
+def read_ahead(folders: Sequence[Path]) -> None:
+    """Let the disk begin on all files at once while torch is imported, as far as a quarter of free memory goes."""
+    files = [file for folder in folders for file in folder.glob("*.safetensors")]
+    each = psutil.virtual_memory().available // 4 // max(1, len(files))
+
+    def ask(file: Path) -> None:
+        with file.open("rb") as stream:
+            for start in range(0, min(each, file.stat().st_size), AHEAD):
+                os.posix_fadvise(stream.fileno(), start, AHEAD, os.POSIX_FADV_WILLNEED)
+
+    for file in files:
+        threading.Thread(target=ask, args=(file,), daemon=True).start()
 
 
 class Alone:

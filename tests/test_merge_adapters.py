@@ -62,7 +62,7 @@ def adapter(folder, base, seed: int = 0, **options):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks that end within rows."""
-    monkeypatch.setattr(stream, "CHUNK", 1000)
+    monkeypatch.setattr(stream, "CHUNK", 4000)
     monkeypatch.setattr(stream, "BLOCK", 5000)
 
 

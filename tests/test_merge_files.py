@@ -47,7 +47,7 @@ def four(tmp_path):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(stream, "CHUNK", 16)
+    monkeypatch.setattr(stream, "CHUNK", 64)
     monkeypatch.setattr(stream, "BLOCK", 48)
 
 
@@ -209,7 +209,7 @@ import os, signal, sys
 from pathlib import Path
 from cpt.merging import stream
 from cpt.merging.merge import merge
-stream.CHUNK, stream.BLOCK, stream.SECONDS_BETWEEN_LOOKS = 16, 16, 0.0
+stream.CHUNK, stream.BLOCK, stream.SECONDS_BETWEEN_LOOKS = 64, 16, 0.0
 def progress(done):
     if done:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -16,7 +16,9 @@ from cpt.merging.methods import Method, settle
 from cpt.merging.reading import DTYPES, EMBEDDINGS, HEAD, Entry, Weights, by, read_config, ties_its_head
 from cpt.merging.writing import Shape, shards
 
-CHUNK = 1 << 17  # elements that a thread has in hand at once: they stay in its cache
+CHUNK = (
+    1 << 20
+)  # bytes of a tensor, in the dtype computed in, that a thread has in hand at once: they stay in its cache
 SHARD_BYTES = 5_000_000_000
 OUT_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 
@@ -83,9 +85,9 @@ class Plan:
     def buffers(self) -> int:
         """Bytes that all threads have in hand at once: pieces as read, in the dtype computed in, and intermediate ones."""
         row = max((t.shape.shape[-1] for t in self.tensors.values() if t.shape.shape), default=1)
-        chunk = max(CHUNK, row) if self.method.whole_rows else CHUNK
         item = max((compute_dtype(self, t).itemsize for t in self.tensors.values()), default=4)
-        return self.threads * chunk * item * (4 * len(self.sources) + 4)
+        chunk = max(CHUNK, row * item) if self.method.whole_rows else CHUNK
+        return self.threads * chunk * (4 * len(self.sources) + 4)
 
     def record(self) -> dict[str, Any]:
         """What was merged and how, for `merge.json`."""

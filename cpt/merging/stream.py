@@ -17,7 +17,7 @@ from cpt.merging.methods import Again, Chunk
 from cpt.merging.plan import CHUNK, Plan, Tensors, compute_dtype
 from cpt.merging.writing import Writer
 
-BLOCK = 32 * CHUNK  # elements of a task
+BLOCK = 1 << 22  # elements of a task
 SECONDS_BETWEEN_LOOKS = 0.1
 LARGE_BLOCK = 24 << 20  # bytes; below the 32 MB up to which glibc learns
 
@@ -54,9 +54,10 @@ class Pass:
 
     def _job(self, name: str, tensor: Tensors) -> Job:
         row = tensor.shape.shape[-1] if self.plan.method.whole_rows and tensor.shape.shape else 1
-        step = max(1, CHUNK // max(1, row)) * max(1, row)
+        dtype = compute_dtype(self.plan, tensor)
+        step = max(1, CHUNK // dtype.itemsize // max(1, row)) * max(1, row)
         first = [*self.plan.method.strides, 1][0] if tensor.merged else 1
-        return Job(name, tensor, compute_dtype(self.plan, tensor), step, max(1, BLOCK // step) * step, stride=first)
+        return Job(name, tensor, dtype, step, max(1, BLOCK // step) * step, stride=first)
 
     def run(self, progress=None, stop=None) -> None:
         """`progress(bytes read so far)` and `stop.check()` are called now and then."""
