@@ -305,7 +305,7 @@ WRONG = {
     "no method": ({"method": "linear"}, "must be one of wise, slerp, soup"),
     "weight of soup": (
         {"method": "soup", "weight": 0.5},
-        "weight is an option of wise, slerp, fisher, not of soup: take it out",
+        "weight is an option of wise, slerp, fisher, aim, not of soup: take it out",
     ),
     "scale of wise": ({"method": "wise", "scale": 0.5}, "not of wise: take it out"),
     "weight": ({"method": "wise", "weight": 1.5}, "less than or equal to 1"),
