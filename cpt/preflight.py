@@ -4,7 +4,7 @@ A mistake found here costs seconds; found in task 7 it costs a night.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,10 @@ def check_memories(recipe: Recipe, stream: Stream, tokenizer, context: int | Non
     """What is kept of every task that another follows can be trained on. Raises UserError."""
     for place, memory in memories(recipe).items():
         stage = Sft(kind="sft", args=memory.args)
-        for task, row, _ in sft_forms(stream.tasks[:-1], recipe.data.seed, memory.rows, place):
-            check_trained(recipe, f"stream.{task.name}.data", place, stage, [row], tokenizer, context)
+        forms = sft_forms(stream.tasks[:-1], recipe.data.seed, memory.rows, place)
+        for name, found in groupby(forms, lambda each: each[0].name):
+            rows = [row for _, row, _ in found]
+            check_trained(recipe, f"stream.{name}.data", place, stage, rows, tokenizer, context)
 
 
 def check_validation(recipe: Recipe, stream: Stream) -> None:

@@ -97,6 +97,7 @@ def test_a_search_trains_once(tmp_path):
 # -- whole runs ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_from_its_files_and_after_kills(cpt, tmp_path):
     """The merge is half-way between the new model and the memory's, read before the work goes; kills change nothing."""
     file = write_recipe(tmp_path / "recipe.yaml", with_aim({}))
