@@ -4,18 +4,20 @@ A mistake found here costs seconds; found in task 7 it costs a night.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
 from cpt import models, ranks
+from cpt.data.memory import memories, sft_forms
 from cpt.data.rows import STAGE_ROWS, Row, contents, in_context
 from cpt.data.stream import Stream, TaskData, stage_forms
 from cpt.errors import UserError
 from cpt.plan import NO_VALIDATION, searches
 from cpt.recipe import Recipe
+from cpt.recipe_stages import Sft
 from cpt.rewards.verifiers import COMPARES, kinds
 from cpt.spelling import unspellable
 from cpt.stages import teacher
@@ -67,8 +69,9 @@ def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -
         key = f"stream.{task.name}.data"
         for chunk in check_split(recipe, key, task.train, tokenizer, context, rollout):
             for index, stage in enumerate(task.spec.stages):
-                check_trained(recipe, key, f"{task.name}.stages.{index}", stage, chunk, tokenizer, context)
-                check_contexts(recipe, key, f"{task.name}.stages.{index}", stage, chunk, tokenizer, context)
+                check_trained(recipe, key, f"stream.{task.name}.stages.{index}", stage, chunk, tokenizer, context)
+                check_contexts(recipe, key, f"stream.{task.name}.stages.{index}", stage, chunk, tokenizer, context)
+    check_memories(recipe, stream, tokenizer, context)
     asked = [(f"stream.{task.name}.data", task) for task in stream.tasks]
     asked += [(f"suite {name}, task {task.name}", task) for name, tasks in stream.suites.items() for task in tasks]
     for key, task in asked:
@@ -77,6 +80,16 @@ def check_rows(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -
         for rows in (task.eval, task.validation):
             for _ in check_split(recipe, key, rows, tokenizer, context, limit):
                 pass
+
+
+def check_memories(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -> None:
+    """What is kept of every task that another follows can be trained on. Raises UserError."""
+    for place, memory in memories(recipe).items():
+        stage = Sft(kind="sft", args=memory.args)
+        forms = sft_forms(stream.tasks[:-1], recipe.data.seed, memory.rows, place)
+        for name, found in groupby(forms, lambda each: each[0].name):
+            rows = [row for _, row, _ in found]
+            check_trained(recipe, f"stream.{name}.data", place, stage, rows, tokenizer, context)
 
 
 def check_validation(recipe: Recipe, stream: Stream) -> None:
@@ -190,7 +203,7 @@ def check_contexts(recipe: Recipe, key: str, place: str, stage: Any, rows: list[
         except ValueError as error:
             raise UserError(f"{key}: row {row['id']}: {error}: a self-distillation stage cannot use it") from error
     check_texts(
-        f"stream.{place}.template, with {key}",
+        f"{place}.template, with {key}",
         [(row, name, contents(text)[-1]) for row, name, text in asked],
         tokenizer,
     )
@@ -213,12 +226,12 @@ def check_trained(recipe: Recipe, key: str, place: str, stage: Any, rows: list[R
         if context is not None and kept > context:
             raise UserError(
                 f"{key}: row {row['id']} has {length} tokens with its {field}, more than the model's context of {context}: "
-                f"shorten or drop the row, or let args.max_length of stream.{place} cut it"
+                f"shorten or drop the row, or let args.max_length of {place} cut it"
             )
         if not chosen and cut and length > cut:
             raise UserError(
                 f"{key}: row {row['id']} has {length} tokens with its {field}, and {CONFIGS[stage.kind][2]} cuts at {cut} by "
-                f"default: say where to cut with args.max_length of stream.{place} (null: nowhere), or drop the row"
+                f"default: say where to cut with args.max_length of {place} (null: nowhere), or drop the row"
             )
 
 

@@ -83,6 +83,12 @@ def apply_defaults(schema: type[BaseModel], root: Node, mistakes: Mistakes) -> N
             ours = wrap({"args": arguments.STAGE_DEFAULTS[kind]}, "STAGE_DEFAULTS")
             parent.value[key] = merge(merge(ours, theirs, ()), stage, ())
             spell_out_deleted(kind, parent.value[key])
+    theirs = defaults.value.get("sft", Node({}))
+    theirs = theirs.value.get("args", Node({})) if isinstance(theirs.value, dict) else Node({})
+    for parent, key in matching(root, ["strategies", "*", "memory"]):
+        if isinstance(parent.value[key].value, dict):
+            ours = wrap({"args": arguments.STAGE_DEFAULTS["sft"]}, "STAGE_DEFAULTS")
+            parent.value[key] = merge(merge(ours, Node({"args": theirs}), ()), parent.value[key], ())
 
 
 def stage_kind(stage: Node) -> str | None:
@@ -277,6 +283,10 @@ def check_arguments(root: Node, mistakes: Mistakes) -> None:
             for name, message in found:
                 key = f"stream.{number}.stages.{index}.args.{name}"
                 mistakes.add(args.at([name]) if name in args.value else stage, key, message)
+    for parent, key in matching(root, ["strategies", "*", "memory"]):
+        args, number = parent.value[key].at(["args"]), root.at(["strategies"]).value.index(parent)
+        for name, message in arguments.problems("sft", args.plain()) if isinstance(args.value, dict) else ():
+            mistakes.add(args.at([name]), f"strategies.{number}.memory.args.{name}", message)
     for name, message in engine_problems(given, root.plain().get("adapter")):
         mistakes.add(rollouts.at([name]), f"rollouts.{name}", message)
     adapter = root.value.get("adapter")

@@ -20,19 +20,27 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # what each method can be told
     "model-stock": (),
     "magmax": ("scale",),
     "fisher": ("weight",),
+    "aim": ("weight",),
 }
 FROM_BASE = tuple(
-    name for name in OPTIONS if name not in ("wise", "slerp", "soup", "fisher")
+    name for name in OPTIONS if name not in ("wise", "slerp", "soup", "fisher", "aim")
 )  # of changes to the untouched model
 WITHOUT_BASE = (*FROM_BASE, "fisher")  # 00-base is no source of theirs: no change of itself, no gradients seen
-NEEDS = {
-    "aim": "a second model, trained on rows kept of the old tasks",
-}
 DELLA_DENSITY, DELLA_EPSILON = 0.5, 0.15  # where left out: those of `cpt merge`
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
 AtLeastOne = Field(min_length=1)
+
+
+class Memory(Strict):
+    """Rows kept of each earlier task, and the SFT on them that makes the second model of `aim`."""
+
+    rows: int = Field(64, gt=0, description="training rows kept of each earlier task, chosen by `data.seed`")
+    start: Literal["previous", "new"] = Field(
+        "previous", description="trained from the point before the task, or on from the new model (the authors' code)"
+    )
+    args: dict[str, Any] = Field({}, description="words of TRL's SFTConfig, over `defaults.sft.args`")
 
 
 class Merge(Strict):
@@ -50,7 +58,9 @@ class Merge(Strict):
         "task", description="stage: every stage's model is merged; previous is then what the stage started from"
     )
     weight: Share | Annotated[tuple[Share, ...], AtLeastOne] | Literal["average"] | None = Field(
-        None, description="wise, slerp, fisher: the old model's share (.5); a list: one for each task; average: (t-1)/t"
+        None,
+        description="wise, slerp, fisher: the old model's share (.5); aim: the memory's; a list: one for each task; "
+        "average: (t-1)/t",
     )
     scale: float | Annotated[tuple[float, ...], AtLeastOne] | None = Field(
         None,
@@ -64,8 +74,9 @@ class Merge(Strict):
     search: tuple[float, ...] | None = Field(
         None,
         min_length=1,
-        description="values of weight (wise, slerp, fisher) or scale to judge on the validation rows",
+        description="values of weight (wise, slerp, fisher, aim) or scale to judge on the validation rows",
     )
+    memory: Memory | None = Field(None, description="aim: the rows kept, and how the second model is trained on them")
     feed_back: bool = Field(True, description="the next task starts from the merge; false: the merge is only served")
     adapters: Literal["factors", "weights"] = Field(
         "factors", description="weights: adapters are read as the full models that they make, and the merge is one"
@@ -85,8 +96,6 @@ class Merge(Strict):
     @model_validator(mode="after")
     def fits_the_method(self):
         method = self.method
-        if method in NEEDS:
-            raise ValueError(f"{method} needs {NEEDS[method]}, which a run has not: merge its points with `cpt merge`")
         for name in ("weight", "scale", "density", "gamma", "epsilon"):
             if getattr(self, name) is not None and name not in OPTIONS[method]:
                 having = ", ".join(each for each, options in OPTIONS.items() if name in options)
@@ -99,6 +108,8 @@ class Merge(Strict):
             self._fits_fisher()
         if method == "della":
             self._fits_della()
+        if method == "aim" or self.memory is not None:
+            self._fits_aim()
         if self.weight == "average" and not (self.sources == "previous" and self.feed_back):
             raise ValueError(
                 "weight average gives each task an equal share by merging every merge into the next: it wants sources "
@@ -135,6 +146,23 @@ class Merge(Strict):
                 "weight out, or give a number"
             )
 
+    def _fits_aim(self) -> None:
+        if self.method != "aim":
+            raise ValueError(f"memory is an option of aim, not of {self.method}: take it out")
+        if self.memory is None:
+            raise ValueError(
+                "aim trains a second model on rows kept of the earlier tasks: give `memory`, for example {rows: 64, args: "
+                "{max_steps: 100}}"
+            )
+        if self.sources != "previous":
+            raise ValueError("aim joins changes of the point before the task: sources must be previous")
+        if self.after == "stage":
+            raise ValueError("aim: the second model is trained once, when a task ends: take after task")
+        if self.adapters == "weights":
+            raise ValueError("aim is for models that train all weights: take adapters weights out")
+        if self.weight == "average":
+            raise ValueError("aim: weight is the share of the memory's change: give a number, or leave it out for .5")
+
     def _fits_della(self) -> None:
         density = DELLA_DENSITY if self.density is None else self.density
         epsilon = DELLA_EPSILON if self.epsilon is None else self.epsilon
@@ -150,7 +178,8 @@ class Merge(Strict):
         if getattr(self, option) is not None:
             raise ValueError(f"search tries values of {option}, which is given too: take one of them out")
         if option == "weight" and not all(0 <= value <= 1 for value in self.search):
-            raise ValueError(f"search: {self.method} wants the old model's share, from 0 to 1")
+            whose = "memory" if self.method == "aim" else "old model"
+            raise ValueError(f"search: {self.method} wants the {whose}'s share, from 0 to 1")
         if len(set(self.search)) < len(self.search):
             raise ValueError("search: a value stands twice: keep one")
 
@@ -161,6 +190,11 @@ def adapter_problem(spec: Merge, adapter: Any, engine: str) -> tuple[str, str] |
         return weights_problem(adapter, engine)
     if adapter is None:
         return None
+    if spec.method == "aim":
+        return "method", (
+            "aim joins changes of the point before the task, and before the first there is no adapter that could have "
+            "changed: train all weights, or take wise, slerp, soup or fisher"
+        )
     if spec.method in FROM_BASE:
         return "method", (
             f"{spec.method} works on changes of the untouched model, which has no adapter: take wise, slerp, soup or fisher, "

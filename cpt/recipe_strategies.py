@@ -182,4 +182,6 @@ def words(spec: Any) -> str:
 
 
 def told(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {told(each)}" for name, each in value.items()) + "}"
     return " ".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)

@@ -54,14 +54,14 @@ def costs(stages: list[dict], evaluations: dict[str, dict]) -> dict:
     keys = ("seconds", "train_tokens", "rollout_tokens", "peak_memory_bytes")
     by_stage = {f"{stage['point']}/{stage['stage']}": {key: stage[key] for key in keys} for stage in stages}
     merges = {
-        f"{place_of(stage, merge)}/{merge['strategy']}": {key: merge[key] for key in ("seconds", "rollout_tokens")}
+        f"{place_of(stage, merge)}/{merge['strategy']}": {key: merge[key] for key in keys if key in merge}
         for stage in stages
         for merge in stage.get("merges", ())
     }
     spent = [*by_stage.values(), *merges.values(), *evaluations.values()]
     return {
         "seconds": round(sum(each["seconds"] for each in spent), 3),
-        "train_tokens": sum(each["train_tokens"] for each in by_stage.values()),
+        "train_tokens": sum(each.get("train_tokens", 0) for each in (*by_stage.values(), *merges.values())),
         "rollout_tokens": sum(each["rollout_tokens"] for each in spent),
         "peak_memory_bytes": max((each["peak_memory_bytes"] for each in by_stage.values()), default=None),
         "stages": by_stage,

@@ -6,16 +6,19 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from cpt import manifest, models, preflight, ranks, report, rollouts, stages
+from cpt.data.memory import memories
 from cpt.data.stream import Stream, TaskData, load_stream, stage_rows, validation_of
 from cpt.evaluation.evaluate import evaluate
 from cpt.evaluation.results import greedy_scores
 from cpt.files import replace_folder
 from cpt.recipe import Recipe, suites_of
+from cpt.rehearsal import rehearse
 from cpt.results import write_results
 from cpt.rewards import Failure, Scorer, Scorers, kind_of, told
 from cpt.rundir import Point, RunDir, open_run, points_of
@@ -114,7 +117,8 @@ def settle(recipe: Recipe) -> None:
 
     Before any model is loaded: what is alive here lives as long as the run.
     """
-    stages.load({stage.kind for spec in recipe.stream for stage in spec.stages})
+    kinds = {stage.kind for spec in recipe.stream for stage in spec.stages}
+    stages.load(kinds | {"sft"} if memories(recipe) else kinds)
     gc.collect()
     gc.freeze()
 
@@ -207,7 +211,6 @@ def context(this: Run, point: Point, task, index: int, stage) -> StageContext:
     points = tuple(this.rundir.model(each) for each in points_of(this.recipe)[: point.index])
     left = tuple(each / "model" for each in earlier)
     scorer = scorer_of(this, task)
-    mine = {"task": task.name, "stage": name}
     errors: Counter[str] = Counter()
 
     def score(texts: list[str], rows: list[dict], finished: list[bool]) -> list[float | None]:
@@ -220,10 +223,8 @@ def context(this: Run, point: Point, task, index: int, stage) -> StageContext:
         errors.update(kind_of(answer.error) for answer in answers if answer.error)
         return [answer.value for answer in answers]
 
-    def rewind(step: int) -> None:
-        this.rundir.forget_metrics(lambda line: line | mine != line or line["step"] <= step)
-
-    return StageContext(
+    rewinding = partial(rewind, this.rundir, task.name)
+    ctx = StageContext(
         recipe=this.recipe,
         task=task,
         stage=stage,
@@ -240,12 +241,20 @@ def context(this: Run, point: Point, task, index: int, stage) -> StageContext:
         read=read,
         verifier_errors=errors,
         judge=judge_of(this, point),
+        rehearse=lambda *told: rehearse(ctx, this.stream.tasks[: point.index - 1], rewinding, *told),
         log=this.rundir.append_metrics,
-        rewind=rewind,
+        rewind=partial(rewinding, name),
         screen=this.screen,
         stop=this.stop,
         notes=[],
     )
+    return ctx
+
+
+def rewind(rundir: RunDir, task: str, stage: str, step: int) -> None:
+    """Drop the lines of a stage after `step` from metrics.jsonl."""
+    mine = {"task": task, "stage": stage}
+    rundir.forget_metrics(lambda line: line | mine != line or line["step"] <= step)
 
 
 def judge_of(this: Run, point: Point) -> Callable[[Path], tuple[dict[str, float], dict[str, float]]]:

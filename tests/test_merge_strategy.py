@@ -16,7 +16,7 @@ from cpt import plan, preflight
 from cpt.errors import RecipeErrors, UserError
 from cpt.merging.methods import METHODS
 from cpt.recipe import Gate, load
-from cpt.recipe_merge import DELLA_DENSITY, DELLA_EPSILON, FROM_BASE, NEEDS, OPTIONS
+from cpt.recipe_merge import DELLA_DENSITY, DELLA_EPSILON, FROM_BASE, OPTIONS
 from cpt.recipe_merge import Merge as Spec
 from cpt.screen import QUIET, Screen
 from cpt.strategies.acceptance import broken_gates, choose
@@ -301,12 +301,11 @@ def test_adapters_are_merged_as_adapters(cpt, tmp_path):
 # -- mistakes and the plan -----------------------------------------------------------------------------------------------
 
 WRONG = {
-    "aim": ({"method": "aim"}, "aim needs a second model, trained on rows kept of the old tasks"),
     "another number of tasks": ({"method": "ties", "scale": [1, 0.5, 0.3]}, "has 3 values, and the stream 2 tasks"),
     "no method": ({"method": "linear"}, "must be one of wise, slerp, soup"),
     "weight of soup": (
         {"method": "soup", "weight": 0.5},
-        "weight is an option of wise, slerp, fisher, not of soup: take it out",
+        "weight is an option of wise, slerp, fisher, aim, not of soup: take it out",
     ),
     "scale of wise": ({"method": "wise", "scale": 0.5}, "not of wise: take it out"),
     "weight": ({"method": "wise", "weight": 1.5}, "less than or equal to 1"),
@@ -393,9 +392,9 @@ def test_the_plan_says_it(tmp_path):
 
 
 def test_methods_and_options_are_those_of_cpt_merge():
-    assert OPTIONS.keys() | NEEDS.keys() | {"linear"} == METHODS.keys()
+    assert OPTIONS.keys() | {"linear"} == METHODS.keys()
     for name, options in OPTIONS.items():
         fields = {field.name for field in dataclasses.fields(METHODS[name])} - {"weights", "seed"}
         assert fields == set(options) - {"weight"}, name
-        assert METHODS[name].needs_base == (name in FROM_BASE)
+        assert METHODS[name].needs_base == (name in FROM_BASE or name == "aim")  # whose base is the point before
     assert (METHODS["della"].density, METHODS["della"].epsilon) == (DELLA_DENSITY, DELLA_EPSILON)

@@ -53,6 +53,12 @@ def panels(run: Run) -> list[dict]:
         (each["task"], each["stage"]): f"{each['steps']} steps, {duration(each['seconds'])}"
         for each in run.results["stages"]
     }
+    told |= {
+        (stage["task"], f"{merge['strategy']}-memory"): "{steps} steps on {rows} rows".format(**merge["memory"])
+        for stage in run.results["stages"]
+        for merge in stage.get("merges", ())
+        if "memory" in merge
+    }
     return [
         {
             "task": task,

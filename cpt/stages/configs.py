@@ -9,7 +9,7 @@ from trl.experimental.sdft import SDFTConfig
 from cpt import ranks
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Stage
-from cpt.recipe_stages import SelfDistillation
+from cpt.recipe_stages import SelfDistillation, Sft
 from cpt.stages import arguments
 
 CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "rlvr": GRPOConfig, "hybrid": GRPOConfig, "rejection": SFTConfig}
@@ -70,10 +70,14 @@ def checkpoint_period(config) -> int:
 
 
 def check_configs(recipe: Recipe) -> None:
-    """Build the real config of every stage (`cpt check --full`). Raises UserError for what TRL refuses."""
+    """Build the real config of all that is trained (`cpt check --full`). Raises UserError for what TRL refuses."""
     for task in recipe.stream:
         for index, stage in enumerate(task.stages):
             make_config(recipe, stage, f"stream.{task.task}.stages.{index}", Path("unused"), seed=0)
+    for number, spec in enumerate(recipe.strategies):
+        if getattr(spec, "memory", None) is not None:
+            stage = Sft(kind="sft", args=spec.memory.args)
+            make_config(recipe, stage, f"strategies.{number}.memory", Path("unused"), seed=0)
 
 
 def one_line(error: Exception) -> str:

@@ -23,7 +23,8 @@ class StageContext:
     `verifier_errors` how the verifier failed: {kind: times}. `log(line)` appends to
     metrics.jsonl and `rewind(step)` drops this stage's lines after `step`; `notes` are shown beside the stage's result.
     `judge(folder)` gives {task: greedy accuracy} of a model on the *validation* rows of the tasks so far, and {seconds,
-    rollout_tokens}; a collective.
+    rollout_tokens}; a collective. `rehearse(memory, name, source, folder)` trains `source` on the rows that
+    the strategy `name` keeps of the tasks before, to `folder`/model; a collective (`cpt.rehearsal`).
     """
 
     recipe: "Recipe"
@@ -44,6 +45,7 @@ class StageContext:
     ]  # the answers that completions give, for votes
     verifier_errors: Counter[str]
     judge: Callable[[Path], tuple[dict[str, float], dict[str, float]]]
+    rehearse: Callable[[Any, str, Path, Path], dict[str, Any]]
     log: Callable[[dict], None]
     rewind: Callable[[int], None]
     screen: "Screen"

@@ -2,7 +2,8 @@
 
 WiSE-FT (2109.01903) joins a fine-tuned model with the one before it, once; here that is done after every task, and the next
 task goes on from the merge (or not: MagMax, 2407.06322, trains on and merges all). A search differs from the papers' in that
-it looks at old and new tasks together, never at evaluation rows, and may find that no merge is best. docs/strategies.md
+it looks at old and new tasks together, never at evaluation rows, and may find that no merge is best. `aim` has a second
+model trained when the task ends; what of AIMMerging that is not is in `weights_of_aim`. docs/strategies.md
 """
 
 import json
@@ -74,11 +75,17 @@ class Merge(Strategy):
             models = [each for each in models if is_adapter(each)] if is_adapter(model) else [model]
         if self.diagonals is not None:
             models, self.fishers = self.diagonals.after_task(ctx, models)
+        memory = self._memory(ctx, model, place) if spec.method == "aim" else None
+        if memory:
+            models = [model, place / "memory" / "model"]
         found: dict[str, Any] = {"value": None, "merged": False, "seconds": 0.0, "rollout_tokens": 0, "curve": []}
         if spec.search:
             found |= self._search(ctx, models, place)
         elif can_merge(spec, models):
             found |= fixed(spec, len(ctx.points))
+        if memory:
+            found |= {"memory": memory, "train_tokens": memory.pop("train_tokens")}
+            found["seconds"] = round(found["seconds"] + memory.pop("seconds"), 3)
         self.folder = place / "model" if found["merged"] else None
         if self.folder is not None:
             start = time.monotonic()
@@ -86,10 +93,18 @@ class Merge(Strategy):
             found["seconds"] = round(found["seconds"] + time.monotonic() - start, 3)
         who = {"strategy": self.name, "method": spec.method, "after": spec.after, "feed_back": spec.feed_back}
         who["option"] = spec.option
-        self.did = {**who, "points": [old.parent.name for old in models[1:]], **found}
+        old = ctx.points[-1:] if memory else models[1:]
+        self.did = {**who, "points": [each.parent.name for each in old], **found}
         self.did["told"] = told(self.did)
         where = ctx.task.name if spec.after == "task" else f"{ctx.task.name} {ctx.name}"
         ctx.screen.line(f"{where} {self.name}: {self.did['told']}")
+
+    def _memory(self, ctx, model: Path, place: Path) -> dict[str, Any] | None:
+        """aim: train the second model, to `place`/memory/model; None where no task was before, or the weight is 0."""
+        if len(ctx.points) == 1 or not (self.spec.search or fixed(self.spec, len(ctx.points))["merged"]):
+            return None
+        source = model if self.spec.memory.start == "new" else ctx.points[-1]
+        return ctx.rehearse(self.spec.memory, self.name, source, place / "memory")
 
     def served(self, ctx) -> Path | None:
         return self.folder
@@ -102,7 +117,8 @@ class Merge(Strategy):
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         stop = ctx.stop if ranks.world_size() == 1 else None  # a rank alone cannot ask the others
-        told = arguments(self.spec, models, ctx.base, value, ctx.seed) | self._reading(ctx, models)
+        base = ctx.points[-1] if self.spec.method == "aim" else ctx.base
+        told = arguments(self.spec, models, base, value, ctx.seed) | self._reading(ctx, models)
         merge(**told, fishers=self.fishers, out=out, stop=stop)
 
     def _reading(self, ctx, models: Sequence[Path]) -> dict[str, Any]:
@@ -171,7 +187,9 @@ class Merge(Strategy):
 
 def earlier(spec: Any, points: Sequence[Path], adapter: bool) -> list[Path]:
     """The old models: the points that `sources` names. 00-base is none of them where its change (of itself) is no vector,
-    where no gradient was seen (fisher), nor under an adapter, which it has not."""
+    where no gradient was seen (fisher), nor under an adapter, which it has not. aim has none: its second model is trained."""
+    if spec.method == "aim":
+        return []
     if spec.sources == "base":
         return [] if spec.method in FROM_BASE else [points[0]]
     usable = list(points[1:] if spec.method in WITHOUT_BASE or adapter else points)
@@ -205,6 +223,8 @@ def towards_old(spec: Any) -> list[float]:
 
 def arguments(spec: Any, models: Sequence[Path], base: Path, value: float | None, seed: int) -> dict[str, Any]:
     """What `cpt.merging.merge.merge` is told. The new model comes first: config, tokenizer and dtype are its own."""
+    if spec.method == "aim":
+        return {"method": "aim", "models": models, "base": base, "weights": weights_of_aim(value, spec.memory.start)}
     if spec.option == "weight":
         old = len(models) - 1
         weights = [1 - value, *[value / old] * old]
@@ -214,6 +234,18 @@ def arguments(spec: Any, models: Sequence[Path], base: Path, value: float | None
     told |= {"scale": value} if spec.option == "scale" else {}
     told |= {"seed": seed} if spec.method in RANDOM else {}
     return {"method": spec.method, "models": models, "base": base if spec.method in FROM_BASE else None, **told}
+
+
+def weights_of_aim(value: float, start: str) -> list[float]:
+    """What the changes of the new model and of the memory's count, both measured from the point before the task.
+
+    AIMMerging (2509.17348): theta + w_new delta_new + w_memory delta_memory; here w_memory is `value` and w_new the rest, so
+    that with `start: previous` the merge lies between the two models. The authors' trainer takes the memory's few steps on
+    from the new model, with its optimiser, and measures their change from there: `start: new`, in which delta_memory is the
+    change of both less that of the new model. Not here: they merge many times within a task, when the size of the changes (a
+    learning signal) and the loss on kept rows (a forgetting signal) say so, and let these choose w_memory of .4, .5 and .6.
+    """
+    return [1 - value, value] if start == "previous" else [1 - 2 * value, value]
 
 
 def told(did: dict[str, Any]) -> str:
@@ -226,7 +258,10 @@ def told(did: dict[str, Any]) -> str:
             f"the model as it is ({did['curve'][0]['mean']:.3f})"
         )
     said = did["method"] if did["option"] is None else f"{did['method']}, {did['option']} {did['value']:g}"
-    said += f", with {' '.join(did['points'])}" if did["points"] else ", its own change alone"
+    if "memory" in did:
+        said += f", with what {did['memory']['steps']} steps on {did['memory']['rows']} rows of earlier tasks made"
+    else:
+        said += f", with {' '.join(did['points'])}" if did["points"] else ", its own change alone"
     if did["curve"]:
         best = next(each for each in did["curve"] if each["taken"])
         said += f"; on validation {best['mean']:.3f}, unmerged {did['curve'][0]['mean']:.3f}"

@@ -1,0 +1,56 @@
+"""Rows kept of earlier tasks, for what is trained on them again."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from cpt.data.rows import NEEDS, STAGE_ROWS, Row
+from cpt.data.stream import TaskData
+from cpt.errors import UserError
+from cpt.recipe import Recipe
+
+
+def memories(recipe: Recipe) -> dict[str, Any]:
+    """{strategies.0.memory: what it says} of the strategies that keep rows."""
+    found = ((number, getattr(spec, "memory", None)) for number, spec in enumerate(recipe.strategies))
+    return {f"strategies.{number}.memory": memory for number, memory in found if memory is not None}
+
+
+def kept(task: TaskData, number: int, seed: int, count: int) -> list[Row]:
+    """`count` training rows of task `number` (1: the first) in their order; all of them where it has no more.
+
+    They are drawn by the recipe's `data.seed`, as all rows are, so that runs of several training seeds keep the same ones.
+    What is kept of a task depends on no other task.
+    """
+    drawn = np.random.default_rng(np.random.SeedSequence([seed, number])).permutation(len(task.train))[:count]
+    return [task.train[int(place)] for place in sorted(drawn)]
+
+
+def sft_forms(tasks: Sequence[TaskData], seed: int, count: int, key: str) -> Iterator[tuple[TaskData, Row, Row]]:
+    """(task, row, what SFT trains on) for each row kept of `tasks`, the first ones of the stream; `key` is who keeps them.
+
+    Raises:
+        UserError: a row has no demonstration, or is of another form than those before it.
+    """
+    first = None
+    for number, task in enumerate(tasks, start=1):
+        for row in kept(task, number, seed, count):
+            form = STAGE_ROWS["sft"](row)
+            if form is None:
+                raise UserError(
+                    f"{key}: row {row['id']}, kept of stream.{task.name}, has {', '.join(sorted(row))}; to train on it again "
+                    f"needs {NEEDS['sft']}"
+                )
+            shape = {name: type(value) for name, value in form.items()}
+            first = first or (shape, row["id"])
+            if shape != first[0]:
+                raise UserError(
+                    f"{key}: row {row['id']}, kept of stream.{task.name}, gives {words(shape)} for SFT, and {first[1]} "
+                    f"{words(first[0])}: what is trained together must be of one form"
+                )
+            yield task, row, form
+
+
+def words(shape: dict[str, type]) -> str:
+    return ", ".join(f"{name} ({'messages' if kind is list else 'text'})" for name, kind in shape.items())
