@@ -4,10 +4,11 @@
 
 Makes an environment of its own with mergekit in the folder (pip), a base and two models of Qwen3-0.6B's shape (596M random
 parameters, bfloat16; the models are the base plus noise), and runs each method by both, taking turns, warm (the inputs are
-in the page cache) and cold (they were dropped from it: /proc/sys/vm/drop_caches where allowed, else posix_fadvise). What is
-dirty is synced before every run. Each run is a process of its own: seconds on the clock, CPU seconds (user and system), and
-the peak of its resident memory (ru_maxrss of wait4, which counts mapped file pages, for all alike). `cpt merge` has its
-output on the disk when it ends (fsync); mergekit and cp leave that to the kernel, `cp, sync` does not.
+in the page cache) and cold (they were dropped from it); `--caches empty` drops everything, Python and torch too
+(/proc/sys/vm/drop_caches, as root). What is dirty is synced before every run. Each run is a process of its own: seconds on
+the clock, CPU seconds (user and system), and the peak of its resident memory (ru_maxrss of wait4, which counts mapped file
+pages, for all alike). `cpt merge` has its output on the disk when it ends (fsync); mergekit and cp leave that to the kernel,
+`cp, sync` does not.
 
 The outputs are compared with those of mergekit computing in float32 (`dtype: float32`, `out_dtype: bfloat16`): the timed runs
 compute in bfloat16, mergekit's usual way. DARE draws, and the two draw differently: only its time and memory are compared.
@@ -79,7 +80,7 @@ def arguments() -> argparse.Namespace:
     top.add_argument("--rounds", type=int, default=3)
     top.add_argument("--slow-rounds", type=int, help="of mergekit, where fewer (its TIES takes minutes)")
     top.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    top.add_argument("--caches", nargs="+", default=["warm", "cold"], choices=["warm", "cold"])
+    top.add_argument("--caches", nargs="+", default=["warm", "cold"], choices=["warm", "cold", "empty"])
     top.add_argument(
         "--no-compare", dest="compare", action="store_false", help="leave out the comparison of the outputs"
     )
@@ -159,7 +160,7 @@ def measured(command: list[str], models: dict[str, Path], folder: Path, cache: s
             shutil.rmtree(folder / name, ignore_errors=True)
     os.sync()
     files = [place / "model.safetensors" for place in models.values()]
-    warm(files) if cache == "warm" else drop(files)
+    {"warm": warm, "cold": drop, "empty": drop_all}[cache](files)
     before, start = os.getloadavg()[0], time.monotonic()
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"HF_HUB_OFFLINE": "1"})
@@ -180,12 +181,13 @@ def warm(files: list[Path]) -> None:
 
 
 def drop(files: list[Path]) -> None:
-    try:
-        Path("/proc/sys/vm/drop_caches").write_text("1")
-    except OSError:
-        for file in files:
-            with file.open("rb") as stream:
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for file in files:
+        with file.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def drop_all(files: list[Path]) -> None:
+    Path("/proc/sys/vm/drop_caches").write_text("1")
 
 
 def compare(method: str, models: dict[str, Path], folder: Path) -> dict:
