@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -239,9 +240,17 @@ def verdict(low: float, high: float) -> str:
 
 
 def ranked(table: Table, budget: str) -> list[str]:
-    """Whether each neighbour of the published ranking is above the next here."""
+    """Whether each neighbour of the published ranking is above the next here, and the first of each pair above the second."""
+    published = list(itertools.pairwise(table.plan.get("ranking", [])))
+    head = f"The published ranking, neighbour by neighbour (differences paired by seed, equal {budget}):"
+    asked = "Is one above the other? (Differences paired by seed.)"
+    return [*compared(table, budget, head, published), *compared(table, budget, asked, table.plan.get("pairs", []))]
+
+
+def compared(table: Table, budget: str, head: str, pairs: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each pair (the better, the worse) under `head`."""
     names, lines = table.plan["methods"], []
-    for better, worse in itertools.pairwise(table.plan.get("ranking", [])):
+    for better, worse in pairs:
         words = []
         for column in ("learning_accuracy", "average_accuracy"):
             values = table.values(better, budget, column) - table.values(worse, budget, column)
@@ -251,7 +260,6 @@ def ranked(table: Table, budget: str) -> list[str]:
                 words.append(f"{COLUMNS[column]} {shown(values)} {said}")
         if words:
             lines.append(f"- {names[better]['name']} above {names[worse]['name']}: {'; '.join(words)}")
-    head = f"The published ranking, neighbour by neighbour (differences paired by seed, equal {budget}):"
     return [head, "", *lines, ""] if lines else []
 
 
