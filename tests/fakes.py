@@ -3,7 +3,10 @@
 import copy
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
+
+from cpt.recipe import RecipeErrors, load
 
 COMMON = {"bf16": False, "gradient_checkpointing": False, "learning_rate": 1e-3, "max_steps": 10, "logging_steps": 1}
 COMMON |= {"lr_scheduler_type": "constant", "save_steps": 4, "per_device_train_batch_size": 8}
@@ -64,3 +67,10 @@ def write_recipe(file: Path, content: dict) -> Path:
     with file.open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream)
     return file
+
+
+def mistakes(folder: Path, content: dict) -> list[str]:
+    """The lines that loading the recipe, which must be wrong, is refused with."""
+    with pytest.raises(RecipeErrors) as found:
+        load(write_recipe(folder / "recipe.yaml", content))
+    return str(found.value).splitlines()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes import ARGS, short, write_recipe
+from fakes import ARGS, mistakes, short, write_recipe
 from safetensors.torch import load_file
 from test_merge_strategy import context, model, strategy, tensors, weights
 from test_resume import assert_same_end
@@ -15,7 +15,7 @@ from test_resume import assert_same_end
 from cpt import preflight
 from cpt.data.memory import kept, sft_forms
 from cpt.data.stream import load_stream
-from cpt.errors import RecipeErrors, UserError
+from cpt.errors import UserError
 from cpt.recipe import dump, load
 from cpt.strategies.merge import weights_of_aim
 
@@ -198,16 +198,15 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_mistake_is_one_line(name, tmp_path):
     spec, said = WRONG[name]
-    with pytest.raises(RecipeErrors) as found:
-        load(write_recipe(tmp_path / "recipe.yaml", with_aim(spec)))
-    (line,) = str(found.value).splitlines()
+    (line,) = mistakes(tmp_path, with_aim(spec))
     assert said in line and "strategies.0" in line
 
 
 def test_adapters_are_refused(tmp_path):
-    with pytest.raises(RecipeErrors) as found:
-        load(write_recipe(tmp_path / "recipe.yaml", with_aim({}) | {"adapter": {"kind": "lora", "r": 2}}))
-    assert "strategies.0.method: aim joins changes of the point before the task" in str(found.value)
+    (line,) = mistakes(tmp_path, with_aim({}) | {"adapter": {"kind": "lora", "r": 2}})
+    assert "strategies.0.method: aim joins changes of the point before the task" in line
+        mistakes(tmp_path, with_aim({}) | {"adapter": {"kind": "lora", "r": 2}})
+    )
 
 
 def test_the_memory_has_the_defaults_of_sft(tmp_path):

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes import short, write_recipe
+from fakes import mistakes, short, write_recipe
 from safetensors.torch import load_file, save_file
 from test_merge_strategy import context, model, strategy, weights
 from test_resume import assert_same_end
 from test_strategies import Training, ema, files_of, with_strategies
 
-from cpt.errors import RecipeErrors, UserError
+from cpt.errors import UserError
 from cpt.merging.average import fisher
 from cpt.recipe import load
 from cpt.run import run
@@ -294,9 +294,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_mistake_is_one_line(name, tmp_path):
     spec, said = WRONG[name]
-    with pytest.raises(RecipeErrors) as found:
-        load(write_recipe(tmp_path / "recipe.yaml", content(spec)))
-    (line,) = str(found.value).splitlines()
+    (line,) = mistakes(tmp_path, content(spec))
     assert said in line and "strategies.0" in line
 
 

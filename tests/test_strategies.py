@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes import short, write_recipe
+from fakes import mistakes, short, write_recipe
 from safetensors.torch import load_file
 from test_ranks import LAUNCHERS, launch
 from test_resume import assert_same_end
 
 from cpt import plan
-from cpt.recipe import RecipeErrors, load
+from cpt.recipe import load
 from cpt.recipe_strategies import Ema as EmaSpec
 from cpt.recipe_strategies import Lookahead as LookaheadSpec
 from cpt.recipe_strategies import StochasticRestore as RestoreSpec
@@ -248,9 +248,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_mistake_is_one_line(name, tmp_path):
     spec, said = WRONG[name]
-    with pytest.raises(RecipeErrors) as found:
-        load(write_recipe(tmp_path / "recipe.yaml", with_strategies(spec)))
-    (line,) = str(found.value).splitlines()
+    (line,) = mistakes(tmp_path, with_strategies(spec))
     assert said in line and "strategies.0" in line
 
 
