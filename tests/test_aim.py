@@ -205,8 +205,6 @@ def test_a_mistake_is_one_line(name, tmp_path):
 def test_adapters_are_refused(tmp_path):
     (line,) = mistakes(tmp_path, with_aim({}) | {"adapter": {"kind": "lora", "r": 2}})
     assert "strategies.0.method: aim joins changes of the point before the task" in line
-        mistakes(tmp_path, with_aim({}) | {"adapter": {"kind": "lora", "r": 2}})
-    )
 
 
 def test_the_memory_has_the_defaults_of_sft(tmp_path):
