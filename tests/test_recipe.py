@@ -326,4 +326,22 @@ def test_overrides_stand_anywhere_on_the_command_line(capsys):
         with pytest.raises(SystemExit) as ended:
             parsed(words)
         assert ended.value.code == 2
-        assert f"unrecognized arguments: {strange}\n" in capsys.readouterr().err
+        assert f"unrecognized arguments: {strange};" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("rnu quickstart", "cpt: no command rnu; did you mean run?; `cpt --help`"),
+        ("run", "cpt run: the following arguments are required: recipe; `cpt run --help`"),
+        ("run quickstart --oot x", "cpt run: unrecognized arguments: --oot x; did you mean --out?; `cpt run"),
+        ("merge a b --method tiess --out o", "cpt merge: argument --method: no tiess; did you mean ties?; `cpt merge"),
+        ("merge a b --method xyz --out o", "--method: no xyz; there are: linear, soup, "),
+        ("merge a b --method wise --weight x --out o", "--weight: invalid float value: 'x'; `cpt merge --help`"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(capsys, words, said):
+    with pytest.raises(SystemExit) as ended:
+        parsed(words.split())
+    complaint = capsys.readouterr().err
+    assert ended.value.code == 2 and said in complaint and complaint.count("\n") == 1
