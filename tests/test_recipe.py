@@ -73,6 +73,10 @@ ONE_MISTAKE = {
         "recipe.yaml:9: stream.0.stages.0.args.num_generations: (6) must divide the batch (16 completions): use 4 or 8",
     ),
     "missing key": (changed("model: {path: tiny}\n", ""), "recipe.yaml:1: model: is missing"),
+    "no kind": (
+        changed("- kind: rlvr\n        args", "- args"),
+        "recipe.yaml:8: stream.0.stages.0: kind is missing: one of sft, dpo, rlvr, hybrid, rejection, self-distillation, ",
+    ),
     "unknown source": (
         changed("source: procedural", "source: proceduralx"),
         "recipe.yaml:5: stream.0.data: no source 'proceduralx'; did you mean procedural?",
