@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 import warnings
@@ -66,6 +67,25 @@ def test_the_matrix_in_a_file_has_no_control_codes():
         ["00-base", "0.100", "0.200", "1.000"],
         ["01-a", "0.900", "0.200", "0.500"],
     ]
+
+
+def test_the_matrix_of_a_long_stream_loses_no_column(monkeypatch):
+    """Neither in a file nor on a narrow terminal, where numbers stand for the tasks."""
+    tasks = [f"customer-support-{i}" for i in range(1, 9)]
+    points = ["00-base", "01-customer-support-1"]
+
+    def say(it):
+        it.matrix(tasks, points, [[0.1] * 8, [0.2] * 8], {"general": [0.9, 0.8]})
+
+    in_a_file = [line.split() for line in printed(NORMAL, say).splitlines() if line.strip()]
+    assert in_a_file[0] == ["after", *tasks, "general"]
+    assert in_a_file[-1] == [points[1], *["0.200"] * 8, "0.800"]
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed(NORMAL, say))
+    on_a_terminal = [line.split() for line in text.splitlines() if line.strip()]
+    assert on_a_terminal[0] == ["after", *(f"0{i}" for i in range(1, 9)), "general"]
+    assert on_a_terminal[-1] == in_a_file[-1] and max(map(len, text.splitlines())) <= 100
 
 
 def test_on_a_terminal_there_is_a_bar():
