@@ -6,6 +6,7 @@ repeats one. One process writes: the lock is the operating system's, so it ends 
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -101,6 +102,12 @@ class RunDir:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._verified = {seen for seen in self._verified if not seen.is_relative_to(folder)}
             self.discard_evaluation(point)
+
+    def tidy(self, points: Iterable[Point]) -> None:
+        """Remove what a kill between a point's commit and the end of it left behind."""
+        for point in points:
+            if self.committed(point):
+                shutil.rmtree(self.work(point), ignore_errors=True)
 
     def commit_stage(self, point: Point, name: str, record: dict) -> None:
         """Seal a finished stage inside its point's work folder."""
@@ -286,15 +293,25 @@ def _stored_recipe(file: Path) -> dict:
 
 
 def different_keys(theirs, mine, key: str = "") -> list[str]:
-    """Dotted keys in which two plain structures differ, as `seed: 0 there, 1 here`."""
+    """Dotted keys in which two plain structures differ, as `seed: 0 there, 1 here`. Of streams first the tasks' names."""
     if isinstance(theirs, dict) and isinstance(mine, dict):
         names = dict.fromkeys([*theirs, *mine])
         return [d for n in names for d in different_keys(theirs.get(n), mine.get(n), f"{key}.{n}" if key else str(n))]
-    if isinstance(theirs, list) and isinstance(mine, list) and len(theirs) == len(mine):
-        return [d for i, pair in enumerate(zip(theirs, mine, strict=True)) for d in different_keys(*pair, f"{key}.{i}")]
-    return [] if theirs == mine else [f"{key}: {_short(theirs)} there, {_short(mine)} here"]
+    if isinstance(theirs, list) and isinstance(mine, list) and (theirs or mine):
+        there, here = (
+            [each.get("task") if isinstance(each, dict) else None for each in side] for side in (theirs, mine)
+        )
+        if there != here and all([*there, *here]):
+            return [f"{key}: {', '.join(there)} there, {', '.join(here)} here"]
+        pairs = enumerate(itertools.zip_longest(theirs, mine))
+        return [d for i, pair in pairs for d in different_keys(*pair, f"{key}.{i}")]
+    return [] if theirs == mine else [f"{key}: {' there, '.join(_short(theirs, mine))} here"]
 
 
-def _short(value) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _short(*values) -> list[str]:
+    """Each as text of at most 60 characters, from a little before the first in which they differ."""
+    texts = [json.dumps(value, default=str, ensure_ascii=False) for value in values]
+    alike = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
+    start = max(0, alike - 20) if max(map(len, texts)) > 60 else 0
+    cut = ["..." * bool(start) + text[start:] for text in texts]
+    return [text if len(text) <= 60 else text[:57] + "..." for text in cut]
