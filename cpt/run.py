@@ -147,6 +147,7 @@ def discard_damaged(this: Run) -> None:
     for point in this.rundir.damaged_evaluations(points):
         this.screen.warn(f"the evaluation of {point.name} is damaged (not what was written): evaluating it again")
         this.rundir.discard_evaluation(point)
+    this.rundir.tidy(points)
 
 
 def make(this: Run, point: Point) -> None:

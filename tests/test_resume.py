@@ -19,6 +19,7 @@ BETWEEN = {
     "before the stage is committed": {"place": "cpt.rundir.RunDir.commit_stage", "call": 1},
     "before the point is committed": {"place": "cpt.rundir.RunDir.commit", "call": 2},
     "in the middle of the commit": {"place": "cpt.rundir.seal", "call": 3},
+    "between the commit's rename and its end": {"place": "cpt.rundir.sync_folder", "call": 2},
     "before the point's evaluation": {"place": "cpt.run.evaluate", "call": 2},
     "before the evaluation is written": {"place": "cpt.rundir.RunDir.write_evaluation", "call": 2},
     "before the results are written": {"place": "cpt.run.write_results", "call": 2},
@@ -74,6 +75,7 @@ def assert_same_end(run, reference):
     assert results(run) == results(reference)
     assert trained_steps(run) == trained_steps(reference), "a resumed run repeats or skips lines of metrics.jsonl"
     assert logged(run) == logged(reference)
+    assert [each.name for each in (run / "points").iterdir() if each.name.startswith(".")] == [], "work is left behind"
 
 
 @pytest.mark.parametrize("place", IN_STAGE)
