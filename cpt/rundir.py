@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cpt.errors import UserError
-from cpt.files import clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
+from cpt.files import DONE, clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
 from cpt.recipe import Recipe, dump
 
 
@@ -115,6 +115,18 @@ class RunDir:
         shutil.rmtree(folder / "trainer", ignore_errors=True)
         write_json(folder / "stage.json", record)
         seal(folder)
+
+    def discard_damaged_stage(self, point: Point, names: Sequence[str]) -> str | None:
+        """Remove the first of a point's stages that was committed and is not whole, and those after it; returns its name."""
+        begun = [number for number, name in enumerate(names) if self.stage(point, name).exists()]
+        for number, name in enumerate(names):
+            done = (self.stage(point, name) / DONE).exists() or any(later > number for later in begun)
+            if done and not self.stage_committed(point, name):
+                for each in names[number:]:
+                    shutil.rmtree(self.stage(point, each), ignore_errors=True)
+                    self._verified.discard(self.stage(point, each))
+                return name
+        return None
 
     def stage_record(self, point: Point, name: str) -> dict:
         return json.loads((self.stage(point, name) / "stage.json").read_text())
