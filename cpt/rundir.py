@@ -49,6 +49,7 @@ class RunDir:
         self.points = path / "points"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "evaluations"
+        self.recipe = path / "recipe.yaml"
         self.results = path / "results.json"
         self.log = path / "run.log"
         self._verified: set[Path] = set()
@@ -271,7 +272,7 @@ def _same_recipe(rundir: RunDir, recipe: Recipe) -> None:
 
     A run in which nothing was evaluated or trained yet (its recipe was refused then) is taken over by any recipe.
     """
-    file, mine = rundir.path / "recipe.yaml", dump(recipe)
+    file, mine = rundir.recipe, dump(recipe)
     if file.exists():
         theirs = _stored_recipe(file)
         differences = [d for d in different_keys(theirs, mine) if not d.startswith(("evaluation.gates", "description"))]

@@ -69,7 +69,7 @@ def read(folder: Path) -> Run:
         logged=logged,
         answers=answers,
         manifest=parse(folder / "manifest.json", manifest) if manifest else None,
-        recipe=text("recipe.yaml"),
+        recipe=results.get("resolved_recipe") or text("recipe.yaml"),
         missing=tuple(missing),
     )
 
