@@ -197,4 +197,5 @@ def hush_libraries(level: int = NORMAL) -> None:
     if level >= VERBOSE:
         transformers.utils.logging.set_verbosity_info()
     datasets.utils.logging.enable_propagation()
+    logging.getLogger("datasets").handlers.clear()  # it has no function that does this
     datasets.disable_progress_bars()

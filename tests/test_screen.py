@@ -112,11 +112,12 @@ def test_the_libraries_speak_to_the_log(tmp_path, capfd):
     screen.hush_libraries()
     with logs_to(tmp_path / "run.log"):
         logging.getLogger("transformers.trainer").warning("noise of a library")
+        logging.getLogger("datasets.packaged_modules.json.json").error("noise of another")
         warnings.warn("old thing", FutureWarning, stacklevel=1)
     said = capfd.readouterr()
     assert said.out == said.err == ""
     log = (tmp_path / "run.log").read_text()
-    assert "noise of a library" in log and "old thing" in log
+    assert "noise of a library" in log and "noise of another" in log and "old thing" in log
     with logs_to(tmp_path / "run.log", screen.VERBOSE):
         logging.getLogger("transformers.trainer").warning("noise again")
     assert "noise again" in capfd.readouterr().err
