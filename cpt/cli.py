@@ -229,7 +229,8 @@ def run(asked: argparse.Namespace) -> int:
     out = asked.out or default_out(asked)
     plan.check(recipe, out)
     screen = Screen(level_of(asked))
-    screen.line(f"{recipe.name}: {len(recipe.stream)} tasks in {out}")
+    number = len(recipe.stream)
+    screen.line(f"{recipe.name}: {number} task{'s' * (number > 1)} in {out}")
     from cpt.run import run as run_recipe
 
     asked.log = out / "run.log"

@@ -16,7 +16,7 @@ from cpt.data.stream import Stream
 from cpt.errors import UserError
 from cpt.files import write_json
 from cpt.recipe import Recipe
-from cpt.rundir import RunDir
+from cpt.rundir import RunDir, points_of
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "deepspeed", "reasoning-gym")
 
@@ -25,11 +25,17 @@ def write(rundir: RunDir, recipe: Recipe, stream: Stream) -> None:
     """Write the manifest of a run that begins; one that goes on keeps the manifest that its first row was made with.
 
     Raises:
-        UserError: the rows are not those that the run began with.
+        UserError: the rows, or the number of processes that train, are not those that the run began with.
     """
     file, data = rundir.path / "manifest.json", stream.manifest()
     if file.exists() and rundir.begun():
-        began_with = stored_data(file)
+        stored = read(file)
+        began_with, processes = stored["data"], stored.get("world_size", ranks.world_size())
+        if processes != ranks.world_size() and not all(rundir.committed(point) for point in points_of(recipe)):
+            raise UserError(
+                f"{rundir.path}: this run began with {processes} process(es), and its batches would be others with "
+                f"{ranks.world_size()}: start {processes}, or give another --out to start a new run"
+            )
         changed = [name for name in data if data[name] != began_with.get(name)]
         if changed:
             raise UserError(
@@ -55,19 +61,18 @@ def write(rundir: RunDir, recipe: Recipe, stream: Stream) -> None:
     )
 
 
-def stored_data(file: Path) -> dict:
-    """The hashes of the rows that the run began with. Raises UserError where the manifest is damaged."""
+def read(file: Path) -> dict:
+    """The manifest that the run began with. Raises UserError where it is damaged (has no hashes of the rows)."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         stored = None
-    data = stored.get("data") if isinstance(stored, dict) else None
-    if not isinstance(data, dict):
+    if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
         raise UserError(
             f"{file}: is damaged (not a manifest with `data`): put it back from a copy, or delete it to have it written "
             "anew from the rows as they are now"
         )
-    return data
+    return stored
 
 
 def versions() -> dict[str, str]:

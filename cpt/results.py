@@ -39,6 +39,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> dict:
         "points": [str(rundir.point(point).relative_to(rundir.path)) for point in points],
         "stages": stages,
         "evaluation_cost": evaluation_cost,
+        "resolved_recipe": rundir.recipe.read_text(encoding="utf-8"),
     }
     write_json(rundir.results, results)
     return results

@@ -147,6 +147,7 @@ def discard_damaged(this: Run) -> None:
     for point in this.rundir.damaged_evaluations(points):
         this.screen.warn(f"the evaluation of {point.name} is damaged (not what was written): evaluating it again")
         this.rundir.discard_evaluation(point)
+    this.rundir.tidy(points)
 
 
 def make(this: Run, point: Point) -> None:
@@ -155,6 +156,7 @@ def make(this: Run, point: Point) -> None:
     task = this.stream.tasks[point.index - 1]
     before = points_of(this.recipe)[point.index - 1]
     states = this.rundir.states(before)
+    ranks.on_main(discard_damaged_stage, this, point)
     for index, stage in enumerate(spec.stages):
         ctx = context(this, point, task, index, stage)
         if not ranks.on_main(this.rundir.stage_committed, point, ctx.name):
@@ -173,6 +175,13 @@ def make(this: Run, point: Point) -> None:
     states = this.rundir.work(point) / "strategies"
     save_states(this, states)
     ranks.on_main(commit, this, point, model, served, states)
+
+
+def discard_damaged_stage(this: Run, point: Point) -> None:
+    """Inside a task too: what was damaged, and what was trained from it, is made again."""
+    name = this.rundir.discard_damaged_stage(point, stage_names(this, point))
+    if name is not None:
+        this.screen.warn(f"{point.task} {name}: the finished stage is damaged: training it again, and what followed it")
 
 
 def load_states(this: Run, folder: Path) -> None:

@@ -6,6 +6,7 @@ repeats one. One process writes: the lock is the operating system's, so it ends 
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cpt.errors import UserError
-from cpt.files import clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
+from cpt.files import DONE, clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
 from cpt.recipe import Recipe, dump
 
 
@@ -48,6 +49,7 @@ class RunDir:
         self.points = path / "points"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "evaluations"
+        self.recipe = path / "recipe.yaml"
         self.results = path / "results.json"
         self.log = path / "run.log"
         self._verified: set[Path] = set()
@@ -102,12 +104,30 @@ class RunDir:
                 self._verified = {seen for seen in self._verified if not seen.is_relative_to(folder)}
             self.discard_evaluation(point)
 
+    def tidy(self, points: Iterable[Point]) -> None:
+        """Remove what a kill between a point's commit and the end of it left behind."""
+        for point in points:
+            if self.committed(point):
+                shutil.rmtree(self.work(point), ignore_errors=True)
+
     def commit_stage(self, point: Point, name: str, record: dict) -> None:
         """Seal a finished stage inside its point's work folder."""
         folder = self.stage(point, name)
         shutil.rmtree(folder / "trainer", ignore_errors=True)
         write_json(folder / "stage.json", record)
         seal(folder)
+
+    def discard_damaged_stage(self, point: Point, names: Sequence[str]) -> str | None:
+        """Remove the first of a point's stages that was committed and is not whole, and those after it; returns its name."""
+        begun = [number for number, name in enumerate(names) if self.stage(point, name).exists()]
+        for number, name in enumerate(names):
+            done = (self.stage(point, name) / DONE).exists() or any(later > number for later in begun)
+            if done and not self.stage_committed(point, name):
+                for each in names[number:]:
+                    shutil.rmtree(self.stage(point, each), ignore_errors=True)
+                    self._verified.discard(self.stage(point, each))
+                return name
+        return None
 
     def stage_record(self, point: Point, name: str) -> dict:
         return json.loads((self.stage(point, name) / "stage.json").read_text())
@@ -252,7 +272,7 @@ def _same_recipe(rundir: RunDir, recipe: Recipe) -> None:
 
     A run in which nothing was evaluated or trained yet (its recipe was refused then) is taken over by any recipe.
     """
-    file, mine = rundir.path / "recipe.yaml", dump(recipe)
+    file, mine = rundir.recipe, dump(recipe)
     if file.exists():
         theirs = _stored_recipe(file)
         differences = [d for d in different_keys(theirs, mine) if not d.startswith(("evaluation.gates", "description"))]
@@ -286,15 +306,25 @@ def _stored_recipe(file: Path) -> dict:
 
 
 def different_keys(theirs, mine, key: str = "") -> list[str]:
-    """Dotted keys in which two plain structures differ, as `seed: 0 there, 1 here`."""
+    """Dotted keys in which two plain structures differ, as `seed: 0 there, 1 here`. Of streams first the tasks' names."""
     if isinstance(theirs, dict) and isinstance(mine, dict):
         names = dict.fromkeys([*theirs, *mine])
         return [d for n in names for d in different_keys(theirs.get(n), mine.get(n), f"{key}.{n}" if key else str(n))]
-    if isinstance(theirs, list) and isinstance(mine, list) and len(theirs) == len(mine):
-        return [d for i, pair in enumerate(zip(theirs, mine, strict=True)) for d in different_keys(*pair, f"{key}.{i}")]
-    return [] if theirs == mine else [f"{key}: {_short(theirs)} there, {_short(mine)} here"]
+    if isinstance(theirs, list) and isinstance(mine, list) and (theirs or mine):
+        there, here = (
+            [each.get("task") if isinstance(each, dict) else None for each in side] for side in (theirs, mine)
+        )
+        if there != here and all([*there, *here]):
+            return [f"{key}: {', '.join(there)} there, {', '.join(here)} here"]
+        pairs = enumerate(itertools.zip_longest(theirs, mine))
+        return [d for i, pair in pairs for d in different_keys(*pair, f"{key}.{i}")]
+    return [] if theirs == mine else [f"{key}: {' there, '.join(_short(theirs, mine))} here"]
 
 
-def _short(value) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _short(*values) -> list[str]:
+    """Each as text of at most 60 characters, from a little before the first in which they differ."""
+    texts = [json.dumps(value, default=str, ensure_ascii=False) for value in values]
+    alike = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
+    start = max(0, alike - 20) if max(map(len, texts)) > 60 else 0
+    cut = ["..." * bool(start) + text[start:] for text in texts]
+    return [text if len(text) <= 60 else text[:57] + "..." for text in cut]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 QUIET, NORMAL, VERBOSE = 0, 1, 2
 SECONDS_BETWEEN_LINES = 30.0
+WIDEST = 10_000  # columns of the matrix in a file
 
 
 class Screen:
@@ -39,22 +40,20 @@ class Screen:
         self.line(f"warning: {text}", style="yellow", level=QUIET)
 
     def matrix(self, tasks: Sequence[str], points: Sequence[str], accuracy, extra: dict[str, Sequence[float]]) -> None:
-        """The accuracy matrix so far: a row a point, a column a task, then the held-out suites."""
-        from rich import box
-        from rich.table import Table
+        """The accuracy matrix so far: a row a point, a column a task, then the held-out suites. All columns are shown.
 
+        Where a terminal is too narrow for the tasks' names, their numbers stand above the columns, as in the rows' names.
+        """
         if self.level < NORMAL:
             return
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("after", no_wrap=True)
-        for name in [*tasks, *extra]:
-            table.add_column(name, justify="right", no_wrap=True)
-        for index, (point, row) in enumerate(zip(points, accuracy, strict=True)):
-            cells = []
-            for column, value in enumerate(row):
-                style = "bold" if column == index - 1 else "dim" if column > index - 1 else ""
-                cells.append(f"[{style}]{value:.3f}[/]" if style else f"{value:.3f}")
-            table.add_row(point, *cells, *(f"{values[index]:.3f}" for values in extra.values()))
+        from rich.measure import Measurement
+
+        wide = self.console.options.update(max_width=WIDEST)
+        table = matrix_table([*tasks, *extra], points, accuracy, extra)
+        if self.console.is_terminal and Measurement.get(self.console, wide, table).maximum > self.console.width:
+            numbers = [f"{number:02d}" for number in range(1, len(tasks) + 1)]
+            table = matrix_table([*numbers, *extra], points, accuracy, extra)
+        table.width = Measurement.get(self.console, wide, table).maximum  # else rich cuts columns off to 80 in a file
         self.console.print(table)
 
     @contextmanager
@@ -82,6 +81,24 @@ class Screen:
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             yield LiveBar(progress, progress.add_task(label, total=total, rate="", shown=""), unit)
+
+
+def matrix_table(headings: Sequence[str], points: Sequence[str], accuracy, extra: dict[str, Sequence[float]]):
+    """See Screen.matrix."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("after", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for index, (point, row) in enumerate(zip(points, accuracy, strict=True)):
+        cells = []
+        for column, value in enumerate(row):
+            style = "bold" if column == index - 1 else "dim" if column > index - 1 else ""
+            cells.append(f"[{style}]{value:.3f}[/]" if style else f"{value:.3f}")
+        table.add_row(point, *cells, *(f"{values[index]:.3f}" for values in extra.values()))
+    return table
 
 
 class Bar:
@@ -180,4 +197,5 @@ def hush_libraries(level: int = NORMAL) -> None:
     if level >= VERBOSE:
         transformers.utils.logging.set_verbosity_info()
     datasets.utils.logging.enable_propagation()
+    logging.getLogger("datasets").handlers.clear()  # it has no function that does this
     datasets.disable_progress_bars()

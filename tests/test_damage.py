@@ -122,6 +122,13 @@ def test_it_is_refused_in_one_line(name, again):
     assert len(lines) == 1 and part in lines[0] and "Traceback" not in said
 
 
+def test_a_report_of_a_manifest_that_is_not_whole_is_refused_in_one_line(cpt, finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run", symlinks=True)
+    (tmp_path / "run" / "manifest.json").write_text('{"cpt": "0.1.0", "data": {}}')
+    assert cpt("report", tmp_path / "run") == 2
+    assert "manifest.json: no (or no right) versions, hardware" in cpt.output and "Traceback" not in cpt.output
+
+
 @pytest.mark.parametrize("names", [("evaluations",), ("manifest.json", "results.json", "evaluations/00-base.jsonl")])
 def test_what_was_taken_away_whole_is_written_again(names, again, finished):
     code, said, run = again(remove(*names))

@@ -3,7 +3,7 @@
 import pytest
 
 from cpt.files import clone, is_intact, seal, whole_file, write_json
-from cpt.rundir import Point, RunDir
+from cpt.rundir import Point, RunDir, different_keys
 
 
 @pytest.fixture
@@ -72,3 +72,26 @@ def test_what_unicode_takes_for_the_end_of_a_line_ends_no_line_of_ours(tmp_path,
         rundir.append_metrics(line | {"step": step})
     rundir.forget_metrics(lambda line: line["step"] < 1)
     assert len(rundir.metrics.read_text().split("\n")) == 2
+
+
+def tasks(*names: str) -> dict:
+    return {"stream": [{"task": name, "stages": [{"kind": "sft"}]} for name in names]}
+
+
+LONG = "/a/folder/that/has/a/very/long/name/and/lies/deep/below/others/"
+
+
+@pytest.mark.parametrize(
+    "theirs, mine, said",
+    [
+        (tasks("a", "b"), tasks("a"), ["stream: a, b there, a here"]),
+        (tasks("a", "b"), tasks("b", "a"), ["stream: a, b there, b, a here"]),
+        (tasks("a"), {"stream": [{"task": "a", "stages": []}]}, ['stream.0.stages.0: {"kind": "sft"} there, null here']),
+        ({"x": []}, {"x": ["ä"]}, ['x.0: null there, "ä" here']),
+        ({"x": None}, {"x": {"k": 1}}, ['x: null there, {"k": 1} here']),
+        ({"x": [1, 2]}, {"x": [1, 2]}, []),
+        ({"path": f"{LONG}one"}, {"path": f"{LONG}two"}, [f'path: ...{LONG[-20:]}one" there, ...{LONG[-20:]}two" here']),
+    ],
+)  # fmt: skip
+def test_what_differs_is_said(theirs, mine, said):
+    assert different_keys(theirs, mine) == said

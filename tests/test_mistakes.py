@@ -298,6 +298,20 @@ def test_rows_that_changed_since_the_run_began(cpt, tmp_path):
     assert_one_line(cpt.output, "the rows of reverse are not those that this run began with")
 
 
+def test_a_run_goes_on_with_as_many_processes_as_it_began_with(cpt, tmp_path, short):
+    out = tmp_path / "run"
+    at = {"place": "cpt.stages.sft.run", "call": 1}
+    assert cpt("run", short, "--out", out, "--quiet", at=at) == -9, cpt.output
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(manifest | {"world_size": 2}))
+    assert cpt("run", short, "--out", out) == 2
+    assert_one_line(cpt.output, "began with 2 process(es), and its batches would be others with 1: start 2, or give")
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert cpt("run", short, "--out", out, "--quiet") == 0, cpt.output
+    (out / "manifest.json").write_text(json.dumps(manifest | {"world_size": 2}))
+    assert cpt("run", short, "--out", out, "--quiet") == 0, cpt.output  # nothing is left to train
+
+
 def mounted(folder, size: str) -> bool:
     """A file system of its own that can be filled; False where this user may not mount."""
     folder.mkdir()

@@ -68,6 +68,13 @@ def test_suites_load(name):
     assert suite.name == name
 
 
+def test_the_suite_in_the_docs_is_one(tmp_path):
+    text = (ROOT / "docs" / "data.md").read_text()
+    (tmp_path / "held-out.yaml").write_text(text.split("# held-out.yaml\n")[1].split("```")[0])
+    suite = load_suite(tmp_path / "held-out.yaml")
+    assert suite.name == "held-out" and suite.tasks[0].data.eval == tmp_path / "faq.jsonl"
+
+
 @pytest.mark.slow
 def test_recipes_and_suites_travel_in_the_wheel(tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]

@@ -19,6 +19,7 @@ BETWEEN = {
     "before the stage is committed": {"place": "cpt.rundir.RunDir.commit_stage", "call": 1},
     "before the point is committed": {"place": "cpt.rundir.RunDir.commit", "call": 2},
     "in the middle of the commit": {"place": "cpt.rundir.seal", "call": 3},
+    "between the commit's rename and its end": {"place": "cpt.rundir.sync_folder", "call": 2},
     "before the point's evaluation": {"place": "cpt.run.evaluate", "call": 2},
     "before the evaluation is written": {"place": "cpt.rundir.RunDir.write_evaluation", "call": 2},
     "before the results are written": {"place": "cpt.run.write_results", "call": 2},
@@ -28,7 +29,8 @@ BETWEEN = {
 
 
 def weights(run) -> dict[str, bytes]:
-    return {point: (run / "points" / point / "model" / "model.safetensors").read_bytes() for point in POINTS}
+    files = [run / "points" / point / "model" / "model.safetensors" for point in POINTS]
+    return {file.parts[-3]: file.read_bytes() for file in files if file.parent.is_dir()}
 
 
 def results(run) -> dict:
@@ -74,6 +76,7 @@ def assert_same_end(run, reference):
     assert results(run) == results(reference)
     assert trained_steps(run) == trained_steps(reference), "a resumed run repeats or skips lines of metrics.jsonl"
     assert logged(run) == logged(reference)
+    assert [each.name for each in (run / "points").iterdir() if each.name.startswith(".")] == [], "work is left behind"
 
 
 @pytest.mark.parametrize("place", IN_STAGE)
@@ -169,6 +172,38 @@ def test_a_damaged_checkpoint_is_not_used(cpt, alone, tmp_path):
     assert cpt("run", recipe, "--out", out) == 0, cpt.output
     assert "checkpoint-4 is damaged" in cpt.output
     assert_same_end(out, alone("sft"))
+
+
+STEP = "cpt.stages.training.Narrator.on_step_end"
+DAMAGED = {
+    "the pairs of a stage": ("dpo", {"place": STEP, "call": 6}, "0-dpo/trainer/pairs.json", "pairs.json is damaged"),
+    "a stage before one that runs": (
+        "mixed",
+        {"place": STEP, "call": 16},
+        "0-sft/model/model.safetensors",
+        "reverse 0-sft: the finished stage is damaged",
+    ),
+    "the first of two finished stages": (
+        "mixed",
+        {"place": "cpt.rundir.RunDir.commit", "call": 2},
+        "0-sft/stage.json",
+        "reverse 0-sft: the finished stage is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_inside_a_task_is_told_and_mended(cpt, alone, tmp_path, name):
+    kind, at, damaged, warning = DAMAGED[name]
+    recipe, out = write_recipe(tmp_path / f"{kind}.yaml", RECIPES[kind]), tmp_path / "run"
+    assert cpt("run", recipe, "--out", out, "--quiet", at=at) == -signal.SIGKILL, cpt.output
+    file = out / "points" / ".01-reverse.work" / damaged
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    assert cpt("run", recipe, "--out", out, "--quiet") == 0, cpt.output
+    assert cpt.output.count("warning: ") == 1 and warning in cpt.output
+    assert_same_end(out, alone(kind))
 
 
 def test_a_finished_run_is_not_trained_again(cpt, alone, tmp_path):

@@ -121,7 +121,8 @@ def test_quiet_and_verbose(cpt, tmp_path, finished):
 def test_the_report_is_made_again_from_the_json_files_alone(cpt, finished, tmp_path):
     run, _, _ = finished
     copy = tmp_path / "copy"
-    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("points", "final", "report.*"))
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("points", "final", "report.*", "recipe.yaml", "run.log"))
+    assert {file.suffix for file in copy.rglob("*") if file.is_file()} - {""} == {".json", ".jsonl"}
     assert cpt("report", copy) == 0, cpt.output
     assert (copy / "report.html").read_text() == (run / "report.html").read_text()
     assert (copy / "report.md").read_text() == (run / "report.md").read_text()

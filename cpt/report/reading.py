@@ -15,6 +15,10 @@ KEYS = {  # that the report reads, of results.json
     "recipe": str,
     "seed": int,
 }
+MANIFEST = dict.fromkeys(("versions", "hardware", "data", "git"), dict) | dict.fromkeys(
+    ("cpt", "created", "command"), str
+)
+MANIFEST |= dict.fromkeys(("seed", "model_seed", "data_seed", "world_size"), int)
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,7 @@ def read(folder: Path) -> Run:
     results = parse(path, read_text(path))
     if results.get("format") != FORMAT:
         raise UserError(f"{path}: format {results.get('format')!r} is not {FORMAT}: read it with the cpt that wrote it")
-    lacking = [key for key, kind in KEYS.items() if not isinstance(results.get(key), kind)]
-    if lacking:
-        raise UserError(f"{path}: no (or no right) {', '.join(lacking)}: restore the file, or run again")
+    check(path, results, KEYS, "restore the file, or run again")
     missing = []
 
     def text(name: str) -> str | None:
@@ -62,16 +64,26 @@ def read(folder: Path) -> Run:
     names = [f"evaluations/{Path(point).name}.jsonl" for point in results["points"]]
     answers = {Path(name).stem: lines(folder / name, found) for name in names if (found := text(name)) is not None}
     logged = lines(folder / "metrics.jsonl", text("metrics.jsonl") or "")
-    manifest = text("manifest.json")
+    path, stored = folder / "manifest.json", text("manifest.json")
+    manifest = None if stored is None else parse(path, stored)
+    if manifest is not None:
+        check(path, manifest, MANIFEST, "restore the file, or delete it (the report can be made without)")
     return Run(
         folder=folder,
         results=results,
         logged=logged,
         answers=answers,
-        manifest=parse(folder / "manifest.json", manifest) if manifest else None,
-        recipe=text("recipe.yaml"),
+        manifest=manifest,
+        recipe=results.get("resolved_recipe") or text("recipe.yaml"),
         missing=tuple(missing),
     )
+
+
+def check(path: Path, found: dict, keys: dict[str, type], remedy: str) -> None:
+    """Raise UserError where a key is not there, or its value is of another kind."""
+    lacking = [key for key, kind in keys.items() if not isinstance(found.get(key), kind)]
+    if lacking:
+        raise UserError(f"{path}: no (or no right) {', '.join(lacking)}: {remedy}")
 
 
 def lines(path: Path, text: str) -> list[dict]:

@@ -1,5 +1,6 @@
 """Answers sampled with the run's engine and verified: what pairs, rejection sampling and the filter are made of."""
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -35,15 +36,38 @@ def made_once(ctx: StageContext, name: str, make: Callable[[], Iterator]) -> tup
     Made once and kept with the checkpoints as NAME.json, so that a resumed stage trains on the same; equal on all ranks.
     """
     file = ctx.work / f"{name}.json"
-    if not ranks.broadcast(file.is_file()):
+    content = ranks.on_main(read_made, ctx, file)
+    if content is None:
         start, tokens, errors = time.monotonic(), ctx.rollouts.rollout_tokens, Counter(ctx.verifier_errors)
         made = ranks.gather(list(make()))
         tokens = sum(ranks.gather([ctx.rollouts.rollout_tokens - tokens]))
         errors = all_errors({}, ctx.verifier_errors - errors)
         spent = {"seconds": time.monotonic() - start, "rollout_tokens": tokens, "verifier_errors": errors}
-        ranks.on_main(write_json, file, {"spent": spent, name: made})
-    content = json.loads(file.read_text(encoding="utf-8"))
+        ranks.on_main(write_made, file, {"spent": spent, name: made})
+        content = ranks.on_main(read_made, ctx, file)
     return content[name], content["spent"]
+
+
+def write_made(file: Path, content: dict) -> None:
+    write_json(file, {"sha256": digest_of(content)} | content)
+
+
+def read_made(ctx: StageContext, file: Path) -> dict | None:
+    """What `write_made` wrote; None where it is not there, or, with a warning, where it is damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content.pop("sha256") == digest_of(content):
+            return content
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, AttributeError):
+        pass
+    ctx.screen.warn(f"{ctx.task.name} {ctx.name}: {file.name} is damaged; sampling again")
+    return None
+
+
+def digest_of(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def verified(
