@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from cpt import __version__, merge_command, ranks
 from cpt.errors import Interrupted, UserError
@@ -217,13 +218,9 @@ def under_launcher() -> bool:
 
 
 def run(asked: argparse.Namespace) -> int:
-    from cpt import plan
-    from cpt.recipe import load
     from cpt.screen import Screen
 
-    recipe = load(asked.recipe, asked.overrides)
-    out = asked.out or default_out(asked)
-    plan.check(recipe, out)
+    recipe, out = checked(asked)
     screen = Screen(level_of(asked))
     screen.line(f"{recipe.name}: {len(recipe.stream)} tasks in {out}")
     from cpt.run import run as run_recipe
@@ -233,13 +230,24 @@ def run(asked: argparse.Namespace) -> int:
     return 0 if all(gate["passed"] for gate in results["gates"]) else 3
 
 
-def check(asked: argparse.Namespace) -> int:
+def checked(asked: argparse.Namespace) -> tuple[Any, Path]:
+    """The recipe and its run directory. Raises RecipeErrors, also of what only the world outside the recipe shows."""
     from cpt import plan
-    from cpt.recipe import load
+    from cpt.recipe import RecipeErrors, load, placed
 
     recipe = load(asked.recipe, asked.overrides)
     out = asked.out or default_out(asked)
-    plan.check(recipe, out)
+    try:
+        plan.check(recipe, out)
+    except RecipeErrors as error:
+        raise placed(error, asked.recipe, asked.overrides) from error
+    return recipe, out
+
+
+def check(asked: argparse.Namespace) -> int:
+    from cpt import plan
+
+    recipe, out = checked(asked)
     if asked.full:
         from cpt.stages.configs import check_configs
 

@@ -5,6 +5,7 @@ points hold the adapter alone, on that base.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,8 +43,8 @@ def resolve(recipe: Recipe, progress=None, stop=None) -> Path:
         from cpt import tiny
 
         return tiny.path(spec.seed, progress, stop)
-    folder = Path(spec.path).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(spec.path))
+    if os.path.isdir(folder):
         return folder.resolve()
     if len(folder.parts) != 2 or folder.is_absolute() or spec.path.startswith("."):
         raise UserError(f"model.path: no folder {spec.path}; give a model folder, a hub id (owner/name), or `tiny`")
@@ -125,7 +126,8 @@ def load_tokenizer(folder: Path, recipe: Recipe):
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.path: the tokenizer of {recipe.model.path} has no end-of-sequence token (eos_token)")
     if recipe.model.chat_template is not None:
-        tokenizer.chat_template = recipe.model.chat_template.read_text(encoding="utf-8")
+        with loading("chat template", recipe.model.chat_template):
+            tokenizer.chat_template = recipe.model.chat_template.read_text(encoding="utf-8")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -230,7 +232,7 @@ def settle_adapter_config(folder: Path, recipe: Recipe, sets: list[str]) -> None
     """
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
-    local = recipe.model.path == "tiny" or Path(recipe.model.path).expanduser().is_dir()
+    local = recipe.model.path == "tiny" or os.path.isdir(os.path.expanduser(recipe.model.path))
     config["base_model_name_or_path"] = str(resolve(recipe)) if local else recipe.model.path
     config["revision"] = recipe.model.revision
     config |= {name: sorted(config[name]) for name in sets}

@@ -30,7 +30,10 @@ def check(recipe: Recipe, out: Path) -> None:
         check_generation(task, f"stream.{task.task}", note)
         if searches(recipe) and counted(task.data, "validation") == 0:
             note(f"stream.{task.task}.data.validation", NO_VALIDATION.format(searches(recipe)[0]))
-    check_suites(suites_of(recipe), note)
+    try:
+        check_suites(suites_of(recipe), note)
+    except RecipeErrors as error:
+        problems += error.problems
     for task in recipe.stream:
         check_functions(task, f"stream.{task.task}", note)
     check_model(recipe, note)
@@ -83,6 +86,9 @@ def check_rows(task: Any, key: str, wanted: tuple[str, ...], note) -> None:
             continue
         if number is not None and number <= 0 and split != "validation":
             note(f"{key}.data.{split}", "no rows; every task needs rows to train on and to evaluate")
+        elif isinstance(file := getattr(task.data, split), Path):
+            for field, problem in sources.column_problems(sources.scan(file).columns, task.data.columns):
+                note(f"{key}.data.columns.{field}" if field else f"{key}.data.{split}", f"{file}: {problem}")
 
 
 def check_generation(task: Any, key: str, note) -> None:
@@ -124,7 +130,7 @@ def functions(reward: Any) -> list:
 
 def check_model(recipe: Recipe, note) -> None:
     template = recipe.model.chat_template
-    if template is not None and not template.is_file():
+    if template is not None and not os.path.isfile(template):
         note("model.chat_template", f"no file {template}")
     if recipe.model.path != "tiny":
         check_folder("model.path", recipe.model.path, "`tiny`", ("config.json",), note)
@@ -137,8 +143,8 @@ def check_model(recipe: Recipe, note) -> None:
 
 def check_folder(key: str, path: str, other: str, configs: tuple[str, ...], note) -> None:
     """A model's folder is one, or is no path of this machine; `other` is what else the key may say."""
-    folder = Path(path).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(path))
+    if os.path.isdir(folder):
         if not any((folder / name).is_file() for name in configs):
             note(key, f"{path} is no model folder (no {' or '.join(configs)})")
         elif not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):

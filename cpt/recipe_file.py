@@ -5,23 +5,27 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from cpt.errors import RecipeErrors
+from cpt.errors import Problem, RecipeErrors
 from cpt.recipe_nodes import (
     Mistakes,
     Node,
     find,
+    make_paths_absolute,
     matching,
     merge,
     nearest,
     override,
+    place,
     read,
     read_with_bases,
     settle_rewards,
+    task_name,
     wrap,
 )
 from cpt.recipe_strategies import against_stages
@@ -33,25 +37,57 @@ from cpt.stages import arguments
 def load_recipe(schema: type[BaseModel], name: str | Path, overrides: Sequence[str]) -> Any:
     """See `recipe.load`."""
     mistakes = Mistakes()
-    root = read_with_bases(find("recipes", name), ())
-    for text in overrides:
-        override(root, text, mistakes)
-    mistakes.check()
-    settle_rewards(root, Path.cwd())
+    root = whole(name, overrides)
     settle_engine(root)
     apply_defaults(schema, root, mistakes)
     recipe = validate(schema, root, mistakes)
     check_arguments(root, mistakes)
+    check_suites(root, mistakes)
     if recipe is not None:
         check_meaning(recipe, root, mistakes)
     mistakes.check()
     return recipe
 
 
+def whole(name: str | Path, overrides: Sequence[str]) -> Node:
+    """The recipe of that name over its bases and under its overrides. Raises RecipeErrors."""
+    mistakes = Mistakes()
+    root = read_with_bases(find("recipes", name), ())
+    for text in overrides:
+        override(root, text, mistakes)
+    mistakes.check()
+    settle_rewards(root, Path.cwd())
+    make_paths_absolute(root)
+    return root
+
+
+def placed(problems: Sequence[Problem], name: str | Path, overrides: Sequence[str]) -> list[Problem]:
+    """The problems with the file and line of their keys, where the recipe has them; in the order of their places."""
+    root = whole(name, overrides)
+    found = []
+    for problem in problems:
+        node = root.at(steps_to(root, problem.key))
+        known = problem.file is None and node is not root
+        found.append(replace(problem, file=node.file, line=node.line) if known else problem)
+    return sorted(found, key=lambda each: (each.file is None, place(each)))
+
+
+def steps_to(root: Node, key: str) -> list[str | int]:
+    """The way to a key in which a task may stand by its name (which may have dots)."""
+    steps = key.split(".")
+    tasks = root.at(["stream"]).value if steps[0] == "stream" else None
+    for number, task in enumerate(tasks if isinstance(tasks, list) else []):
+        start = f"stream.{task_name(task)}."
+        if key.startswith(start):
+            steps = ["stream", number, *key.removeprefix(start).split(".")]
+    return [int(step) if isinstance(step, str) and step.isdecimal() else step for step in steps]
+
+
 def load_suite(schema: type[BaseModel], name: str | Path) -> Any:
     """See `recipe.load_suite`."""
     mistakes = Mistakes()
     root = read(find("eval", name))
+    make_paths_absolute(root)
     suite = validate(schema, root, mistakes)
     if suite is not None:
         check_names(suite.tasks, "tasks", root, mistakes)
@@ -71,7 +107,7 @@ def apply_defaults(schema: type[BaseModel], root: Node, mistakes: Mistakes) -> N
     defaults = root.value.pop("defaults", None) or Node({})
     if not isinstance(defaults.value, dict):
         mistakes.add(defaults, "defaults", f"must be a map of stage kinds: {', '.join(arguments.CONFIGS)}")
-        return
+        defaults = Node({})
     for kind, node in defaults.value.items():
         check_defaults(schema, kind, node, mistakes)
     for parent, key in matching(root, ["stream", "*", "stages", "*"]):
@@ -211,6 +247,8 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
     loc = error["loc"]
     if kind == "extra_forbidden":
         return f"unknown key{nearest(str(loc[-1]), names_at(schema, loc[:-1]))}"
+    if kind == "json_invalid":
+        return f"holds what no file can ({error['ctx']['error']})"
     if kind == "missing":
         return "is missing"
     if kind == "union_tag_not_found":
@@ -331,8 +369,19 @@ def stage_problems(stage: Any) -> Iterator[tuple[tuple[str, str], str]]:
                 yield ("args", name), f"{message}: say {only}, or take one of the two out"
 
 
+def check_suites(root: Node, mistakes: Mistakes) -> None:
+    """The suites that the recipe names are there."""
+    for parent, number in matching(root, ["evaluation", "suites", "*"]):
+        suite = parent.value[number].value
+        try:
+            find("eval", suite if isinstance(suite, str) else "general")
+        except RecipeErrors as error:
+            message = f"{error.problems[0].key}: {error.problems[0].message}".removeprefix(": ")
+            mistakes.add(parent.value[number], f"evaluation.suites.{number}", message)
+
+
 def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
-    """What no schema can say: unique names, suites that exist, gates that can have a value."""
+    """What no schema can say: unique names, gates that can have a value."""
     check_names(recipe.stream, "stream", root, mistakes)
     for number, task in enumerate(recipe.stream):
         for index, stage in enumerate(task.stages):
@@ -343,12 +392,6 @@ def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
     found += against_stages(recipe.strategies, recipe.stream)
     for number, name, message in found:
         mistakes.add(root.at(["strategies", number, name]), f"strategies.{number}.{name}", message)
-    for number, suite in enumerate(recipe.evaluation.suites):
-        try:
-            find("eval", suite)
-        except RecipeErrors as error:
-            message = f"{error.problems[0].key}: {error.problems[0].message}".removeprefix(": ")
-            mistakes.add(root.at(["evaluation", "suites", number]), f"evaluation.suites.{number}", message)
     gates = root.at(["evaluation", "gates"])
     if "forgetting" in recipe.evaluation.gates and len(recipe.stream) < 2:
         message = "can never have a value: forgetting needs two tasks; take the gate out"

@@ -8,6 +8,7 @@ import pytest
 from fakes import recipe, write_recipe
 
 from cpt import plan
+from cpt.cli import checked, parsed
 from cpt.errors import RecipeErrors
 from cpt.recipe import load
 
@@ -81,3 +82,48 @@ def test_check_full_asks_trl(cpt, tmp_path):
 def test_help_teaches(cpt, command):
     assert cpt(*command, "--help") == 0
     assert "usage: cpt" in cpt.output and len(cpt.output.splitlines()) > 5
+
+
+@pytest.mark.parametrize(
+    "data, part",
+    [
+        (
+            {"source": "reasoning_gym", "name": "chain_sums"},
+            "data.train: reasoning_gym has no data set 'chain_sums'; did you mean chain_sum?",
+        ),
+        (
+            {"source": "reasoning_gym", "name": "chain_sum", "config": {"max_term": 3}},
+            "data.train: reasoning_gym chain_sum has no config field 'max_term' that can be set; did you mean max_terms?",
+        ),
+        (
+            {"source": "reasoning_gym", "name": "chain_sum", "config": {"min_terms": 9, "max_terms": 2}},
+            "data.train: reasoning_gym chain_sum refuses its config",
+        ),
+        (
+            {"source": "procedural", "name": "reverse", "length": 2, "train": 90},
+            "data.train: procedural: 90 train rows were asked for, but only",
+        ),
+        (
+            {"source": "jsonl", "train": "rows.jsonl", "eval": 1, "columns": {"prompt": "questoin", "answr": "b"}},
+            "data.columns.prompt: FOLDER/rows.jsonl: no column 'questoin' (for prompt); did you mean question?; there are: "
+            "question, b\nrecipe.yaml:5: stream.reverse.data.columns.answr: FOLDER/rows.jsonl: columns: rows have no field "
+            "'answr'; did you mean answer?",
+        ),
+        (
+            {"source": "jsonl", "train": "rows.jsonl", "eval": 1},
+            "data.train: FOLDER/rows.jsonl: no column prompt or messages; there are: question, b",
+        ),
+    ],
+)
+def test_what_only_the_data_show_has_its_place_too(data, part, tmp_path):
+    """Each with the recipe's file and the line of its key."""
+    (tmp_path / "rows.jsonl").write_text('{"question": "a"}\n{"question": "c", "b": "d"}\n')
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "name: mine\nmodel: {path: tiny}\nstream:\n  - task: reverse\n"
+        f"    data: {json.dumps(data)}\n    reward: exact\n    stages: [{{kind: rlvr, args: {{max_steps: 1}}}}]\n"
+    )
+    with pytest.raises(RecipeErrors) as caught:
+        checked(parsed(["check", str(file)]))
+    text = str(caught.value).replace(f"{tmp_path}/recipe.yaml", "recipe.yaml").replace(str(tmp_path), "FOLDER")
+    assert text.startswith(f"recipe.yaml:5: stream.reverse.{part}"), text

@@ -93,6 +93,11 @@ LONG = [user("copyab"), assistant("a" * 130)]
             {"kind": "rlvr", "reward": "reasoning_gym", "metric": "exact"},
             ["row reverse/train/0 has no entry of reasoning-gym's", "take `source: reasoning_gym`"],
         ),
+        (
+            [{"prompt": "reverseabcde=", "answer": "Paris"}],
+            {"kind": "rlvr", "reward": [{"kind": "choice", "choices": "ABC"}], "metric": "exact"},
+            ["row reverse/train/0: its answer 'Paris' is none of the choices A, B, C"],
+        ),
         (rows(1), {"kind": "sft"}, ["row reverse/train/0 has answer, id, prompt; a sft stage needs a demonstration"]),
         (
             rows(1, demonstration="a"),

@@ -290,12 +290,14 @@ def generation_problems(args: dict[str, Any], engine: Any) -> Iterator[tuple[str
 
 @cache
 def adapter_kinds() -> dict[str, tuple[str, str, str]]:
-    """PEFT's kinds of adapter: name -> (package, file, class)."""
+    """PEFT's kinds of adapter, as PEFT registers them: name -> (package, file, class)."""
     found = {}
-    for file in sorted((package_folder("peft") / "tuners").glob("*/config.py")):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and node.name.lower() == f"{file.parent.name.replace('_', '')}config":
-                found[file.parent.name] = ("peft", f"tuners/{file.parent.name}/config.py", node.name)
+    for file in sorted((package_folder("peft") / "tuners").glob("*/__init__.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "register_peft_method":
+                told = {word.arg: word.value for word in node.keywords}
+                config = f"tuners/{file.parent.name}/config.py"
+                found[told["name"].value] = ("peft", config, told["config_cls"].id)
     return found
 
 
