@@ -25,7 +25,7 @@ from cpt.recipe_nodes import (
     read,
     read_with_bases,
     settle_rewards,
-    task_name,
+    steps_to,
     wrap,
 )
 from cpt.recipe_strategies import against_stages
@@ -70,17 +70,6 @@ def placed(problems: Sequence[Problem], name: str | Path, overrides: Sequence[st
         known = problem.file is None and node is not root
         found.append(replace(problem, file=node.file, line=node.line) if known else problem)
     return sorted(found, key=lambda each: (each.file is None, place(each)))
-
-
-def steps_to(root: Node, key: str) -> list[str | int]:
-    """The way to a key in which a task may stand by its name (which may have dots)."""
-    steps = key.split(".")
-    tasks = root.at(["stream"]).value if steps[0] == "stream" else None
-    for number, task in enumerate(tasks if isinstance(tasks, list) else []):
-        start = f"stream.{task_name(task)}."
-        if key.startswith(start):
-            steps = ["stream", number, *key.removeprefix(start).split(".")]
-    return [int(step) if isinstance(step, str) and step.isdecimal() else step for step in steps]
 
 
 def load_suite(schema: type[BaseModel], name: str | Path) -> Any:

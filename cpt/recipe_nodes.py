@@ -342,6 +342,17 @@ def place_in_list(node: Node, step: str) -> int | None:
     return int(step) if step.isdecimal() and int(step) < len(node.value) else None
 
 
+def steps_to(root: Node, key: str) -> list[str | int]:
+    """The way to a key in which a task may stand by its name (which may have dots)."""
+    steps = key.split(".")
+    tasks = root.at(["stream"]).value if steps[0] == "stream" else None
+    for number, task in enumerate(tasks if isinstance(tasks, list) else []):
+        start = f"stream.{task_name(task)}."
+        if key.startswith(start):
+            steps = ["stream", number, *key.removeprefix(start).split(".")]
+    return [int(step) if isinstance(step, str) and step.isdecimal() else step for step in steps]
+
+
 def known_places(node: Node) -> str:
     if not isinstance(node.value, list):
         return "a single value stands there"
