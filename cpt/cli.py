@@ -136,6 +136,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = complain(f"{INTERRUPTED[asked.command]} (signal {error.signal})", 128 + error.signal)
     except KeyboardInterrupt:
         code = complain(f"ended at once; {ENDED[asked.command]}", 130)
+    except PermissionError as error:
+        code = forbidden(asked, error)
     except OSError as error:
         code = complain(disk_full(error), 1) if error.errno in (errno.ENOSPC, errno.EDQUOT) else failed(asked, error)
     except Exception as error:
@@ -181,6 +183,14 @@ def refused(asked: argparse.Namespace, error: UserError) -> int:
     if mine != "0":
         time.sleep(RANK_0_SPEAKS)
     return complain(error, 2)
+
+
+def forbidden(asked: argparse.Namespace, error: PermissionError) -> int:
+    """A file that the user named and may not touch; once a run has begun, an error like any other."""
+    log = getattr(asked, "log", None)
+    if error.filename is None or (log is not None and log.parent.is_dir()):
+        return failed(asked, error)
+    return complain(f"{os.fsdecode(error.filename)}: {error.strerror}: change the rights of it, or name another", 2)
 
 
 def disk_full(error: Exception) -> str:

@@ -33,6 +33,7 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
     folder, base, recipe = find(target, point, screen)
     stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
     tokenizer = models.load_tokenizer(folder, recipe)
+    models.check_vocabulary(base, tokenizer, recipe)
     check_rows(recipe, stream, tokenizer, models.context_length(base, recipe))
     with Scorers() as scorers, listening() as stop, TemporaryDirectory(prefix="cpt-eval-") as place:
         log = Path(place, "engine.log")

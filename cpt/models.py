@@ -102,6 +102,17 @@ def load_config(folder: Path, recipe: Recipe):
         return AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
 
 
+def check_vocabulary(folder: Path, tokenizer, recipe: Recipe) -> None:
+    """Raise UserError where the tokenizer writes ids that the model in `folder` has no embedding for."""
+    rows = getattr(load_config(folder, recipe).get_text_config(), "vocab_size", None)
+    ids = max(tokenizer.vocab_size - 1, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if rows is not None and ids >= rows:
+        raise UserError(
+            f"model.path: {recipe.model.path}: its tokenizer writes ids up to {ids}, and the model knows {rows} "
+            "(vocab_size of config.json): they do not belong together"
+        )
+
+
 def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
@@ -140,7 +151,17 @@ def load_full(folder: Path, recipe: Recipe):
     options = {"attn_implementation": recipe.model.attn_implementation} if recipe.model.attn_implementation else {}
     options |= {"dtype": recipe.model.dtype, "trust_remote_code": recipe.model.trust_remote_code}
     with loading("model", folder):
-        return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    missing = sorted(told["missing_keys"])
+    if missing:
+        named = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        raise UserError(
+            f"{folder}: the weights lack {len(missing)} tensors that the config asks for ({named}), and random ones would "
+            "stand in: config.json and weights do not belong together"
+        )
+    return model
 
 
 def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, seed: int = 0):
@@ -171,23 +192,43 @@ def adapter_config(recipe: Recipe):
 
 
 def check_adapter(base: Path, recipe: Recipe) -> None:
-    """Lay the recipe's adapter over the model of `base` without its weights. Raises UserError where that cannot be done."""
+    """Lay the recipe's adapter over the model of `base`. Raises UserError where that cannot be done."""
     if recipe.adapter is None:
         return
+    laid, config = laid_over(base, recipe), load_config(base, recipe)
+    if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies):
+        check_tied(laid, config)
+
+
+def laid_over(base: Path, recipe: Recipe):
+    """The recipe's adapter over the model of `base`, without its weights where PEFT's kind of adapter looks at none."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    config = load_config(base, recipe)
+    options, settings = load_config(base, recipe), adapter_config(recipe)
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=recipe.model.trust_remote_code)
+        empty = AutoModelForCausalLM.from_config(options, trust_remote_code=recipe.model.trust_remote_code)
         try:
-            laid = get_peft_model(empty, adapter_config(recipe))
-        except (ValueError, TypeError, KeyError) as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"adapter: PEFT cannot lay {recipe.adapter.kind} over this model: {said}") from error
-    if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies):
-        check_tied(laid, config)
+            return get_peft_model(empty, settings)
+        except (NotImplementedError, RuntimeError):  # boft, adamss, ... read weights
+            pass
+        except Exception as error:
+            raise refused_adapter(recipe, error) from error
+    set_aside = torch.random.get_rng_state()
+    try:
+        return get_peft_model(load_full(base, recipe), adapter_config(recipe))
+    except UserError:
+        raise
+    except Exception as error:
+        raise refused_adapter(recipe, error) from error
+    finally:
+        torch.random.set_rng_state(set_aside)
+
+
+def refused_adapter(recipe: Recipe, error: Exception) -> UserError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"adapter: PEFT cannot lay {recipe.adapter.kind} over this model: {said}")
 
 
 def check_tied(laid, config) -> None:

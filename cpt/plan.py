@@ -1,5 +1,7 @@
 """`cpt check`: what a recipe will do, and the mistakes that only the world outside it can show. No heavy import."""
 
+import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -320,24 +322,63 @@ def evaluation_lines(recipe: Recipe, suites: dict[str, Suite]) -> list[str]:
 
 def disk_line(recipe: Recipe) -> str:
     """The points that stay, and the in-stage checkpoints of one stage (weights and two Adam moments, two of them)."""
-    weights = weight_bytes(recipe)
-    if weights is None:
+    sizes = weight_bytes(recipe)
+    if sizes is None:
         return "unknown until the model is here"
+    base, weights = sizes
     trained = weights // 50 if recipe.adapter else weights
     merged = weights if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies) else 0
-    points = weights + len(recipe.stream) * (trained + merged)
+    states = [state_bytes(spec, trained, width(recipe)) for spec in recipe.strategies]
+    served = trained * any(
+        getattr(spec, "serve", None) == "ema" and not spec.feed_back for spec in recipe.strategies
+    )  # beside the weights that are trained on
+    points = base + len(recipe.stream) * (trained + merged + served + sum(states))
     averaged = any(stage.kind == "self-distillation" for task in recipe.stream for stage in task.stages)
-    running = trained * (10 if averaged else 8)  # the teacher's average is in both checkpoints
+    running = trained * (10 if averaged else 8) + 2 * sum(states)  # averages are in both checkpoints
     return f"about {human(points)} for {len(recipe.stream) + 1} points, and up to {human(running)} while a stage runs"
 
 
-def weight_bytes(recipe: Recipe) -> int | None:
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def width(recipe: Recipe) -> int:
+    """Bytes of a trained weight; of dtype auto what the model's config says."""
+    if recipe.model.dtype != "auto":
+        return WIDTHS[recipe.model.dtype]
+    try:
+        config = json.loads(Path(os.path.expanduser(recipe.model.path), "config.json").read_text(encoding="utf-8"))
+        return WIDTHS.get(config.get("dtype") or config.get("torch_dtype"), 4)
+    except (OSError, ValueError, AttributeError):
+        return 4
+
+
+def state_bytes(spec: Any, trained: int, each: int) -> int:
+    """What a strategy keeps with every point: an average, or the weights that single ones go back to."""
+    if spec.kind in ("ema", "mcl"):
+        return trained * 4 // each if spec.dtype == "float32" else trained
+    return trained if spec.kind == "stochastic-restore" else 0
+
+
+def weight_bytes(recipe: Recipe) -> tuple[int, int] | None:
+    """(bytes of the model's files, bytes of its weights as they are trained and saved); None where they are not here."""
     if recipe.model.path == "tiny":
         from cpt import tiny
 
-        return tiny.PARAMETERS * 4
-    files = list(Path(recipe.model.path).expanduser().glob("*.safetensors"))
-    return sum(file.stat().st_size for file in files) or None
+        return tiny.PARAMETERS * 4, tiny.PARAMETERS * width(recipe)
+    files = list(Path(os.path.expanduser(recipe.model.path)).glob("*.safetensors"))
+    try:
+        weights = sum(map(parameters, files)) * width(recipe)
+        return (sum(file.stat().st_size for file in files), weights) if files else None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):  # no safetensors: the run will say so
+        return None
+
+
+def parameters(file: Path) -> int:
+    """The weights in a file of safetensors, by its header."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(min(length, file.stat().st_size)))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 def human(number: float) -> str:

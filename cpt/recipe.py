@@ -123,7 +123,7 @@ class Jsonl(Strict):
 
 class Hub(Strict):
     source: Literal["hub"]
-    path: str = Field(description="the data set's id on the hub")
+    path: str = Field(min_length=1, description="the data set's id on the hub")
     name: str | None = Field(None, description="its configuration")
     revision: str | None = None
     train: str | None = Field("train", description="a split, or a slice of one: train[:1000]")

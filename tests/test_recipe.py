@@ -98,6 +98,14 @@ ONE_MISTAKE = {
         BASE + "adapter: {kind: lora, rank: 4}\n",
         "recipe.yaml:10: adapter.rank: LoraConfig has no such field",
     ),
+    "an adapter that TRL cannot train": (
+        BASE + "adapter: {kind: poly, r: 4}\n",
+        "recipe.yaml:10: adapter.kind: poly needs task_ids with each batch, which no trainer of TRL's gives",
+    ),
+    "an adapter of no tokens": (
+        BASE + "adapter: {kind: p_tuning}\n",
+        "recipe.yaml:10: adapter.kind: p_tuning needs `num_virtual_tokens` beside it",
+    ),
     "unknown strategy": (
         BASE + "strategies: [{kind: ewc}]\n",
         "recipe.yaml:10: strategies.0: no kind 'ewc'; there are: ema, mcl, lookahead, stochastic-restore, merge",

@@ -301,6 +301,12 @@ def adapter_kinds() -> dict[str, tuple[str, str, str]]:
     return found
 
 
+UNTRAINABLE = {  # PEFT has them, but TRL's trainers do not give what their models take
+    **dict.fromkeys(("multitask_prompt_tuning", "poly"), "task_ids with each batch"),
+    "cpt": "the types of all tokens with each batch",
+}
+
+
 def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, what is wrong with it) for the recipe's `adapter`."""
     kind, kinds = str(options["kind"]).lower(), adapter_kinds()
@@ -309,7 +315,12 @@ def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
         hint = f"did you mean {near[0]}? " if near else ""
         yield "kind", f"PEFT has no adapter {options['kind']!r}; {hint}there are {', '.join(kinds)}"
         return
+    if kind in UNTRAINABLE:
+        yield "kind", f"{options['kind']} needs {UNTRAINABLE[kind]}, which no trainer of TRL's gives: take another"
+        return
     known = class_fields(*kinds[kind])
+    if "num_virtual_tokens" in known and options.get("num_virtual_tokens") is None:
+        yield "kind", f"{options['kind']} needs `num_virtual_tokens` beside it"
     for name, value in options.items():
         if name == "kind":
             continue
