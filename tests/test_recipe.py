@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fakes import RECIPES, write_recipe
+from fakes import RECIPES, recipe, write_recipe
 
 from cpt.cli import parsed
 from cpt.errors import RecipeErrors
@@ -321,11 +321,19 @@ def test_the_schema_accepts_the_shipped_recipes():
     jsonschema.Draft202012Validator.check_schema(made)
     for file in sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml")):
         content = json.loads(json.dumps(YAML(typ="safe", pure=True).load(file.read_text())))
-        if "extends" in content:
-            continue  # its tasks are incomplete by design
         jsonschema.Draft202012Validator(made).validate(content)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.Draft202012Validator(made).validate({"name": "x", "sead": 3})
+    alone, change = json.loads(json.dumps(recipe("rlvr"))), {"extends": "quickstart", "seed": None, "stream": []}
+    for right in (alone, change, change | {"stream": [{"reverse": None}, {"task": "sort", "data": {"train": 9}}]}):
+        jsonschema.Draft202012Validator(made).validate(right)
+    task = alone["stream"][0]
+    for wrong in (
+        *({"name": "x", "sead": 3}, alone | {"sead": 3}, change | {"sead": 3}, alone | {"stream": [{"task": "sort"}]}),
+        alone | {"stream": [task | {"data": {"source": "procedural", "nam": "sort"}}]},
+        change | {"stream": [{"task": "sort", "data": {"trian": 9}}]},
+        change | {"stream": [{"task": "sort", "stages": [{"kind": "rlv"}]}]},
+        {name: value for name, value in alone.items() if name != "model"},
+    ):
+        assert list(jsonschema.Draft202012Validator(made).iter_errors(wrong)), wrong
 
 
 def test_overrides_stand_anywhere_on_the_command_line(capsys):
