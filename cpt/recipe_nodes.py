@@ -259,8 +259,8 @@ def merge(base: Node, over: Node, path: tuple) -> Node:
     if isinstance(base.value, dict) and isinstance(over.value, dict):
         merged = dict(base.value)
         for key, node in over.value.items():
-            if node.value is None and key in merged:
-                del merged[key]
+            if node.value is None and (key in merged or not path):
+                merged.pop(key, None)
             else:
                 merged[key] = merge(merged[key], node, (*path, key)) if key in merged else node
         return Node(merged, over.file, over.line)

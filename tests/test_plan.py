@@ -112,6 +112,11 @@ def test_help_teaches(cpt, command):
             "'answr'; did you mean answer?",
         ),
         (
+            {"source": "jsonl", "eval": 1},
+            "data.train: no rows; every task needs rows to train on and to evaluate\nrecipe.yaml:5: stream.reverse.data.eval: "
+            "rows can only be held out of `train`, and there is none: name the file to ask",
+        ),
+        (
             {"source": "jsonl", "train": "rows.jsonl", "eval": 1},
             "data.train: FOLDER/rows.jsonl: no column prompt or messages; there are: question, b",
         ),

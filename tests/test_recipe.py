@@ -362,6 +362,12 @@ def test_a_path_of_the_command_line_belongs_to_where_it_was_given(tmp_path, monk
     assert load(write_recipe(tmp_path / "run" / "recipe.yaml", dump(recipe))) == recipe
 
 
+def test_null_over_a_base_that_lacks_the_key(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("extends: quickstart\nname: same\nstrategies: null\nrollouts: null\n")
+    assert load(file).strategies == ()
+
+
 def test_a_split_of_the_hub_is_no_path(tmp_path):
     """That the source is the hub, the base alone may say."""
     file = tmp_path / "recipe.yaml"

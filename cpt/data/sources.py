@@ -21,6 +21,7 @@ from cpt.errors import UserError
 from cpt.recipe import Hub, Jsonl, Procedural, ReasoningGym, Source
 
 SPLITS = ("train", "validation", "eval")
+HELD_OUT_OF = "rows can only be held out of `train`, and there is none: name the file to ask"
 
 
 def load(source: Source, split: str, task: str, seed: int) -> Sequence[Row]:
@@ -46,6 +47,8 @@ def count(source: Source, split: str) -> int | None:
         return getattr(source, split)
     if isinstance(source, Jsonl):
         if split == "eval" and isinstance(source.eval, int):
+            if source.train is None:
+                raise UserError(HELD_OUT_OF)
             return source.eval
         file = getattr(source, split)
         held_out = source.eval if split == "train" and isinstance(source.eval, int) else 0
@@ -225,7 +228,7 @@ def load_jsonl(source: Jsonl, split: str, task: str, seed: int) -> Sequence[Row]
         return read(source.validation, split)
     if isinstance(source.eval, int):
         if source.train is None:
-            raise UserError(f"stream.{task}.data.eval: rows can only be held out of `train`, and there is none")
+            raise UserError(f"stream.{task}.data.eval: {HELD_OUT_OF}")
         return held_out(read(source.train, "row"), source.eval, split, task)
     return read(source.train if split == "train" else source.eval, split)
 
