@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cpt import __version__, merge_command, ranks
+from cpt.command_line import Parser
 from cpt.errors import Interrupted, UserError
+from cpt.signatures import nearest
 
 DESCRIPTION = """\
 cpt takes a language model through a stream of tasks (SFT, preferences, reinforcement from verifiers) and shows, task by
@@ -31,10 +33,9 @@ task, what it learnt and what it forgot.
 OVERRIDES = "dotted overrides, e.g. seed=3 stream.reverse.stages.0.args.max_steps=10 (values are YAML)"
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="cpt", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and that of each command."""
+    top = Parser(prog="cpt", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=f"cpt {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "saved.",
     )
     run.add_argument("recipe", help="a shipped recipe's name (quickstart) or a YAML file")
-    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+    run.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=OVERRIDES)
     run.add_argument(
         "--out", type=Path, help="the run directory (default: runs/NAME-sSEED); a part of the same run goes on"
     )
@@ -60,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "written.",
     )
     check.add_argument("recipe", help="a shipped recipe's name or a YAML file")
-    check.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=OVERRIDES)
+    check.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=OVERRIDES)
     check.add_argument("--out", type=Path, help="the run directory that would be used")
     check.add_argument("--full", action="store_true", help="also build TRL's own configs (imports torch: some 12 s)")
 
@@ -96,21 +97,24 @@ def parser() -> argparse.ArgumentParser:
         description="Print the JSON Schema of recipes. Editors with a YAML language server complete and check by it: "
         "`cpt schema > cpt.schema.json`, and at the top of a recipe `# yaml-language-server: $schema=cpt.schema.json`.",
     )
-    return top
+    return top, commands.choices
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The arguments; overrides may stand before and after options (argparse alone takes only the first group)."""
-    top = parser()
-    asked, rest = top.parse_known_args(arguments)
+    top, commands = parser()
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        top.error(f"no command {words[0]}{nearest(words[0], commands)}")
+    asked, rest = top.parse_known_args(words)
     late = [word for word in rest if "=" in word and not word.startswith("-")]
     if not hasattr(asked, "overrides"):
         late = []
     strange = [word for word in rest if word not in late]
     if strange:
-        top.error(f"unrecognized arguments: {' '.join(strange)}")
+        commands[asked.command].unknown(strange)
     if late:
-        asked.overrides += late
+        asked.overrides = asked.overrides + late
     return asked
 
 

@@ -5,10 +5,12 @@ import gc
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+from cpt.command_line import one_of
 from cpt.errors import Interrupted, UserError
 
 DESCRIPTION = """\
@@ -45,7 +47,11 @@ def add_arguments(commands) -> None:
     )
     merge.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="model folders, runs, or points of runs")
     merge.add_argument(
-        "--method", required=True, choices=AVERAGES + FROM_A_BASE, metavar="METHOD", help="one of those above"
+        "--method",
+        required=True,
+        type=one_of(AVERAGES + FROM_A_BASE),
+        metavar="METHOD",
+        help="one of those above",
     )
     merge.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="a new folder; it appears whole or not at all"
@@ -140,7 +146,7 @@ def read_ahead(folders: Sequence[Path]) -> None:
     each = psutil.virtual_memory().available // 4 // max(1, len(files))
 
     def ask(file: Path) -> None:
-        with file.open("rb") as stream:
+        with suppress(OSError), file.open("rb") as stream:  # who reads it will say so
             for start in range(0, min(each, file.stat().st_size), AHEAD):
                 os.posix_fadvise(stream.fileno(), start, AHEAD, os.POSIX_FADV_WILLNEED)
 

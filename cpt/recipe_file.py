@@ -24,6 +24,7 @@ from cpt.recipe_nodes import (
     place,
     read,
     read_with_bases,
+    settle_engine,
     settle_rewards,
     steps_to,
     wrap,
@@ -82,13 +83,6 @@ def load_suite(schema: type[BaseModel], name: str | Path) -> Any:
         check_names(suite.tasks, "tasks", root, mistakes)
     mistakes.check()
     return suite
-
-
-def settle_engine(root: Node) -> None:
-    """`rollouts` that name no engine mean transformers' generation."""
-    rollouts = root.value.get("rollouts")
-    if rollouts is not None and isinstance(rollouts.value, dict):
-        rollouts.value.setdefault("engine", Node("transformers", rollouts.file, rollouts.line))
 
 
 def apply_defaults(schema: type[BaseModel], root: Node, mistakes: Mistakes) -> None:
@@ -239,9 +233,12 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
     if kind == "json_invalid":
         return f"holds what no file can ({error['ctx']['error']})"
     if kind == "missing":
-        return "is missing"
+        fields = [model.model_fields[loc[-1]] for model in models_at(schema, loc[:-1]) if loc[-1] in model.model_fields]
+        there = typing.get_args(fields[0].annotation) if fields and is_literal(fields[0].annotation) else ()
+        return "is missing" + (f": one of {', '.join(there)}" if there else "")
     if kind == "union_tag_not_found":
-        return f"{context['discriminator'].strip(chr(39))} is missing: say which"
+        there = dict.fromkeys(tag for model in models_at(schema, loc) for tag in tags(model))
+        return f"{context['discriminator'].strip(chr(39))} is missing: one of {', '.join(there)}"
     if kind == "union_tag_invalid":
         there = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
         return f"no {context['discriminator'].strip(chr(39))} {context['tag']!r}{nearest(context['tag'], there)}"
@@ -266,17 +263,22 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
     return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {given!r}"
 
 
-def names_at(schema: type[BaseModel], loc: Sequence) -> list[str]:
-    """The keys that a map at `loc` may have."""
+def models_at(schema: type[BaseModel], loc: Sequence) -> list[type[BaseModel]]:
+    """The models that a map at `loc` may be of."""
     here: Any = schema
     for step in loc:
         options = [each for each in members(here) if isinstance(each, type) and issubclass(each, BaseModel)]
         fields = [each.model_fields[step] for each in options if isinstance(step, str) and step in each.model_fields]
         tagged = [each for each in options if step in tags(each)]
         here = tagged[0] if tagged else fields[0].annotation if fields else here
-    options = [each for each in members(here) if isinstance(each, type) and issubclass(each, BaseModel)]
+    return [each for each in members(here) if isinstance(each, type) and issubclass(each, BaseModel)]
+
+
+def names_at(schema: type[BaseModel], loc: Sequence) -> list[str]:
+    """The keys that a map at `loc` may have."""
+    options = models_at(schema, loc)
     names = [name for each in options for name in each.model_fields]
-    return [*names, "extends", "defaults"] if here is schema and "stream" in names else list(dict.fromkeys(names))
+    return [*names, "extends", "defaults"] if options == [schema] and "stream" in names else list(dict.fromkeys(names))
 
 
 def members(annotation: Any) -> list:
@@ -287,6 +289,10 @@ def members(annotation: Any) -> list:
     if origin in (typing.Union, types.UnionType, tuple, list, dict):
         return [each for part in typing.get_args(annotation) for each in members(part)]
     return [annotation]
+
+
+def is_literal(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is typing.Literal
 
 
 def tags(model: type[BaseModel]) -> tuple:

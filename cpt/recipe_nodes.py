@@ -186,6 +186,13 @@ def absolute(node: Node) -> str:
     return str(folder / os.path.expanduser(node.value))
 
 
+def settle_engine(root: Node) -> None:
+    """`rollouts` that name no engine mean transformers' generation."""
+    rollouts = root.value.get("rollouts")
+    if rollouts is not None and isinstance(rollouts.value, dict):
+        rollouts.value.setdefault("engine", Node("transformers", rollouts.file, rollouts.line))
+
+
 def settle_rewards(root: Node, folder: Path) -> None:
     """All rewards and metrics in their long form."""
     for tasks in ("stream", "tasks"):

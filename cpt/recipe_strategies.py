@@ -103,6 +103,11 @@ def problems(strategies: Sequence[Any], adapter: Any, engine: str) -> Iterator[t
         found = adapter_problem(strategies[number], adapter, engine)
         if found:
             yield number, *found
+    averages = [number for number, spec in enumerate(strategies) if isinstance(spec, Averaged)]
+    for key, value, said, other in (("serve", "ema", "ema", "live"), ("feed_back", True, "true", "false")):
+        first, *others = [number for number in averages if getattr(strategies[number], key) == value] or [None]
+        for number in others:
+            yield number, key, f"is {said} in strategies.{first} too, and there can be one: say {other} in one of them"
     stages = any(strategies[number].after == "stage" for number in merges)
     for number, spec in enumerate(strategies):
         if not isinstance(spec, Averaged) or not merges:

@@ -7,8 +7,8 @@ parameters, bfloat16; the models are the base plus noise), and runs each method 
 in the page cache) and cold (they were dropped from it); `--caches empty` drops everything, Python and torch too
 (/proc/sys/vm/drop_caches, as root). What is dirty is synced before every run. Each run is a process of its own: seconds on
 the clock, CPU seconds (user and system), and the peak of its resident memory (ru_maxrss of wait4, which counts mapped file
-pages, for all alike). `cpt merge` has its output on the disk when it ends (fsync); mergekit and cp leave that to the kernel,
-`cp, sync` does not.
+pages, for all alike). `cpt merge` has its output on the disk when it ends (fsync); mergekit leaves that to the kernel, so a
+sync of its output is timed with it. `cp` is without, `cp, sync` with it.
 
 The outputs are compared with those of mergekit computing in float32 (`dtype: float32`, `out_dtype: bfloat16`): the timed runs
 compute in bfloat16, mergekit's usual way. DARE draws, and the two draw differently: only its time and memory are compared.
@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -147,7 +148,8 @@ def theirs(method: str, models: dict[str, Path], folder: Path, program: Path, ex
     config |= {"dtype": "float32", "out_dtype": "bfloat16"} if exact else {"dtype": "bfloat16"}
     file = folder / f"{method}{'-exact' if exact else ''}.yml"
     file.write_text(json.dumps(config))  # JSON is YAML
-    return [str(program), str(file), str(folder / "theirs"), "--no-copy-tokenizer", "--quiet"]
+    merge = shlex.join([str(program), str(file), str(folder / "theirs"), "--no-copy-tokenizer", "--quiet"])
+    return ["sh", "-c", f"{merge} && sync -d {shlex.quote(str(folder / 'theirs'))}/*.safetensors"]
 
 
 # -- running and measuring -----------------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ def theirs(method: str, models: dict[str, Path], folder: Path, program: Path, ex
 def measured(command: list[str], models: dict[str, Path], folder: Path, cache: str) -> dict:
     """Run it; seconds, CPU seconds, peak resident bytes, and the machine's load when it began and ended."""
     for name in ("cpt", "theirs"):
-        if str(folder / name) in command:
+        if any(str(folder / name) in word for word in command):
             shutil.rmtree(folder / name, ignore_errors=True)
     os.sync()
     files = [place / "model.safetensors" for place in models.values()]

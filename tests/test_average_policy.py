@@ -122,7 +122,11 @@ WRONG = {
         "rollouts",
         "stream.reverse.stages.1 (distill) learns from its own answers",
     ),
-    "two": (with_average("rlvr") | {"strategies": [BOTH, REFERENCE]}, "reference", "in strategies.0 too"),
+    "two": (
+        with_average("rlvr") | {"strategies": [BOTH, REFERENCE | {"serve": "live"}]},
+        "reference",
+        "in strategies.0 too",
+    ),
 }
 
 

@@ -295,6 +295,11 @@ def rewritten(folder, change):
     save_file(weights, folder / "model.safetensors")
 
 
+def linked(file):
+    file.unlink()
+    file.symlink_to("nowhere")
+
+
 MISTAKES = {
     "no such folder": (lambda f: shutil.rmtree(f.b), (), "no such folder; give a model folder"),
     "pickled": (
@@ -335,6 +340,9 @@ MISTAKES = {
     ),
     "not empty": (lambda f: shutil.copytree(f.a, f.a.parent / "out"), (), "is not empty; give a new folder"),
     "inside": (lambda f: None, ("--out", "a/merged"), "one lies in the other"),
+    "beneath a file": (lambda f: (f.a.parent / "file").touch(), ("--out", "file/out"), "is a file; give a folder"),
+    "a link to nowhere": (lambda f: linked(f.b / "model.safetensors"), (), "cannot be read as safetensors"),
+    "negative fisher": (lambda f: None, ("--method", "fisher", "--fisher", "a", "b"), ": fisher: a negative value"),
     "no base": (lambda f: None, ("--method", "ties"), "name it with --base"),
     "a base too many": (lambda f: None, ("--base", "base"), "linear has no base"),
     "no fisher": (lambda f: None, ("--method", "fisher"), "one for each, in their order"),

@@ -113,8 +113,8 @@ def test_help_teaches(cpt, command):
         ),
         (
             {"source": "jsonl", "eval": 1},
-            "data.train: no rows; every task needs rows to train on and to evaluate\nrecipe.yaml:5: stream.reverse.data.eval: "
-            "rows can only be held out of `train`, and there is none: name the file to ask",
+            "data.train: no rows; every task needs rows to train on and to evaluate\nrecipe.yaml:5: "
+            "stream.reverse.data.eval: rows can only be held out of `train`, and there is none: name the file to ask",
         ),
         (
             {"source": "jsonl", "train": "rows.jsonl", "eval": 1},

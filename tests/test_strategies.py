@@ -252,9 +252,28 @@ def test_a_mistake_is_one_line(name, tmp_path):
     assert said in line and "strategies.0" in line
 
 
+LIVE = {"kind": "mcl", "serve": "live"}
+
+
+@pytest.mark.parametrize(
+    "specs, said",
+    [
+        (
+            [{"kind": "ema"}, {"kind": "mcl"}],
+            "strategies.1.serve: is ema in strategies.0 too, and there can be one: say live",
+        ),
+        (
+            [{"kind": "ema", "feed_back": True}, {"kind": "lookahead"}, LIVE | {"feed_back": True}],
+            "strategies.2.feed_back: is true in strategies.0 too, and there can be one: say false",
+        ),
+    ],
+)
+def test_of_two_averages_none_is_lost(specs, said, tmp_path):
+    (line,) = mistakes(tmp_path, with_strategies(*specs))
+    assert said in line
+
+
 def test_the_plan_says_them(tmp_path):
-    recipe = load(
-        write_recipe(tmp_path / "recipe.yaml", with_strategies({"kind": "ema", "rule": "balanced"}, {"kind": "mcl"}))
-    )
+    recipe = load(write_recipe(tmp_path / "recipe.yaml", with_strategies({"kind": "ema", "rule": "balanced"}, LIVE)))
     told = plan.describe(recipe, tmp_path / "run")
-    assert "  strategies\n    ema, rule balanced\n    mcl\n" in told
+    assert "  strategies\n    ema, rule balanced\n    mcl, serve live\n" in told

@@ -186,6 +186,8 @@ def check_out(out: Path, sources: Sequence[Path]) -> None:
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out: {out} is not empty; give a new folder, or remove it")
     above = existing(place)
+    if not above.is_dir():
+        raise UserError(f"--out: {above} is a file; give a folder beside it")
     if not os.access(above, os.W_OK):
         raise UserError(f"--out: {above} cannot be written; give another folder")
 

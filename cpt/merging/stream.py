@@ -138,7 +138,11 @@ class Pass:
         chunk = self._read(job, start, count, buffers)
         if job.number < len(method.strides):
             return method.measure(job.number, job.known, chunk)
-        merged = narrowed(method.merge(job.known, chunk), job.tensor.shape.dtype, job.name)
+        try:
+            merged = method.merge(job.known, chunk)
+        except UserError as error:
+            raise UserError(f"{job.name}: {error}") from error
+        merged = narrowed(merged, job.tensor.shape.dtype, job.name)
         self.writer.write(job.name, start * merged.element_size(), merged)
         return None
 
