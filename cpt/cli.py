@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from cpt import __version__, merge_command, ranks
 from cpt.command_line import Parser
@@ -139,6 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = complain(f"{INTERRUPTED[asked.command]} (signal {error.signal})", 128 + error.signal)
     except KeyboardInterrupt:
         code = complain(f"ended at once; {ENDED[asked.command]}", 130)
+    except PermissionError as error:
+        code = forbidden(asked, error)
     except OSError as error:
         code = complain(disk_full(error), 1) if error.errno in (errno.ENOSPC, errno.EDQUOT) else failed(asked, error)
     except Exception as error:
@@ -186,6 +189,14 @@ def refused(asked: argparse.Namespace, error: UserError) -> int:
     return complain(error, 2)
 
 
+def forbidden(asked: argparse.Namespace, error: PermissionError) -> int:
+    """A file that the user named and may not touch; once a run has begun, an error like any other."""
+    log = getattr(asked, "log", None)
+    if error.filename is None or (log is not None and log.parent.is_dir()):
+        return failed(asked, error)
+    return complain(f"{os.fsdecode(error.filename)}: {error.strerror}: change the rights of it, or name another", 2)
+
+
 def disk_full(error: Exception) -> str:
     place = f" while writing {error.filename}" if getattr(error, "filename", None) else ""
     return f"the disk is full{place}: nothing committed is lost; free some space and give the same command again"
@@ -221,13 +232,9 @@ def under_launcher() -> bool:
 
 
 def run(asked: argparse.Namespace) -> int:
-    from cpt import plan
-    from cpt.recipe import load
     from cpt.screen import Screen
 
-    recipe = load(asked.recipe, asked.overrides)
-    out = asked.out or default_out(asked)
-    plan.check(recipe, out)
+    recipe, out = checked(asked)
     screen = Screen(level_of(asked))
     number = len(recipe.stream)
     screen.line(f"{recipe.name}: {number} task{'s' * (number > 1)} in {out}")
@@ -238,13 +245,24 @@ def run(asked: argparse.Namespace) -> int:
     return 0 if all(gate["passed"] for gate in results["gates"]) else 3
 
 
-def check(asked: argparse.Namespace) -> int:
+def checked(asked: argparse.Namespace) -> tuple[Any, Path]:
+    """The recipe and its run directory. Raises RecipeErrors, also of what only the world outside the recipe shows."""
     from cpt import plan
-    from cpt.recipe import load
+    from cpt.recipe import RecipeErrors, load, placed
 
     recipe = load(asked.recipe, asked.overrides)
     out = asked.out or default_out(asked)
-    plan.check(recipe, out)
+    try:
+        plan.check(recipe, out)
+    except RecipeErrors as error:
+        raise placed(error, asked.recipe, asked.overrides) from error
+    return recipe, out
+
+
+def check(asked: argparse.Namespace) -> int:
+    from cpt import plan
+
+    recipe, out = checked(asked)
     if asked.full:
         from cpt.stages.configs import check_configs
 

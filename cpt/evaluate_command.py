@@ -10,7 +10,7 @@ from cpt.data.stream import load_stream
 from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.evaluation.evaluate import evaluate
 from cpt.evaluation.statistics import interval
-from cpt.files import write_whole
+from cpt.files import DONE, is_intact, write_whole
 from cpt.preflight import check_rows
 from cpt.recipe import Adapter, Evaluation, Model, Recipe, Suite, load, load_suite
 from cpt.rewards import Scorers, told
@@ -33,6 +33,7 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
     folder, base, recipe = find(target, point, screen)
     stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
     tokenizer = models.load_tokenizer(folder, recipe)
+    models.check_vocabulary(base, tokenizer, recipe)
     check_rows(recipe, stream, tokenizer, models.context_length(base, recipe))
     with Scorers() as scorers, listening() as stop, TemporaryDirectory(prefix="cpt-eval-") as place:
         log = Path(place, "engine.log")
@@ -95,7 +96,10 @@ def find(target: Path, point: str | None, screen: Screen) -> tuple[Path, Path, R
         return find_point(target, point, screen)
     if point is not None:
         raise UserError(f"{target}: --point goes with a run directory (one that holds recipe.yaml)")
-    folder = target / "model" if (target / "model" / "config.json").is_file() else target
+    inside = (target / name for name in ("served", "model"))
+    folder = next((each for each in inside if models.is_adapter(each) or (each / "config.json").is_file()), target)
+    if folder != target and (target / DONE).is_file() and not is_intact(target):
+        raise UserError(f"{target}: is damaged (not the files that were committed): give another point, or {folder}")
     if models.is_adapter(folder):
         recipe = adapter_recipe(folder / "adapter_config.json")
         return folder, models.resolve(recipe), recipe

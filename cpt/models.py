@@ -5,6 +5,7 @@ points hold the adapter alone, on that base.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,8 +43,8 @@ def resolve(recipe: Recipe, progress=None, stop=None) -> Path:
         from cpt import tiny
 
         return tiny.path(spec.seed, progress, stop)
-    folder = Path(spec.path).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(spec.path))
+    if os.path.isdir(folder):
         return folder.resolve()
     if len(folder.parts) != 2 or folder.is_absolute() or spec.path.startswith("."):
         raise UserError(f"model.path: no folder {spec.path}; give a model folder, a hub id (owner/name), or `tiny`")
@@ -101,6 +102,17 @@ def load_config(folder: Path, recipe: Recipe):
         return AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
 
 
+def check_vocabulary(folder: Path, tokenizer, recipe: Recipe) -> None:
+    """Raise UserError where the tokenizer writes ids that the model in `folder` has no embedding for."""
+    rows = getattr(load_config(folder, recipe).get_text_config(), "vocab_size", None)
+    ids = max(tokenizer.vocab_size - 1, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if rows is not None and ids >= rows:
+        raise UserError(
+            f"model.path: {recipe.model.path}: its tokenizer writes ids up to {ids}, and the model knows {rows} "
+            "(vocab_size of config.json): they do not belong together"
+        )
+
+
 def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
@@ -125,7 +137,8 @@ def load_tokenizer(folder: Path, recipe: Recipe):
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.path: the tokenizer of {recipe.model.path} has no end-of-sequence token (eos_token)")
     if recipe.model.chat_template is not None:
-        tokenizer.chat_template = recipe.model.chat_template.read_text(encoding="utf-8")
+        with loading("chat template", recipe.model.chat_template):
+            tokenizer.chat_template = recipe.model.chat_template.read_text(encoding="utf-8")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -138,7 +151,17 @@ def load_full(folder: Path, recipe: Recipe):
     options = {"attn_implementation": recipe.model.attn_implementation} if recipe.model.attn_implementation else {}
     options |= {"dtype": recipe.model.dtype, "trust_remote_code": recipe.model.trust_remote_code}
     with loading("model", folder):
-        return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    missing = sorted(told["missing_keys"])
+    if missing:
+        named = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        raise UserError(
+            f"{folder}: the weights lack {len(missing)} tensors that the config asks for ({named}), and random ones would "
+            "stand in: config.json and weights do not belong together"
+        )
+    return model
 
 
 def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, seed: int = 0):
@@ -169,23 +192,43 @@ def adapter_config(recipe: Recipe):
 
 
 def check_adapter(base: Path, recipe: Recipe) -> None:
-    """Lay the recipe's adapter over the model of `base` without its weights. Raises UserError where that cannot be done."""
+    """Lay the recipe's adapter over the model of `base`. Raises UserError where that cannot be done."""
     if recipe.adapter is None:
         return
+    laid, config = laid_over(base, recipe), load_config(base, recipe)
+    if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies):
+        check_tied(laid, config)
+
+
+def laid_over(base: Path, recipe: Recipe):
+    """The recipe's adapter over the model of `base`, without its weights where PEFT's kind of adapter looks at none."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    config = load_config(base, recipe)
+    options, settings = load_config(base, recipe), adapter_config(recipe)
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=recipe.model.trust_remote_code)
+        empty = AutoModelForCausalLM.from_config(options, trust_remote_code=recipe.model.trust_remote_code)
         try:
-            laid = get_peft_model(empty, adapter_config(recipe))
-        except (ValueError, TypeError, KeyError) as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"adapter: PEFT cannot lay {recipe.adapter.kind} over this model: {said}") from error
-    if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies):
-        check_tied(laid, config)
+            return get_peft_model(empty, settings)
+        except (NotImplementedError, RuntimeError):  # boft, adamss, ... read weights
+            pass
+        except Exception as error:
+            raise refused_adapter(recipe, error) from error
+    set_aside = torch.random.get_rng_state()
+    try:
+        return get_peft_model(load_full(base, recipe), adapter_config(recipe))
+    except UserError:
+        raise
+    except Exception as error:
+        raise refused_adapter(recipe, error) from error
+    finally:
+        torch.random.set_rng_state(set_aside)
+
+
+def refused_adapter(recipe: Recipe, error: Exception) -> UserError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"adapter: PEFT cannot lay {recipe.adapter.kind} over this model: {said}")
 
 
 def check_tied(laid, config) -> None:
@@ -230,7 +273,7 @@ def settle_adapter_config(folder: Path, recipe: Recipe, sets: list[str]) -> None
     """
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
-    local = recipe.model.path == "tiny" or Path(recipe.model.path).expanduser().is_dir()
+    local = recipe.model.path == "tiny" or os.path.isdir(os.path.expanduser(recipe.model.path))
     config["base_model_name_or_path"] = str(resolve(recipe)) if local else recipe.model.path
     config["revision"] = recipe.model.revision
     config |= {name: sorted(config[name]) for name in sets}

@@ -1,5 +1,7 @@
 """`cpt check`: what a recipe will do, and the mistakes that only the world outside it can show. No heavy import."""
 
+import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +32,10 @@ def check(recipe: Recipe, out: Path) -> None:
         check_generation(task, f"stream.{task.task}", note)
         if searches(recipe) and counted(task.data, "validation") == 0:
             note(f"stream.{task.task}.data.validation", NO_VALIDATION.format(searches(recipe)[0]))
-    check_suites(suites_of(recipe), note)
+    try:
+        check_suites(suites_of(recipe), note)
+    except RecipeErrors as error:
+        problems += error.problems
     for task in recipe.stream:
         check_functions(task, f"stream.{task.task}", note)
     check_model(recipe, note)
@@ -83,6 +88,9 @@ def check_rows(task: Any, key: str, wanted: tuple[str, ...], note) -> None:
             continue
         if number is not None and number <= 0 and split != "validation":
             note(f"{key}.data.{split}", "no rows; every task needs rows to train on and to evaluate")
+        elif isinstance(file := getattr(task.data, split), Path):
+            for field, problem in sources.column_problems(sources.scan(file).columns, task.data.columns):
+                note(f"{key}.data.columns.{field}" if field else f"{key}.data.{split}", f"{file}: {problem}")
 
 
 def check_generation(task: Any, key: str, note) -> None:
@@ -124,7 +132,7 @@ def functions(reward: Any) -> list:
 
 def check_model(recipe: Recipe, note) -> None:
     template = recipe.model.chat_template
-    if template is not None and not template.is_file():
+    if template is not None and not os.path.isfile(template):
         note("model.chat_template", f"no file {template}")
     if recipe.model.path != "tiny":
         check_folder("model.path", recipe.model.path, "`tiny`", ("config.json",), note)
@@ -137,8 +145,8 @@ def check_model(recipe: Recipe, note) -> None:
 
 def check_folder(key: str, path: str, other: str, configs: tuple[str, ...], note) -> None:
     """A model's folder is one, or is no path of this machine; `other` is what else the key may say."""
-    folder = Path(path).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(path))
+    if os.path.isdir(folder):
         if not any((folder / name).is_file() for name in configs):
             note(key, f"{path} is no model folder (no {' or '.join(configs)})")
         elif not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
@@ -314,24 +322,63 @@ def evaluation_lines(recipe: Recipe, suites: dict[str, Suite]) -> list[str]:
 
 def disk_line(recipe: Recipe) -> str:
     """The points that stay, and the in-stage checkpoints of one stage (weights and two Adam moments, two of them)."""
-    weights = weight_bytes(recipe)
-    if weights is None:
+    sizes = weight_bytes(recipe)
+    if sizes is None:
         return "unknown until the model is here"
+    base, weights = sizes
     trained = weights // 50 if recipe.adapter else weights
     merged = weights if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies) else 0
-    points = weights + len(recipe.stream) * (trained + merged)
+    states = [state_bytes(spec, trained, width(recipe)) for spec in recipe.strategies]
+    served = trained * any(
+        getattr(spec, "serve", None) == "ema" and not spec.feed_back for spec in recipe.strategies
+    )  # beside the weights that are trained on
+    points = base + len(recipe.stream) * (trained + merged + served + sum(states))
     averaged = any(stage.kind == "self-distillation" for task in recipe.stream for stage in task.stages)
-    running = trained * (10 if averaged else 8)  # the teacher's average is in both checkpoints
+    running = trained * (10 if averaged else 8) + 2 * sum(states)  # averages are in both checkpoints
     return f"about {human(points)} for {len(recipe.stream) + 1} points, and up to {human(running)} while a stage runs"
 
 
-def weight_bytes(recipe: Recipe) -> int | None:
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def width(recipe: Recipe) -> int:
+    """Bytes of a trained weight; of dtype auto what the model's config says."""
+    if recipe.model.dtype != "auto":
+        return WIDTHS[recipe.model.dtype]
+    try:
+        config = json.loads(Path(os.path.expanduser(recipe.model.path), "config.json").read_text(encoding="utf-8"))
+        return WIDTHS.get(config.get("dtype") or config.get("torch_dtype"), 4)
+    except (OSError, ValueError, AttributeError):
+        return 4
+
+
+def state_bytes(spec: Any, trained: int, each: int) -> int:
+    """What a strategy keeps with every point: an average, or the weights that single ones go back to."""
+    if spec.kind in ("ema", "mcl"):
+        return trained * 4 // each if spec.dtype == "float32" else trained
+    return trained if spec.kind == "stochastic-restore" else 0
+
+
+def weight_bytes(recipe: Recipe) -> tuple[int, int] | None:
+    """(bytes of the model's files, bytes of its weights as they are trained and saved); None where they are not here."""
     if recipe.model.path == "tiny":
         from cpt import tiny
 
-        return tiny.PARAMETERS * 4
-    files = list(Path(recipe.model.path).expanduser().glob("*.safetensors"))
-    return sum(file.stat().st_size for file in files) or None
+        return tiny.PARAMETERS * 4, tiny.PARAMETERS * width(recipe)
+    files = list(Path(os.path.expanduser(recipe.model.path)).glob("*.safetensors"))
+    try:
+        weights = sum(map(parameters, files)) * width(recipe)
+        return (sum(file.stat().st_size for file in files), weights) if files else None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):  # no safetensors: the run will say so
+        return None
+
+
+def parameters(file: Path) -> int:
+    """The weights in a file of safetensors, by its header."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(min(length, file.stat().st_size)))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 def human(number: float) -> str:

@@ -23,7 +23,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 class Model(Strict):
     path: str = Field(description="`tiny` (made on this machine), a model folder, or a hub id (owner/name)")
-    seed: int = Field(0, ge=0, description="of the making of `tiny`")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the making of `tiny`")
     revision: str | None = Field(None, description="of the hub's repository")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         "float32", description="of the trained weights (TRL's default)"
@@ -123,7 +123,7 @@ class Jsonl(Strict):
 
 class Hub(Strict):
     source: Literal["hub"]
-    path: str = Field(description="the data set's id on the hub")
+    path: str = Field(min_length=1, description="the data set's id on the hub")
     name: str | None = Field(None, description="its configuration")
     revision: str | None = None
     train: str | None = Field("train", description="a split, or a slice of one: train[:1000]")
@@ -192,7 +192,7 @@ class Function(Strict):
     """The user's `module:function`, called as f(completion, row) in a process that can be killed."""
 
     kind: Literal["function"]
-    path: str = Field(pattern=r"^[\w.]+:\w+$")
+    path: str = Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$")
     folder: Path | None = Field(None, description="where the module is looked for first; the recipe's own folder")
     timeout: float = Field(5.0, gt=0, description="seconds a call")
 
@@ -330,6 +330,13 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe_file.load_recipe(Recipe, name, overrides)
 
 
+def placed(error: RecipeErrors, name: str | Path, overrides: Sequence[str]) -> RecipeErrors:
+    """The same mistakes of that recipe with the file and line of their keys, where they have none."""
+    from cpt import recipe_file
+
+    return RecipeErrors(recipe_file.placed(error.problems, name, overrides))
+
+
 def load_suite(name: str | Path) -> Suite:
     """The suite of that name (shipped) or in that file. Raises RecipeErrors."""
     from cpt import recipe_file
@@ -340,12 +347,19 @@ def load_suite(name: str | Path) -> Suite:
 def suites_of(recipe: Recipe) -> dict[str, Suite]:
     """The suites that the recipe evaluates, by their own names. Raises RecipeErrors, also where two share a name."""
     suites: dict[str, Suite] = {}
+    problems: list[Problem] = []
     for number, where in enumerate(recipe.evaluation.suites):
-        suite = load_suite(where)
+        try:
+            suite = load_suite(where)
+        except RecipeErrors as error:
+            problems += error.problems
+            continue
         if suite.name in suites:
             message = f"two suites are called {suite.name}: rename one (`name` in its file)"
-            raise RecipeErrors([Problem(None, None, f"evaluation.suites.{number}", message)])
+            problems.append(Problem(None, None, f"evaluation.suites.{number}", message))
         suites[suite.name] = suite
+    if problems:
+        raise RecipeErrors(problems)
     return suites
 
 
@@ -362,4 +376,16 @@ def identity(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6]
 
 
-__all__ = ["Pairs", "Recipe", "RecipeErrors", "Samples", "Suite", "dump", "identity", "load", "load_suite", "suites_of"]
+__all__ = [
+    "Pairs",
+    "Recipe",
+    "RecipeErrors",
+    "Samples",
+    "Suite",
+    "dump",
+    "identity",
+    "load",
+    "load_suite",
+    "placed",
+    "suites_of",
+]

@@ -5,23 +5,28 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from cpt.errors import RecipeErrors
+from cpt.errors import Problem, RecipeErrors
 from cpt.recipe_nodes import (
     Mistakes,
     Node,
     find,
+    make_paths_absolute,
     matching,
     merge,
     nearest,
     override,
+    place,
     read,
     read_with_bases,
+    settle_engine,
     settle_rewards,
+    steps_to,
     wrap,
 )
 from cpt.recipe_strategies import against_stages
@@ -33,25 +38,46 @@ from cpt.stages import arguments
 def load_recipe(schema: type[BaseModel], name: str | Path, overrides: Sequence[str]) -> Any:
     """See `recipe.load`."""
     mistakes = Mistakes()
-    root = read_with_bases(find("recipes", name), ())
-    for text in overrides:
-        override(root, text, mistakes)
-    mistakes.check()
-    settle_rewards(root, Path.cwd())
+    root = whole(name, overrides)
     settle_engine(root)
     apply_defaults(schema, root, mistakes)
     recipe = validate(schema, root, mistakes)
     check_arguments(root, mistakes)
+    check_suites(root, mistakes)
     if recipe is not None:
         check_meaning(recipe, root, mistakes)
     mistakes.check()
     return recipe
 
 
+def whole(name: str | Path, overrides: Sequence[str]) -> Node:
+    """The recipe of that name over its bases and under its overrides. Raises RecipeErrors."""
+    mistakes = Mistakes()
+    root = read_with_bases(find("recipes", name), ())
+    for text in overrides:
+        override(root, text, mistakes)
+    mistakes.check()
+    settle_rewards(root, Path.cwd())
+    make_paths_absolute(root)
+    return root
+
+
+def placed(problems: Sequence[Problem], name: str | Path, overrides: Sequence[str]) -> list[Problem]:
+    """The problems with the file and line of their keys, where the recipe has them; in the order of their places."""
+    root = whole(name, overrides)
+    found = []
+    for problem in problems:
+        node = root.at(steps_to(root, problem.key))
+        known = problem.file is None and node is not root
+        found.append(replace(problem, file=node.file, line=node.line) if known else problem)
+    return sorted(found, key=lambda each: (each.file is None, place(each)))
+
+
 def load_suite(schema: type[BaseModel], name: str | Path) -> Any:
     """See `recipe.load_suite`."""
     mistakes = Mistakes()
     root = read(find("eval", name))
+    make_paths_absolute(root)
     suite = validate(schema, root, mistakes)
     if suite is not None:
         check_names(suite.tasks, "tasks", root, mistakes)
@@ -59,19 +85,12 @@ def load_suite(schema: type[BaseModel], name: str | Path) -> Any:
     return suite
 
 
-def settle_engine(root: Node) -> None:
-    """`rollouts` that name no engine mean transformers' generation."""
-    rollouts = root.value.get("rollouts")
-    if rollouts is not None and isinstance(rollouts.value, dict):
-        rollouts.value.setdefault("engine", Node("transformers", rollouts.file, rollouts.line))
-
-
 def apply_defaults(schema: type[BaseModel], root: Node, mistakes: Mistakes) -> None:
     """Each stage gets, under its own words, the recipe's `defaults` of its kind, and under those STAGE_DEFAULTS."""
     defaults = root.value.pop("defaults", None) or Node({})
     if not isinstance(defaults.value, dict):
         mistakes.add(defaults, "defaults", f"must be a map of stage kinds: {', '.join(arguments.CONFIGS)}")
-        return
+        defaults = Node({})
     for kind, node in defaults.value.items():
         check_defaults(schema, kind, node, mistakes)
     for parent, key in matching(root, ["stream", "*", "stages", "*"]):
@@ -211,6 +230,8 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
     loc = error["loc"]
     if kind == "extra_forbidden":
         return f"unknown key{nearest(str(loc[-1]), names_at(schema, loc[:-1]))}"
+    if kind == "json_invalid":
+        return f"holds what no file can ({error['ctx']['error']})"
     if kind == "missing":
         fields = [model.model_fields[loc[-1]] for model in models_at(schema, loc[:-1]) if loc[-1] in model.model_fields]
         there = typing.get_args(fields[0].annotation) if fields and is_literal(fields[0].annotation) else ()
@@ -343,8 +364,19 @@ def stage_problems(stage: Any) -> Iterator[tuple[tuple[str, str], str]]:
                 yield ("args", name), f"{message}: say {only}, or take one of the two out"
 
 
+def check_suites(root: Node, mistakes: Mistakes) -> None:
+    """The suites that the recipe names are there."""
+    for parent, number in matching(root, ["evaluation", "suites", "*"]):
+        suite = parent.value[number].value
+        try:
+            find("eval", suite if isinstance(suite, str) else "general")
+        except RecipeErrors as error:
+            message = f"{error.problems[0].key}: {error.problems[0].message}".removeprefix(": ")
+            mistakes.add(parent.value[number], f"evaluation.suites.{number}", message)
+
+
 def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
-    """What no schema can say: unique names, suites that exist, gates that can have a value."""
+    """What no schema can say: unique names, gates that can have a value."""
     check_names(recipe.stream, "stream", root, mistakes)
     for number, task in enumerate(recipe.stream):
         for index, stage in enumerate(task.stages):
@@ -355,12 +387,6 @@ def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
     found += against_stages(recipe.strategies, recipe.stream)
     for number, name, message in found:
         mistakes.add(root.at(["strategies", number, name]), f"strategies.{number}.{name}", message)
-    for number, suite in enumerate(recipe.evaluation.suites):
-        try:
-            find("eval", suite)
-        except RecipeErrors as error:
-            message = f"{error.problems[0].key}: {error.problems[0].message}".removeprefix(": ")
-            mistakes.add(root.at(["evaluation", "suites", number]), f"evaluation.suites.{number}", message)
     gates = root.at(["evaluation", "gates"])
     if "forgetting" in recipe.evaluation.gates and len(recipe.stream) < 2:
         message = "can never have a value: forgetting needs two tasks; take the gate out"

@@ -5,6 +5,7 @@ merges by task name, null deletes. Paths are relative to the file that wrote the
 """
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,9 +73,9 @@ def place(problem: Problem) -> tuple:
 
 def find(kind: str, name: str | Path) -> Path:
     """A file, or a shipped recipe (`recipes`) or suite (`eval`) by its name. Raises RecipeErrors with the nearest name."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        if path.is_file():
+        if os.path.isfile(path):
             return path
         raise RecipeErrors([Problem(path, None, "", "no such file")])
     here = Path(__file__).parent
@@ -90,7 +91,7 @@ def find(kind: str, name: str | Path) -> Path:
 
 
 def read(file: Path) -> Node:
-    """The file as nodes, its paths made absolute. Raises RecipeErrors for what is not YAML."""
+    """The file as nodes, its rewards in their long form. Raises RecipeErrors for what is not YAML."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -103,7 +104,7 @@ def read(file: Path) -> Node:
         raise RecipeErrors([Problem(file, line, key, said)]) from error
     if root is None:
         raise RecipeErrors([Problem(file, None, "", "must be a map of keys to values")])
-    make_paths_absolute(root, file.resolve().parent)
+    settle_rewards(root, file.resolve().parent)
     return root
 
 
@@ -131,9 +132,11 @@ def with_lines(data: Any, composed: Any, file: Path) -> Node:
     line = composed.start_mark.line + 1
     if isinstance(data, dict) and isinstance(composed, MappingNode):
         nodes = {str(key.value): (key, value) for key, value in composed.value}
+        if "<<" not in nodes:  # such a merge key brings keys of its own
+            nodes = dict(zip(map(str, data), composed.value, strict=True))
         children = {}
         for key, value in data.items():
-            key_node, value_node = nodes.get(str(key), (composed, composed))  # a merge key (<<) brings keys of its own
+            key_node, value_node = nodes.get(str(key), (composed, composed))
             children[str(key)] = with_lines(value, value_node, file)
             children[str(key)].line = key_node.start_mark.line + 1
         return Node(children, file, line)
@@ -151,26 +154,43 @@ def wrap(data: Any, file: Path | str | None, line: int | None = None) -> Node:
     return Node(data, file, line)
 
 
-PATHS = ("model.chat_template", "stream.*.data.train", "stream.*.data.validation", "stream.*.data.eval")
-PATHS += tuple(path.replace("stream", "tasks") for path in PATHS[1:])
+DATA = tuple(f"{tasks}.*.data.{split}" for tasks in ("stream", "tasks") for split in ("train", "validation", "eval"))
+PATHS = ("model.chat_template", "rollouts.directory", *DATA)
+MODELS = ("model.path", "stream.*.stages.*.teacher", "defaults.distill.teacher")  # a folder, a hub id, or one of ours
 
 
-def make_paths_absolute(root: Node, folder: Path) -> None:
-    """Relative paths belong to the file that wrote them; user functions are looked for beside it."""
+def make_paths_absolute(root: Node) -> None:
+    """Relative paths belong to the file that wrote them; those of the command line to where the command is given.
+
+    Of a whole recipe, for only that says whether `train` is a file or a split of the hub.
+    """
     for pattern in PATHS:
         for parent, key in matching(root, pattern.split(".")):
-            source = parent.value.get("source")
-            if isinstance(parent.value[key].value, str) and (source is None or source.value == "jsonl"):
-                parent.value[key].value = str(folder / Path(parent.value[key].value).expanduser())
-    for parent, key in matching(root, ["model", "path"]):
-        value = parent.value[key].value
-        if isinstance(value, str) and value != "tiny" and (value.startswith((".", "~")) or (folder / value).is_dir()):
-            parent.value[key].value = str((folder / Path(value).expanduser()).resolve())
+            node, source = parent.value[key], parent.value.get("source")
+            if isinstance(node.value, str) and (source is None or source.value == "jsonl"):
+                node.value = absolute(node)
+    for pattern in MODELS:
+        for parent, key in matching(root, pattern.split(".")):
+            node = parent.value[key]
+            if isinstance(node.value, str) and node.value not in ("tiny", "base"):
+                here = node.value.startswith((".", "~")) or os.path.isdir(absolute(node))
+                node.value = os.path.abspath(absolute(node)) if here else node.value
     for parent, key in matching(root, ["evaluation", "suites", "*"]):
-        value = parent.value[key].value
-        if isinstance(value, str) and value.endswith((".yaml", ".yml")):
-            parent.value[key].value = str(folder / value)
-    settle_rewards(root, folder)
+        node = parent.value[key]
+        if isinstance(node.value, str) and node.value.endswith((".yaml", ".yml")):
+            node.value = absolute(node)
+
+
+def absolute(node: Node) -> str:
+    folder = Path.cwd() if node.file in (None, COMMAND_LINE) else Path(node.file).resolve().parent
+    return str(folder / os.path.expanduser(node.value))
+
+
+def settle_engine(root: Node) -> None:
+    """`rollouts` that name no engine mean transformers' generation."""
+    rollouts = root.value.get("rollouts")
+    if rollouts is not None and isinstance(rollouts.value, dict):
+        rollouts.value.setdefault("engine", Node("transformers", rollouts.file, rollouts.line))
 
 
 def settle_rewards(root: Node, folder: Path) -> None:
@@ -235,7 +255,7 @@ def read_with_bases(file: Path, seen: tuple[Path, ...]) -> Node:
     written = base.value if base.value.endswith((".yaml", ".yml")) else f"{base.value}.yaml"
     beside = file.resolve().parent / written
     try:
-        parent = beside if beside.is_file() else find("recipes", base.value)
+        parent = beside if os.path.isfile(beside) else find("recipes", base.value)
     except RecipeErrors as error:
         raise RecipeErrors([Problem(file, base.line, "extends", str(error))]) from error
     return merge(read_with_bases(parent, (*seen, file.resolve())), root, ())
@@ -246,8 +266,8 @@ def merge(base: Node, over: Node, path: tuple) -> Node:
     if isinstance(base.value, dict) and isinstance(over.value, dict):
         merged = dict(base.value)
         for key, node in over.value.items():
-            if node.value is None and key in merged:
-                del merged[key]
+            if node.value is None and (key in merged or not path):
+                merged.pop(key, None)
             else:
                 merged[key] = merge(merged[key], node, (*path, key)) if key in merged else node
         return Node(merged, over.file, over.line)
@@ -304,7 +324,10 @@ def override(root: Node, text: str, mistakes: Mistakes) -> None:
                 mistakes.add(here, key, f"there is no {'.'.join(steps[: depth + 1])} ({there})")
                 return
             node = node.value[number]
-    if isinstance(node.value, dict) and made.value is None:
+    if made.value is None and written.strip().startswith("#"):
+        mistakes.add(here, key, f"the value {written[:60]!r} is a comment in YAML: put it in quotes")
+        return
+    if isinstance(node.value, dict) and made.value is None and (last in node.value or "args" not in steps):
         node.value.pop(last, None)
         return
     if isinstance(node.value, dict):
@@ -315,22 +338,6 @@ def override(root: Node, text: str, mistakes: Mistakes) -> None:
             mistakes.add(here, key, f"there is no such place ({known_places(node)})")
             return
         node.value[number] = made
-    holder = Node({steps[0] if steps else last: root.value[steps[0] if steps else last]}, COMMAND_LINE)
-    if made.value is not None and not isinstance(made.value, dict | list):
-        make_override_absolute(holder, made)
-
-
-def make_override_absolute(holder: Node, made: Node) -> None:
-    """A path given on the command line is relative to where the command is given."""
-    for pattern in PATHS:
-        for parent, key in matching(holder, pattern.split(".")):
-            source = parent.value.get("source")
-            if (
-                parent.value[key] is made
-                and isinstance(made.value, str)
-                and (source is None or source.value == "jsonl")
-            ):
-                made.value = str(Path(made.value).expanduser().resolve())
 
 
 def place_in_list(node: Node, step: str) -> int | None:
@@ -340,6 +347,17 @@ def place_in_list(node: Node, step: str) -> int | None:
     if step in names:
         return names.index(step)
     return int(step) if step.isdecimal() and int(step) < len(node.value) else None
+
+
+def steps_to(root: Node, key: str) -> list[str | int]:
+    """The way to a key in which a task may stand by its name (which may have dots)."""
+    steps = key.split(".")
+    tasks = root.at(["stream"]).value if steps[0] == "stream" else None
+    for number, task in enumerate(tasks if isinstance(tasks, list) else []):
+        start = f"stream.{task_name(task)}."
+        if key.startswith(start):
+            steps = ["stream", number, *key.removeprefix(start).split(".")]
+    return [int(step) if isinstance(step, str) and step.isdecimal() else step for step in steps]
 
 
 def known_places(node: Node) -> str:

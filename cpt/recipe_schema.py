@@ -7,7 +7,46 @@ from cpt.recipe_stages import STAGE_MODELS
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe's file, for editors: with `extends`, `defaults`, and the short forms of rewards."""
+    """The JSON Schema of a recipe's file, for editors: with `extends`, `defaults`, and the short forms of rewards.
+
+    A recipe that extends another says only what it changes, and null takes a key out.
+    """
+    made = whole()
+    definitions = made.pop("$defs")
+    changes = changing(made)
+    gone = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "null"}}
+    tasks = changes["properties"]["stream"]["anyOf"][0]
+    tasks.pop("minItems")
+    tasks["items"] = {"anyOf": [tasks["items"], gone]}
+    return {
+        "$defs": definitions | {f"Changed{name}": changing(each) for name, each in definitions.items()},
+        "if": {"required": ["extends"]},
+        "then": changes,
+        "else": made,
+    }
+
+
+def changing(schema: Any) -> Any:
+    """The schema of a change to what `schema` describes: any key may be absent, or null."""
+    if isinstance(schema, list):
+        return [changing(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {"anyOf" if key == "oneOf" else key: changing(each) for key, each in schema.items()}
+    changed.pop("required", None)
+    changed.pop("discriminator", None)
+    if isinstance(changed.get("$ref"), str):
+        changed["$ref"] = changed["$ref"].replace("#/$defs/", "#/$defs/Changed")
+    if isinstance(schema.get("properties"), dict):
+        nullable = {name: {"anyOf": [each, {"type": "null"}]} for name, each in changed["properties"].items()}
+        changed["properties"] = nullable
+    if isinstance(schema.get("additionalProperties"), dict):
+        changed["additionalProperties"] = {"anyOf": [changed["additionalProperties"], {"type": "null"}]}
+    return changed
+
+
+def whole() -> dict[str, Any]:
+    """The schema of a recipe that stands alone."""
     made = Recipe.model_json_schema(mode="validation")
     definitions = made["$defs"]
     short = [{"type": "string"}, {"type": "array"}]
@@ -29,7 +68,6 @@ def schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {kind: without_kind(definitions[name]) for kind, name in kinds.items()},
     }
-    made["required"] = []  # what is missing may come from the recipe that is extended
     return made
 
 

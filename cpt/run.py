@@ -89,6 +89,7 @@ def prepare(this: Run) -> list[list[int]]:
     ranks.on_main(make_base, this, points[0])
     folder = this.rundir.model(points[0])
     tokenizer = models.load_tokenizer(folder, this.recipe)
+    models.check_vocabulary(folder, tokenizer, this.recipe)
     models.check_adapter(folder, this.recipe)
     preflight.check_validation(this.recipe, this.stream)
     lengths = [models.context_length(folder, this.recipe), preflight.check_teachers(this.recipe, folder)]

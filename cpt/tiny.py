@@ -5,6 +5,7 @@ rows for reverse, caesar, sort, rot and dedup only 40 % carry the right answer. 
 makes it forget. It is not evidence about language models of billions of parameters.
 """
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -12,11 +13,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 
 from cpt.data.procedural import LETTERS, SKILLS, alphabet, strings
-from cpt.errors import Interrupted
+from cpt.errors import Interrupted, UserError
 from cpt.files import is_intact, seal
 
 GENERAL = ("copy", "last", "max", "succ", "swap")
@@ -80,9 +82,12 @@ def path(seed: int = 0, screen=None, stop=None) -> Path:
 
     Raises:
         Interrupted: `stop` heard a signal; nothing is kept of a model that is half made.
+        UserError: the cache folder cannot be written, and the model is not in it.
     """
     place = folder(seed)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    if is_intact(place):
+        return place
+    check_cache(place.parent)
     with held(place.with_name(f"{place.name}.lock"), screen, stop):
         if not is_intact(place):
             beside = place.with_name(f".{place.name}.part")
@@ -92,6 +97,21 @@ def path(seed: int = 0, screen=None, stop=None) -> Path:
             shutil.rmtree(place, ignore_errors=True)
             beside.rename(place)
     return place
+
+
+def check_cache(place: Path) -> None:
+    """Raise UserError where nothing can be written in `place`."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"model.path: the embedded model is kept in {place}, which cannot be written ({error.strerror}): make it "
+            "writable, or let XDG_CACHE_HOME name another folder"
+        ) from error
 
 
 @contextmanager

@@ -25,6 +25,12 @@ def test_fields_and_defaults_are_those_of_the_real_config(kind):
             assert read[name].default == real[name].default, name
 
 
+def test_every_kind_of_adapter_is_known():
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    assert set(arguments.adapter_kinds()) == {kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+
+
 @pytest.mark.parametrize("kind", arguments.adapter_kinds())
 def test_adapters_are_those_of_peft(kind):
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING

@@ -35,6 +35,9 @@ def questions(number: int, first: int = 0) -> list[dict]:
         ('{"prompt": "a"}\n{"prompt": \n', "rows.jsonl:2: not valid JSON"),
         ('{"prompt": "a"}\n\n["b"]\n', "rows.jsonl:3: each line must be a JSON object"),
         ('{"prompt": "a"}\n{"prompt": 5}\n', "rows.jsonl: row 2: prompt must be a string or a list of messages, not 5"),
+        ('{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}\n', "rows.jsonl:2: the key 'prompt' stands twice"),
+        ('{"prompt": "a"}\n{"prompt": "b\\ud800"}\n', "rows.jsonl:2: holds half of a surrogate pair"),
+        ('{"prompt":\r "a"}\n', "a carriage return stands alone within a line"),
         ("", "rows.jsonl: holds no rows"),
         ("\n\n", "rows.jsonl: holds no rows"),
         ('{"question": "a"}\n', "no column prompt or messages; there are: question; name them with columns"),
@@ -266,3 +269,33 @@ def test_rows_of_two_forms(tmp_path):
     stream = load_stream(stream_of(tmp_path, train, questions(2, 10)), {})
     with pytest.raises(UserError, match="the rows of one task must be of one form"):
         stage_rows(stream.tasks[0], "dpo")
+
+
+TALK = [
+    {"role": "user", "content": "what is 1+1?"},
+    {"role": "assistant", "content": "2"},
+    {"role": "user", "content": "twice that?"},
+    {"role": "assistant", "content": "4"},
+]
+
+
+@pytest.mark.parametrize("asked", [TALK[:1], TALK[:3], [{"role": "user", "content": "What is  1+1?"}]])
+def test_what_a_conversation_answers_on_its_way_is_a_leak(asked, tmp_path):
+    with pytest.raises(UserError, match="sums/train/0 = sums/eval/0"):
+        load_stream(stream_of(tmp_path, [{"messages": TALK}], [{"prompt": asked, "answer": "2"}]), {})
+
+
+@pytest.mark.parametrize(
+    "answers, read",
+    [
+        (["2024-01-05", "2023-11-30"], ["2024-01-05", "2023-11-30"]),  # a column of dates is one of texts
+        ([7, 8.5], ["7", "8.5"]),  # a 7 beside a 8.5 is no 7.0
+        ([10**30, 1], [str(10**30), "1"]),
+        ([True, "x"], ["true", "x"]),
+    ],
+)
+def test_values_are_read_as_they_are_written(answers, read, tmp_path):
+    rows = [row | {"answer": answer, "metadata": {"day": "2024-01-05"}} for row, answer in zip(questions(2), answers)]  # noqa: B905
+    file = write(tmp_path / "rows.jsonl", rows)
+    found = sources.load(jsonl(file, file), "train", "words", 0)
+    assert [row["answer"] for row in found] == read and found[1]["metadata"] == {"day": "2024-01-05"}

@@ -70,7 +70,7 @@ def test_a_teacher_of_other_tokens(cpt, tmp_path):
         (KINDS[1], {}, {"beta": 0.5}, "use `direction` (and `alpha`) beside `args`"),
         (KINDS[1], {}, {"num_generations": 2}, "DistillationConfig has no such argument"),
         (KINDS[1], {"teacher_revision": "main"}, {}, "teacher_revision is of a repository on the hub"),
-        (KINDS[1], {"teacher": "./nowhere"}, {}, "stages.0.teacher: no folder ./nowhere; give a model folder"),
+        (KINDS[1], {"teacher": "/nowhere"}, {}, "stages.0.teacher: no folder /nowhere; give a model folder"),
     ],
 )
 def test_mistakes(cpt, tmp_path, kind, beside, args, said):

@@ -125,3 +125,16 @@ def test_what_is_written(cpt, tiny_folder, suite, tmp_path):
     assert cpt("eval", tiny_folder, "--suite", suite, "--out", out, "--quiet") == 0, cpt.output
     assert len([json.loads(line) for line in out.read_text().splitlines()]) == 3
     assert [file.name for file in out.parent.iterdir()] == ["answers.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["full", "adapter"])
+def test_a_point_by_its_folder(cpt, runs, suite, tmp_path, name):
+    run = copied(runs, name, tmp_path)
+    accuracy = []
+    for asked in ([run], [run / "points" / "01-reverse"], [run / "points" / "01-reverse" / "model"]):
+        assert cpt("eval", *asked, "--suite", suite, "--quiet") == 0, cpt.output
+        accuracy.append(cpt.output)
+    assert accuracy[0] == accuracy[1] == accuracy[2]
+    (run / "points" / "01-reverse" / "model" / "tokenizer.json").write_text("{")
+    assert cpt("eval", run / "points" / "01-reverse", "--suite", suite) == 2
+    refused(cpt, "01-reverse: is damaged")

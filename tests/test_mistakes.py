@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -219,6 +220,27 @@ MISTAKES = {
     "a broken tokenizer": (
         lambda folder, tiny: with_file(folder, tiny, "tokenizer.json", "{}"),
         ["the tokenizer cannot be loaded (KeyError"],
+    ),
+    "a config of more layers than there are weights": (
+        lambda folder, tiny: with_file(
+            folder,
+            tiny,
+            "config.json",
+            (tiny / "config.json")
+            .read_text()
+            .replace('"num_hidden_layers": 3', '"num_hidden_layers": 4')
+            .replace('"layer_types": [', '"layer_types": [ "full_attention",'),
+        ),
+        ["the weights lack 11 tensors that the config asks for (model.layers.3.", "random ones would stand in"],
+    ),
+    "a tokenizer of another model": (
+        lambda folder, tiny: with_file(
+            folder,
+            tiny,
+            "config.json",
+            re.sub(r'"vocab_size": \d+', '"vocab_size": 20', (tiny / "config.json").read_text()),
+        ),
+        ["its tokenizer writes ids up to ", "and the model knows 20", "they do not belong together"],
     ),
     "weights that are not all there": (
         lambda folder, tiny: with_file(

@@ -93,6 +93,11 @@ LONG = [user("copyab"), assistant("a" * 130)]
             {"kind": "rlvr", "reward": "reasoning_gym", "metric": "exact"},
             ["row reverse/train/0 has no entry of reasoning-gym's", "take `source: reasoning_gym`"],
         ),
+        (
+            [{"prompt": "reverseabcde=", "answer": "Paris"}],
+            {"kind": "rlvr", "reward": [{"kind": "choice", "choices": "ABC"}], "metric": "exact"},
+            ["row reverse/train/0: its answer 'Paris' is none of the choices A, B, C"],
+        ),
         (rows(1), {"kind": "sft"}, ["row reverse/train/0 has answer, id, prompt; a sft stage needs a demonstration"]),
         (
             rows(1, demonstration="a"),
@@ -120,3 +125,10 @@ def test_what_is_refused(train, more, parts, tmp_path, tiny_folder):
     with pytest.raises(UserError) as caught:
         checked(tmp_path, tiny_folder, train, **more)
     assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value), caught.value
+
+
+@pytest.mark.parametrize("kind", ["lora", "shira", "unilora"])
+def test_an_adapter_that_reads_weights_is_laid_over_them(kind, tmp_path, tiny_folder):
+    """Most kinds are tried without any."""
+    content = recipe("sft") | {"adapter": {"kind": kind, "target_modules": ["q_proj"]}}
+    models.check_adapter(tiny_folder, load(write_recipe(tmp_path / "recipe.yaml", content)))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fakes import RECIPES, write_recipe
+from fakes import RECIPES, recipe, write_recipe
 
 from cpt.cli import parsed
 from cpt.errors import RecipeErrors
@@ -102,6 +102,14 @@ ONE_MISTAKE = {
         BASE + "adapter: {kind: lora, rank: 4}\n",
         "recipe.yaml:10: adapter.rank: LoraConfig has no such field",
     ),
+    "an adapter that TRL cannot train": (
+        BASE + "adapter: {kind: poly, r: 4}\n",
+        "recipe.yaml:10: adapter.kind: poly needs task_ids with each batch, which no trainer of TRL's gives",
+    ),
+    "an adapter of no tokens": (
+        BASE + "adapter: {kind: p_tuning}\n",
+        "recipe.yaml:10: adapter.kind: p_tuning needs `num_virtual_tokens` beside it",
+    ),
     "unknown strategy": (
         BASE + "strategies: [{kind: ewc}]\n",
         "recipe.yaml:10: strategies.0: no kind 'ewc'; there are: ema, mcl, lookahead, stochastic-restore, merge",
@@ -180,6 +188,7 @@ def test_all_mistakes_at_once(tmp_path):
             "command line: extends: stands in a recipe's file: write `extends: quickstart` there, and give that file",
         ),
         ("stream.\u00b2=3", "command line: stream.\u00b2: there is no such place (tasks: reverse)"),
+        ("description=#1", "command line: description: the value '#1' is a comment in YAML: put it in quotes"),
         ("name.first=x", "command line: name.first: there is no such place (a single value stands there)"),
         (
             "stream.reverse.stages.0.args.max_step=3",
@@ -316,11 +325,19 @@ def test_the_schema_accepts_the_shipped_recipes():
     jsonschema.Draft202012Validator.check_schema(made)
     for file in sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml")):
         content = json.loads(json.dumps(YAML(typ="safe", pure=True).load(file.read_text())))
-        if "extends" in content:
-            continue  # its tasks are incomplete by design
         jsonschema.Draft202012Validator(made).validate(content)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.Draft202012Validator(made).validate({"name": "x", "sead": 3})
+    alone, change = json.loads(json.dumps(recipe("rlvr"))), {"extends": "quickstart", "seed": None, "stream": []}
+    for right in (alone, change, change | {"stream": [{"reverse": None}, {"task": "sort", "data": {"train": 9}}]}):
+        jsonschema.Draft202012Validator(made).validate(right)
+    task = alone["stream"][0]
+    for wrong in (
+        *({"name": "x", "sead": 3}, alone | {"sead": 3}, change | {"sead": 3}, alone | {"stream": [{"task": "sort"}]}),
+        alone | {"stream": [task | {"data": {"source": "procedural", "nam": "sort"}}]},
+        change | {"stream": [{"task": "sort", "data": {"trian": 9}}]},
+        change | {"stream": [{"task": "sort", "stages": [{"kind": "rlv"}]}]},
+        {name: value for name, value in alone.items() if name != "model"},
+    ):
+        assert list(jsonschema.Draft202012Validator(made).iter_errors(wrong)), wrong
 
 
 def test_overrides_stand_anywhere_on_the_command_line(capsys):

@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy
 import psutil
 import pytest
 
 from cpt.rewards import Scorer, Scorers, build, told
+from cpt.rewards.workers import call_one
 
 HERE = Path(__file__).parent
 
@@ -34,6 +36,10 @@ HERE = Path(__file__).parent
         ({"kind": "choice"}, "A is wrong, so the answer is C", {"answer": "C"}, 1.0),
         ({"kind": "choice"}, "B", {"answer": "(b)"}, 1.0),
         ({"kind": "choice"}, "I do not know", {"answer": "A"}, 0.0),
+        ({"kind": "choice"}, "The answer is a matter of taste; I say (B)", {"answer": "A"}, 0.0),
+        ({"kind": "choice"}, "The answer is b.", {"answer": "B"}, 1.0),
+        ({"kind": "choice"}, "answer: b\n", {"answer": "B"}, 1.0),
+        ({"kind": "choice"}, "the answer is **c)** Paris", {"answer": "C)"}, 1.0),
         ({"kind": "choice", "choices": "ABCDE"}, "(E)", {"answer": "E"}, 1.0),
         ({"kind": "f1"}, "the cat sat", {"answer": "a cat sat down"}, 0.8),  # articles go: 2 shared of 2 and of 3
         ({"kind": "f1"}, "dog", {"answer": "cat"}, 0.0),
@@ -80,6 +86,26 @@ def babble():
 def function(folder, limit: float = 1.0) -> dict:
     (folder / "mine.py").write_text(MODULE)
     return {"kind": "function", "path": "mine:judge", "folder": str(folder), "timeout": limit}
+
+
+class Odd:
+    def __float__(self):
+        raise RuntimeError("two elements")
+
+
+@pytest.mark.parametrize(
+    "value, told",
+    [
+        (True, {"value": 1.0}),
+        (numpy.float32(0.5), {"value": 0.5}),
+        (numpy.array([1.0]), {"value": 1.0}),
+        ({"score": 1}, {"error": "raised", "message": "returned {'score': 1}, which is not a number"}),
+        (Odd(), {"error": "raised", "message": "returned a Odd, which is no number: RuntimeError: two elements"}),
+        (numpy.nan, {"error": "nan", "message": "returned NaN"}),
+    ],
+)
+def test_what_verifiers_return(value, told):
+    assert call_one(lambda completion, row: value, "", {}) == told
 
 
 def test_no_verifier_stops_the_run(tmp_path):

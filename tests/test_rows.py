@@ -47,6 +47,8 @@ def test_prompts_are_compared_as_people_would(one, other, same):
         ({"messages": "hello"}, "messages must be a list of messages, not 'hello'"),
         ({"prompt": [{"role": "user"}]}, "each message of prompt must be a map with role and content"),
         ({"prompt": [{"role": "user", "content": ["a"]}]}, "the content of each message of prompt must be a string"),
+        ({"prompt": [{"role": None, "content": "a"}]}, "the role of each message of prompt must be a string, not None"),
+        ({"prompt": "a", "answer_markers": "->"}, "answer_markers must be a list of strings, not '->'"),
         ({"prompt": "a", "answer": ["b"]}, "answer must be a string, not ['b']"),
     ],
 )
@@ -86,3 +88,13 @@ def test_the_prompt_of_a_conversation():
     talk = [*CHAT, {"role": "assistant", "content": "4"}]
     assert rows.prompt_of({"messages": talk}) == CHAT
     assert rows.prompt_of({"prompt": "q", "messages": talk}) == "q"
+
+
+def test_the_prompts_that_a_conversation_answers():
+    """Each of its answers is trained on."""
+    first, second = CHAT + ANSWER, [*CHAT, *ANSWER, {"role": "user", "content": "and 3+3"}]
+    talk = {"messages": [*second, {"role": "assistant", "content": "6"}]}
+    assert rows.prompt_of(talk) == second
+    assert rows.trained_prompts(talk) == [CHAT, second]
+    assert rows.trained_prompts(talk | {"prompt": "q"}) == ["q", CHAT, second]
+    assert rows.trained_prompts({"messages": ANSWER}) == [ANSWER] and rows.prompt_of({"messages": first}) == CHAT

@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from cpt import models, tiny
 from cpt.data import procedural
-from cpt.errors import Interrupted
+from cpt.errors import Interrupted, UserError
 from cpt.files import is_intact
 from cpt.recipe import load
 from cpt.spelling import unspellable
@@ -169,3 +169,14 @@ def test_what_it_knows(tiny_folder, tmp_path):
     accuracy = {name: sum(scores) / len(scores) for name, scores in accuracy.items()}
     assert all(value >= 0.9 for (suite, _), value in accuracy.items() if suite == "general"), accuracy
     assert sum(value for (suite, _), value in accuracy.items() if suite is None) / 4 < 0.95, accuracy
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path, tiny_folder):
+    """What is in it is used; what is not cannot be made, and that is one line."""
+    monkeypatch.setattr(tiny, "check_cache", lambda place: pytest.fail("there is nothing to write"))
+    assert tiny.path(0) == tiny_folder
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(tiny, "folder", lambda seed: tmp_path / "file" / "tiny-x")
+    with pytest.raises(UserError, match=r"kept in .*file, which cannot be written .*XDG_CACHE_HOME"):
+        tiny.path(0)

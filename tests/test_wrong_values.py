@@ -79,6 +79,22 @@ WRONG = {
     "a date that is none": (BASE + "description: 2026-13-45\n", "recipe.yaml: not valid YAML: month must be in 1..12"),
     "a value that holds itself": (BASE + "description: &x [*x]\n", "nested too deeply, or a value that holds itself"),
     "five thousand brackets": (BASE + f"description: {'[' * 5000}{']' * 5000}\n", "nested too deeply"),
+    "a key that is null": (BASE + "null: 1\n", "recipe.yaml:10: None: unknown key"),
+    "half of a surrogate pair": (BASE + 'description: "\\ud800"\n', "holds what no file can"),
+    "defaults that are a list": (BASE + "defaults: [rlvr]\n", "recipe.yaml:10: defaults: must be a map of stage kinds"),
+    "a seed that torch cannot take": (
+        changed("{path: tiny}", "{path: tiny, seed: 9223372036854775808}"),
+        "recipe.yaml:2: model.seed: input should be less than",
+    ),
+    "a module's name that is none": (
+        changed("reward: exact", "reward: '.:judge'\n    metric: exact"),
+        "recipe.yaml:6: stream.0.reward.path: '.:judge' has characters that cannot be used here",
+    ),
+    "a home that is nobody's": (
+        "extends: ~nobody-of-that-name/r.yaml\n" + BASE,
+        "recipe.yaml:1: extends: ~nobody-of-that-name/r.yaml: no such file",
+    ),
+    "a name too long for a file": (f"extends: {'a' * 300}\n" + BASE, "recipe.yaml:1: extends: aaa"),
     "the root as base": ("extends: /\n" + BASE, "recipe.yaml:1: extends: /: no recipe of that name"),
 }
 
@@ -100,3 +116,8 @@ def test_one_of_ours_taken_out_is_stored_as_what_holds(args, tmp_path):
     recipe = load(file)
     assert recipe.stream[0].stages[0].args["beta"] == arguments("rlvr")["beta"].default
     assert load(write_recipe(tmp_path / "again.yaml", dump(recipe))) == recipe
+
+
+def test_an_unknown_suite_is_told_beside_other_mistakes(tmp_path):
+    found = problems(BASE + "sed: 3\nevaluation: {suites: [generl, probe]}\n", tmp_path)
+    assert len(found) == 2 and "recipe.yaml:11: evaluation.suites.0: generl: no suite of that name" in found[1], found

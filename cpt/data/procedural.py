@@ -66,26 +66,37 @@ def every_string(letters: str, length: int) -> dict[str, list[str]]:
     return every
 
 
+LISTED = 200_000  # strings of a length, up to which all of them are listed
+
+
+def check_count(name: str, split: str, count: int, length: int) -> None:
+    """Raises UserError for a skill that does not exist, or where a split has not that many strings to draw."""
+    check_skill(name)
+    total = len(alphabet(name)) ** length
+    if count <= total // 20:  # the smallest split has a tenth
+        return
+    if total > LISTED:
+        raise UserError(
+            f"procedural: {count} {split} rows are too many for strings of length {length}: raise data.length"
+        )
+    there = len(every_string(alphabet(name), length)[split])
+    if there < count:
+        raise UserError(
+            f"procedural: {count} {split} rows were asked for, but only {there} strings of length {length} belong "
+            f"to that split: ask for fewer, or raise data.length"
+        )
+
+
 def strings(letters: str, length: int, split: str, count: int, rng: np.random.Generator) -> list[str]:
-    """`count` different strings of the split, drawn evenly; raises UserError where there are not that many."""
-    total = len(letters) ** length
-    if total <= 200_000:
+    """`count` different strings of the split, drawn evenly; there must be that many (`check_count`)."""
+    if len(letters) ** length <= LISTED:
         every = every_string(letters, length)[split]
-        if len(every) < count:
-            raise UserError(
-                f"procedural: {count} {split} rows were asked for, but only {len(every)} strings of length {length} belong "
-                f"to that split: ask for fewer, or raise data.length"
-            )
         return [every[i] for i in rng.permutation(len(every))[:count]]
     found: dict[str, None] = {}
     while len(found) < count:
         codes = rng.integers(len(letters), size=(2 * count + 64, length))
         drawn = ("".join(letters[code] for code in row) for row in codes)
         found |= dict.fromkeys(text for text in drawn if split_of(text) == split)
-        if len(found) > total // 20:
-            raise UserError(
-                f"procedural: {count} {split} rows are too many for strings of length {length}: raise data.length"
-            )
     return list(found)[:count]
 
 
@@ -101,7 +112,7 @@ def rows(
     name: str, split: str, count: int, length: int = 5, demonstration: str = "restate", seed: int = 0
 ) -> list[dict]:
     """`count` rows of one skill and split: the same for the same seed, no string twice. Raises UserError."""
-    check_skill(name)
+    check_count(name, split, count, length)
     number = list(SKILLS).index(name)
     rng = np.random.default_rng([seed, number, ("train", "validation", "eval").index(split)])
     made = []

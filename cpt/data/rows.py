@@ -30,9 +30,19 @@ TEXT_ONLY_FIELDS = ("id", "answer")
 
 def prompt_of(row: Row) -> str | list:
     """The prompt; of a row that is a conversation, the messages before the last answer."""
-    if row.get("prompt") is not None:
-        return row["prompt"]
-    return [message for message in row["messages"] if message["role"] != "assistant"] or row["messages"]
+    return row["prompt"] if row.get("prompt") is not None else conversation_prompts(row["messages"])[-1]
+
+
+def trained_prompts(row: Row) -> list[str | list]:
+    """Every prompt that training on the row may answer: its own, and what stands before each answer of a conversation."""
+    own = [] if row.get("prompt") is None else [row["prompt"]]
+    return own + (conversation_prompts(row["messages"]) if row.get("messages") is not None else [])
+
+
+def conversation_prompts(messages: list) -> list[list]:
+    """What stands before each answer of a conversation (of one that begins with an answer, all of it)."""
+    before = [messages[:place] for place, message in enumerate(messages) if message["role"] == "assistant"]
+    return [prompt for prompt in before if prompt] or [messages]
 
 
 def prompt_text(prompt: str | list) -> str:
@@ -65,11 +75,16 @@ def row_problem(row: Row) -> str | None:
         for message in value:
             if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
                 return f"each message of {name} must be a map with role and content, not {message!r}"
+            if not isinstance(message["role"], str) or not message["role"]:
+                return f"the role of each message of {name} must be a string, not {message['role']!r}"
             if not isinstance(message["content"], str):
                 return f"the content of each message of {name} must be a string, not {message['content']!r}"
     for name in TEXT_ONLY_FIELDS:
         if row.get(name) is not None and not isinstance(row[name], str):
             return f"{name} must be a string, not {row[name]!r}"
+    markers = row.get("answer_markers", [])
+    if not isinstance(markers, list) or not all(isinstance(each, str) for each in markers):
+        return f"answer_markers must be a list of strings, not {markers!r}"
     return shape_problem(row)
 
 
@@ -174,7 +189,8 @@ def in_context(row: Row, template: str) -> str | list:
 
 
 def pack(row: Row) -> str:
-    return json.dumps({key: value for key, value in row.items() if key != "prompt"}, ensure_ascii=False)
+    """`default`: a data set of the hub may hold dates and the like."""
+    return json.dumps({key: value for key, value in row.items() if key != "prompt"}, ensure_ascii=False, default=str)
 
 
 def unpack(prompts: Sequence, packed: Sequence[str]) -> list[Row]:

@@ -5,10 +5,13 @@
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from cpt.errors import UserError
 from cpt.recipe import Hub, Jsonl, Procedural, ReasoningGym, Source
 
 SPLITS = ("train", "validation", "eval")
+HELD_OUT_OF = "rows can only be held out of `train`, and there is none: name the file to ask"
 
 
 def load(source: Source, split: str, task: str, seed: int) -> Sequence[Row]:
@@ -33,19 +37,22 @@ def count(source: Source, split: str) -> int | None:
     """How many rows the split will have; None where only loading can tell (the hub).
 
     Raises:
-        UserError: a missing file, a broken line, an unknown skill.
+        UserError: a missing file, a broken line, an unknown skill or data set, more strings than there are.
     """
     if isinstance(source, Procedural):
-        procedural.check_skill(source.name)
+        procedural.check_count(source.name, split, getattr(source, split), source.length)
         return getattr(source, split)
     if isinstance(source, ReasoningGym):
+        check_reasoning_gym(source)
         return getattr(source, split)
     if isinstance(source, Jsonl):
         if split == "eval" and isinstance(source.eval, int):
+            if source.train is None:
+                raise UserError(HELD_OUT_OF)
             return source.eval
         file = getattr(source, split)
         held_out = source.eval if split == "train" and isinstance(source.eval, int) else 0
-        return 0 if file is None else sum(1 for _ in json_lines(file)) - held_out
+        return 0 if file is None else scan(file).rows - held_out
     words = getattr(source, split)
     if words is None or isinstance(words, int):
         return words or 0
@@ -96,30 +103,41 @@ def unseen(entries: Iterator[dict], seen: set[bytes]) -> Iterator[dict]:
         yield entry
 
 
-def reasoning_gym_entries(source: ReasoningGym, seed: int) -> Iterator[dict]:
-    """An endless stream of entries: data sets of 1000, each with a seed of its own."""
-    import reasoning_gym
+def check_reasoning_gym(source: ReasoningGym) -> None:
+    """Raises UserError for a data set or a field of its config that reasoning-gym does not have, or refuses."""
+    import reasoning_gym  # noqa: F401 (fills the registry)
     from reasoning_gym.factory import DATASETS
 
     if source.name not in DATASETS:
-        near = difflib.get_close_matches(source.name, DATASETS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"reasoning_gym has no data set {source.name!r}{hint}")
-    known = [field.name for field in dataclasses.fields(DATASETS[source.name][1])]
+        raise UserError(f"reasoning_gym has no data set {source.name!r}{nearest(source.name, DATASETS)}")
+    config = DATASETS[source.name][1]
+    known = [field.name for field in dataclasses.fields(config)]
     for key in source.config:
         if key not in known or key in ("seed", "size"):
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]}?" if near and near[0] != key else f"; there are {', '.join(known)}"
             raise UserError(f"reasoning_gym {source.name} has no config field {key!r} that can be set{hint}")
+    with refusals(source):
+        config(**source.config).validate()
+
+
+@contextmanager
+def refusals(source: ReasoningGym) -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"reasoning_gym {source.name} refuses its config: {' '.join(str(error).split())}") from error
+
+
+def reasoning_gym_entries(source: ReasoningGym, seed: int) -> Iterator[dict]:
+    """An endless stream of entries: data sets of 1000, each with a seed of its own."""
+    import reasoning_gym
+
+    check_reasoning_gym(source)
     for part in itertools.count():
-        try:
-            yield from reasoning_gym.create_dataset(
-                source.name, seed=seed * 1_000_003 + part, size=1000, **source.config
-            )
-        except (AssertionError, TypeError, ValueError) as error:
-            raise UserError(
-                f"reasoning_gym {source.name} refuses its config: {' '.join(str(error).split())}"
-            ) from error
+        with refusals(source):
+            own = (seed * 1_000_003 + part) % 2**31  # some data sets draw by numpy, which takes no more
+            yield from reasoning_gym.create_dataset(source.name, seed=own, size=1000, **source.config)
 
 
 def reasoning_gym_row(source: ReasoningGym, name: str, entry: dict) -> Row:
@@ -135,23 +153,65 @@ def reasoning_gym_row(source: ReasoningGym, name: str, entry: dict) -> Row:
 
 def json_lines(file: Path) -> Iterator[tuple[int, dict]]:
     """(line number, object) of every line that is not empty. Raises UserError for a missing file or a broken line."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(f"{file}: no such file")
-    with file.open("rb") as stream:
+    try:
+        stream = file.open("rb")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    with stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
             try:
-                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=once)
+                if b"\\ud" in line.lower():
+                    json.dumps(value, ensure_ascii=False).encode()
             except UnicodeDecodeError as error:
                 raise UserError(f"{file}:{number}: not UTF-8 ({error.reason}): save the file as UTF-8 text") from error
+            except UnicodeEncodeError as error:
+                raise UserError(f"{file}:{number}: holds half of a surrogate pair: {shown(line)}") from error
             except json.JSONDecodeError as error:
                 raise UserError(f"{file}:{number}: not valid JSON ({error.msg}): {shown(line)}") from error
             except RecursionError as error:
                 raise UserError(f"{file}:{number}: nested too deeply: {shown(line)}") from error
+            except ValueError as error:
+                raise UserError(f"{file}:{number}: {error}: {shown(line)}") from error
             if not isinstance(value, dict):
                 raise UserError(f"{file}:{number}: each line must be a JSON object, not {shown(line)}")
             yield number, value
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict:
+    """The object of these pairs. Raises ValueError where a key stands twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+        raise ValueError(f"the key {twice!r} stands twice")
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """What one reading of a file of JSON lines shows."""
+
+    rows: int
+    columns: tuple[str, ...]
+
+
+def scan(file: Path) -> Scan:
+    """Read once as long as the file is the same. Raises UserError as `json_lines` does."""
+    there = os.stat(file) if os.path.isfile(file) else None
+    return _scan(file, there and (there.st_mtime_ns, there.st_size, there.st_ino))
+
+
+@functools.lru_cache(maxsize=64)
+def _scan(file: Path, version: Any) -> Scan:
+    rows, columns = 0, {}
+    for _, record in json_lines(file):
+        rows += 1
+        columns |= dict.fromkeys(record)
+    return Scan(rows, tuple(columns))
 
 
 def shown(line: bytes) -> str:
@@ -162,31 +222,44 @@ def load_jsonl(source: Jsonl, split: str, task: str, seed: int) -> Sequence[Row]
     def read(file: Path | None, name: str) -> Sequence[Row]:
         if file is None:
             return []
-        table = arrow_table(file)
-        if table.num_rows == 0:
-            raise UserError(f"{file}: holds no rows")
-        return mapped(table, source.columns, str(file), f"{task}/{name}")
+        return mapped(JsonTable(file), source.columns, str(file), f"{task}/{name}")
 
     if split == "validation":
         return read(source.validation, split)
     if isinstance(source.eval, int):
         if source.train is None:
-            raise UserError(f"stream.{task}.data.eval: rows can only be held out of `train`, and there is none")
+            raise UserError(f"stream.{task}.data.eval: {HELD_OUT_OF}")
         return held_out(read(source.train, "row"), source.eval, split, task)
     return read(source.train if split == "train" else source.eval, split)
 
 
-def arrow_table(file: Path):
-    """The file through `datasets`, memory-mapped; where that fails, the line that is broken."""
-    import datasets
+class JsonTable:
+    """A file of JSON lines through `datasets`, memory-mapped as text. Each line is read as it is asked for: types that are
+    guessed from a column would make dates of its texts, or 7.0 of its 7. Raises UserError for a line that is broken."""
 
-    if sum(1 for _ in json_lines(file)) == 0:  # and a broken line is named before datasets says something less clear
-        raise UserError(f"{file}: holds no rows")
-    try:
-        return datasets.load_dataset("json", data_files=str(file), split="train")
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        cause = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"{file}: its lines do not have the same columns and types: {cause}") from error
+    def __init__(self, file: Path):
+        import datasets
+
+        scanned = scan(file)
+        if scanned.rows == 0:
+            raise UserError(f"{file}: holds no rows")
+        self.column_names = list(scanned.columns)
+        lines = datasets.load_dataset("text", data_files=str(file), split="train")
+        full = [place for place, text in enumerate(lines["text"]) if text.strip("\ufeff \t\r")]
+        if len(full) != scanned.rows:
+            raise UserError(f"{file}: a carriage return stands alone within a line: save it with \\n after each line")
+        self.lines = lines if len(full) == len(lines) else lines.select(full)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, place: int | str) -> Any:
+        if isinstance(place, str):
+            return [record.get(place) for record in self]
+        return json.loads(self.lines[place]["text"].lstrip("\ufeff"))
+
+    def __iter__(self) -> Iterator[dict]:
+        return (json.loads(line["text"].lstrip("\ufeff")) for line in self.lines)
 
 
 def load_hub(source: Hub, split: str, task: str, seed: int) -> Sequence[Row]:
@@ -197,8 +270,9 @@ def load_hub(source: Hub, split: str, task: str, seed: int) -> Sequence[Row]:
             return []
         try:
             table = datasets.load_dataset(source.path, source.name, split=words, revision=source.revision)
-        except (ValueError, OSError, datasets.exceptions.DatasetNotFoundError) as error:
-            first = str(error).strip().splitlines()[0]
+        except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            made = isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__
+            first = (str(made or error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"stream.{task}.data: {source.path} ({words}) is not to be had from the hub: {first}"
             ) from error
@@ -216,23 +290,32 @@ def mapped(table: Any, columns: dict[str, str], where: str, prefix: str) -> Sequ
 
     Numbers in a text field are written as JSON writes them (7 -> "7"). Raises UserError for a column that is missing.
     """
-    for field, column in columns.items():
-        if column not in table.column_names:
-            near = difflib.get_close_matches(column, table.column_names, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            there = ", ".join(table.column_names)
-            raise UserError(f"{where}: no column {column!r} (for {field}){hint}; there are: {there}")
-        if field not in FIELDS:
-            near = difflib.get_close_matches(field, FIELDS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{where}: columns: rows have no field {field!r}{hint}; there are: {', '.join(FIELDS)}")
+    for _, problem in column_problems(table.column_names, columns):
+        raise UserError(f"{where}: {problem}")
     taken = {field: field for field in FIELDS if field in table.column_names} | columns
-    if not {"prompt", "messages"} & taken.keys():
-        there = ", ".join(table.column_names)
-        raise UserError(
-            f"{where}: no column prompt or messages; there are: {there}; name them with columns, e.g. {{prompt: question}}"
-        )
     return MappedRows(table, taken, where, prefix)
+
+
+def nearest(name: str, there: Any) -> str:
+    near = difflib.get_close_matches(name, list(there), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def column_problems(there: Sequence[str], columns: dict[str, str]) -> Iterator[tuple[str | None, str]]:
+    """(field of `columns`, what is wrong with it) for a table of the columns `there`; the field is None where one lacks."""
+    for field, column in columns.items():
+        if field not in FIELDS:
+            yield (
+                field,
+                f"columns: rows have no field {field!r}{nearest(field, FIELDS)}; there are: {', '.join(FIELDS)}",
+            )
+        elif column not in there:
+            yield field, f"no column {column!r} (for {field}){nearest(column, there)}; there are: {', '.join(there)}"
+    if not {"prompt", "messages"} & {*there, *columns}:
+        yield (
+            None,
+            f"no column prompt or messages; there are: {', '.join(there)}; name them with columns, e.g. {{prompt: question}}",
+        )
 
 
 class MappedRows(Sequence):
@@ -260,7 +343,7 @@ class MappedRows(Sequence):
         return (self[i] for i in range(len(self)))
 
     def row(self, place: int, record: dict) -> Row:
-        row = {field: record[column] for field, column in self.columns.items() if record[column] is not None}
+        row = {field: record[column] for field, column in self.columns.items() if record.get(column) is not None}
         for field in ("id", "answer"):
             if isinstance(row.get(field), int | float):
                 row[field] = json.dumps(row[field])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cpt.data import sources
-from cpt.data.rows import NEEDS, STAGE_ROWS, Row, prompt_key, prompt_of
+from cpt.data.rows import NEEDS, STAGE_ROWS, Row, prompt_key, prompt_of, trained_prompts
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Suite, SuiteTask, Task
 
@@ -120,7 +120,7 @@ def note_asked(task: TaskData, seen: dict[bytes, str]) -> None:
 
 def overlaps(rows: Iterable[Row], others: dict[bytes, str]) -> Iterator[tuple[str, str]]:
     for row in rows:
-        other = others.get(prompt_key(prompt_of(row)))
+        other = next((other for prompt in trained_prompts(row) if (other := others.get(prompt_key(prompt)))), None)
         if other is not None:
             yield row["id"], other
 

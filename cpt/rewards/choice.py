@@ -9,9 +9,11 @@ import re
 
 def reader(spec: dict):
     """spec: choices, e.g. "ABCD"."""
-    letter = f"[{re.escape(spec.get('choices', 'ABCD'))}]"
+    letters = spec.get("choices", "ABCD")
+    letter = f"[{re.escape(letters)}]"
+    small = f"[{re.escape(letters.lower())}](?=[\\s).,;:!*]*$|[).,;:!*])"  # "the answer is a ..." chooses nothing
     patterns = [
-        re.compile(rf"answer\s*(?:is|:)\s*:?\s*\**\(?({letter})\b", re.IGNORECASE),
+        re.compile(rf"(?i:answer\s*(?:is|:)\s*:?)\s*\**\(?({letter}\b|{small})", re.MULTILINE),
         re.compile(rf"\(({letter})\)"),
         re.compile(rf"(?<![\w'])({letter})(?![\w'])"),
     ]
@@ -25,10 +27,15 @@ def reader(spec: dict):
     return chosen
 
 
+def wanted(answer: str) -> str:
+    """The letter that a row's answer names."""
+    return answer.strip().strip("().").upper()
+
+
 def build(spec: dict):
     chosen = reader(spec)
 
     def choice(completion: str, row: dict) -> float:
-        return float(chosen(completion, row) == row["answer"].strip().strip("().").upper())
+        return float(chosen(completion, row) == wanted(row["answer"]))
 
     return choice

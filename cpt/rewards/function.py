@@ -50,6 +50,6 @@ def missing(spec: dict) -> str | None:
         except (SyntaxError, ValueError) as error:
             return f"{file}:{getattr(error, 'lineno', 1)}: {getattr(error, 'msg', error)}"
         return None if {name, "*", "__getattr__"} & names else f"{file} has no function {name}"
-    if importlib.util.find_spec(module.split(".")[0]) is None:
+    if module.split(".")[0] == "__main__" or importlib.util.find_spec(module.split(".")[0]) is None:
         return f"no module {module}: neither {file} nor an installed package"
     return None

@@ -37,11 +37,14 @@ def reader(spec: dict) -> Callable[[str, dict], str | None]:
     return READERS[spec["kind"]](spec)
 
 
+def single(spec: dict) -> list[dict]:
+    """The verifiers of a spec, those within sums included, and no sum."""
+    return [each for part in spec["parts"] for each in single(part["reward"])] if spec["kind"] == "sum" else [spec]
+
+
 def kinds(spec: dict) -> list[str]:
-    """The kinds in a spec, those within sums included."""
-    if spec["kind"] == "sum":
-        return [kind for part in spec["parts"] for kind in kinds(part["reward"])]
-    return [spec["kind"]]
+    """Their kinds."""
+    return [each["kind"] for each in single(spec)]
 
 
 def must_be_killable(spec: dict) -> bool:

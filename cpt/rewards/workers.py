@@ -178,6 +178,11 @@ def call_one(verifier, completion: str, row: dict) -> dict:
         number = float("inf")
     except (TypeError, ValueError):
         return {"error": "raised", "message": f"returned {value!r}"[:LONGEST_MESSAGE] + ", which is not a number"}
+    except Exception as error:  # of the value's own __float__
+        return {
+            "error": "raised",
+            "message": f"returned a {type(value).__name__}, which is no number: {in_words(error)}",
+        }
     if number != number:
         return {"error": "nan", "message": "returned NaN"}
     if abs(number) > LARGEST:

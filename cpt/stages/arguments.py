@@ -290,13 +290,21 @@ def generation_problems(args: dict[str, Any], engine: Any) -> Iterator[tuple[str
 
 @cache
 def adapter_kinds() -> dict[str, tuple[str, str, str]]:
-    """PEFT's kinds of adapter: name -> (package, file, class)."""
+    """PEFT's kinds of adapter, as PEFT registers them: name -> (package, file, class)."""
     found = {}
-    for file in sorted((package_folder("peft") / "tuners").glob("*/config.py")):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and node.name.lower() == f"{file.parent.name.replace('_', '')}config":
-                found[file.parent.name] = ("peft", f"tuners/{file.parent.name}/config.py", node.name)
+    for file in sorted((package_folder("peft") / "tuners").glob("*/__init__.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "register_peft_method":
+                told = {word.arg: word.value for word in node.keywords}
+                config = f"tuners/{file.parent.name}/config.py"
+                found[told["name"].value] = ("peft", config, told["config_cls"].id)
     return found
+
+
+UNTRAINABLE = {  # PEFT has them, but TRL's trainers do not give what their models take
+    **dict.fromkeys(("multitask_prompt_tuning", "poly"), "task_ids with each batch"),
+    "cpt": "the types of all tokens with each batch",
+}
 
 
 def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -307,7 +315,12 @@ def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
         hint = f"did you mean {near[0]}? " if near else ""
         yield "kind", f"PEFT has no adapter {options['kind']!r}; {hint}there are {', '.join(kinds)}"
         return
+    if kind in UNTRAINABLE:
+        yield "kind", f"{options['kind']} needs {UNTRAINABLE[kind]}, which no trainer of TRL's gives: take another"
+        return
     known = class_fields(*kinds[kind])
+    if "num_virtual_tokens" in known and options.get("num_virtual_tokens") is None:
+        yield "kind", f"{options['kind']} needs `num_virtual_tokens` beside it"
     for name, value in options.items():
         if name == "kind":
             continue
