@@ -15,7 +15,7 @@ from typing import Any
 
 from cpt import __version__, merge_command, ranks
 from cpt.command_line import Parser
-from cpt.errors import Interrupted, UserError
+from cpt.errors import EngineFailed, Interrupted, UserError
 from cpt.signatures import nearest
 
 DESCRIPTION = """\
@@ -214,13 +214,15 @@ def failed(asked: argparse.Namespace, error: Exception) -> int:
     with log.open("a", encoding="utf-8") as file:
         print(f"rank {mine}:", file=file)
         traceback.print_exc(file=file)
-    first = (str(error).strip() or "no message").splitlines()[0]
+    first, *more = (str(error).strip() or "no message").splitlines()
     if under_launcher() and ranks.is_lost_peer(error):
         return complain(f"failed: another process of this run ended; its own line is beside this one, or in {log}", 1)
     if ranks.number_of(error) != mine:
         return 1
     where = f"rank {mine}: " if mine else ""
     print(f"cpt: {where}failed: {type(error).__name__}: {first} (the whole story: {log})", file=sys.stderr, flush=True)
+    for line in more if isinstance(error, EngineFailed) else ():
+        print(f"     {line}", file=sys.stderr, flush=True)
     return 1
 
 

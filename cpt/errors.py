@@ -9,6 +9,10 @@ class UserError(ValueError):
     """Input that cannot be used. The message is one line: what is wrong, where (file, key), and the remedy."""
 
 
+class EngineFailed(RuntimeError):
+    """A rollout engine that cannot go on. The whole message is for the user: its lines are the last of the engine's log."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop (SIGTERM or Ctrl-C) and has saved its place; `signal` is the signal's number."""
 

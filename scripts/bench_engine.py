@@ -148,15 +148,15 @@ def sync(case: Case, kind: str, rounds: int, folder: Path) -> dict:
     """Seconds of sending and of the proof, for each way; the weights move a little before each."""
     import torch
 
-    from cpt.rollouts.transfer import Directory, Gloo
+    from cpt.rollouts.transfer import Directory
 
-    given = [f"rollouts.{key}={value}" for key, value in case.engine.items() if key != "gpu_memory_utilization"]
+    given = [f"rollouts.{key}={value}" for key, value in case.engine.items()]
     words = [word for word in case.words if not word.startswith("rollouts.")]
     recipe = Case(case.name, words, case.engine).load(f"rollouts.engine={kind}", *given)
     engine, model, tokenizer = with_policy(recipe, folder / kind)
     ways = {"in process": None}
     if kind == "server":
-        ways = {"gloo": Gloo(engine.servers, 120.0), "directory": Directory(engine.servers, engine.place)}
+        ways = {engine.transfer_name: engine.transfer, "directory": Directory(engine.servers, engine.place)}
     found = {name: {"send s": [], "proof s": []} for name in ways}
     for number in range(WARM_UP + rounds):
         for name, way in ways.items():

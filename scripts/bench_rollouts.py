@@ -11,7 +11,7 @@ b   tokens a second of our evaluation against lm-eval's vLLM class, from rows to
     settings), 9 interleaved pairs, the same tokens. Wanted: at least 0.97 times as many.
 c   a sync of the weights, in milliseconds a megabyte (1e6 bytes), sending and proof apart: in this process, and to a
     `vllm serve` over gloo and through a directory; the embedded model, and a random one of 0.5B.
-d   with a GPU: a to c for a random model of Qwen3-1.7B's shape in bf16 (its sync in process), and the shares of a
+d   with a GPU: a to c for a random model of Qwen3-1.7B's shape in bf16 (to the server over ipc), and the shares of a
     training step that go to generation, sync and training. Its table belongs in eval/reference/.
 
 Medians, with the smallest and the largest in brackets. `--out FILE` keeps every number as JSON; the last thing printed is a
@@ -43,6 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=12, help="training steps a task; default: %(default)s")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="of b; default: %(default)s")
+    parser.add_argument("--cpu", action="store_true", help="d with the embedded model, to see that it runs")
     parser.add_argument("--out", type=Path, help="every number, as JSON")
     asked = parser.parse_args()
     parts = {"a": stream, "b": speed, "c": sync, "d": gpu}
@@ -58,9 +59,13 @@ def main() -> None:
         found = {name: parts[name](tiny, asked, Path(folder)) for name in asked.only.split(",")}
     if asked.out:
         asked.out.write_text(json.dumps(found, indent=1) + "\n")
-    print("\n| measured | median | smallest | largest |\n|---|---|---|---|")
-    for name, values in flat(found):
-        print(f"| {name} | " + " | ".join(f"{f(values):.3g}" for f in (statistics.median, min, max)) + " |")
+    rows = list(flat(found))
+    if rows:
+        print("\n| measured | median | smallest | largest |\n|---|---|---|---|")
+    for name, values in rows:
+        measured = not isinstance(values[0], str)  # the device is a name
+        cells = [f"{f(values):.3g}" for f in (statistics.median, min, max)] if measured else [values[0], "", ""]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def flat(found: dict, above: str = ""):
@@ -179,19 +184,18 @@ def speed(case: Case, asked, folder: Path) -> dict:
 # -- (c) syncs -----------------------------------------------------------------------------------------------------------
 
 
-def sync(case: Case, asked, folder: Path, served: bool = True) -> dict:
-    """In this process, and (where `served`) over both transfers to one server."""
+def sync(case: Case, asked, folder: Path, besides: str | None = "0.5B") -> dict:
+    """In this process, and over both transfers to one server; for a random model `besides` too."""
     cases = [case]
-    if case.name == "tiny":
-        path = random_model("0.5B", folder, "float32")
-        cases.append(Case("0.5B", [*case.words, f"model.path={path}"], case.engine))
+    if besides is not None:
+        path = random_model(besides, folder, "float32")
+        cases.append(Case(besides, [*case.words, f"model.path={path}"], case.engine))
     found = {}
     for each in cases:
         print(f"c: sync, {each.name}", flush=True)
         place = folder / f"sync-{each.name}"
         found[each.name] = inside("sync_in_process", each, 3 * asked.rounds, place)
-        if served:
-            found[each.name] |= inside("sync_served", each, 3 * asked.rounds, place)
+        found[each.name] |= inside("sync_served", each, 3 * asked.rounds, place)
         megabytes = found[each.name]["MB"]
         for way, taken in found[each.name].items():
             if way != "MB":
@@ -205,20 +209,31 @@ def sync(case: Case, asked, folder: Path, served: bool = True) -> dict:
 # -- (d) a GPU -----------------------------------------------------------------------------------------------------------
 
 
-def gpu(_: Case, asked, folder: Path) -> dict:
-    """All of it for a random model of 1.7B in bf16, where there is a GPU."""
+def gpu(tiny: Case, asked, folder: Path) -> dict:
+    """All of it for a random model of 1.7B in bf16, where there is a GPU (with --cpu: for the embedded model)."""
     import torch
 
-    if not torch.cuda.is_available():
-        print("no GPU: (d) not run")
+    folder /= "d"
+    if asked.cpu:
+        case, device = tiny, "CPU"
+    elif torch.cuda.is_available():
+        case, device = large(folder), torch.cuda.get_device_name()
+    else:
+        print(
+            "d: not run: it needs a GPU that torch sees (--cpu runs the same code with the embedded model)", flush=True
+        )
         return {}
+    found = {"device": device, "shares": shares(case, asked, folder)}
+    found |= {"a": stream(case, asked, folder), "b": speed(case, asked, folder)}
+    return found | {"c": sync(case, asked, folder, besides=None)}
+
+
+def large(folder: Path) -> Case:
+    """The random model, made in `folder`."""
     path = random_model("1.7B", folder, "bfloat16")
     words = [f"model.path={path}", "model.dtype=bfloat16", "defaults.rlvr.args.bf16=true"]
-    case = Case("1.7B", ["rollouts.engine=vllm", *words], {"dtype": "bfloat16", "gpu_memory_utilization": 0.3})
-    case.words.append("rollouts.gpu_memory_utilization=0.3")
-    found = {"device": torch.cuda.get_device_name(), "shares": shares(case, asked, folder)}
-    found |= {"a": stream(case, asked, folder), "b": speed(case, asked, folder)}
-    return found | {"c": sync(case, asked, folder, served=False)}
+    engine = {"dtype": "bfloat16", "gpu_memory_utilization": 0.3}
+    return Case("1.7B", ["rollouts.engine=vllm", *words, "rollouts.gpu_memory_utilization=0.3"], engine)
 
 
 def shares(case: Case, asked, folder: Path) -> dict:

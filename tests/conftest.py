@@ -51,3 +51,19 @@ def cpt(tmp_path_factory, tiny_folder):
     yield zygote
     zygote.process.stdin.close()
     zygote.process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder, tmp_path_factory):
+    """One server for the tests that do not break it."""
+    from fakes import RECIPES, write_recipe
+
+    from cpt.recipe import load
+    from cpt.rollouts.serving import Serving
+
+    folder = tmp_path_factory.mktemp("server")
+    settings = load(write_recipe(folder / "recipe.yaml", RECIPES["rlvr"] | {"rollouts": {"engine": "server"}}))
+    serving = Serving(settings, tiny_folder, folder / "server.log", "gloo")
+    serving.start()
+    yield serving
+    serving.stop()

@@ -25,20 +25,6 @@ def with_server(content: dict, **rollouts) -> dict:
     return content | {"rollouts": {"engine": "server"} | rollouts}
 
 
-@pytest.fixture(scope="module")
-def server(tiny_folder, tmp_path_factory):
-    """One server for the tests that do not break it."""
-    from cpt.recipe import load
-    from cpt.rollouts.serving import Serving
-
-    folder = tmp_path_factory.mktemp("server")
-    settings = load(write_recipe(folder / "recipe.yaml", with_server(RECIPES["rlvr"])))
-    serving = Serving(settings, tiny_folder, folder / "server.log", "gloo")
-    serving.start()
-    yield serving
-    serving.stop()
-
-
 @pytest.mark.parametrize("transfer", ["gloo", "directory"])
 def test_a_running_server_serves_a_run(cpt, server, tmp_path, transfer):
     content = with_server(short("dpo", "rlvr", tasks=("reverse",)), url=server.url, transfer=transfer)

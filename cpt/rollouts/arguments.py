@@ -30,8 +30,13 @@ REFUSED = {
     "enable_lora": "the recipe's `adapter` decides it",
     "max_lora_rank": "the recipe's `adapter.r` decides it",
     "max_loras": "there is one adapter",
+    "disable_log_stats": "the watch over a server reads its counters",
     "enable_sleep_mode": "use `rollouts.sleep`",
     "load_format": "the weights come from the policy",
+}
+COLOCATED = {  # likewise, where the engine lives in the training processes
+    "data_parallel_size": "each training process has an engine of its own already",
+    "pipeline_parallel_size": "use `tensor_parallel_size`",
 }
 INSTALL = (
     "vLLM is not installed: `pip install 'cpt[vllm]'` on a machine with GPUs, scripts/install_vllm_cpu.sh on one without; "
@@ -46,31 +51,45 @@ def problems(rollouts: dict[str, Any], adapter: dict[str, Any] | None) -> Iterat
     engine = rollouts.get("engine")
     if engine not in ("vllm", "server"):
         return
-    starts = engine == "vllm" or rollouts.get("url") is None
-    if starts and importlib.util.find_spec("vllm") is None:
+    served = engine == "server" and rollouts.get("url") is not None
+    if not served and importlib.util.find_spec("vllm") is None:
         yield "engine", INSTALL
         return
     given = {name: value for name, value in rollouts.items() if name not in OURS[engine]}
-    if given and rollouts.get("url") is not None:
+    if given and served:
         yield next(iter(given)), "is for a server that the run starts; the one at `url` was given its arguments already"
         return
-    if engine == "server" and rollouts.get("url") is not None:
-        for name in ("port", "devices"):
-            if rollouts.get(name) is not None:
-                yield name, "is for a server that the run starts; the one at `url` runs already"
+    if served:
+        yield from url_problems(rollouts)
     if given:
         yield from argument_problems(engine, given)
+    if engine == "vllm" and rollouts.get("sleep") == 2 and adapter is not None:
+        yield "sleep", "2 throws the weights away, and an adapter is sent alone: use 1 (kept in CPU memory) or 0"
     yield from adapter_problems(adapter)
 
 
+def url_problems(rollouts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    urls = rollouts["url"] if isinstance(rollouts["url"], list) else [rollouts["url"]]
+    if not urls or not all(str(url).startswith(("http://", "https://")) for url in urls):
+        yield "url", f"must be one or several of the form http://HOST:PORT, not {rollouts['url']!r}"
+    if len({str(url).rstrip("/") for url in urls}) < len(urls):
+        yield "url", "names a server twice"
+    for name in ("port", "devices"):
+        if rollouts.get(name) is not None:
+            yield name, "is for a server that the run starts; the one at `url` runs already"
+
+
 def argument_problems(engine: str, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    refused = REFUSED | (COLOCATED if engine == "vllm" else {})
     known = class_fields("vllm", "engine/arg_utils.py", "EngineArgs")
     for name, value in given.items():
-        if name in REFUSED:
-            yield name, f"is not taken here: {REFUSED[name]}"
+        if name in refused:
+            yield name, f"is not taken here: {refused[name]}"
         elif name in known:
             if wrong := wrong_type(value, known[name].annotation):
                 yield name, wrong
+        elif name in OURS["server"] | OURS["vllm"]:
+            yield name, f"goes with `engine: {'server' if engine == 'vllm' else 'vllm'}`"
         else:
             hint = nearest(name, [*OURS[engine], *known])
             yield name, f"neither cpt's `rollouts` nor vLLM's EngineArgs have such a key{hint}"

@@ -1,8 +1,10 @@
 """Talking to `vllm serve`: one or several servers, all asked alike."""
 
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import requests
@@ -14,6 +16,35 @@ COUNTERS = re.compile(r"^vllm:(?:prompt|generation)_tokens_total\S* (\S+)$", re.
 
 class ServerLost(Exception):
     """A server is gone, hangs, or failed inside: start it again (where it is ours) and ask once more."""
+
+
+class Helpers:
+    """Threads that ask, and that nobody waits for: a server that hangs must not keep the run from going on, or ending."""
+
+    def __init__(self, number: int):
+        self.number, self.left = number, False
+        self.tasks: SimpleQueue[tuple[Future, Callable, tuple] | None] = SimpleQueue()
+        for _ in range(number):
+            Thread(target=self._work, daemon=True).start()
+
+    def submit(self, call: Callable, *arguments) -> Future:
+        future: Future = Future()
+        self.tasks.put((future, call, arguments))
+        return future
+
+    def _work(self) -> None:
+        while (task := self.tasks.get()) is not None and not self.left:
+            future, call, arguments = task
+            try:
+                future.set_result(call(*arguments))
+            except Exception as error:
+                future.set_exception(error)
+
+    def leave(self) -> None:
+        """Ask nothing more."""
+        self.left = True
+        for _ in range(self.number):
+            self.tasks.put(None)
 
 
 class Servers:
@@ -71,7 +102,7 @@ class Servers:
     def rpc(self, method: str, arguments: Sequence[str] = (), patience: float | None = None) -> list[Any]:
         """What every worker of every server answers to a method of `worker.PolicyWorker`."""
         answers = self.post_all("collective_rpc", {"method": method, "args": list(arguments)}, patience)
-        return [each for answer in answers if answer for each in answer["results"]]
+        return [each for answer in answers for each in answer["results"]]
 
     def world_sizes(self) -> list[int]:
         """How many workers each server has."""

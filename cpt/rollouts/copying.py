@@ -25,6 +25,7 @@ from cpt.rollouts.transformers import score
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 2e-2}  # of the mean difference of logprobs (nats)
 PROBE = Sampling(max_tokens=8, logprobs=True, options={"ignore_eos": True})
+ADAPTER = "policy-"  # and a number: the names of a LoRA policy's adapters
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +49,7 @@ class CopyingEngine(ABC):
         self.rollout_tokens = 0
         self.updates = 0  # sent since the engine started
         self.adapters = 0  # likewise, of a LoRA policy
+        self.before: dict[tuple[str, str], int] = {}  # (method, worker): what it had counted when they began
         self.adapter: str | None = None  # the name of the one that answers now
         self.stop_ids: list[int] = []
         self.policy: tuple | None = None  # model and tensors of the last sync: what a restarted server is given
@@ -99,9 +101,9 @@ class CopyingEngine(ABC):
 
         def differences() -> list[str]:
             wrong = []
-            for has in self._ask("cpt_fingerprints"):
-                if has["updates"] != self.updates:
-                    wrong.append(f"updates ({has['updates']} arrived, {self.updates} were sent)")
+            for has, before in self._counting("cpt_fingerprints"):
+                if has["updates"] - before != self.updates:
+                    wrong.append(f"updates ({has['updates'] - before} arrived, {self.updates} were sent)")
                 wrong += witness.differences(has)
             return wrong
 
@@ -110,32 +112,38 @@ class CopyingEngine(ABC):
     def _send_adapter(self, model) -> Callable[[], list[str]]:
         """A LoRA policy's adapter alone, as a folder under a new name (names are what the prefix cache goes by)."""
         self.adapters += 1
-        name = f"policy-{self.adapters}"
+        name = f"{ADAPTER}{self.adapters}"
         folder = self.place / name
         model.save_pretrained(folder, selected_adapters=["default"])
         self._push_adapter(folder, name, self.adapters)
         self.adapter = name
-        shutil.rmtree(self.place / f"policy-{self.adapters - 1}", ignore_errors=True)
+        shutil.rmtree(self.place / f"{ADAPTER}{self.adapters - 1}", ignore_errors=True)
 
         def differences() -> list[str]:
             wrong = []
-            for has in self._ask("cpt_adapter"):
-                if has["number"] != self.adapters:
-                    wrong.append(f"adapters ({has['number']} arrived, {self.adapters} were sent)")
+            for has, before in self._counting("cpt_adapter"):
+                if has["number"] - before != self.adapters:
+                    wrong.append(f"adapters ({has['number'] - before} arrived, {self.adapters} were sent)")
                 elif has["digests"] != adapter_digests(model, has["dtype"]):
                     wrong.append("the adapter")
             return wrong
 
         return differences
 
+    def _counting(self, method: str) -> Iterator[tuple[dict, int]]:
+        """The answer of every worker, and what it had counted before ours."""
+        return ((has, self.before.get((method, has["worker"]), 0)) for has in self._ask(method))
+
     def _prove(self, model, differences: Callable[[], list[str]]) -> dict[str, float]:
         """Raise StaleWeights unless the engine's copy is the policy; returns the logprob differences."""
         wrong = differences()
         if wrong:
             raise StaleWeights(f"after a sync the engine's {', '.join(dict.fromkeys(wrong))} are not the policy's")
-        completions = [each for made in self._complete(self._probing(), None) for each in made]
+        requests = self._probing()
+        completions = [each for made in self._complete(requests, None) for each in made]
         ids = [completion.token_ids for completion in completions]
-        policys = score(model, self.probes, ids, batch_size=len(self.probes), pad_id=self.stop_ids[0])
+        prompts = [request.prompt for request in requests]
+        policys = score(model, prompts, ids, batch_size=len(self.probes), pad_id=self.stop_ids[0])
         engines = [each for completion in completions for each in completion.logprobs]
         off = (torch.tensor(engines) - torch.tensor([each for logprobs in policys for each in logprobs])).abs()
         limit = TOLERANCE[self.dtype]

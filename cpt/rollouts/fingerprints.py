@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
+SHAPE = ("vocab_size", "hidden_size", "num_hidden_layers")  # of a model, in its config
 SAMPLED_ROWS = 1024  # of an embedding or a head, evenly spaced; smaller ones are taken whole
 
 

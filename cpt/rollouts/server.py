@@ -4,27 +4,32 @@ Rank 0 asks for all ranks, and pushes the weights. A server that dies or hangs i
 waited for), given the policy once more, with the proof, and asked again; three times in ten minutes end the run.
 """
 
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cpt import ranks
-from cpt.errors import UserError
+from cpt.errors import EngineFailed, UserError
+from cpt.models import load_config
 from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, Tensors, each_sampling
-from cpt.rollouts.client import CONNECTIONS, ServerLost, Servers
-from cpt.rollouts.copying import CopyingEngine, Request
+from cpt.rollouts.client import CONNECTIONS, Helpers, ServerLost, Servers
+from cpt.rollouts.copying import ADAPTER, CopyingEngine, Request
+from cpt.rollouts.fingerprints import SHAPE
 from cpt.rollouts.serving import Serving
 from cpt.rollouts.transfer import Directory, Gloo, VllmTransfer, choose
 
 FAILURES, WITHIN = 3, 600.0  # so many in so many seconds end the run
 TOGETHER = 64  # prompts in one request, where all are continued alike
+SETTLING = 3  # times the patience of a small question: a worker may still wait, as long, for weights that never come
+INFO, UNLOAD = "server_info?config_format=json", "v1/unload_lora_adapter"
 log = logging.getLogger(__name__)
 
 
@@ -37,15 +42,16 @@ class ServerEngine(CopyingEngine):
         self.serving: Serving | None = None
         self.failures: deque[float] = deque()
         self.guarded = False  # inside `_surely`: what is lost here is begun anew by it, weights and all
-        ranks.on_main(self._open, base, place)
+        self.base = base
+        ranks.on_main(self._open, place)
 
-    def _open(self, base: Path, place: Path) -> None:
+    def _open(self, place: Path) -> None:
         """Start or find the servers (rank 0)."""
         settings = self.recipe.rollouts
         adapter = self.recipe.adapter is not None
         self.transfer_name = choose(settings, adapter)
         if settings.url is None:
-            self.serving = Serving(self.recipe, base, place.parent / "server.log", self.transfer_name)
+            self.serving = Serving(self.recipe, self.base, place.parent / "server.log", self.transfer_name)
             self.serving.start()
             urls = [self.serving.url]
         else:
@@ -57,32 +63,60 @@ class ServerEngine(CopyingEngine):
         settings = self.recipe.rollouts
         self.servers = Servers(urls, settings.patience)
         try:
-            has = self.servers.rpc("cpt_fingerprints")
-            config = self.servers.get(urls[0], "server_info?config_format=json").json()["vllm_config"]
-        except (RuntimeError, ServerLost) as error:
+            shapes = self._count()
+            configs = [self.servers.get(url, INFO).json()["vllm_config"] for url in urls]
+        except (RuntimeError, ServerLost, LookupError, TypeError, ValueError) as error:
             if self.guarded and isinstance(error, ServerLost):
                 raise  # lost once more while it was coming back
+            known = isinstance(error, RuntimeError | ServerLost)
+            reason = error if known else f"what answers at {', '.join(urls)} is no vLLM server"
+            adapter = "--enable-lora --max-lora-rank R " if self.recipe.adapter is not None else ""
             raise UserError(
-                f"rollouts.url: {error}; start the server as `VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode "
-                "processed_logprobs --worker-extension-cls cpt.rollouts.worker.PolicyWorker` (docs/rollouts.md)"
+                f"rollouts.url: {reason}; start the server as `VLLM_SERVER_DEV_MODE=1 vllm serve MODEL "
+                f"{adapter}--logprobs-mode processed_logprobs --worker-extension-cls cpt.rollouts.worker.PolicyWorker` "
+                "(docs/rollouts.md)"
             ) from error
-        self.dtype = has[0]["dtype"]
-        self.updates, self.adapters = has[0]["updates"], 0
-        if self.recipe.adapter is not None:
-            self.adapters = self.servers.rpc("cpt_adapter")[0]["number"]
-        if config["model_config"]["logprobs_mode"] != "processed_logprobs":
+        ours = load_config(self.base, self.recipe).get_text_config()
+        for theirs in shapes if self.serving is None else ():
+            if theirs != [getattr(ours, name, None) for name in SHAPE]:
+                told = ", ".join(
+                    f"{name} {has}, not {getattr(ours, name, None)}" for name, has in zip(SHAPE, theirs, strict=True)
+                )
+                raise UserError(
+                    f"rollouts.url: a server has another model than the recipe ({told}): start it with that"
+                )
+        if any(config["model_config"]["logprobs_mode"] != "processed_logprobs" for config in configs):
             raise UserError("rollouts.url: start the server with --logprobs-mode processed_logprobs")
-        backend = (config.get("weight_transfer_config") or {}).get("backend")
+        [backend, *others] = {(config.get("weight_transfer_config") or {}).get("backend") for config in configs}
+        if others:
+            raise UserError("rollouts.url: start all servers with the same --weight-transfer-config")
         if self.serving is None and settings.transfer == "auto":
-            self.transfer_name = (
-                backend if backend in ("gloo", "nccl", "ipc") and not self.recipe.adapter else "directory"
-            )
+            ways = ("gloo", "nccl", "ipc") if ranks.world_size() == 1 else ("gloo", "nccl")
+            self.transfer_name = backend if backend in ways and not self.recipe.adapter else "directory"
         elif self.transfer_name not in ("directory", backend):
             raise UserError(
                 f'rollouts.transfer: the server was started without --weight-transfer-config \'{{"backend": '
                 f'"{self.transfer_name}"}}\''
             )
         self.transfer = self._make_transfer()
+
+    def _count(self) -> list[list[int]]:
+        """Begin from what every worker has counted: servers may be of different age. Returns the shapes of their models."""
+        workers = self.servers.rpc("cpt_fingerprints")
+        shapes = [each["shape"] for each in workers]
+        self.dtype = next((each["dtype"] for each in workers if each["dtype"] != "float32"), "float32")
+        self.before = {("cpt_fingerprints", each["worker"]): each["updates"] for each in workers}
+        self.updates, self.adapters, self.adapter = 0, 0, None
+        if self.recipe.adapter is not None:
+            workers = self.servers.rpc("cpt_adapter")
+            self.adapters = max(each["number"] for each in workers)
+            self.before |= {("cpt_adapter", each["worker"]): each["number"] - self.adapters for each in workers}
+            for url in self.servers.urls:  # those of a run before, whose names would be ours
+                for each in self.servers.get(url, "v1/models").json()["data"]:
+                    if each["id"].startswith(ADAPTER):
+                        self.servers.post(url, UNLOAD, {"lora_name": each["id"]}, self.servers.patience)
+        self.servers.post_all("reset_prefix_cache")
+        return shapes
 
     def _make_transfer(self) -> Directory | Gloo | VllmTransfer:
         if self.transfer_name == "directory":
@@ -109,10 +143,18 @@ class ServerEngine(CopyingEngine):
     def _push_adapter(self, folder: Path, name: str, number: int) -> None:
         self.servers.post_all("v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
         if self.adapter is not None:
-            self.servers.post_all("v1/unload_lora_adapter", {"lora_name": self.adapter})
+            with contextlib.suppress(RuntimeError):  # one that was started anew does not know it: the proof will tell
+                self.servers.post_all(UNLOAD, {"lora_name": self.adapter})
 
     def _ask(self, method: str) -> list[dict]:
-        return self.servers.rpc(method)
+        answers = self.servers.rpc(method)
+        if {(method, each["worker"]) for each in answers} - {*self.before}:
+            raise ServerLost("a server was started anew, unnoticed")
+        return answers
+
+    def _probing(self) -> list[Request]:
+        """Every probe for every server."""
+        return super()._probing() * len(self.servers.urls)
 
     # -- rollouts --------------------------------------------------------------------------------------------------------
 
@@ -148,15 +190,15 @@ class ServerEngine(CopyingEngine):
         return self._surely(self._complete_once, requests, on_done)
 
     def _complete_once(self, requests: list[Request], on_done) -> list[list[Completion]]:
-        together = batches(requests)
+        together = batches(requests, min(TOGETHER, -(-len(requests) // len(self.servers.urls))))
         made: list[list[Completion] | None] = [None] * len(requests)
-        pool = ThreadPoolExecutor(CONNECTIONS * len(self.servers.urls))
+        helpers = Helpers(min(len(together), CONNECTIONS * len(self.servers.urls)))
         try:
             asked = {}
             for number, places in enumerate(together):
                 url = self.servers.urls[number % len(self.servers.urls)]
                 body = self._body([requests[i] for i in places])
-                asked[pool.submit(self.servers.post, url, "v1/completions", body, None)] = places
+                asked[helpers.submit(self.servers.post, url, "v1/completions", body, None)] = places
             done = 0
             for answered in self._as_they_come(list(asked)):
                 places = asked[answered]
@@ -168,7 +210,7 @@ class ServerEngine(CopyingEngine):
                 if on_done:
                     on_done(done)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            helpers.leave()
         return made
 
     def _as_they_come(self, asked: list[Future]) -> Iterator[Future]:
@@ -228,17 +270,19 @@ class ServerEngine(CopyingEngine):
         log.warning("server lost (%d): %s", len(self.failures), error)
         if len(self.failures) >= FAILURES:
             tail = f"; the end of its log ({self.serving.logfile}):\n{self.serving.tail()}" if self.serving else ""
-            raise RuntimeError(
+            raise EngineFailed(
                 f"the server failed {FAILURES} times within {WITHIN / 60:g} minutes: {error}{tail}"
             ) from error
         urls = self.servers.urls
+        self.transfer.close()
         if self.serving is not None:
             self.serving.stop()
             self.serving.start()
             urls = [self.serving.url]
         else:
             self._await(urls)
-        self.transfer.close()
+            self.servers.post_all("abort_requests", {})  # what it was asked before is nobody's any more
+            self.servers.rpc("cpt_settle", patience=SETTLING * self.servers.patience)
         self._connect(urls)
         if resend and self.policy is not None:
             self._prove(self.policy[0], self._send())
@@ -253,7 +297,7 @@ class ServerEngine(CopyingEngine):
                     break
                 except ServerLost as error:
                     if time.monotonic() > deadline:
-                        raise RuntimeError(f"rollouts.url: {url} does not come back: {error}") from error
+                        raise EngineFailed(f"rollouts.url: {url} does not come back: {error}") from error
                     time.sleep(1.0)
 
     def close(self) -> None:
@@ -263,14 +307,14 @@ class ServerEngine(CopyingEngine):
             super().close()
 
 
-def batches(requests: list[Request]) -> list[list[int]]:
-    """Which requests go together: those without a seed that are continued alike; one with a seed goes by itself."""
+def batches(requests: list[Request], most: int) -> list[list[int]]:
+    """Which requests go together: up to `most` without a seed that are continued alike; one with a seed goes by itself."""
     found: list[list[int]] = []
     for i, request in enumerate(requests):
         last = found[-1] if found else None
         first = requests[last[0]] if last else None
         alike = first is not None and request.seed is None and first.seed is None and request.n == first.n
-        if alike and len(last) < TOGETHER and request.sampling == first.sampling:
+        if alike and len(last) < most and request.sampling == first.sampling:
             last.append(i)
         else:
             found.append([i])

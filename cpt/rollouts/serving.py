@@ -14,7 +14,7 @@ from typing import Any
 
 import requests
 
-from cpt.errors import UserError
+from cpt.errors import EngineFailed, UserError
 from cpt.recipe import Recipe
 from cpt.rollouts.settings import engine_arguments, environment, explanation
 
@@ -41,7 +41,7 @@ class Serving:
 
         Raises:
             UserError: the port is taken, or vLLM refuses to start for a reason that we know.
-            RuntimeError: it ended or did not come up in time; with the last lines of its log.
+            EngineFailed: it ended or did not come up in time; with the last lines of its log.
         """
         self.port = self._free_port()
         written = self.logfile.stat().st_size if self.logfile.exists() else 0
@@ -99,7 +99,11 @@ class Serving:
             return probe.getsockname()[1]
 
     def _command(self) -> list[str]:
+        import torch
+
         arguments = engine_arguments(self.recipe)
+        if not torch.cuda.is_available():  # vLLM cannot resume a seeded request of which it has read a part on the CPU
+            arguments.setdefault("enable_chunked_prefill", False)
         if self.transfer != "directory":
             arguments["weight_transfer_config"] = {"backend": self.transfer}
         words = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(self.base), *flags(arguments)]
@@ -127,7 +131,7 @@ class Serving:
             known = explanation(stream.read().decode(errors="replace"), self.recipe)
         if known:
             raise UserError(f"{known} (log: {self.logfile})")
-        raise RuntimeError(f"vllm serve {what}; the end of its log ({self.logfile}):\n{self.tail()}")
+        raise EngineFailed(f"vllm serve {what}; the end of its log ({self.logfile}):\n{self.tail()}")
 
 
 def flags(arguments: dict[str, Any]) -> list[str]:

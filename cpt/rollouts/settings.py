@@ -11,6 +11,7 @@ from cpt.errors import UserError
 from cpt.recipe import Recipe
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM makes room for
+REASON = 300  # characters of what vLLM says, at most
 KV_CACHE_BYTES = 2**30  # on the CPU, where vLLM would take most of the machine's memory; 1 GiB serves our small models
 
 
@@ -57,7 +58,7 @@ def explained(recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        line = explanation(str(error), recipe)
+        line = explanation(f"{type(error).__name__}: {error}", recipe)
         if line is None:
             raise
         raise UserError(line) from error
@@ -65,7 +66,7 @@ def explained(recipe: Recipe) -> Iterator[None]:
 
 def explanation(said: str, recipe: Recipe) -> str | None:
     """What the user can do about an error (or the last lines of a log) of vLLM's start; None where we do not know it."""
-    said = " ".join(said.split())
+    lines, said = said.splitlines(), " ".join(said.split())
     if found := re.search(r"max seq len \((\d+)\).*?KV cache is needed.*?memory \(([\d.]+) GiB\)", said):
         fits = re.search(r"estimated maximum model length is (\d+)", said)
         value = (
@@ -75,7 +76,10 @@ def explanation(said: str, recipe: Recipe) -> str | None:
             f"{value}: vLLM's cache of {found[2]} GiB holds no answer of {found[1]} tokens "
             "(kv_cache_memory_bytes or gpu_memory_utilization give it more)"
         )
-    if found := re.search(r"Free memory on device .*?\(([\d.]+)/([\d.]+) GiB\).*?utilization \(([\d.]+)", said):
+    if found := re.search(
+        r"(?:Free memory on device|Available memory on node) .*?\(([\d.]+)/([\d.]+) GiB\).*?utilization \(([\d.]+)",
+        said,
+    ):
         fits = max(0.0, float(found[1]) / float(found[2]) - 0.02)
         return (
             f"rollouts.gpu_memory_utilization: {found[3]} is more than the device has free ({found[1]} of {found[2]} GiB): "
@@ -103,7 +107,22 @@ def explanation(said: str, recipe: Recipe) -> str | None:
         return f"rollouts.engine: vLLM on the CPU has no attention for {found[1]}: use `engine: transformers`"
     if found := re.search(r"max_model_len \((\d+)\) is greater than the derived max_model_len \(.*?(\d+)", said):
         return f"rollouts.max_model_len: {found[1]} is more than the model's context of {found[2]}"
-    return None
+    return refusal(lines, said, recipe)
+
+
+def refusal(lines: list[str], said: str, recipe: Recipe) -> str | None:
+    """What vLLM has against the arguments that the recipe gives it, if it has: its own words, and the arguments."""
+    found = re.search(r"validation errors? for \w+ (.*?) \[type=", said)
+    found = found or re.search(r"serve: error: (argument .*)", said)
+    wrong = [
+        each[1]
+        for line in lines
+        if (each := re.search(r"^(?:\(\w+ pid=\d+\) (?:ERROR .*?\] )?)?ValueError: (.*)", line))
+    ]
+    given = ", ".join(f"{name}: {value}" for name, value in recipe.rollouts.arguments.items())
+    if not given or not (found or wrong):
+        return None
+    return f"rollouts: vLLM does not start with {given}: {(found[1] if found else wrong[-1])[:REASON]}"
 
 
 def version() -> str:

@@ -13,30 +13,40 @@ ipc and nccl have not run here: no machine at hand has vLLM and a GPU. They foll
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
 
+from cpt import ranks
+from cpt.errors import UserError
 from cpt.recipe import ServerRollouts
 from cpt.rollouts.buckets import Channel, Named, send
-from cpt.rollouts.client import ServerLost, Servers
+from cpt.rollouts.client import Helpers, ServerLost, Servers
 
 SHARD_BYTES = 2 * 2**30
 LOADING = 10  # times the patience of a small question: what a server may take for all the weights
 
 
 def choose(settings: ServerRollouts, adapter: bool) -> str:
-    """The way for a server that this run starts. Adapters are small: they go as files, in vLLM's own form."""
+    """The way for a server that this run starts. Adapters are small: they go as files, in vLLM's own form.
+
+    vLLM's ipc gathers handles from all training processes, and here rank 0 alone sends: it is for one process.
+    """
     if adapter:
         return "directory"
+    if settings.transfer == "ipc" and ranks.world_size() > 1:
+        raise UserError(
+            f"rollouts.transfer: ipc is from one training process, and there are {ranks.world_size()}: use directory"
+        )
     if settings.transfer != "auto":
         return settings.transfer
     if not torch.cuda.is_available():
         return "gloo"
-    return "nccl" if settings.devices is not None else "ipc"
+    if settings.devices is not None:
+        return "nccl"
+    return "ipc" if ranks.world_size() == 1 else "directory"
 
 
 class Directory:
@@ -103,7 +113,7 @@ def listening_beside(call: Callable, *arguments) -> Iterator[None]:
 
     Nothing waits for the call once the block has failed: the server may never answer it.
     """
-    beside = ThreadPoolExecutor(1)
+    beside = Helpers(1)
     listening = beside.submit(call, *arguments)
     try:
         yield
@@ -113,7 +123,7 @@ def listening_beside(call: Callable, *arguments) -> Iterator[None]:
             listening.result()  # a server that refused says why
         raise ServerLost(f"weights over gloo: {error}") from error
     finally:
-        beside.shutdown(wait=False)
+        beside.leave()
 
 
 class VllmTransfer:

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from cpt import ranks
+from cpt.errors import UserError
 from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, each_sampling
 from cpt.rollouts.copying import CopyingEngine, Request
@@ -34,6 +35,11 @@ class VllmEngine(CopyingEngine):
         arguments = engine_arguments(recipe) | {"model": str(base)}
         self.sleep_level, self.lora = self._sleep_level(), None
         self.tensor_parallel = arguments.get("tensor_parallel_size", 1)
+        if ranks.world_size() % self.tensor_parallel:
+            raise UserError(
+                f"rollouts.tensor_parallel_size: {self.tensor_parallel} processes would share an engine, and "
+                f"{ranks.world_size()} run(s): start a multiple of it with `accelerate launch`, or leave it out"
+            )
         if ranks.world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"
         if self.sleep_level:
@@ -88,7 +94,7 @@ class VllmEngine(CopyingEngine):
         if seed is None and self.group is not None:  # the ranks of an engine must draw alike
             seed = int(self._of_the_group([torch.randint(2**31, ()).item()])[0][0])
         if self.sleep_level == 2 and self.asleep:  # the weights were thrown away: give them again
-            self._send()
+            self._prove(self.policy[0], self._send())
         self._wake("weights")
         self._wake("kv_cache")
         with kept_random_state(seed):
@@ -134,7 +140,7 @@ class VllmEngine(CopyingEngine):
     # -- ranks and memory ------------------------------------------------------------------------------------------------
 
     def _tensor_parallel_group(self):
-        """The ranks that share this engine; None where each has its own. Not run here: no machine at hand has two GPUs."""
+        """The ranks that share this engine; None where each has its own."""
         if self.tensor_parallel == 1:
             return None
         count = self.tensor_parallel
@@ -154,6 +160,7 @@ class VllmEngine(CopyingEngine):
     def _wake(self, what: str) -> None:
         """Take back the memory of the weights, or of the cache. Waking what is awake does nothing."""
         if self.sleep_level and self.asleep and what not in self.woken:
+            torch.cuda.empty_cache()  # vLLM takes memory past torch, which keeps what training has freed
             self.llm.wake_up(tags=[what])
             self.woken.add(what)
             self.asleep = self.woken != {"weights", "kv_cache"}

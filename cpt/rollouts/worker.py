@@ -8,24 +8,34 @@ part of vLLM can say which weights it has: `cpt_fingerprints` does.
 """
 
 import logging
+import os
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
-from cpt.rollouts.fingerprints import digest, is_norm, stride
+from cpt.rollouts.fingerprints import SHAPE, digest, is_norm, stride
 
 # At every reload vLLM warns of the layers that have no weights of their own (a tied head, the rotary embedding).
 logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
 if "gloo" not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine("gloo", "cpt.rollouts.gloo", "GlooWeightTransferEngine")
+IMPORTED = uuid.uuid4().hex
 
 
 class PolicyWorker:
     """What `collective_rpc` can ask of each worker."""
 
     cpt_updates = 0  # how often the weights were taken since the engine started
+
+    @property
+    def cpt_worker(self) -> str:
+        """This process: a server that was started anew has others, which count from 0."""
+        return f"{IMPORTED}-{os.getpid()}"
 
     def cpt_load(self, weights: Iterable) -> None:
         """Take (name, whole tensor) pairs under their names in the checkpoint; in this process only."""
@@ -58,6 +68,14 @@ class PolicyWorker:
                 module.quant_method.process_weights_after_loading(module)
         self.cpt_updates += 1
 
+    def cpt_settle(self) -> None:
+        """End an update that was cut off, so that another can begin: that one overwrites what is half-loaded."""
+        model = self.model_runner.get_model()
+        if self._weight_update_active or any(each.is_meta for each in model.parameters()):
+            with set_current_vllm_config(self.vllm_config):
+                finalize_layerwise_reload(model, self.model_config)
+            self._weight_update_active = False
+
     def cpt_fingerprints(self) -> dict:
         """What this worker has: its count of updates, dtype, and digests of norms, embedding and head (of its shard)."""
         model = self.model_runner.get_model()
@@ -72,7 +90,9 @@ class PolicyWorker:
                 kind = "head" if isinstance(module, ParallelLMHead) else "embedding"
                 tables[kind].append([start, end, digest(module.weight[first : end - start : step])])
         dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-        return {"updates": self.cpt_updates, "dtype": dtype, "norms": norms, **tables}
+        config = self.model_config.hf_text_config
+        own = {"worker": self.cpt_worker, "shape": [getattr(config, name, None) for name in SHAPE], "dtype": dtype}
+        return {**own, "updates": self.cpt_updates, "norms": norms, **tables}
 
     def cpt_adapter(self) -> dict:
         """The newest adapter: its number (0 for none) and the digests of all its tensors."""
@@ -84,4 +104,4 @@ class PolicyWorker:
                 for part in (layer.lora_a, layer.lora_b):
                     found += [digest(each) for each in (part if isinstance(part, list) else [part]) if each is not None]
         dtype = str(self.model_runner.lora_config.lora_dtype).removeprefix("torch.")
-        return {"number": newest, "dtype": dtype, "digests": sorted(found)}
+        return {"worker": self.cpt_worker, "number": newest, "dtype": dtype, "digests": sorted(found)}
