@@ -7,9 +7,10 @@ points hold the adapter alone, on that base.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cpt.errors import UserError
 from cpt.recipe import Recipe
@@ -161,7 +162,25 @@ def load_full(folder: Path, recipe: Recipe):
             f"{folder}: the weights lack {len(missing)} tensors that the config asks for ({named}), and random ones would "
             "stand in: config.json and weights do not belong together"
         )
+    if strange := not_finite(model.named_parameters()):
+        raise UserError(f"{folder}: {holds_nan(strange)}: repair the model, or give another")
     return model
+
+
+def not_finite(tensors: Iterable[tuple[str, Any]]) -> list[str]:
+    """The names of the tensors that hold NaN or infinity. A sum shows it cheaply; only then is each value looked at."""
+    import torch
+
+    return [
+        name
+        for name, tensor in tensors
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all()
+    ]
+
+
+def holds_nan(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more} hold{'s' * (len(names) == 1)} NaN or infinity"
 
 
 def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, seed: int = 0):

@@ -176,10 +176,20 @@ def total_steps(trainer: Trainer) -> int:
     return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
 
 
+def check_finite(ctx: StageContext, strange: list[str]) -> None:
+    """Raise UserError where tensors hold NaN or infinity: every later loss, gradient and answer would come of them."""
+    if strange:
+        raise UserError(
+            f"{ctx.key}: training diverged: {models.holds_nan(strange)}; nothing of the stage is kept: lower learning_rate "
+            "or max_grad_norm in `args`"
+        )
+
+
 def save(ctx: StageContext, trainer: Trainer, target: Path) -> None:
-    """Gather on all ranks, write on rank 0."""
+    """Gather on all ranks, write on rank 0. Raises UserError where the policy is no longer finite."""
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     policy = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    check_finite(ctx, ranks.broadcast(models.not_finite(state_dict.items()) if ranks.is_main() else []))
     if ranks.is_main():
         shutil.rmtree(target, ignore_errors=True)
         models.save_policy(policy, state_dict, ctx.source, target, ctx.recipe)
@@ -267,6 +277,10 @@ class Keeper(TrainerCallback):
             control.should_save = self.due and exact
             self.due = self.due and not exact
         return control
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if not math.isfinite(logs.get("grad_norm", 0.0)):  # with fp16 such a step may have been left out
+            check_finite(self.ctx, models.not_finite(self.trainer.model.named_parameters()))
 
     def on_save(self, args, state, control, **_):
         costs = self.costs()
