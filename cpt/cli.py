@@ -209,6 +209,8 @@ def failed(asked: argparse.Namespace, error: Exception) -> int:
     """
     log, mine = getattr(asked, "log", None), int(os.environ.get("RANK", "0"))
     if log is None or not log.parent.is_dir():
+        if isinstance(error, EngineFailed):
+            return complain(error, 1)
         traceback.print_exc()
         return 1
     with log.open("a", encoding="utf-8") as file:

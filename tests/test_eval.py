@@ -6,6 +6,9 @@ import shutil
 import pytest
 from fakes import recipe, write_recipe
 
+from cpt import cli
+from cpt.errors import EngineFailed
+
 SUITE = (
     "name: {name}\ntasks:\n  - {{task: copy, data: {{source: procedural, name: copy, eval: 3}}, reward: {reward}}}\n"
 )
@@ -138,3 +141,14 @@ def test_a_point_by_its_folder(cpt, runs, suite, tmp_path, name):
     (run / "points" / "01-reverse" / "model" / "tokenizer.json").write_text("{")
     assert cpt("eval", run / "points" / "01-reverse", "--suite", suite) == 2
     refused(cpt, "01-reverse: is damaged")
+
+
+def test_an_engine_that_fails_is_told_without_a_traceback(monkeypatch, capsys):
+    def fail(asked):
+        raise EngineFailed("vllm serve ended with exit code 1; the end of its log:\nout of memory")
+
+    monkeypatch.setitem(cli.COMMANDS, "eval", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["eval", "model", "--suite", "general"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "cpt: out of memory" in said and "Traceback" not in said
