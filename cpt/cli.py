@@ -15,8 +15,7 @@ from typing import Any
 
 from cpt import __version__, merge_command, ranks
 from cpt.command_line import Parser
-from cpt.errors import EngineFailed, Interrupted, UserError
-from cpt.signatures import nearest
+from cpt.errors import EngineFailed, Interrupted, UserError, nearest
 
 DESCRIPTION = """\
 cpt takes a language model through a stream of tasks (SFT, preferences, reinforcement from verifiers) and shows, task by

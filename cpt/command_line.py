@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from cpt.signatures import nearest
+from cpt.errors import nearest
 
 
 class Parser(argparse.ArgumentParser):

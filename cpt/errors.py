@@ -1,6 +1,7 @@
 """The user's mistakes: each is one line that says what is wrong, where, and what to do. The command line exits with 2."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,3 +42,9 @@ class RecipeErrors(UserError):
     def __init__(self, problems: Sequence[Problem]):
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the name of `known` that is most like `name`; nothing where none is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -4,9 +4,7 @@ Importing TRL costs 12 s and vLLM as much; a typo in a recipe should cost a line
 """
 
 import ast
-import difflib
 import importlib.util
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -127,9 +125,3 @@ def union(annotation: str) -> list[str]:
             parts.append(annotation[start:i].strip())
             start = i + 1
     return parts
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the name of `known` that is most like `name`; nothing where none is."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""

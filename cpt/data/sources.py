@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import json
@@ -17,7 +16,7 @@ from typing import Any
 
 from cpt.data import procedural
 from cpt.data.rows import FIELDS, Row, prompt_key, prompt_of, row_problem
-from cpt.errors import UserError
+from cpt.errors import UserError, nearest
 from cpt.recipe import Hub, Jsonl, Procedural, ReasoningGym, Source
 
 SPLITS = ("train", "validation", "eval")
@@ -114,8 +113,8 @@ def check_reasoning_gym(source: ReasoningGym) -> None:
     known = [field.name for field in dataclasses.fields(config)]
     for key in source.config:
         if key not in known or key in ("seed", "size"):
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near and near[0] != key else f"; there are {', '.join(known)}"
+            there = [field for field in known if field not in ("seed", "size")]
+            hint = nearest(key, there) or f"; there are {', '.join(there)}"
             raise UserError(f"reasoning_gym {source.name} has no config field {key!r} that can be set{hint}")
     with refusals(source):
         config(**source.config).validate()
@@ -294,11 +293,6 @@ def mapped(table: Any, columns: dict[str, str], where: str, prefix: str) -> Sequ
         raise UserError(f"{where}: {problem}")
     taken = {field: field for field in FIELDS if field in table.column_names} | columns
     return MappedRows(table, taken, where, prefix)
-
-
-def nearest(name: str, there: Any) -> str:
-    near = difflib.get_close_matches(name, list(there), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def column_problems(there: Sequence[str], columns: dict[str, str]) -> Iterator[tuple[str | None, str]]:

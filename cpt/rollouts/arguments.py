@@ -7,7 +7,8 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-from cpt.signatures import class_fields, nearest, wrong_type
+from cpt.errors import nearest
+from cpt.signatures import class_fields, wrong_type
 
 OURS = {  # keys of the recipe that are not vLLM's
     "transformers": {"engine", "batch_size"},

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from cpt.signatures import Argument, class_fields, nearest, package_folder, popped_keywords, wrong_type
+from cpt.errors import nearest
+from cpt.signatures import Argument, class_fields, package_folder, popped_keywords, wrong_type
 
 CONFIGS = {
     "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
