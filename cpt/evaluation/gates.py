@@ -97,7 +97,8 @@ def held_out_drop(found: dict) -> tuple:
     ends = list(found["intervals"]["held_out_drop"].values())
     interval = [max(low for low, _ in ends), max(high for _, high in ends)] if ends else None
     value = max((loss for loss, *_ in lost), default=None)
-    return value, interval, f"{losses(lost)}; by task: {losses(by_task)}"
+    whole, parts = losses(lost), losses(by_task)
+    return value, interval, whole if whole == parts else f"{whole}; by task: {parts}"  # equal: nothing was lost
 
 
 def learning_accuracy(found: dict) -> tuple:
