@@ -57,3 +57,20 @@ def test_a_stage_resumed_without_probes_says_nothing(tmp_path):
     drift, later = Drift(tmp_path / "drift.safetensors"), Policy(7, 0.25, 0.25, 0.25, 0.25)
     drift.begin(later, rollouts([[3], [3]]))
     assert drift.kl(later) is None
+
+
+@pytest.mark.parametrize(
+    "steps, every, due",
+    [
+        (6, 1, [1, 2, 3, 4, 5, 6]),
+        (25, 1, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 25]),
+        (100, 10, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]),
+        (90, 20, [20, 40, 60, 80]),
+        (90, 7, [14, 21, 28, 42, 49, 56, 63, 77, 84]),
+    ],
+)
+def test_some_ten_times_a_stage(steps, every, due, tmp_path):
+    drift = Drift(tmp_path / "drift.safetensors")
+    logs = range(every, steps + 1, every)
+    states = [SimpleNamespace(global_step=step, max_steps=steps, logging_steps=every) for step in logs]
+    assert [state.global_step for state in states if drift.due(state)] == due

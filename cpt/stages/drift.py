@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 PROBES = 16  # rollouts kept on each rank, of as many prompts as there are
+TIMES = 10  # a stage: at every step it would be 7 % of quickstart's
 NAME = "kl_from_start"
 
 
@@ -35,6 +36,12 @@ class Drift:
         self.probes = {name: rollouts[name][chosen.to(rollouts[name].device)].contiguous() for name in names}
         self.probes["logps"] = self._logps(trainer).contiguous()
         save_file(self.probes, self.file)
+
+    def due(self, state) -> bool:
+        """Whether the log of this step is one of those that say it: the first after each tenth of the stage, and the last."""
+        every = max(1, state.max_steps // TIMES)
+        before = max(0, state.global_step - state.logging_steps)
+        return state.global_step // every > before // every or state.global_step >= state.max_steps
 
     def kl(self, trainer) -> float | None:
         """The mean over the probes' tokens, of all ranks (a collective); None where nothing was kept."""

@@ -80,8 +80,15 @@ class RlvrStageTrainer(GRPOTrainer):
         return output
 
     def log(self, logs, start_time=None):
-        drift = self.drift.kl(self) if self.drift is not None and self.model.training else None
-        super().log(logs if drift is None else logs | {DRIFT: drift}, start_time)
+        if (
+            self.drift is not None
+            and self.model.training
+            and "train_runtime" not in logs
+            and self.drift.due(self.state)
+        ):
+            drift = self.drift.kl(self)
+            logs = logs if drift is None else logs | {DRIFT: drift}
+        super().log(logs, start_time)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         """TRL's, but what the task's reward (the first) cannot score has no reward at all, whatever the others say."""
