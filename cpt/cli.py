@@ -254,7 +254,7 @@ def checked(asked: argparse.Namespace) -> tuple[Any, Path]:
     from cpt.recipe import RecipeErrors, load, placed
 
     recipe = load(asked.recipe, asked.overrides)
-    out = asked.out or default_out(asked)
+    out = asked.out or default_out(recipe, asked)
     try:
         plan.check(recipe, out)
     except RecipeErrors as error:
@@ -308,11 +308,10 @@ def level_of(asked: argparse.Namespace) -> int:
     return 0 if asked.quiet else 2 if asked.verbose else 1
 
 
-def default_out(asked: argparse.Namespace) -> Path:
+def default_out(mine: Any, asked: argparse.Namespace) -> Path:
     """`runs/NAME-sSEED`, and six digits more where the overrides change what the run is."""
     from cpt.recipe import identity, load
 
-    mine = load(asked.recipe, asked.overrides)
-    plain = load(asked.recipe, [f"seed={mine.seed}"])
+    plain = load(asked.recipe, [f"seed={mine.seed}"]) if asked.overrides else mine
     changed = "" if identity(mine) == identity(plain) else f"-{identity(mine)}"
     return Path("runs") / f"{mine.name}-s{mine.seed}{changed}"

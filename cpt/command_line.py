@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from cpt.errors import nearest
+from cpt.errors import nearest, nearest_or_all
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,8 +27,7 @@ def one_of(names: Sequence[str]):
 
     def name(word: str) -> str:
         if word not in names:
-            near = nearest(word, names) or f"; there are: {', '.join(names)}"
-            raise argparse.ArgumentTypeError(f"no {word}{near}")
+            raise argparse.ArgumentTypeError(f"no {word}{nearest_or_all(word, names)}")
         return word
 
     return name

@@ -48,3 +48,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the name of `known` that is most like `name`; nothing where none is."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def nearest_or_all(name: str, known: Iterable[str]) -> str:
+    """The same; where none is like it, `; there are: X, Y`, and nothing where there are none."""
+    known = list(known)
+    return nearest(name, known) or (f"; there are: {', '.join(known)}" if known else "")

@@ -5,6 +5,7 @@ points hold the adapter alone, on that base.
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from cpt.errors import UserError
 from cpt.recipe import Recipe
 
+log = logging.getLogger(__name__)
 BASE_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 
 
@@ -230,19 +232,16 @@ def laid_over(base: Path, recipe: Recipe):
         empty = AutoModelForCausalLM.from_config(options, trust_remote_code=recipe.model.trust_remote_code)
         try:
             return get_peft_model(empty, settings)
-        except (NotImplementedError, RuntimeError):  # boft, adamss, ... read weights
-            pass
+        except (NotImplementedError, RuntimeError) as error:  # what torch says of weights that are not there
+            log.info("adapter %s: laid out with weights, for without them: %s", recipe.adapter.kind, error)
         except Exception as error:
             raise refused_adapter(recipe, error) from error
-    set_aside = torch.random.get_rng_state()
-    try:
-        return get_peft_model(load_full(base, recipe), adapter_config(recipe))
-    except UserError:
-        raise
-    except Exception as error:
-        raise refused_adapter(recipe, error) from error
-    finally:
-        torch.random.set_rng_state(set_aside)
+    whole = load_full(base, recipe)  # boft, adamss, frod, shira, unilora read them
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return get_peft_model(whole, adapter_config(recipe))
+        except Exception as error:
+            raise refused_adapter(recipe, error) from error
 
 
 def refused_adapter(recipe: Recipe, error: Exception) -> UserError:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from cpt.errors import Problem, RecipeErrors
+from cpt.errors import Problem, RecipeErrors, nearest, nearest_or_all
 from cpt.recipe_nodes import (
     Mistakes,
     Node,
@@ -19,7 +19,6 @@ from cpt.recipe_nodes import (
     make_paths_absolute,
     matching,
     merge,
-    nearest,
     override,
     place,
     read,
@@ -119,7 +118,7 @@ def stage_kind(stage: Node) -> str | None:
 def check_defaults(schema: type[BaseModel], kind: str, node: Node, mistakes: Mistakes) -> None:
     """The `defaults` of one kind by themselves: they may hold what no stage of this recipe uses, and need not be whole."""
     if kind not in arguments.CONFIGS:
-        mistakes.add(node, f"defaults.{kind}", f"no such kind of stage{nearest(kind, arguments.CONFIGS)}")
+        mistakes.add(node, f"defaults.{kind}", f"no such kind of stage{nearest_or_all(kind, arguments.CONFIGS)}")
     elif not isinstance(node.value, dict):
         mistakes.add(node, f"defaults.{kind}", "must be a map, for example {args: {max_steps: 100}}")
     elif "kind" in node.value:
@@ -229,7 +228,7 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
     kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
     loc = error["loc"]
     if kind == "extra_forbidden":
-        return f"unknown key{nearest(str(loc[-1]), names_at(schema, loc[:-1]))}"
+        return f"unknown key{nearest_or_all(str(loc[-1]), names_at(schema, loc[:-1]))}"
     if kind == "json_invalid":
         return f"holds what no file can ({error['ctx']['error']})"
     if kind == "missing":
@@ -241,11 +240,11 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
         return f"{context['discriminator'].strip(chr(39))} is missing: one of {', '.join(there)}"
     if kind == "union_tag_invalid":
         there = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
-        return f"no {context['discriminator'].strip(chr(39))} {context['tag']!r}{nearest(context['tag'], there)}"
+        return f"no {context['discriminator'].strip(chr(39))} {context['tag']!r}{nearest_or_all(context['tag'], there)}"
     if kind == "literal_error":
         there = [each.strip("'") for each in context["expected"].replace(" or ", ", ").split(", ")]
         hint = nearest(given, there) if isinstance(given, str) else ""
-        return f"must be one of {', '.join(there)}, not {given!r}{hint if 'mean' in hint else ''}"
+        return f"must be one of {', '.join(there)}, not {given!r}{hint}"
     if kind in ("value_error", "assertion_error"):
         return str(context["error"])
     if kind == "string_pattern_mismatch":

@@ -365,10 +365,3 @@ def known_places(node: Node) -> str:
         return "a single value stands there"
     names = [name for name in map(task_name, node.value) if name]
     return f"tasks: {', '.join(names)}" if names else f"0 to {len(node.value) - 1}"
-
-
-def nearest(name: str, there: Any) -> str:
-    near = difflib.get_close_matches(name, list(there), n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; there are: {', '.join(there)}" if there else ""

@@ -16,7 +16,7 @@ from typing import Any
 
 from cpt.data import procedural
 from cpt.data.rows import FIELDS, Row, prompt_key, prompt_of, row_problem
-from cpt.errors import UserError, nearest
+from cpt.errors import UserError, nearest, nearest_or_all
 from cpt.recipe import Hub, Jsonl, Procedural, ReasoningGym, Source
 
 SPLITS = ("train", "validation", "eval")
@@ -114,7 +114,7 @@ def check_reasoning_gym(source: ReasoningGym) -> None:
     for key in source.config:
         if key not in known or key in ("seed", "size"):
             there = [field for field in known if field not in ("seed", "size")]
-            hint = nearest(key, there) or f"; there are {', '.join(there)}"
+            hint = nearest_or_all(key, there)
             raise UserError(f"reasoning_gym {source.name} has no config field {key!r} that can be set{hint}")
     with refusals(source):
         config(**source.config).validate()
