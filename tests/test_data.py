@@ -166,6 +166,12 @@ def test_reasoning_gym_rows_and_their_own_scorer():
     assert scores[0].value == 1.0 and scores[1].value < 1.0
 
 
+def test_reasoning_gym_gives_more_rows_than_one_of_its_data_sets_has():
+    """Entry i is drawn by seed + i, so that data sets of neighbouring seeds are nearly the same."""
+    rows = sources.load(gym().model_copy(update={"train": 2500}), "train", "sums", 0)
+    assert len({row["prompt"][0]["content"] for row in rows}) == 2500
+
+
 @pytest.mark.parametrize(
     "source, message",
     [

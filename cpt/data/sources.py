@@ -67,6 +67,9 @@ def load_procedural(source: Procedural, split: str, task: str, seed: int) -> lis
     return [row | {"id": f"{task}/{split}/{i}"} for i, row in enumerate(made)]
 
 
+GYM_SIZE = 1000  # entries of one data set of reasoning-gym
+
+
 def load_reasoning_gym(source: ReasoningGym, split: str, task: str, seed: int) -> list[Row]:
     """Entries of one of reasoning-gym's data sets, no prompt twice in any split; the entry travels for its scorer.
 
@@ -129,14 +132,17 @@ def refusals(source: ReasoningGym) -> Iterator[None]:
 
 
 def reasoning_gym_entries(source: ReasoningGym, seed: int) -> Iterator[dict]:
-    """An endless stream of entries: data sets of 1000, each with a seed of its own."""
+    """An endless stream of entries: data sets of GYM_SIZE, each with a seed of its own.
+
+    Most data sets draw entry i by seed + i, so two seeds less than GYM_SIZE apart would give nearly the same entries.
+    """
     import reasoning_gym
 
     check_reasoning_gym(source)
     for part in itertools.count():
         with refusals(source):
-            own = (seed * 1_000_003 + part) % 2**31  # some data sets draw by numpy, which takes no more
-            yield from reasoning_gym.create_dataset(source.name, seed=own, size=1000, **source.config)
+            own = (seed * 1_000_003 + part * GYM_SIZE) % 2**31  # some data sets draw by numpy, which takes no more
+            yield from reasoning_gym.create_dataset(source.name, seed=own, size=GYM_SIZE, **source.config)
 
 
 def reasoning_gym_row(source: ReasoningGym, name: str, entry: dict) -> Row:
