@@ -18,8 +18,8 @@ from cpt.errors import UserError
 from cpt.plan import NO_VALIDATION, searches
 from cpt.recipe import Recipe
 from cpt.recipe_stages import Sft
-from cpt.rewards import choice
-from cpt.rewards.verifiers import COMPARES, kinds, single
+from cpt.rewards.answers import unreadable
+from cpt.rewards.verifiers import COMPARES, kinds
 from cpt.spelling import unspellable
 from cpt.stages import teacher
 from cpt.stages.arguments import CONFIGS, ROLLOUT_KINDS, value_of
@@ -136,7 +136,7 @@ def check_judged(key: str, rows: Iterable[Row], verifier: Any) -> None:
     """Every row has a prompt to ask and what the verifier judges by: the answer, or the entry of reasoning-gym."""
     used = set(kinds(verifier.model_dump()))
     wanted = ["prompt", *(["answer"] if COMPARES & used else [])]
-    letters = [each["choices"] for each in single(verifier.model_dump()) if each["kind"] == "choice"]
+    answers: dict[str, list[str]] = {}  # {answer: ids of its rows}
     for row in rows:
         lacking = [name for name in wanted if row.get(name) is None]
         there = ", ".join(name for name in row if name != "id")
@@ -145,17 +145,21 @@ def check_judged(key: str, rows: Iterable[Row], verifier: Any) -> None:
                 f"{key}: row {row['id']} has no {' and no '.join(lacking)} (it has {there}); the verifier {verifier.kind} "
                 "needs it: name the column with `columns`, e.g. {answer: solution}"
             )
-        for choices in letters:
-            if choice.wanted(row["answer"]) not in list(choices.upper()):
-                raise UserError(
-                    f"{key}: row {row['id']}: its answer {row['answer'][:60]!r} is none of the choices {', '.join(choices)}, "
-                    "so no completion could be right: write the letter, or name the letters with `choices`"
-                )
+        if row.get("answer") is not None:
+            answers.setdefault(row["answer"], []).append(row["id"])
         if "reasoning_gym" in used and not {"reasoning_gym", "entry"} <= set(row.get("metadata") or {}):
             raise UserError(
                 f"{key}: row {row['id']} has no entry of reasoning-gym's in its metadata (it has {there}); the verifier "
                 "reasoning_gym needs it: take `source: reasoning_gym`, or another verifier"
             )
+    wrong = dict(unreadable(verifier.model_dump(), answers))
+    if wrong:
+        answer, why = next(iter(wrong.items()))
+        number = sum(len(answers[each]) for each in wrong)
+        others = f" ({number} rows have such answers)" if number > 1 else ""
+        raise UserError(
+            f"{key}: row {answers[answer][0]}: no completion could match its answer {answer[:60]!r}: {why}{others}"
+        )
 
 
 # -- what the model needs --------------------------------------------------------------------------------------------------

@@ -96,7 +96,20 @@ LONG = [user("copyab"), assistant("a" * 130)]
         (
             [{"prompt": "reverseabcde=", "answer": "Paris"}],
             {"kind": "rlvr", "reward": [{"kind": "choice", "choices": "ABC"}], "metric": "exact"},
-            ["row reverse/train/0: its answer 'Paris' is none of the choices A, B, C"],
+            ["row reverse/train/0: no completion could match its answer 'Paris': it is none of the choices A, B, C"],
+        ),
+        (
+            [*rows(2), *({"prompt": row["prompt"], "answer": "\\$20"} for row in rows(5)[2:])],
+            {"kind": "rlvr", "reward": "math"},
+            [
+                "row reverse/train/2: no completion could match its answer '\\\\$20': math-verify cannot read it",
+                "(3 rows",
+            ],
+        ),
+        (
+            [{"prompt": "reverseabcde=", "answer": ""}],
+            {"kind": "rlvr"},
+            ["row reverse/train/0: no completion could match its answer ''", "leave the row out"],
         ),
         (rows(1), {"kind": "sft"}, ["row reverse/train/0 has answer, id, prompt; a sft stage needs a demonstration"]),
         (

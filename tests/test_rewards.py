@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from cpt.rewards import Scorer, Scorers, build, told
+from cpt.rewards.answers import unreadable
 from cpt.rewards.workers import call_one
 
 HERE = Path(__file__).parent
@@ -46,10 +47,45 @@ HERE = Path(__file__).parent
         ({"kind": "math"}, r"so $\boxed{\frac{1}{2}}$", {"answer": "0.5"}, 1.0),
         ({"kind": "math"}, "the answer is 3", {"answer": "4"}, 0.0),
         ({"kind": "math"}, r"$x = \sqrt{8}$", {"answer": r"2\sqrt{2}"}, 1.0),
+        ({"kind": "math"}, "0.00001", {"answer": "1e-05"}, 1.0),
+        ({"kind": "math"}, "the answer is 1e-5.", {"answer": "0.00001"}, 1.0),
+        ({"kind": "math"}, "1e-5", {"answer": "1"}, 0.0),  # math-verify alone reads the 1
+        ({"kind": "math"}, r"\boxed{1.5 \times 10^{-7}}", {"answer": "1.5e-7"}, 1.0),
+        ({"kind": "math"}, r"\boxed{10^{20}}", {"answer": "1e20"}, 1.0),
+        ({"kind": "math"}, "20", {"answer": "1e20"}, 0.0),
+        ({"kind": "math"}, "0.1", {"answer": "1e-05"}, 0.0),
+        ({"kind": "math"}, "12345678901234567891", {"answer": "12345678901234567890"}, 0.0),
+        ({"kind": "math"}, r"\boxed{2e - 4}", {"answer": "2e-4"}, 1.0),  # Euler's number is not forgotten
     ],
 )
 def test_verifiers_by_hand(spec, completion, row, value):
     assert build(spec)(completion, row) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    "spec, wrong",
+    [
+        ({"kind": "math"}, ["\\$20", ""]),
+        ({"kind": "choice"}, ["\\$20", "", "E", "1e5"]),
+        ({"kind": "exact", "after": ["####"]}, ["", "so ####"]),
+        ({"kind": "f1"}, []),  # SQuAD has questions without an answer
+        (
+            {"kind": "sum", "parts": [{"reward": {"kind": "exact"}}, {"reward": {"kind": "format", "pattern": "a"}}]},
+            [""],
+        ),
+    ],
+)
+def test_answers_that_no_completion_could_match(spec, wrong):
+    answers = ["A", "(b)", "\\$20", "", "so ####", "E", "1e5"]
+    answers = [answer for answer in answers if spec["kind"] != "choice" or answer != "so ####"]
+    assert [answer for answer, _ in unreadable(spec, answers)] == wrong
+
+
+def test_an_answer_that_hangs_its_reader_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("cpt.rewards.answers.time_limit", lambda spec: 0.001)
+    spec = {"kind": "math", "timeout": 5.0}
+    ((_, why),) = unreadable(spec, [r"\int_0^1 x^2 \sin(x) + \sqrt{x} dx" * 40])
+    assert "math fails on it (took more than" in why
 
 
 def test_a_sum_by_hand():

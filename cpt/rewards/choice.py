@@ -32,6 +32,18 @@ def wanted(answer: str) -> str:
     return answer.strip().strip("().").upper()
 
 
+def problem(spec: dict):
+    """See `verifiers.PROBLEMS`."""
+    choices = spec.get("choices", "ABCD")
+
+    def unreadable(answer: str) -> str | None:
+        if wanted(answer) in list(choices.upper()):
+            return None
+        return f"it is none of the choices {', '.join(choices)}: write the letter, or name the letters with `choices`"
+
+    return unreadable
+
+
 def build(spec: dict):
     chosen = reader(spec)
 

@@ -30,6 +30,17 @@ def build(spec: dict):
     return exact
 
 
+def problem(spec: dict):
+    """See `verifiers.PROBLEMS`."""
+
+    def empty(answer: str) -> str | None:
+        if compared(answer, spec):
+            return None
+        return "nothing of it is left to compare with: write what is right, or leave the row out"
+
+    return empty
+
+
 def compared(text: str, spec: dict) -> str:
     """What of a text is compared, as `spec` has it."""
     text = text.strip()

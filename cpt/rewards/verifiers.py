@@ -22,6 +22,11 @@ READERS: dict[str, Callable[[dict], Callable[[str, dict], str | None]]] = {  # t
     "choice": choice.reader,
     "f1": f1.reader,
 }
+PROBLEMS: dict[str, Callable[[dict], Callable[[str], str | None]]] = {  # why no completion could match a row's answer
+    "exact": exact.problem,
+    "math": math.problem,
+    "choice": choice.problem,
+}
 KILLABLE = ("math", "function", "reasoning_gym")  # may hang on what a model writes
 COMPARES = {"exact", "math", "choice", "f1"}  # need the row's answer
 TIMEOUT = 5.0  # seconds a call, where the recipe says nothing
@@ -35,6 +40,11 @@ def build(spec: dict) -> Verifier:
 def reader(spec: dict) -> Callable[[str, dict], str | None]:
     """What reads the answer that a completion gives, as the verifier understands it (None: none). The row's is not read."""
     return READERS[spec["kind"]](spec)
+
+
+def problem(spec: dict) -> Callable[[str], str | None]:
+    """What says why the verifier cannot read a row's answer, and what to write (None: it can)."""
+    return PROBLEMS[spec["kind"]](spec) if spec["kind"] in PROBLEMS else lambda answer: None
 
 
 def single(spec: dict) -> list[dict]:

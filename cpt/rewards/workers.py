@@ -96,7 +96,8 @@ class Pool:
     def call(self, jobs: list[tuple[str, dict]], asked: str = "score") -> list[dict]:
         """For each (completion, row) `{"value": ...}` or `{"error": kind, "message": ...}`, in their order.
 
-        `asked` is `score`, or `read` for the answer that the completion gives.
+        `asked` is `score`, `read` for the answer that the completion gives, or `problem` for why the completion, as a row's
+        answer, cannot be read.
         """
         answers: list[dict | None] = [None] * len(jobs)
         waiting = deque(range(len(jobs)))
@@ -206,7 +207,7 @@ def in_words(error: Exception) -> str:
 
 def work() -> None:
     """The worker's life: build the verifier, then a line in, a line out, until the parent is gone."""
-    from cpt.rewards.verifiers import READERS, build, reader
+    from cpt.rewards.verifiers import READERS, build, problem, reader
 
     me = os.getpid()
     answers = os.fdopen(os.dup(1), "wb")
@@ -215,13 +216,14 @@ def work() -> None:
     try:
         verifier = build(spec)
         read = reader(spec) if spec["kind"] in READERS else None
+        unreadable = problem(spec)
     except Exception as error:
         message = in_words(error)
 
         def verifier(completion: str, row: dict) -> float:
             raise RuntimeError(f"the verifier cannot be built: {message}")
 
-        read = verifier
+        read = unreadable = verifier
 
     def answer(value: dict) -> None:
         if os.getpid() != me:  # a process that the verifier forked: its answer is not asked for
@@ -232,7 +234,12 @@ def work() -> None:
     answer({"ready": True})
     for line in sys.stdin.buffer:
         number, asked, completion, row = json.loads(line)
-        said = read_one(read, completion, row) if asked == "read" else call_one(verifier, completion, row)
+        if asked == "score":
+            said = call_one(verifier, completion, row)
+        elif asked == "read":
+            said = read_one(read, completion, row)
+        else:
+            said = read_one(lambda text, row: unreadable(text), completion, row)
         answer(said | {"call": number})
 
 
