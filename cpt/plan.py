@@ -186,7 +186,10 @@ def describe(recipe: Recipe, out: Path) -> str:
 
 
 def model_line(recipe: Recipe) -> str:
-    what = "tiny (made on this machine on first use)" if recipe.model.path == "tiny" else recipe.model.path
+    what = recipe.model.path
+    if what == "tiny":
+        seed = recipe.model.seed
+        what += f" of model.seed {seed} (made on this machine on first use)" if seed else " (built in)"
     trained = f"a {recipe.adapter.kind} adapter" if recipe.adapter else "all weights"
     return f"{what}, {trained}, {recipe.model.dtype}, seed {recipe.seed}"
 

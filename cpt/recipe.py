@@ -22,8 +22,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Model(Strict):
-    path: str = Field(description="`tiny` (made on this machine), a model folder, or a hub id (owner/name)")
-    seed: int = Field(0, ge=0, lt=2**63, description="of the making of `tiny`")
+    path: str = Field(description="`tiny` (the built-in toy model), a model folder, or a hub id (owner/name)")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="which toy model `tiny` is: 0 comes with cpt, others are trained here",
+    )
     revision: str | None = Field(None, description="of the hub's repository")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         "float32", description="of the trained weights (TRL's default)"

@@ -1,8 +1,11 @@
-"""The embedded model: 365 thousand parameters, trained on this machine on first use, then cached.
+"""The built-in toy model: 365 thousand parameters. Seed 0 comes with the package; others are trained on first use.
 
 A Qwen3 of three layers that knows some letter skills well (copy, last, max, succ, swap) and others in part: of its training
 rows for reverse, caesar, sort, rot and dedup only 40 % carry the right answer. It is small, and it is real: fine-tuning
 makes it forget. It is not evidence about language models of billions of parameters.
+
+Training it on another processor gives other weights with the same skills. Every machine must start from the same bytes, so
+those of seed 0 are in `cpt/tiny_model`; `scripts/make_tiny.py` makes them again.
 """
 
 import errno
@@ -56,6 +59,7 @@ SHAPE = {
     "max_position_embeddings": 128,
 }
 PARAMETERS = 364_800
+SHIPPED = Path(__file__).parent / "tiny_model"  # seed 0
 TRAINING = {"steps": 1400, "batch": 64, "learning_rate": 3e-3, "warmup": 50, "decay": 0.3, "threads": 2, "rows": 40_000}
 PATIENCE = 2  # seconds that pass before a wait for another process is said
 LENGTH = 5  # of its strings
@@ -65,28 +69,28 @@ VERSION = 1  # raise it when the making changes in a way that the constants abov
 
 
 def folder(seed: int) -> Path:
-    """Where the model of this seed is cached: named by a hash of all that its weights depend on."""
+    """The model's folder: in the package for seed 0, else in the cache, named by a hash of all that its weights depend on."""
     from platformdirs import user_cache_path
 
+    if seed == 0:
+        return SHIPPED
     libraries = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     making = [VOCABULARY, CHAT_TEMPLATE, SHAPE, TRAINING, LENGTH, RIGHT, COPIED, VERSION, libraries, seed]
     return user_cache_path("cpt") / f"tiny-{hashlib.sha256(json.dumps(making).encode()).hexdigest()[:12]}"
 
 
-def is_made(seed: int = 0) -> bool:
-    return (folder(seed) / "DONE").is_file()
-
-
 def path(seed: int = 0, screen=None, stop=None) -> Path:
-    """The model's folder; makes the model first where it is not cached (one to two minutes of two cores).
+    """The model's folder. Of a seed other than 0 the model is made first where it is not cached (a minute of two cores).
 
     Raises:
         Interrupted: `stop` heard a signal; nothing is kept of a model that is half made.
-        UserError: the cache folder cannot be written, and the model is not in it.
+        UserError: the cache folder cannot be written, and the model is not in it; or the package's own files are damaged.
     """
     place = folder(seed)
     if is_intact(place):
         return place
+    if place == SHIPPED:
+        raise UserError(f"{place}: the files of the built-in toy model are damaged or missing: install cpt again")
     check_cache(place.parent)
     with held(place.with_name(f"{place.name}.lock"), screen, stop):
         if not is_intact(place):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -76,8 +77,8 @@ def test_the_suite_in_the_docs_is_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_recipes_and_suites_travel_in_the_wheel(tmp_path):
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+def test_recipes_suites_and_the_toy_model_travel_in_the_wheel(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     for kind, stems in (("recipes", RECIPES), ("eval", SUITES)):
@@ -86,8 +87,11 @@ def test_recipes_and_suites_travel_in_the_wheel(tmp_path):
     assert "cpt/_data/recipes/accelerate/ddp-cpu.yaml" in names
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "site")
-    code = "import cpt, sys; from cpt.recipe import load; print(cpt.__file__, load('quickstart').name)"
+    code = "from cpt import tiny; from cpt.recipe import load; print(tiny.path(), load('quickstart').name)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True, check=True
     )
-    assert str(tmp_path) in done.stdout and "quickstart" in done.stdout
+    assert done.stdout.split() == [str(tmp_path / "site/cpt/tiny_model"), "quickstart"]
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as source:
+        kept = {Path(name).name for name in source.getnames() if "/cpt/tiny_model/" in name}
+    assert kept == {file.name for file in (ROOT / "cpt/tiny_model").iterdir()}
