@@ -19,6 +19,7 @@ import numpy as np
 from cpt import ranks
 from cpt.data.memory import sft_forms
 from cpt.data.stream import TaskData
+from cpt.data.table import table
 from cpt.files import is_intact, seal, write_json
 from cpt.recipe_stages import Sft
 from cpt.stages import STAGES, StageContext
@@ -48,8 +49,6 @@ def rehearse(
 
 def train(ctx, tasks, rewinding, memory, name, source, folder) -> dict[str, Any]:
     """See `rehearse`."""
-    from datasets import Dataset
-
     number = name.split("-")[0]
     key, stage = f"strategies.{number}.memory", f"{name}-memory"
     forms = [form for *_, form in sft_forms(tasks, ctx.recipe.data.seed, memory.rows, key)]
@@ -66,7 +65,7 @@ def train(ctx, tasks, rewinding, memory, name, source, folder) -> dict[str, Any]
         rewind=partial(rewinding, stage),
         notes=[],
     )
-    record = STAGES["sft"](own, Dataset.from_list(forms), [])
+    record = STAGES["sft"](own, table(forms), [])
     gc.collect()
     ctx.screen.line(
         f"{ctx.task.name} {stage}: {record['steps']} steps in {record['seconds']:.1f} s on {len(forms)} rows kept of "

@@ -62,6 +62,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
         "cpt.rollouts",
         "cpt.optim",
         "cpt.data.rows",
+        "cpt.data.table",
         "cpt.stages",
     },
     "cpt.evaluation": {"cpt.recipe", "cpt.data", "cpt.models", "cpt.rewards", "cpt.rollouts", "cpt.evaluation"},

@@ -173,7 +173,7 @@ def test_each_text_of_a_prompt_once(monkeypatch, tmp_path):
         verifier_errors=Counter(),
         task=SimpleNamespace(),
     )
-    monkeypatch.setattr(rejection.Dataset, "from_list", lambda rows: rows)
+    monkeypatch.setattr(rejection, "table", lambda rows: rows)
     rows, _ = rejection.kept_answers(ctx, 1, tmp_path, None, None)
     assert rows == [
         {"prompt": "p", "completion": "b"},

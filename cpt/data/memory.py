@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cpt.data.rows import NEEDS, STAGE_ROWS, Row
+from cpt.data.rows import NEEDS, STAGE_ROWS, Row, shape, shape_words
 from cpt.data.stream import TaskData
 from cpt.errors import UserError
 from cpt.recipe import Recipe
@@ -42,15 +42,11 @@ def sft_forms(tasks: Sequence[TaskData], seed: int, count: int, key: str) -> Ite
                     f"{key}: row {row['id']}, kept of stream.{task.name}, has {', '.join(sorted(row))}; to train on it again "
                     f"needs {NEEDS['sft']}"
                 )
-            shape = {name: type(value) for name, value in form.items()}
-            first = first or (shape, row["id"])
-            if shape != first[0]:
+            mine = shape(form)
+            first = first or (mine, row["id"])
+            if mine != first[0]:
                 raise UserError(
-                    f"{key}: row {row['id']}, kept of stream.{task.name}, gives {words(shape)} for SFT, and {first[1]} "
-                    f"{words(first[0])}: what is trained together must be of one form"
+                    f"{key}: row {row['id']}, kept of stream.{task.name}, gives {shape_words(mine)} for SFT, and {first[1]} "
+                    f"{shape_words(first[0])}: what is trained together must be of one form"
                 )
             yield task, row, form
-
-
-def words(shape: dict[str, type]) -> str:
-    return ", ".join(f"{name} ({'messages' if kind is list else 'text'})" for name, kind in shape.items())

@@ -188,6 +188,15 @@ def in_context(row: Row, template: str) -> str | list:
     return [*prompt[:-1], {"role": "user", "content": asked}] if chat else asked
 
 
+def shape(form: Row) -> dict[str, str]:
+    """{field: text or messages} of what a stage takes."""
+    return {name: "text" if isinstance(value, str) else "messages" for name, value in form.items()}
+
+
+def shape_words(shape: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in shape.items())
+
+
 def pack(row: Row) -> str:
     """`default`: a data set of the hub may hold dates and the like."""
     return json.dumps({key: value for key, value in row.items() if key != "prompt"}, ensure_ascii=False, default=str)

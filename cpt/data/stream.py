@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cpt.data import sources
-from cpt.data.rows import NEEDS, STAGE_ROWS, Row, prompt_key, prompt_of, trained_prompts
+from cpt.data.rows import NEEDS, STAGE_ROWS, Row, prompt_key, prompt_of, shape, shape_words, trained_prompts
+from cpt.data.table import table
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Suite, SuiteTask, Task
 
@@ -140,9 +141,7 @@ def stage_rows(task: TaskData, kind: str):
     Raises:
         UserError: a row lacks what the stage needs.
     """
-    from datasets import Dataset
-
-    return Dataset.from_list(list(stage_forms(task, kind)))
+    return table(stage_forms(task, kind))
 
 
 def stage_forms(task: TaskData, kind: str) -> Iterator[Row]:
@@ -154,10 +153,11 @@ def stage_forms(task: TaskData, kind: str) -> Iterator[Row]:
             raise UserError(
                 f"stream.{task.name}: row {row['id']} has {', '.join(sorted(row))}; a {kind} stage needs {NEEDS[kind]}"
             )
-        first = first or one
-        if one.keys() != first.keys():
+        mine = shape(one)
+        first = first or (mine, row["id"])
+        if mine != first[0]:
             raise UserError(
-                f"stream.{task.name}: row {row['id']} gives {', '.join(one)} for {kind}, earlier rows {', '.join(first)}: "
-                "the rows of one task must be of one form"
+                f"stream.{task.name}: row {row['id']} gives {shape_words(mine)} for {kind}, and {first[1]} "
+                f"{shape_words(first[0])}: the rows of one task must be of one form"
             )
         yield one

@@ -13,6 +13,7 @@ from trl.trainer import dpo_trainer
 
 from cpt import models
 from cpt.data.rows import completion_messages
+from cpt.data.table import table
 from cpt.errors import UserError
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
@@ -64,7 +65,7 @@ def on_policy_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) ->
             "raise pairs.prompts, pairs.samples or pairs.temperature, or leave the stage out"
         )
     ctx.notes.append(f"{len(pairs)} on-policy pairs")
-    return Dataset.from_list(pairs), spent
+    return table(pairs), spent
 
 
 def _sample_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) -> Iterator[dict]:

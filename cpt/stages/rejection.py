@@ -22,6 +22,7 @@ from datasets import Dataset
 
 from cpt import models, ranks
 from cpt.data.rows import completion_messages
+from cpt.data.table import table
 from cpt.errors import UserError
 from cpt.files import DONE, is_intact, seal, write_json
 from cpt.stages.configs import make_config
@@ -111,7 +112,7 @@ def kept_answers(
         f"round {number}: {len(asked)} prompts x {spec.samples} answers sampled, {right} right, {distinct} distinct, "
         f"{len(kept)} kept; {solved / len(asked):.1%} of the prompts solved"
     )
-    return Dataset.from_list(kept), spent
+    return table(kept), spent
 
 
 # -- rounds --------------------------------------------------------------------------------------------------------------

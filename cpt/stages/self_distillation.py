@@ -16,6 +16,7 @@ from trl.trainer.utils import use_adapter
 
 from cpt import models
 from cpt.data.rows import in_context, unpack
+from cpt.data.table import with_column
 from cpt.errors import UserError
 from cpt.stages.average import ADAPTER, MovingAverage, add_average_adapter
 from cpt.stages.configs import make_config
@@ -85,7 +86,7 @@ class SelfDistillationTrainer(CountsTokens, SDFTTrainer):
 def with_contexts(rows, template: str):
     """The rows with what the teacher is asked, where TRL looks for its part of it."""
     asked = [in_context(row, template) for row in unpack(rows["prompt"], rows["row"])]
-    return rows.add_column("privileged_context", asked)
+    return with_column(rows, "privileged_context", asked)
 
 
 def run(ctx: StageContext, rows, strategies) -> dict:
