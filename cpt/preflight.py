@@ -19,7 +19,7 @@ from cpt.plan import NO_VALIDATION, searches
 from cpt.recipe import Recipe
 from cpt.recipe_stages import Sft
 from cpt.rewards.answers import unreadable
-from cpt.rewards.verifiers import COMPARES, kinds
+from cpt.rewards.verifiers import compares, kinds
 from cpt.spelling import unspellable
 from cpt.stages import teacher
 from cpt.stages.arguments import CONFIGS, ROLLOUT_KINDS, value_of
@@ -134,8 +134,9 @@ def check_stages(task: TaskData) -> None:
 
 def check_judged(key: str, rows: Iterable[Row], verifier: Any) -> None:
     """Every row has a prompt to ask and what the verifier judges by: the answer, or the entry of reasoning-gym."""
-    used = set(kinds(verifier.model_dump()))
-    wanted = ["prompt", *(["answer"] if COMPARES & used else [])]
+    spec = verifier.model_dump()
+    used = kinds(spec)
+    wanted = ["prompt", *(["answer"] if compares(spec) else [])]
     answers: dict[str, list[str]] = {}  # {answer: ids of its rows}
     for row in rows:
         lacking = [name for name in wanted if row.get(name) is None]
@@ -152,7 +153,7 @@ def check_judged(key: str, rows: Iterable[Row], verifier: Any) -> None:
                 f"{key}: row {row['id']} has no entry of reasoning-gym's in its metadata (it has {there}); the verifier "
                 "reasoning_gym needs it: take `source: reasoning_gym`, or another verifier"
             )
-    wrong = dict(unreadable(verifier.model_dump(), answers))
+    wrong = dict(unreadable(spec, answers))
     if wrong:
         answer, why = next(iter(wrong.items()))
         number = sum(len(answers[each]) for each in wrong)

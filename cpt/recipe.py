@@ -6,14 +6,14 @@ and key. A `Recipe` is complete: every stage carries the `args` it will run with
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cpt.errors import Problem, RecipeErrors
+from cpt.recipe_rewards import CORRECTNESS, VOTES, Reward
 from cpt.recipe_stages import Pairs, Samples, Stage, Strict
 from cpt.recipe_strategies import Strategy
 
@@ -138,88 +138,6 @@ class Hub(Strict):
 
 
 Source = Annotated[Procedural | ReasoningGym | Jsonl | Hub, Field(discriminator="source")]
-
-
-class Exact(Strict):
-    """1 where the completion is the row's `answer`."""
-
-    kind: Literal["exact"]
-    after: tuple[str, ...] = Field(
-        (), description="compare only what follows the last of these, in the completion and in the row's answer"
-    )
-    ignore_case: bool = False
-    ignore_punctuation: bool = False
-
-
-class Format(Strict):
-    """1 where the regular expression is found in the completion (`.` matches line ends too)."""
-
-    kind: Literal["format"]
-    pattern: str
-
-    @field_validator("pattern")
-    @classmethod
-    def compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from error
-        return value
-
-
-class Math(Strict):
-    """1 where math-verify finds the completion's answer equal to the row's."""
-
-    kind: Literal["math"]
-    timeout: float = Field(5.0, gt=0, description="seconds a call")
-
-
-class Choice(Strict):
-    """1 where the completion chooses the row's letter."""
-
-    kind: Literal["choice"]
-    choices: str = Field("ABCD", min_length=2)
-
-
-class F1(Strict):
-    """F1 of the completion's tokens against the answer's (1606.05250)."""
-
-    kind: Literal["f1"]
-
-
-class ReasoningGymReward(Strict):
-    """The data set's own scorer."""
-
-    kind: Literal["reasoning_gym"]
-
-
-class Function(Strict):
-    """The user's `module:function`, called as f(completion, row) in a process that can be killed."""
-
-    kind: Literal["function"]
-    path: str = Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$")
-    folder: Path | None = Field(None, description="where the module is looked for first; the recipe's own folder")
-    timeout: float = Field(5.0, gt=0, description="seconds a call")
-
-
-class Part(Strict):
-    reward: "Reward"
-    weight: float = 1.0
-
-
-class Sum(Strict):
-    """The weighted sum of several rewards."""
-
-    kind: Literal["sum"]
-    parts: tuple[Part, ...] = Field(min_length=1)
-
-
-Reward = Annotated[
-    Exact | Format | Math | Choice | F1 | ReasoningGymReward | Function | Sum, Field(discriminator="kind")
-]
-Part.model_rebuild()
-VOTES = ("exact", "math", "choice", "f1")  # rewards that compare an answer, which can be voted on
-CORRECTNESS = ("exact", "format", "math", "choice", "f1", "reasoning_gym")  # rewards that can be the metric too
 
 
 class Judged(Strict):

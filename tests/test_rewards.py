@@ -55,6 +55,8 @@ HERE = Path(__file__).parent
         ({"kind": "math"}, "20", {"answer": "1e20"}, 0.0),
         ({"kind": "math"}, "0.1", {"answer": "1e-05"}, 0.0),
         ({"kind": "math"}, "12345678901234567891", {"answer": "12345678901234567890"}, 0.0),
+        ({"kind": "math"}, "2e-7", {"answer": "1.5e-7"}, 0.0),  # equal to six decimals
+        ({"kind": "math"}, "0.033333", {"answer": "1/30"}, 1.0),
         ({"kind": "math"}, r"\boxed{2e - 4}", {"answer": "2e-4"}, 1.0),  # Euler's number is not forgotten
     ],
 )
@@ -65,10 +67,10 @@ def test_verifiers_by_hand(spec, completion, row, value):
 @pytest.mark.parametrize(
     "spec, wrong",
     [
-        ({"kind": "math"}, ["\\$20", ""]),
+        ({"kind": "math"}, ["\\$20", "", "so ####"]),  # the last would be compared as text, by which 1/2 is not 0.5
         ({"kind": "choice"}, ["\\$20", "", "E", "1e5"]),
         ({"kind": "exact", "after": ["####"]}, ["", "so ####"]),
-        ({"kind": "f1"}, []),  # SQuAD has questions without an answer
+        ({"kind": "f1"}, ["A"]),  # an article; SQuAD has questions without an answer
         (
             {"kind": "sum", "parts": [{"reward": {"kind": "exact"}}, {"reward": {"kind": "format", "pattern": "a"}}]},
             [""],

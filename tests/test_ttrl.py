@@ -7,11 +7,9 @@ import pytest
 from fakes import write_recipe
 from test_rlvr import logged, rlvr, run, weights
 
-from cpt import recipe
 from cpt.data import procedural
 from cpt.recipe import RecipeErrors, load
 from cpt.rewards import Scorer
-from cpt.rewards.verifiers import READERS
 from cpt.stages.ttrl import FEWEST, LOOKED_AT, Vote, majority
 
 # -- votes -----------------------------------------------------------------------------------------------------------------
@@ -40,10 +38,6 @@ def test_the_answer_that_a_completion_gives(spec, completion, row, answer):
         assert found.value == answer and found.error is None
         if answer is not None:
             assert scorer.score([completion], [row | {"answer": answer}], finished)[0].value == 1
-
-
-def test_the_recipe_knows_what_can_be_voted_on():
-    assert set(recipe.VOTES) == set(READERS)
 
 
 def test_majorities_by_hand():

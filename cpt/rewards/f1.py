@@ -27,6 +27,17 @@ def build(spec: dict):
     return f1
 
 
+def problem(spec: dict):
+    """See `verifiers.Kind`."""
+
+    def wordless(answer: str) -> str | None:
+        if tokens(answer) or not answer.strip():  # SQuAD has questions without an answer
+            return None
+        return "it has no words (punctuation and articles do not count): write what is right, or leave the row out"
+
+    return wordless
+
+
 def tokens(text: str) -> list[str]:
     text = text.lower().translate(str.maketrans("", "", string.punctuation))
     return re.sub(r"\b(a|an|the)\b", " ", text).split()

@@ -64,7 +64,7 @@ class Scorer:
         return self._told(answers, rows)
 
     def read(self, completions: list[str], rows: list[dict], finished: list[bool] | None = None) -> list[Score]:
-        """The answer that each completion gives as a Score's `value` (None: none), in order; for `verifiers.READERS`."""
+        """The answer that each completion gives as a Score's `value` (None: none), in order. The verifier has a `reader`."""
         jobs = self._jobs(completions, rows, finished)
         if self._pool:
             return self._told(self._pool.call(jobs, "read"), rows)

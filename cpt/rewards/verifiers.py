@@ -1,50 +1,56 @@
-"""The table of verifiers, and which of them must run where they can be killed."""
+"""The table of verifiers."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from cpt.rewards import choice, exact, f1, format, function, math, reasoning_gym, weighted_sum
+from cpt.rewards import choice, exact, f1, format, function, label, math, reasoning_gym, weighted_sum
 
 Verifier = Callable[[str, dict], float]
-
-VERIFIERS: dict[str, Callable[[dict], Verifier]] = {
-    "exact": exact.build,
-    "format": format.build,
-    "math": math.build,
-    "choice": choice.build,
-    "f1": f1.build,
-    "reasoning_gym": reasoning_gym.build,
-    "function": function.build,
-    "sum": weighted_sum.build,
-}
-READERS: dict[str, Callable[[dict], Callable[[str, dict], str | None]]] = {  # the answer that a completion gives
-    "exact": exact.reader,
-    "math": math.reader,
-    "choice": choice.reader,
-    "f1": f1.reader,
-}
-PROBLEMS: dict[str, Callable[[dict], Callable[[str], str | None]]] = {  # why no completion could match a row's answer
-    "exact": exact.problem,
-    "math": math.problem,
-    "choice": choice.problem,
-}
-KILLABLE = ("math", "function", "reasoning_gym")  # may hang on what a model writes
-COMPARES = {"exact", "math", "choice", "f1"}  # need the row's answer
+Reader = Callable[[str, dict], str | None]
 TIMEOUT = 5.0  # seconds a call, where the recipe says nothing
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of verifier is made of the recipe's plain data (`spec`), and what it needs.
+
+    `build(spec)(completion, row)` is the score. `reader(spec)(completion, row)` is the answer that a completion gives (None:
+    none), of a verifier that compares it with the row's answer. `problem(spec)(answer)` is why it could not compare anything
+    with that row's answer (None: it can). One that may hang on what a model writes runs where it can be killed.
+    """
+
+    build: Callable[[dict], Verifier]
+    reader: Callable[[dict], Reader] | None = None
+    problem: Callable[[dict], Callable[[str], str | None]] | None = None
+    killable: bool = False
+
+
+VERIFIERS = {
+    "exact": Kind(exact.build, exact.reader, exact.problem),
+    "format": Kind(format.build, killable=True),
+    "math": Kind(math.build, math.reader, math.problem, killable=True),
+    "choice": Kind(choice.build, choice.reader, choice.problem),
+    "label": Kind(label.build, label.reader, label.problem),
+    "f1": Kind(f1.build, f1.reader, f1.problem),
+    "reasoning_gym": Kind(reasoning_gym.build, killable=True),
+    "function": Kind(function.build, killable=True),
+    "sum": Kind(weighted_sum.build),
+}
 
 
 def build(spec: dict) -> Verifier:
     """The verifier of a reward as the recipe's plain data."""
-    return VERIFIERS[spec["kind"]](spec)
+    return VERIFIERS[spec["kind"]].build(spec)
 
 
-def reader(spec: dict) -> Callable[[str, dict], str | None]:
+def reader(spec: dict) -> Reader:
     """What reads the answer that a completion gives, as the verifier understands it (None: none). The row's is not read."""
-    return READERS[spec["kind"]](spec)
+    return VERIFIERS[spec["kind"]].reader(spec)
 
 
 def problem(spec: dict) -> Callable[[str], str | None]:
-    """What says why the verifier cannot read a row's answer, and what to write (None: it can)."""
-    return PROBLEMS[spec["kind"]](spec) if spec["kind"] in PROBLEMS else lambda answer: None
+    """What says why the verifier could compare nothing with a row's answer (None: it can)."""
+    return VERIFIERS[spec["kind"]].problem(spec)
 
 
 def single(spec: dict) -> list[dict]:
@@ -57,8 +63,13 @@ def kinds(spec: dict) -> list[str]:
     return [each["kind"] for each in single(spec)]
 
 
+def compares(spec: dict) -> bool:
+    """Whether it needs the row's answer."""
+    return any(VERIFIERS[kind].reader is not None for kind in kinds(spec))
+
+
 def must_be_killable(spec: dict) -> bool:
-    return any(kind in KILLABLE for kind in kinds(spec))
+    return any(VERIFIERS[kind].killable for kind in kinds(spec))
 
 
 def time_limit(spec: dict) -> float:

@@ -205,25 +205,32 @@ def in_words(error: Exception) -> str:
     return said.encode("utf-8", "replace").decode("utf-8")
 
 
+def made(kind, spec: dict) -> dict:
+    """What can be asked of a verifier (see `Pool.call`)."""
+    asks = {"score": kind.build(spec)}
+    if kind.reader is not None:
+        problem = kind.problem(spec)
+        asks |= {"read": kind.reader(spec), "problem": lambda answer, row: problem(answer)}
+    return asks
+
+
 def work() -> None:
     """The worker's life: build the verifier, then a line in, a line out, until the parent is gone."""
-    from cpt.rewards.verifiers import READERS, build, problem, reader
+    from cpt.rewards.verifiers import VERIFIERS
 
     me = os.getpid()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the verifier prints must not come between our lines
     spec = json.loads(sys.argv[1])
     try:
-        verifier = build(spec)
-        read = reader(spec) if spec["kind"] in READERS else None
-        unreadable = problem(spec)
+        asks = made(VERIFIERS[spec["kind"]], spec)
     except Exception as error:
         message = in_words(error)
 
-        def verifier(completion: str, row: dict) -> float:
+        def fails(completion: str, row: dict) -> float:
             raise RuntimeError(f"the verifier cannot be built: {message}")
 
-        read = unreadable = verifier
+        asks = dict.fromkeys(("score", "read", "problem"), fails)
 
     def answer(value: dict) -> None:
         if os.getpid() != me:  # a process that the verifier forked: its answer is not asked for
@@ -234,12 +241,7 @@ def work() -> None:
     answer({"ready": True})
     for line in sys.stdin.buffer:
         number, asked, completion, row = json.loads(line)
-        if asked == "score":
-            said = call_one(verifier, completion, row)
-        elif asked == "read":
-            said = read_one(read, completion, row)
-        else:
-            said = read_one(lambda text, row: unreadable(text), completion, row)
+        said = (call_one if asked == "score" else read_one)(asks[asked], completion, row)
         answer(said | {"call": number})
 
 
