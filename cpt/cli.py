@@ -10,6 +10,8 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,11 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     check.add_argument("recipe", help="a shipped recipe's name or a YAML file")
     check.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=OVERRIDES)
     check.add_argument("--out", type=Path, help="the run directory that would be used")
-    check.add_argument("--full", action="store_true", help="also build TRL's own configs (imports torch: some 12 s)")
+    check.add_argument(
+        "--full",
+        action="store_true",
+        help="also download what is not on this machine, and look at all with the libraries that train (some 10 s)",
+    )
 
     evaluate = commands.add_parser(
         "eval",
@@ -235,42 +241,45 @@ def under_launcher() -> bool:
 
 
 def run(asked: argparse.Namespace) -> int:
+    from cpt.recipe import load
     from cpt.screen import Screen
-
-    recipe, out = checked(asked)
-    screen = Screen(level_of(asked))
-    number = len(recipe.stream)
-    screen.line(f"{recipe.name}: {number} task{'s' * (number > 1)} in {out}")
-    from cpt.run import run as run_recipe
-
-    asked.log = out / "run.log"
-    results = run_recipe(recipe, out, screen)
-    return 0 if all(gate["passed"] for gate in results["gates"]) else 3
-
-
-def checked(asked: argparse.Namespace) -> tuple[Any, Path]:
-    """The recipe and its run directory. Raises RecipeErrors, also of what only the world outside the recipe shows."""
-    from cpt import plan
-    from cpt.recipe import RecipeErrors, load, placed
 
     recipe = load(asked.recipe, asked.overrides)
     out = asked.out or default_out(recipe, asked)
+    screen = Screen(level_of(asked))
+    with in_their_places(asked):
+        from cpt import checks
+
+        stream = checks.before_run(recipe, out)
+        number = len(recipe.stream)
+        screen.line(f"{recipe.name}: {number} task{'s' * (number > 1)} in {out}")
+        from cpt.run import run as run_recipe
+
+        asked.log = out / "run.log"
+        results = run_recipe(recipe, out, screen, stream)
+    return 0 if all(gate["passed"] for gate in results["gates"]) else 3
+
+
+@contextmanager
+def in_their_places(asked: argparse.Namespace) -> Iterator[None]:
+    """The problems that are raised in this block get the file and line of their keys in the recipe."""
+    from cpt.recipe import RecipeErrors, placed
+
     try:
-        plan.check(recipe, out)
+        yield
     except RecipeErrors as error:
         raise placed(error, asked.recipe, asked.overrides) from error
-    return recipe, out
 
 
 def check(asked: argparse.Namespace) -> int:
-    from cpt import plan
+    from cpt import checks, plan
+    from cpt.recipe import load
 
-    recipe, out = checked(asked)
-    if asked.full:
-        from cpt.stages.configs import check_configs
-
-        check_configs(recipe)
-    print(plan.describe(recipe, out))
+    recipe = load(asked.recipe, asked.overrides)
+    out = asked.out or default_out(recipe, asked)
+    with in_their_places(asked):
+        unseen = checks.check(recipe, out, asked.full)
+    print(plan.describe(recipe, out, unseen))
     return 0
 
 

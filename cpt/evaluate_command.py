@@ -5,13 +5,13 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from cpt import models, plan, ranks, rollouts
+from cpt import checks, models, ranks, rollouts
+from cpt.checks.surroundings import check_suites
 from cpt.data.stream import load_stream
-from cpt.errors import Problem, RecipeErrors, UserError
+from cpt.errors import UserError
 from cpt.evaluation.evaluate import evaluate
 from cpt.evaluation.statistics import interval
 from cpt.files import DONE, is_intact, write_whole
-from cpt.preflight import check_rows
 from cpt.recipe import Adapter, Evaluation, Model, Recipe, Suite, load, load_suite
 from cpt.rewards import Scorers, told
 from cpt.run import probes
@@ -34,7 +34,7 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
     stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
     tokenizer = models.load_tokenizer(folder, recipe)
     models.check_vocabulary(base, tokenizer, recipe)
-    check_rows(recipe, stream, tokenizer, models.context_length(base, recipe))
+    checks.check_evaluated(recipe, stream, tokenizer, models.context_length(base, recipe))
     with Scorers() as scorers, listening() as stop, TemporaryDirectory(prefix="cpt-eval-") as place:
         log = Path(place, "engine.log")
         with closing(rollouts.start(recipe, base, Path(place), probes(recipe, stream, tokenizer), log)) as engine:
@@ -74,19 +74,15 @@ def check_out(out: Path) -> None:
 def load_suites(names: list[str]) -> dict[str, Suite]:
     """The suites by their own names. Raises RecipeErrors with the mistakes of all of them."""
     suites: dict[str, Suite] = {}
-    problems: list[Problem] = []
+    findings = checks.Findings()
     for name in names:
-        try:
+        with findings.collecting():
             suite = load_suite(name)
-        except RecipeErrors as error:
-            problems += error.problems
-            continue
-        if suite.name in suites:
-            problems.append(Problem(None, None, "--suite", f"two suites are called {suite.name}: give one of them"))
-        suites[suite.name] = suite
-    plan.check_suites(suites, lambda key, message: problems.append(Problem(None, None, key, message)))
-    if problems:
-        raise RecipeErrors(problems)
+            if suite.name in suites:
+                findings.add("--suite", f"two suites are called {suite.name}: give one of them")
+            suites[suite.name] = suite
+    check_suites(suites, findings)
+    findings.check()
     return suites
 
 

@@ -65,6 +65,26 @@ def resolve(recipe: Recipe, progress=None, stop=None) -> Path:
         ) from error
 
 
+def here(recipe: Recipe) -> Path | None:
+    """The folder of the recipe's model where it is on this machine already; nothing is made or downloaded."""
+    spec = recipe.model
+    if spec.path == "tiny":
+        from cpt import tiny
+
+        return tiny.folder(spec.seed) if tiny.is_made(spec.seed) else None
+    folder = Path(os.path.expanduser(spec.path))
+    if os.path.isdir(folder):
+        return folder.resolve()
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(spec.path, "config.json", revision=spec.revision)
+    except HFValidationError:
+        return None
+    return Path(config).parent if isinstance(config, str) else None
+
+
 def write_base(recipe: Recipe, source: Path, target: Path) -> None:
     """Copy the model of `source` to `target`, with the recipe's chat template: the run stays whole if a cache is cleaned.
 

@@ -1,4 +1,4 @@
-"""`cpt check`: what a recipe will do, and the mistakes that only the world outside it can show. No heavy import."""
+"""What a recipe will do, as text: the plan that `cpt check` prints. No heavy import."""
 
 import json
 import math
@@ -8,42 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cpt.data import sources
-from cpt.errors import Problem, RecipeErrors, UserError
+from cpt.errors import UserError
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.recipe_strategies import words as strategy_words
-from cpt.rewards import function
-from cpt.rewards.verifiers import kinds
-from cpt.stages.arguments import ROLLOUT_KINDS, arguments, generation, group_of, value_of
-
-
-def check(recipe: Recipe, out: Path) -> None:
-    """Look at all that the recipe names: data, verifiers, the model's folder, and the place for the run.
-
-    Raises:
-        RecipeErrors: every mistake that was found.
-    """
-    problems: list[Problem] = []
-
-    def note(key: str, message: str) -> None:
-        problems.append(Problem(None, None, key, message))
-
-    for task in recipe.stream:
-        check_rows(task, f"stream.{task.task}", ("train", "validation", "eval"), note)
-        check_generation(task, f"stream.{task.task}", note)
-        if searches(recipe) and counted(task.data, "validation") == 0:
-            note(f"stream.{task.task}.data.validation", NO_VALIDATION.format(searches(recipe)[0]))
-    try:
-        check_suites(suites_of(recipe), note)
-    except RecipeErrors as error:
-        problems += error.problems
-    for task in recipe.stream:
-        check_functions(task, f"stream.{task.task}", note)
-    check_model(recipe, note)
-    if not writable(out):
-        note("--out", f"{out} cannot be written; choose another run directory")
-    if problems:
-        raise RecipeErrors(problems)
-
+from cpt.stages.arguments import ROLLOUT_KINDS, arguments, group_of, value_of
 
 NO_VALIDATION = (
     "no rows, but strategies.{} searches on the validation rows of every task: give some, or take search out"
@@ -55,117 +23,16 @@ def searches(recipe: Recipe) -> list[int]:
     return [i for i, spec in enumerate(recipe.strategies) if getattr(spec, "search", None) is not None]
 
 
-def check_suites(suites: dict[str, Suite], note) -> None:
-    for name, suite in suites.items():
-        for task in suite.tasks:
-            check_rows(task, f"suite {name}: tasks.{task.task}", ("eval",), note)
-            check_functions(task, f"suite {name}: tasks.{task.task}", note)
-
-
-def check_functions(task: Any, key: str, note) -> None:
-    """The user's functions are there, and reasoning-gym's scorer has its entries."""
-    for name in ("reward", "metric"):
-        reward = getattr(task, name)
-        for spec in functions(reward):
-            missing = function.missing(spec.model_dump())
-            if missing:
-                note(f"{key}.{name}", missing)
-        if reward and task.data.source == "procedural" and "reasoning_gym" in kinds(reward.model_dump()):
-            note(
-                f"{key}.{name}", "reasoning_gym judges rows of `source: reasoning_gym` only: take exact for the letters"
-            )
-
-
-def check_rows(task: Any, key: str, wanted: tuple[str, ...], note) -> None:
-    said: set[str] = set()
-    for split in wanted:
-        try:
-            number = sources.count(task.data, split)
-        except UserError as error:
-            if str(error) not in said:
-                note(f"{key}.data.{split}", str(error))
-                said.add(str(error))
-            continue
-        if number is not None and number <= 0 and split != "validation":
-            note(f"{key}.data.{split}", "no rows; every task needs rows to train on and to evaluate")
-        elif isinstance(file := getattr(task.data, split), Path):
-            for field, problem in sources.column_problems(sources.scan(file).columns, task.data.columns):
-                note(f"{key}.data.columns.{field}" if field else f"{key}.data.{split}", f"{file}: {problem}")
-
-
-def check_generation(task: Any, key: str, note) -> None:
-    """A rlvr stage with fewer prompts than one generation asks would take no step at all."""
-    for index, stage in enumerate(task.stages):
-        if stage.kind in ROLLOUT_KINDS:
-            batch, group, _ = generation(stage.args, stage.kind)
-            rows = counted(task.data, "train")
-            looked_at = getattr(stage.filter, "prompts", None) if stage.kind == "rlvr" else None
-            if looked_at is not None and looked_at < batch // group:
-                note(
-                    f"{key}.stages.{index}.filter.prompts",
-                    f"({looked_at}) are fewer than the {batch // group} prompts of one generation: raise it",
-                )
-            elif rows is not None and 0 < rows < batch // group:
-                note(
-                    f"{key}.stages.{index}",
-                    f"{rows} training rows are fewer than the {batch // group} prompts of one generation ({batch} "
-                    f"completions, num_generations {group}): give more rows, or lower per_device_train_batch_size",
-                )
-
-
 def counted(source: Any, split: str) -> int | None:
-    """The rows of a split; None also where they cannot be read (told by `check_rows`)."""
+    """The rows of a split; None also where they cannot be read (`checks.surroundings.check_data` notes why)."""
     try:
         return sources.count(source, split)
     except UserError:
         return None
 
 
-def functions(reward: Any) -> list:
-    """The user functions in a reward, those within sums included."""
-    if reward is None:
-        return []
-    if reward.kind == "sum":
-        return [spec for part in reward.parts for spec in functions(part.reward)]
-    return [reward] if reward.kind == "function" else []
-
-
-def check_model(recipe: Recipe, note) -> None:
-    template = recipe.model.chat_template
-    if template is not None and not os.path.isfile(template):
-        note("model.chat_template", f"no file {template}")
-    if recipe.model.path != "tiny":
-        check_folder("model.path", recipe.model.path, "`tiny`", ("config.json",), note)
-    for task in recipe.stream:
-        for index, stage in enumerate(task.stages):
-            if stage.kind == "distill" and stage.teacher not in ("base", "tiny"):
-                key = f"stream.{task.task}.stages.{index}.teacher"
-                check_folder(key, stage.teacher, "`base`", ("config.json", "adapter_config.json"), note)
-
-
-def check_folder(key: str, path: str, other: str, configs: tuple[str, ...], note) -> None:
-    """A model's folder is one, or is no path of this machine; `other` is what else the key may say."""
-    folder = Path(os.path.expanduser(path))
-    if os.path.isdir(folder):
-        if not any((folder / name).is_file() for name in configs):
-            note(key, f"{path} is no model folder (no {' or '.join(configs)})")
-        elif not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-            note(key, f"{path} has no tokenizer (tokenizer.json): save it beside the weights")
-    elif len(folder.parts) != 2 or path.startswith((".", "/", "~")):
-        note(key, f"no folder {path}; give a model folder, a hub id (owner/name), or {other}")
-
-
-def writable(out: Path) -> bool:
-    """Whether a run directory can be made or written there."""
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-
-
-# -- the plan ------------------------------------------------------------------------------------------------------------
-
-
-def describe(recipe: Recipe, out: Path) -> str:
-    """The plan as text: tasks, stages, rows, steps, evaluation, disk."""
+def describe(recipe: Recipe, out: Path, unseen: Sequence[str] = ()) -> str:
+    """The plan as text: tasks, stages, rows, steps, evaluation, disk; and what the checks could not look at."""
     suites = suites_of(recipe)
     lines = [f"{recipe.name}: {recipe.description}".rstrip(": "), f"  model     {model_line(recipe)}"]
     lines += [f"  run       {out}", f"  rollouts  {recipe.rollouts.engine}", "", "  stream"]
@@ -182,7 +49,11 @@ def describe(recipe: Recipe, out: Path) -> str:
         lines.append(
             f"    gate: {name} {word} {gate.limit:g}" + (" for the whole interval" * (gate.rule == "interval"))
         )
-    return "\n".join([*lines, "", f"  disk      {disk_line(recipe)}"])
+    lines += ["", f"  disk      {disk_line(recipe)}"]
+    if unseen:
+        looked = "; ".join(unseen)
+        lines += [f"  unseen    {looked}: not on this machine; `cpt check --full` downloads and checks them"]
+    return "\n".join(lines)
 
 
 def model_line(recipe: Recipe) -> str:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cpt import manifest, models, preflight, ranks, report, rollouts, stages
+from cpt import checks, manifest, models, ranks, report, rollouts, stages
 from cpt.data.memory import memories
-from cpt.data.stream import Stream, TaskData, load_stream, stage_rows, validation_of
+from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
 from cpt.evaluation.evaluate import evaluate
 from cpt.evaluation.results import greedy_scores
 from cpt.files import replace_folder
-from cpt.recipe import Recipe, suites_of
+from cpt.recipe import Recipe
 from cpt.rehearsal import rehearse
 from cpt.results import write_results
 from cpt.rewards import Failure, Scorer, Scorers, kind_of, told
@@ -43,15 +43,17 @@ class Run:
     stop: Stop
 
 
-def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
+def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None) -> dict:
     """Run the recipe in the folder `out`, or go on with what is there; returns the content of results.json.
+
+    `stream`: its rows, where `checks.before_run` gave them already.
 
     Raises:
         UserError: a mistake in the recipe, its data or its folder.
         Interrupted: a signal came; the same command goes on from there.
     """
     ranks.check_launch()
-    preflight.check_processes(recipe)
+    stream = stream or checks.before_run(recipe, out)
     with ExitStack() as stack:
         rundir = ranks.on_main(lambda: stack.enter_context(open_run(out, recipe)))
         stack.enter_context(logs_to(rundir.log, screen.level))
@@ -59,7 +61,6 @@ def run(recipe: Recipe, out: Path, screen: Screen) -> dict:
         stop = stack.enter_context(
             listening(lambda _: screen.warn("stopping: saving the place (Ctrl-C again to end now)"))
         )
-        stream = load_stream(recipe, suites_of(recipe))
         scorers = stack.enter_context(Scorers())
         this = Run(recipe, rundir, stream, make_strategies(recipe), None, scorers, screen, stop)
         compared = prepare(this)
@@ -88,17 +89,13 @@ def prepare(this: Run) -> list[list[int]]:
     ranks.on_main(discard_damaged, this)
     ranks.on_main(make_base, this, points[0])
     folder = this.rundir.model(points[0])
-    tokenizer = models.load_tokenizer(folder, this.recipe)
-    models.check_vocabulary(folder, tokenizer, this.recipe)
-    models.check_adapter(folder, this.recipe)
-    preflight.check_validation(this.recipe, this.stream)
-    lengths = [models.context_length(folder, this.recipe), preflight.check_teachers(this.recipe, folder)]
-    context = min((each for each in lengths if each is not None), default=None)
-    preflight.check_rows(this.recipe, this.stream, tokenizer, context)
+    findings = checks.Findings()
+    checks.check_with_model(this.recipe, this.stream, folder, findings)
+    findings.check()
     last = ranks.on_main(lambda: [point for point in points if this.rundir.committed(point)][-1])
     if last.task is not None:
         this.screen.line(f"going on after {last.name} in {this.rundir.path}")
-    return probes(this.recipe, this.stream, tokenizer)
+    return probes(this.recipe, this.stream, models.load_tokenizer(folder, this.recipe))
 
 
 def probes(recipe: Recipe, stream: Stream, tokenizer) -> list[list[int]]:

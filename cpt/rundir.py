@@ -260,31 +260,44 @@ def open_run(path: Path, recipe: Recipe) -> Iterator[RunDir]:
     try:
         (path / ".lock.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         rundir = RunDir(path)
-        _same_recipe(rundir, recipe)
+        _take(rundir, recipe)
         rundir.points.mkdir(exist_ok=True)
         yield rundir
     finally:
         lock.release()
 
 
-def _same_recipe(rundir: RunDir, recipe: Recipe) -> None:
-    """Write the resolved recipe, or compare it with the one that is there (gates and the description may change).
+def check_place(path: Path, recipe: Recipe) -> bool:
+    """Whether what is in `path` is to be taken over: a run of another recipe in which nothing was evaluated or trained yet
+    (its recipe was refused then). Nothing is written.
 
-    A run in which nothing was evaluated or trained yet (its recipe was refused then) is taken over by any recipe.
+    Raises:
+        UserError: no run of the recipe can be made there, or go on there.
     """
-    file, mine = rundir.recipe, dump(recipe)
-    if file.exists():
-        theirs = _stored_recipe(file)
-        differences = [d for d in different_keys(theirs, mine) if not d.startswith(("evaluation.gates", "description"))]
-        if differences and not rundir.begun():
-            shutil.rmtree(rundir.points, ignore_errors=True)  # the base, made as the other recipe said
-        elif differences:
+    there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--out: {path} cannot be written; choose another run directory")
+    rundir = RunDir(path)
+    if rundir.recipe.exists():
+        theirs = _stored_recipe(rundir.recipe)
+        found = different_keys(theirs, dump(recipe))
+        differences = [each for each in found if not each.startswith(("evaluation.gates", "description"))]
+        if differences and rundir.begun():
             shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
             raise UserError(
-                f"{rundir.path}: holds a run of another recipe: {shown}; give another --out to start a new run"
+                f"--out: {path} holds a run of another recipe: {shown}; give another --out to start a new run"
             )
-    elif any(child.name not in (".lock", ".lock.json") for child in rundir.path.iterdir()):
-        raise UserError(f"{rundir.path}: is not empty and holds no run (no recipe.yaml); give a new folder with --out")
+        return bool(differences)
+    if there == path and any(child.name not in (".lock", ".lock.json") for child in path.iterdir()):
+        raise UserError(f"--out: {path} is not empty and holds no run (no recipe.yaml); give a new folder with --out")
+    return False
+
+
+def _take(rundir: RunDir, recipe: Recipe) -> None:
+    """Write the resolved recipe, over the one that is there (gates and the description may change)."""
+    if check_place(rundir.path, recipe):
+        shutil.rmtree(rundir.points, ignore_errors=True)  # the base, made as the other recipe said
+    file, mine = rundir.recipe, dump(recipe)
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False

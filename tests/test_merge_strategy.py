@@ -12,8 +12,8 @@ from fakes import mistakes, short, write_recipe
 from safetensors.torch import load_file, save_file
 from test_resume import assert_same_end
 
-from cpt import plan, preflight
-from cpt.errors import RecipeErrors, UserError
+from cpt import checks, plan, preflight
+from cpt.errors import RecipeErrors
 from cpt.merging.methods import METHODS
 from cpt.recipe import Gate, load
 from cpt.recipe_merge import DELLA_DENSITY, DELLA_EPSILON, FROM_BASE, OPTIONS
@@ -362,7 +362,7 @@ def test_an_average_that_is_fed_back_can_be_merged(tmp_path):
 def test_a_search_needs_validation_rows(tmp_path):
     recipe = load(write_recipe(tmp_path / "recipe.yaml", with_merge(SEARCH)))
     with pytest.raises(RecipeErrors) as found:
-        plan.check(recipe, tmp_path / "run")
+        checks.check(recipe, tmp_path / "run")
     lines = str(found.value).splitlines()
     assert lines[0].startswith(
         "stream.reverse.data.validation: no rows, but strategies.0 searches on the validation rows"
@@ -373,11 +373,14 @@ def test_a_search_needs_validation_rows(tmp_path):
 def test_validation_rows_that_only_loading_shows_are_looked_at_before_training(tmp_path):
     recipe = load(write_recipe(tmp_path / "recipe.yaml", with_merge(SEARCH, validation=8)))
     task = SimpleNamespace(name="hub", validation=[], spec=recipe.stream[0])
-    with pytest.raises(UserError, match=r"hub\.data\.validation: no rows, but strategies\.0 searches"):
-        preflight.check_validation(recipe, SimpleNamespace(tasks=(task,)))
-    task.validation = [{"id": "hub/validation/0", "prompt": "x"}]
-    with pytest.raises(UserError, match=r"hub\.data\.validation: row hub/validation/0 has no answer"):
-        preflight.check_validation(recipe, SimpleNamespace(tasks=(task,)))
+    for rows, said in (
+        ([], "no rows, but"),
+        ([{"id": "hub/validation/0", "prompt": "x"}], "row hub/validation/0 has no"),
+    ):
+        task.validation, findings = rows, checks.Findings()
+        preflight.check_validation(recipe, SimpleNamespace(tasks=(task,)), findings)
+        (problem,) = findings.problems
+        assert problem.key == "stream.hub.data.validation" and problem.message.startswith(said)
 
 
 def test_the_plan_says_it(tmp_path):

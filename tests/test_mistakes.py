@@ -164,7 +164,7 @@ MISTAKES = {
         ["model.chat_template: no file", "gone.jinja"],
     ),
     "what only TRL finds": (
-        changed("stream.0.stages.0.args.lr_scheduler_type", "nonsense"),
+        args(lr_scheduler_type="nonsense"),
         ["stream.reverse.stages.0", "nonsense"],
     ),
     "an optimiser that is not installed": (
@@ -193,7 +193,10 @@ MISTAKES = {
     ),
     "reasoning-gym's scorer for other rows": (
         changed("stream.0.reward", "reasoning_gym", metric="exact"),
-        ["stream.reverse.reward: reasoning_gym judges rows of `source: reasoning_gym`"],
+        [
+            "stream.reverse.data.train: row reverse/train/0 has no entry of reasoning-gym's",
+            "take `source: reasoning_gym`",
+        ],
     ),
     "an adapter that PEFT refuses": (
         changed("adapter", {"kind": "lora", "target_modules": ["nothing_like_it"]}),

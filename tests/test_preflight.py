@@ -6,9 +6,9 @@ import pytest
 from fakes import recipe, write_recipe
 
 from cpt import models
+from cpt.checks import check_evaluated
 from cpt.data.stream import load_stream
 from cpt.errors import UserError
-from cpt.preflight import check_rows
 from cpt.recipe import load
 
 
@@ -40,7 +40,7 @@ def checked(folder, tiny_folder, train, kind="sft", context=128, validation=None
     made = load(write_recipe(folder / "recipe.yaml", content))
     tokenizer = models.load_tokenizer(tiny_folder, made)
     tokenizer.chat_template = template or tokenizer.chat_template
-    check_rows(made, load_stream(made, {}), tokenizer, context)
+    check_evaluated(made, load_stream(made, {}), tokenizer, context)
 
 
 GYM = {"reasoning_gym": "chain_sum", "entry": "{}"}
@@ -94,9 +94,9 @@ LONG = [user("copyab"), assistant("a" * 130)]
             ["row reverse/train/0 has no entry of reasoning-gym's", "take `source: reasoning_gym`"],
         ),
         (
-            [{"prompt": "reverseabcde=", "answer": "Paris"}],
+            [{"prompt": "reverseabcde=", "answer": "d"}],
             {"kind": "rlvr", "reward": [{"kind": "choice", "choices": "ABC"}], "metric": "exact"},
-            ["row reverse/train/0: no completion could match its answer 'Paris': it is none of the choices A, B, C"],
+            ["row reverse/train/0: no completion could match its answer 'd': it is none of the choices A, B, C"],
         ),
         (
             [*rows(2), *({"prompt": row["prompt"], "answer": "\\$20"} for row in rows(5)[2:])],
@@ -137,7 +137,9 @@ LONG = [user("copyab"), assistant("a" * 130)]
 def test_what_is_refused(train, more, parts, tmp_path, tiny_folder):
     with pytest.raises(UserError) as caught:
         checked(tmp_path, tiny_folder, train, **more)
-    assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value), caught.value
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(caught.value.problems), lines
+    assert any(all(part in line for part in parts) for line in lines), lines
 
 
 @pytest.mark.parametrize("kind", ["lora", "shira", "unilora"])

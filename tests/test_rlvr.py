@@ -9,7 +9,7 @@ from fakes import recipe, write_recipe
 from test_ranks import LAUNCHERS, launch
 from test_resume import logged
 
-from cpt import plan
+from cpt import checks, plan
 from cpt.recipe import RecipeErrors, load
 from cpt.stages.overlong import penalty
 
@@ -94,7 +94,7 @@ def test_a_filter_that_looks_at_too_few(tmp_path):
     with pytest.raises(
         RecipeErrors, match=r"stages\.0\.filter\.prompts: \(3\) are fewer than the 4 prompts of one gen"
     ):
-        plan.check(made, tmp_path / "run")
+        checks.check(made, tmp_path / "run")
 
 
 # -- filtering -----------------------------------------------------------------------------------------------------------
@@ -312,11 +312,8 @@ def test_the_replaced_groups_are_what_is_trained_on():
 
 
 def test_several_processes_are_refused(tmp_path, monkeypatch):
-    from cpt import preflight
-    from cpt.errors import UserError
-
     made = load(write_recipe(tmp_path / "recipe.yaml", rlvr(dynamic_sampling={})))
-    preflight.check_processes(made)
-    monkeypatch.setattr(preflight.ranks, "world_size", lambda: 2)
-    with pytest.raises(UserError, match=r"stream\.reverse\.stages\.0: dynamic_sampling works in one process, not in 2"):
-        preflight.check_processes(made)
+    checks.check(made, tmp_path / "run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeErrors, match=r"stages\.0\.dynamic_sampling: works in one process, not in 2: take it out"):
+        checks.check(made, tmp_path / "run")

@@ -329,3 +329,31 @@ def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, f"{kinds[kind][2]} has no such field{nearest(name, known)}"
         elif wrong := wrong_type(value, known[name].annotation) or outside(name, value):
             yield name, wrong
+
+
+# -- what is known to be taken -------------------------------------------------------------------------------------------
+
+# Arguments whose values are all checked here, so that TRL takes what passes: a test builds its configs from many of them.
+PLAIN = {
+    *("learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "logging_steps"),
+    *(
+        "save_steps",
+        "num_generations",
+        "steps_per_generation",
+        "num_iterations",
+        "max_completion_length",
+        "temperature",
+    ),
+    *("top_p", "top_k", "beta", "epsilon", "epsilon_high", "scale_rewards", "loss_type", "max_length"),
+    *("mask_truncated_completions", "gradient_checkpointing", "importance_sampling_level", "lr_scheduler_type", "bf16"),
+}
+PLAIN_VALUES = {  # the values that need no other argument, package or device
+    "lr_scheduler_type": ("linear", "cosine", "constant", "constant_with_warmup"),
+    "bf16": (False,),
+}
+
+
+def is_plain(kind: str, args: dict[str, Any]) -> bool:
+    """Whether TRL is known to take these `args`, which passed `problems`, on any machine."""
+    return all(name in PLAIN and args[name] in PLAIN_VALUES.get(name, (args[name],)) for name in args)

@@ -69,15 +69,15 @@ def checkpoint_period(config) -> int:
     )
 
 
-def check_configs(recipe: Recipe) -> None:
-    """Build the real config of all that is trained (`cpt check --full`). Raises UserError for what TRL refuses."""
-    for task in recipe.stream:
-        for index, stage in enumerate(task.stages):
-            make_config(recipe, stage, f"stream.{task.task}.stages.{index}", Path("unused"), seed=0)
+def check_configs(recipe: Recipe, findings) -> None:
+    """Build the real config of all that is trained, and note what TRL refuses in `findings`."""
+    stages = [(f"stream.{task.task}.stages.{i}", each) for task in recipe.stream for i, each in enumerate(task.stages)]
     for number, spec in enumerate(recipe.strategies):
         if getattr(spec, "memory", None) is not None:
-            stage = Sft(kind="sft", args=spec.memory.args)
-            make_config(recipe, stage, f"strategies.{number}.memory", Path("unused"), seed=0)
+            stages.append((f"strategies.{number}.memory", Sft(kind="sft", args=spec.memory.args)))
+    for key, stage in stages:
+        with findings.collecting():
+            make_config(recipe, stage, key, Path("unused"), seed=0)
 
 
 def one_line(error: Exception) -> str:

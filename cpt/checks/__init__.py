@@ -1,0 +1,140 @@
+"""What can be known of a recipe without training: the same checks for `cpt check` and `cpt run`, all problems told at once.
+
+`cpt run` adds only what needs weights. What is not on this machine (a model, a data set of the hub) is downloaded by a run
+and by `cpt check --full`; a plain `cpt check` says that it was not looked at.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cpt import models
+from cpt.checks.findings import Findings
+from cpt.checks.known import needs_model, rows_are_known
+from cpt.checks.surroundings import check_surroundings
+from cpt.checks.tokens import TokenChecks
+from cpt.data.sources import SPLITS
+from cpt.data.stream import Stream, TaskData, load_task, prove_apart, splits
+from cpt.plan import world
+from cpt.preflight import check_forms, check_processes, check_teachers
+from cpt.recipe import Hub, Recipe, Suite, suites_of
+from cpt.rundir import Point, RunDir
+
+
+def check(recipe: Recipe, out: Path, full: bool = False) -> list[str]:
+    """Look at all that `cpt run` would refuse; returns what could not be looked at here, for the plan.
+
+    `full` downloads what is not here, and looks also where all is known to hold.
+
+    Raises:
+        RecipeErrors: every problem that was found.
+    """
+    findings = Findings()
+    suites = load_suites(recipe, findings)
+    check_surroundings(recipe, suites, out, findings)
+    check_processes(recipe, world(), findings)
+    unseen: list[str] = []
+    stream = Stream((), {})
+    with_model = full or needs_model(recipe, suites)
+    if with_model or not rows_are_known(recipe, suites):
+        stream, unseen = check_rows(recipe, suites, findings, fetch=full)
+    if with_model:
+        folder = models.resolve(recipe) if full and not findings.problems else model_here(recipe, out)
+        if folder is None:
+            unseen.append(f"the model {recipe.model.path}, and so the tokens of all rows")
+        else:
+            check_with_model(recipe, stream, folder, findings)
+    findings.check()
+    return unseen
+
+
+def before_run(recipe: Recipe, out: Path) -> Stream:
+    """What a run looks at before it writes anything: all but what needs the model. Returns its rows.
+
+    Where the run is refused anyway, it looks at what needs the model too, if that is here.
+
+    Raises:
+        RecipeErrors: every problem that was found.
+    """
+    findings = Findings()
+    suites = load_suites(recipe, findings)
+    check_surroundings(recipe, suites, out, findings)
+    check_processes(recipe, world(), findings)
+    stream, _ = check_rows(recipe, suites, findings, fetch=True)
+    if findings.problems and needs_model(recipe, suites) and (folder := model_here(recipe, out)) is not None:
+        check_with_model(recipe, stream, folder, findings)
+    findings.check()
+    return stream
+
+
+def load_suites(recipe: Recipe, findings: Findings) -> dict[str, Suite]:
+    with findings.collecting():
+        return suites_of(recipe)
+    return {}
+
+
+def check_rows(recipe: Recipe, suites: dict[str, Suite], findings: Findings, fetch: bool) -> tuple[Stream, list[str]]:
+    """Read all rows, prove the splits apart, and look at what stages and verifiers need of each row.
+
+    Returns the tasks whose rows can all be read, and what was not looked at: the hub's data sets, unless `fetch`.
+    """
+    unseen: list[str] = []
+
+    def load(tasks: Sequence, where: str, wanted: tuple[str, ...]) -> tuple[TaskData, ...]:
+        loaded = []
+        for task in tasks:
+            if findings.about(f"{where}.{task.task}.data"):
+                continue
+            if isinstance(task.data, Hub) and not fetch:
+                unseen.append(f"the rows of {task.task} ({task.data.path}, on the hub)")
+                continue
+            with findings.collecting():
+                data = load_task(task, recipe.data.seed, wanted)
+                for _, rows in splits(data):
+                    for _ in rows:
+                        pass
+                loaded.append(data)
+        return tuple(loaded)
+
+    asked = {name: load(suite.tasks, f"suite {name}: tasks", ("eval",)) for name, suite in suites.items()}
+    stream = Stream(load(recipe.stream, "stream", SPLITS), asked)
+    with findings.collecting():
+        prove_apart(stream)
+    check_forms(recipe, stream, findings)
+    return stream, unseen
+
+
+def model_here(recipe: Recipe, out: Path) -> Path | None:
+    """The folder of the model, as far as it is on this machine: of a run that was begun, its own copy."""
+    base = RunDir(out).model(Point(0, None))
+    return base if (base / "config.json").is_file() else models.here(recipe)
+
+
+def check_with_model(recipe: Recipe, stream: Stream, folder: Path, findings: Findings) -> None:
+    """What needs the tokenizer and the config in `folder`: each row's tokens, teachers, the adapter; and TRL's configs."""
+    from cpt.stages.configs import check_configs
+
+    if not findings.about("model"):
+        check_tokens(recipe, stream, folder, findings)
+        with findings.collecting():
+            models.check_adapter(folder, recipe)
+    check_configs(recipe, findings)
+
+
+def check_tokens(recipe: Recipe, stream: Stream, folder: Path, findings: Findings) -> None:
+    """The weights and the tokenizer in `folder` are whole and belong together, and every row fits them."""
+    with findings.collecting():
+        models.check_weights(folder)
+    with findings.collecting():
+        tokenizer = models.load_tokenizer(folder, recipe)
+        models.check_vocabulary(folder, tokenizer, recipe)
+        lengths = [models.context_length(folder, recipe), check_teachers(recipe, folder, findings)]
+        context = min((each for each in lengths if each is not None), default=None)
+        TokenChecks(recipe, tokenizer, context, findings).check(stream)
+
+
+def check_evaluated(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -> None:
+    """What verifiers and the tokenizer need of rows that are only evaluated. Raises RecipeErrors."""
+    findings = Findings()
+    check_forms(recipe, stream, findings)
+    TokenChecks(recipe, tokenizer, context, findings).check(stream)
+    findings.check()

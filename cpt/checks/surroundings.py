@@ -1,0 +1,118 @@
+"""What a recipe names outside of itself: data, verifiers, the model's folder, the place for the run. No heavy import."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from cpt.checks.findings import Findings
+from cpt.data import sources
+from cpt.errors import UserError
+from cpt.plan import NO_VALIDATION, counted, searches
+from cpt.recipe import Recipe, Suite
+from cpt.rewards import function
+from cpt.rundir import check_place
+from cpt.stages.arguments import ROLLOUT_KINDS, generation
+
+
+def check_surroundings(recipe: Recipe, suites: dict[str, Suite], out: Path, findings: Findings) -> None:
+    """Note what is wrong with the files and folders that the recipe and its suites name, and with `out`."""
+    for task in recipe.stream:
+        key = f"stream.{task.task}"
+        check_data(task, key, ("train", "validation", "eval"), findings)
+        check_generation(task, key, findings)
+        if searches(recipe) and counted(task.data, "validation") == 0:
+            findings.add(f"{key}.data.validation", NO_VALIDATION.format(searches(recipe)[0]))
+        check_functions(task, key, findings)
+    check_suites(suites, findings)
+    check_model(recipe, findings)
+    with findings.collecting():
+        check_place(out, recipe)
+
+
+def check_suites(suites: dict[str, Suite], findings: Findings) -> None:
+    for name, suite in suites.items():
+        for task in suite.tasks:
+            check_data(task, f"suite {name}: tasks.{task.task}", ("eval",), findings)
+            check_functions(task, f"suite {name}: tasks.{task.task}", findings)
+
+
+def check_functions(task: Any, key: str, findings: Findings) -> None:
+    """The user's functions are there."""
+    for name in ("reward", "metric"):
+        for spec in functions(getattr(task, name)):
+            missing = function.missing(spec.model_dump())
+            if missing:
+                findings.add(f"{key}.{name}", missing)
+
+
+def functions(reward: Any) -> list:
+    """The user functions in a reward, those within sums included."""
+    if reward is None:
+        return []
+    if reward.kind == "sum":
+        return [spec for part in reward.parts for spec in functions(part.reward)]
+    return [reward] if reward.kind == "function" else []
+
+
+def check_data(task: Any, key: str, wanted: tuple[str, ...], findings: Findings) -> None:
+    """Each split has rows, as far as they can be counted before they are loaded, and the columns that are named."""
+    said: set[str] = set()
+    for split in wanted:
+        try:
+            number = sources.count(task.data, split)
+        except UserError as error:
+            if str(error) not in said:
+                findings.add(f"{key}.data.{split}", str(error))
+                said.add(str(error))
+            continue
+        if number is not None and number <= 0 and split != "validation":
+            findings.add(f"{key}.data.{split}", "no rows; every task needs rows to train on and to evaluate")
+        elif isinstance(file := getattr(task.data, split), Path):
+            for field, problem in sources.column_problems(sources.scan(file).columns, task.data.columns):
+                place = f"{key}.data.columns.{field}" if field else f"{key}.data.{split}"
+                findings.add(place, f"{file}: {problem}")
+
+
+def check_generation(task: Any, key: str, findings: Findings) -> None:
+    """A rlvr stage with fewer prompts than one generation asks would take no step at all."""
+    for index, stage in enumerate(task.stages):
+        if stage.kind in ROLLOUT_KINDS:
+            batch, group, _ = generation(stage.args, stage.kind)
+            rows = counted(task.data, "train")
+            looked_at = getattr(stage.filter, "prompts", None) if stage.kind == "rlvr" else None
+            if looked_at is not None and looked_at < batch // group:
+                findings.add(
+                    f"{key}.stages.{index}.filter.prompts",
+                    f"({looked_at}) are fewer than the {batch // group} prompts of one generation: raise it",
+                )
+            elif rows is not None and 0 < rows < batch // group:
+                findings.add(
+                    f"{key}.stages.{index}",
+                    f"{rows} training rows are fewer than the {batch // group} prompts of one generation ({batch} "
+                    f"completions, num_generations {group}): give more rows, or lower per_device_train_batch_size",
+                )
+
+
+def check_model(recipe: Recipe, findings: Findings) -> None:
+    template = recipe.model.chat_template
+    if template is not None and not os.path.isfile(template):
+        findings.add("model.chat_template", f"no file {template}")
+    if recipe.model.path != "tiny":
+        check_folder("model.path", recipe.model.path, "`tiny`", ("config.json",), findings)
+    for task in recipe.stream:
+        for index, stage in enumerate(task.stages):
+            if stage.kind == "distill" and stage.teacher not in ("base", "tiny"):
+                key = f"stream.{task.task}.stages.{index}.teacher"
+                check_folder(key, stage.teacher, "`base`", ("config.json", "adapter_config.json"), findings)
+
+
+def check_folder(key: str, path: str, other: str, configs: tuple[str, ...], findings: Findings) -> None:
+    """A model's folder is one, or is no path of this machine; `other` is what else the key may say."""
+    folder = Path(os.path.expanduser(path))
+    if os.path.isdir(folder):
+        if not any((folder / name).is_file() for name in configs):
+            findings.add(key, f"{path} is no model folder (no {' or '.join(configs)})")
+        elif not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+            findings.add(key, f"{path} has no tokenizer (tokenizer.json): save it beside the weights")
+    elif len(folder.parts) != 2 or path.startswith((".", "/", "~")):
+        findings.add(key, f"no folder {path}; give a model folder, a hub id (owner/name), or {other}")
