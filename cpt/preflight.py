@@ -55,6 +55,15 @@ def check_teachers(recipe: Recipe, base: Path, findings: Findings) -> int | None
     return min((each for each in known if each is not None), default=None)
 
 
+def check_top_k(recipe: Recipe, vocabulary: int, findings: Findings) -> None:
+    """No self-distillation learns more of the student's tokens than there are."""
+    for task in recipe.stream:
+        for index, stage in enumerate(task.stages):
+            if stage.kind == "self-distillation" and (stage.top_k or 0) > vocabulary:
+                message = f"({stage.top_k}) is more than the model's vocabulary ({vocabulary})"
+                findings.add(f"stream.{task.task}.stages.{index}.top_k", message)
+
+
 def check_forms(recipe: Recipe, stream: Stream, findings: Findings) -> None:
     """Every row has what its stages train on and what its verifier compares with. Needs no tokenizer."""
     for task in stream.tasks:

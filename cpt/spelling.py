@@ -10,6 +10,8 @@ def unspellable(tokenizer, texts: Sequence[str]) -> Iterator[tuple[int, int]]:
     Tokenizers written in Python tell no offsets: of them only unknown and padding tokens are seen.
     """
     strange = {tokenizer.unk_token_id, tokenizer.pad_token_id} - {None}
+    if not texts:
+        return
     if not tokenizer.is_fast:
         yield from _by_letter(tokenizer, texts, strange)
         return

@@ -104,7 +104,7 @@ ROW = {"prompt": "reverseabcde=", "answer": "edcba", "demonstration": "edcba"}
             {},
             "row reverse/train/0: its prompt ends with a message of the role assistant",
         ),
-        ({}, {"top_k": 48}, "stream.reverse.stages.0.top_k (48) is more than the model's vocabulary (47)"),
+        ({}, {"top_k": 48}, "stream.reverse.stages.0.top_k: (48) is more than the model's vocabulary (47)"),
     ],
 )
 def test_rows_that_cannot_teach(cpt, tmp_path, row, beside, said):

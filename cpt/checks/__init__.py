@@ -15,7 +15,7 @@ from cpt.checks.tokens import TokenChecks
 from cpt.data.sources import SPLITS
 from cpt.data.stream import Stream, TaskData, load_task, prove_apart, splits
 from cpt.plan import world
-from cpt.preflight import check_forms, check_processes, check_teachers
+from cpt.preflight import check_forms, check_processes, check_teachers, check_top_k
 from cpt.recipe import Hub, Recipe, Suite, suites_of
 from cpt.rundir import Point, RunDir
 
@@ -127,6 +127,7 @@ def check_tokens(recipe: Recipe, stream: Stream, folder: Path, findings: Finding
     with findings.collecting():
         tokenizer = models.load_tokenizer(folder, recipe)
         models.check_vocabulary(folder, tokenizer, recipe)
+        check_top_k(recipe, models.load_config(folder, recipe).get_text_config().vocab_size, findings)
         lengths = [models.context_length(folder, recipe), check_teachers(recipe, folder, findings)]
         context = min((each for each in lengths if each is not None), default=None)
         TokenChecks(recipe, tokenizer, context, findings).check(stream)

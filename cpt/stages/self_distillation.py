@@ -92,9 +92,6 @@ def with_contexts(rows, template: str):
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
     tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
-    vocabulary = models.load_config(ctx.base, ctx.recipe).get_text_config().vocab_size
-    if (ctx.stage.top_k or 0) > vocabulary:
-        raise UserError(f"{ctx.key}.top_k ({ctx.stage.top_k}) is more than the model's vocabulary ({vocabulary})")
     trainer = build(
         ctx,
         SelfDistillationTrainer,
