@@ -1,5 +1,11 @@
 """`python -m cpt`, so that `accelerate launch -m cpt run RECIPE` works as users expect."""
 
+import os
+import sys
+
+if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd()):
+    del sys.path[0]  # as for the command `cpt`: a file in the working directory must not stand in for a library's
+
 from cpt.cli import main
 
 main()

@@ -21,11 +21,13 @@ from cpt.rundir import RunDir, points_of
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "deepspeed", "reasoning-gym")
 
 
-def write(rundir: RunDir, recipe: Recipe, stream: Stream) -> None:
+def write(rundir: RunDir, recipe: Recipe, stream: Stream, verifiers: dict[str, dict[str, str]]) -> None:
     """Write the manifest of a run that begins; one that goes on keeps the manifest that its first row was made with.
 
+    `verifiers` are the files of the user's functions (`Scorers.keep`).
+
     Raises:
-        UserError: the rows, or the number of processes that train, are not those that the run began with.
+        UserError: the rows, the verifiers' files, or the number of processes are not those that the run began with.
     """
     file, data = rundir.path / "manifest.json", stream.manifest()
     if file.exists() and rundir.begun():
@@ -42,6 +44,7 @@ def write(rundir: RunDir, recipe: Recipe, stream: Stream) -> None:
                 f"{rundir.path}: the rows of {', '.join(changed)} are not those that this run began with (hashes in "
                 "manifest.json): put them back, or give another --out to start a new run"
             )
+        check_verifiers(rundir, stored.get("verifiers"), verifiers)
         return
     write_json(
         file,
@@ -54,11 +57,24 @@ def write(rundir: RunDir, recipe: Recipe, stream: Stream) -> None:
             "hardware": hardware(),
             "world_size": ranks.world_size(),
             "data": data,
+            "verifiers": verifiers,
             "git": git(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         },
     )
+
+
+def check_verifiers(rundir: RunDir, before: dict | None, now: dict[str, dict[str, str]]) -> None:
+    """Raises UserError where a run would go on with another verifier. `before` is None in runs older than this check."""
+    for name, files in now.items() if before is not None else ():
+        known = before.get(name) or {}
+        changed = sorted(file for file in {*files, *known} if files.get(file) != known.get(file))
+        if changed:
+            raise UserError(
+                f"{rundir.path}: the verifier {name} has changed since this run began ({', '.join(changed)}; hashes in "
+                "manifest.json), so scores could not be compared: put it back, or give another --out to start a new run"
+            )
 
 
 def read(file: Path) -> dict:

@@ -14,6 +14,7 @@ import numpy as np
 from cpt import checks, manifest, models, ranks, report, rollouts, stages
 from cpt.data.memory import memories
 from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
+from cpt.errors import UserError
 from cpt.evaluation.evaluate import evaluate
 from cpt.evaluation.results import greedy_scores
 from cpt.files import replace_folder
@@ -87,7 +88,10 @@ def prepare(this: Run) -> list[list[int]]:
     """
     points = points_of(this.recipe)
     ranks.on_main(discard_damaged, this)
-    ranks.on_main(make_base, this, points[0])
+    verifiers = this.scorers.keep(verifiers_of(this.stream))
+    if ranks.on_main(lambda: verifiers) != verifiers:
+        raise UserError("the verifiers' files are not the same for all processes: share one folder, or copy them again")
+    ranks.on_main(make_base, this, points[0], verifiers)
     folder = this.rundir.model(points[0])
     findings = checks.Findings()
     checks.check_with_model(this.recipe, this.stream, folder, findings)
@@ -121,14 +125,20 @@ def settle(recipe: Recipe) -> None:
     gc.freeze()
 
 
-def make_base(this: Run, base: Point) -> None:
+def verifiers_of(stream: Stream) -> list[dict]:
+    """All that answers are judged by, as the recipe's plain data."""
+    specs = [task.spec for task in (*stream.tasks, *(task for suite in stream.suites.values() for task in suite))]
+    return [each.model_dump() for spec in specs for each in (spec.reward, spec.metric) if each is not None]
+
+
+def make_base(this: Run, base: Point, verifiers: dict[str, dict[str, str]]) -> None:
     """`00-base`: the model that the recipe names, copied into the run; and the manifest."""
     if not this.rundir.committed(base):
         source = models.resolve(this.recipe, this.screen, this.stop)
         this.rundir.discard([base])
         models.write_base(this.recipe, source, this.rundir.work(base) / "model")
         this.rundir.commit(base, this.rundir.work(base) / "model", [])
-    manifest.write(this.rundir, this.recipe, this.stream)
+    manifest.write(this.rundir, this.recipe, this.stream, verifiers)
 
 
 def discard_damaged(this: Run) -> None:
@@ -341,6 +351,8 @@ def add_row(this: Run, point: Point) -> None:
         label=f"evaluating {point.name}",
     )
     ranks.on_main(show_row, this, point, lines, cost)
+    for file in this.scorers.newly_changed():
+        this.screen.warn(f"{file} has changed: this run goes on with the verifier that it began with")
     if point.task is None:
         for useless in always_failing(lines):
             this.screen.warn(useless)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "cpt"
-EVERYWHERE = {"cpt", "cpt.errors", "cpt.files", "cpt.screen", "cpt.stop", "cpt.ranks"}
+EVERYWHERE = {"cpt", "cpt.errors", "cpt.files", "cpt.processes", "cpt.screen", "cpt.stop", "cpt.ranks"}
 ALL = {"cpt."}
 MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     "cpt.errors": set(),
     "cpt.files": set(),
+    "cpt.processes": set(),
     "cpt.screen": {"cpt.errors"},
     "cpt.ranks": {"cpt.errors"},
     "cpt.stop": {"cpt.errors", "cpt.ranks"},

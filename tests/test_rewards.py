@@ -13,7 +13,7 @@ import pytest
 
 from cpt.rewards import Scorer, Scorers, build, told
 from cpt.rewards.answers import unreadable
-from cpt.rewards.workers import call_one
+from cpt.rewards.worker import call_one
 
 HERE = Path(__file__).parent
 

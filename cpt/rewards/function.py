@@ -1,28 +1,24 @@
 """The user's `module:function`, called as f(completion, row) in a worker process; its module is looked for beside the
-recipe first."""
+recipe first (see `sources`)."""
 
+import ast
 import importlib
-import importlib.util
 import sys
 from pathlib import Path
 
+from cpt.rewards import sources
+
 
 def build(spec: dict):
-    """spec: path ("module:function"), folder."""
+    """spec: path ("module:function"), folder. In a worker, which has installed the module's files (`sources.Finder`)."""
     module, _, name = spec["path"].partition(":")
-    with_folder(spec.get("folder"))
+    if spec.get("folder") and str(spec["folder"]) not in sys.path:
+        sys.path.append(str(spec["folder"]))
     return getattr(importlib.import_module(module), name)
-
-
-def with_folder(folder: str | None) -> None:
-    if folder and str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
 
 
 def names_of(body: list) -> set[str]:
     """What a module defines, assigns or imports outside of functions and classes; "*" for a star import."""
-    import ast
-
     names, rest = set(), list(body)
     while rest:
         node = rest.pop()
@@ -39,17 +35,20 @@ def names_of(body: list) -> set[str]:
 
 def missing(spec: dict) -> str | None:
     """What cannot be found of the module or the function, looked at without running it; None where all is there."""
-    import ast
-
     module, _, name = spec["path"].partition(":")
-    place = Path(spec.get("folder") or ".").joinpath(*module.split("."))
-    file = place / "__init__.py" if (place / "__init__.py").is_file() else place.with_name(f"{place.name}.py")
-    if file.is_file():
+    folder = Path(spec.get("folder") or ".")
+    file = sources.file_of(folder, module)
+    if sources.top(module) in sources.NAMES and sources.file_of(folder, sources.top(module)) is not None:
+        return f"{file or folder / module} has the name of a module of Python's (or cpt) itself: give it another name"
+    if file is not None:
         try:
             names = names_of(ast.parse(file.read_bytes()).body)
+        except OSError as error:
+            return f"{file} cannot be read ({error.strerror})"
         except (SyntaxError, ValueError) as error:
             return f"{file}:{getattr(error, 'lineno', 1)}: {getattr(error, 'msg', error)}"
         return None if {name, "*", "__getattr__"} & names else f"{file} has no function {name}"
-    if module.split(".")[0] == "__main__" or importlib.util.find_spec(module.split(".")[0]) is None:
-        return f"no module {module}: neither {file} nor an installed package"
+    if sources.top(module) == "__main__" or sources.found_by_python(sources.top(module)) is None:
+        beside = folder.joinpath(*module.split(".")).with_suffix(".py")
+        return f"no module {module}: neither {beside} nor an installed package"
     return None

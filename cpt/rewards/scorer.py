@@ -3,11 +3,13 @@ is counted, and never stops the run."""
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cpt.rewards.verifiers import build, must_be_killable, reader, time_limit
-from cpt.rewards.workers import Pool, call_one, read_one
+from cpt.rewards import sources
+from cpt.rewards.verifiers import build, must_be_killable, reader, single, time_limit
+from cpt.rewards.worker import call_one, read_one
+from cpt.rewards.workers import Pool
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Scorer:
         self.scored = 0
         self.errors: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
-        self._pool = Pool(spec, workers, time_limit(spec)) if must_be_killable(spec) else None
+        self.functions = [(each, sources.read(each)) for each in single(spec) if each["kind"] == "function"]
+        files = {module: file for _, found in self.functions for module, file in found.items()}
+        self._pool = Pool(spec, workers, time_limit(spec), files) if must_be_killable(spec) else None
         self._verifier = None if self._pool else build(spec)
 
     def score(self, completions: list[str], rows: list[dict], finished: list[bool] | None = None) -> list[Score]:
@@ -106,12 +110,28 @@ class Scorers:
     def __init__(self, workers: int = 2):
         self.workers = workers
         self._made: dict[str, Scorer] = {}
+        self._named: set[str] = set()
 
     def get(self, spec: dict) -> Scorer:
         key = json.dumps(spec, sort_keys=True, default=str)
         if key not in self._made:
             self._made[key] = Scorer(spec, self.workers)
         return self._made[key]
+
+    def keep(self, specs: Iterable[dict]) -> dict[str, dict[str, str]]:
+        """Make the scorers of all specs now, so that users' functions stay those of now: {function: {file: SHA-256}}."""
+        kept: dict[str, dict[str, str]] = {}
+        for spec in specs:
+            for each, files in self.get(spec).functions:
+                kept.setdefault(each["path"], {}).update(sources.digests(each, files))
+        return kept
+
+    def newly_changed(self) -> list[str]:
+        """The files of users' functions that have changed on the disk since they were kept; each is named once."""
+        files = [each for made in self._made.values() for _, found in made.functions for each in found.values()]
+        changed = {file for file, content in files if sources.content_of(file) != content} - self._named
+        self._named |= changed
+        return sorted(changed)
 
     def failures(self) -> list[Failure]:
         """How the verifiers failed so far in this process."""

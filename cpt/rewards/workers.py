@@ -1,97 +1,138 @@
-"""Worker processes for verifiers that may hang or die: each call has a limit, and a worker over it is killed.
+"""Worker processes for verifiers that may hang or die: each call has a limit, and a worker over it is ended.
 
-concurrent.futures cannot kill a call, hence this. A worker is a plain `python -m cpt.rewards.workers` that talks over its
-stdin and stdout, one JSON line a call: no fork of a process with torch's threads in it, and when the parent dies (even by
--9) the pipe ends and so does the worker. Calls are numbered and each answer says its number: whatever else a verifier
-writes there costs the worker's call, and the worker.
+concurrent.futures cannot end a call, hence this. A worker is a plain `python -m cpt.rewards.worker`: no fork of a process
+with torch's threads in it, and when the run dies (even by -9) it ends too. Nothing here waits for a worker: what it does not
+read stays in our hands, and its limit goes on.
 """
 
 import contextlib
 import json
 import os
+import secrets
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 
+from cpt.processes import python
+from cpt.rewards.sources import Files
+
 START_LIMIT = 60.0  # seconds for a worker to import its verifier
-LARGEST = 1e18  # of a score: rewards are squared and summed over a group in float32, which ends at 3.4e38
-LONGEST_MESSAGE = 500  # characters of an exception's words that are kept
+END_LIMIT = 5.0  # seconds for a worker to end what its verifier has started
 LONGEST_LINE = 1_000_000  # bytes; a worker's answer is far shorter
+LAST_WORDS = 2000  # bytes of what a worker printed that are kept
+FRUITLESS = 3  # workers in a row that never came up, after which a batch's other calls are not tried
 GARBLED = {"error": "garbled", "message": "the verifier wrote into its worker's pipe, or forked and answered twice"}
 
 
 class Worker:
     """One process, and the call it is busy with."""
 
-    def __init__(self, spec: dict):
+    def __init__(self, spec: dict, files: Files):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cpt.rewards.workers", json.dumps(spec, default=str)],
+            python("cpt.rewards.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
-        os.set_blocking(self.process.stdout.fileno(), False)
-        self.buffer = b""
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            os.set_blocking(stream.fileno(), False)
+        self.received, self.printed = b"", b""
+        self.prints = True  # until it has closed its standard error
         self.job: int | None = None
-        self.number = 0  # of the call
-        self.line = b""  # the call, until the worker is there to read it
         self.started = False
         self.deadline = time.monotonic() + START_LIMIT
+        self.call = secrets.token_hex(8)  # what its next line must repeat
+        texts = {module: (file, content.decode("latin-1")) for module, (file, content) in files.items()}
+        self.unsent = line({"call": self.call, "spec": spec, "files": texts})
+        self.next = (b"", "")  # the first call, until it is up
 
     def take(self, job: int, asked: str, completion: str, row: dict, limit: float) -> None:
-        self.job, self.number = job, self.number + 1
-        self.line = json.dumps([self.number, asked, completion, row], default=str).encode() + b"\n"
-        self.deadline = time.monotonic() + (limit if self.started else START_LIMIT)
+        self.job, call = job, secrets.token_hex(8)
+        sent = line([call, asked, completion, row])
         if self.started:
-            self.send()
+            self.unsent, self.call, self.deadline = sent, call, time.monotonic() + limit
+        else:
+            self.next, self.deadline = (sent, call), time.monotonic() + START_LIMIT
+        self.send()
+
+    def begin(self, limit: float) -> None:
+        """It is up: give it the call that waits."""
+        self.started, self.deadline = True, time.monotonic() + limit
+        self.unsent, self.call = self.next
+        self.send()
 
     def send(self) -> None:
-        """Only to a worker that reads: a long line to one that does not would block the run."""
-        with contextlib.suppress(BrokenPipeError):  # it died; reading will say so
-            self.process.stdin.write(self.line)
-            self.process.stdin.flush()
+        """As much as it has room for."""
+        try:
+            while self.unsent:
+                self.unsent = self.unsent[os.write(self.process.stdin.fileno(), self.unsent) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:  # it died, or reads no more: its lines, or the limit, will tell
+            self.unsent = b""
 
     def lines(self) -> list[bytes] | None:
         """Whole lines that have come; None where the process has ended and left none."""
-        ended = False
-        for _ in range(16):  # a verifier that never stops writing must not keep us here
-            try:
-                part = os.read(self.process.stdout.fileno(), 65536)
-            except BlockingIOError:
-                break
-            if not part:
-                ended = True
-                break
-            self.buffer += part
-        *whole, self.buffer = self.buffer.split(b"\n")
-        if len(self.buffer) > LONGEST_LINE:
-            whole.append(self.buffer)
-        return None if ended and not whole else whole
+        self.note_printed()
+        came = drained(self.process.stdout.fileno())
+        *whole, self.received = (self.received + (came or b"")).split(b"\n")
+        if len(self.received) > LONGEST_LINE:
+            whole.append(self.received)
+        return None if came is None and not whole else whole
+
+    def note_printed(self) -> None:
+        came = drained(self.process.stderr.fileno())
+        self.prints = came is not None
+        self.printed = (self.printed + (came or b""))[-LAST_WORDS:]
 
     def is_idle(self) -> bool:
         """Whether it has no call, lives, and has said nothing since its last answer."""
         return self.job is None and self.process.poll() is None and (not self.started or self.lines() == [])
 
-    def kill(self) -> None:
-        """End the process and those that the verifier started in it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        with contextlib.suppress(BrokenPipeError):  # what it never read
-            self.process.stdin.close()
-        self.process.stdout.close()
+    def last_words(self) -> str:
+        """How the process ended, and the last line that it printed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(END_LIMIT)
+        code = self.process.returncode
+        how = (
+            ""
+            if code is None
+            else f" ({signal.Signals(code - 128).name})"
+            if is_signal(code)
+            else f" (exit code {code})"
+        )
+        self.note_printed()
+        printed = [each for each in self.printed.decode(errors="replace").splitlines() if each.strip()]
+        return f"the verifier ended its process{how}" + (f": {printed[-1].strip()}" if printed else "")
+
+    def end(self) -> None:
+        """Ask it to end, with all that the verifier has started."""
+        if self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self) -> None:
+        """Until it has ended; the supervisor that does not answer is killed with its group."""
+        try:
+            self.process.wait(END_LIMIT)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with contextlib.suppress(BrokenPipeError):  # what it never read
+                stream.close()
 
 
 class Pool:
     """`size` workers for one verifier, started when first needed and kept warm."""
 
-    def __init__(self, spec: dict, size: int, limit: float):
-        self.spec, self.size, self.limit = spec, size, limit
+    def __init__(self, spec: dict, size: int, limit: float, files: Files | None = None):
+        self.spec, self.size, self.limit, self.files = spec, size, limit, files or {}
         self.workers: list[Worker] = []
+        self.fruitless = 0
 
     def call(self, jobs: list[tuple[str, dict]], asked: str = "score") -> list[dict]:
         """For each (completion, row) `{"value": ...}` or `{"error": kind, "message": ...}`, in their order.
@@ -101,21 +142,25 @@ class Pool:
         """
         answers: list[dict | None] = [None] * len(jobs)
         waiting = deque(range(len(jobs)))
+        self.fruitless = 0
         while any(answer is None for answer in answers):
             self._hand_out(jobs, waiting, asked)
             busy = [worker for worker in self.workers if worker.job is not None]
             patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-            select.select([worker.process.stdout for worker in busy], [], [], min(patience, 1.0))
+            wait_for(busy, min(patience, 1.0))
             for worker in busy:
+                worker.send()
                 self._hear(worker, answers)
+            if self.fruitless >= FRUITLESS:
+                while waiting:
+                    answers[waiting.popleft()] = self.last
         return answers
 
     def _hand_out(self, jobs: list[tuple[str, dict]], waiting: deque[int], asked: str) -> None:
         """A job to each idle worker; one that died or babbled while it was idle gives way to a new one."""
-        for worker in [worker for worker in self.workers if worker.job is None and not worker.is_idle()]:
-            self._end(worker)
+        self._end([worker for worker in self.workers if worker.job is None and not worker.is_idle()])
         while len(self.workers) < min(self.size, len(jobs)):
-            self.workers.append(Worker(self.spec))
+            self.workers.append(Worker(self.spec, self.files))
         for worker in self.workers:
             if worker.job is None and waiting:
                 job = waiting.popleft()
@@ -123,37 +168,71 @@ class Pool:
 
     def _hear(self, worker: Worker, answers: list[dict | None]) -> None:
         lines = worker.lines()
-        for line in lines or []:
-            said = read_line(line)
-            if said == {"ready": True} and not worker.started:
-                worker.started, worker.deadline = True, time.monotonic() + self.limit
-                worker.send()
-            elif worker.job is not None and said.get("call") == worker.number and {"value", "error"} & said.keys():
-                answers[worker.job], worker.job = said, None
-            else:
+        for each in lines or []:
+            said = read_line(each)
+            is_answer = worker.job is not None and {"ready", "value", "error"} & said.keys()
+            if said.pop("call", None) != worker.call or not is_answer:
                 self._lose(worker, answers, GARBLED)
                 return
+            worker.call = ""
+            if said == {"ready": True} and not worker.started:
+                worker.begin(self.limit)
+                self.fruitless = 0
+            else:
+                answers[worker.job], worker.job = said, None
         if worker.job is None:
             return
         if lines is None:
-            self._lose(worker, answers, {"error": "died", "message": "the verifier ended its process"})
+            self._lose(worker, answers, {"error": "died", "message": worker.last_words()})
         elif time.monotonic() > worker.deadline:
             limit = self.limit if worker.started else START_LIMIT
             self._lose(worker, answers, {"error": "timeout", "message": f"took more than {limit:g} s"})
 
     def _lose(self, worker: Worker, answers: list[dict | None], answer: dict) -> None:
         if worker.job is not None:
-            answers[worker.job] = answer
-        self._end(worker)
+            answers[worker.job] = self.last = answer
+        self.fruitless += not worker.started
+        self._end([worker])
 
-    def _end(self, worker: Worker) -> None:
-        worker.kill()
-        self.workers.remove(worker)
+    def _end(self, workers: list[Worker]) -> None:
+        for worker in workers:
+            worker.end()
+        for worker in workers:
+            worker.wait()
+            self.workers.remove(worker)
 
     def close(self) -> None:
-        for worker in self.workers:
-            worker.kill()
-        self.workers = []
+        self._end([*self.workers])
+
+
+def wait_for(workers: list[Worker], seconds: float) -> None:
+    """Until one of them has written something, or has room for more, or the time is over."""
+    poll = select.poll()
+    for worker in workers:
+        poll.register(worker.process.stdout, select.POLLIN)
+        if worker.prints:
+            poll.register(worker.process.stderr, select.POLLIN)
+        if worker.unsent:
+            poll.register(worker.process.stdin, select.POLLOUT)
+    poll.poll(seconds * 1000)
+
+
+def drained(pipe: int) -> bytes | None:
+    """What can be read now; None at the end. Of one who never stops writing a part: it must not keep us here."""
+    parts = []
+    for _ in range(16):
+        try:
+            part = os.read(pipe, 65536)
+        except BlockingIOError:
+            break
+        if not part:
+            return b"".join(parts) or None
+        parts.append(part)
+    return b"".join(parts)
+
+
+def line(value: dict | list) -> bytes:
+    return json.dumps(value, default=str).encode() + b"\n"
 
 
 def read_line(line: bytes) -> dict:
@@ -165,85 +244,5 @@ def read_line(line: bytes) -> dict:
     return said if isinstance(said, dict) else {}
 
 
-def call_one(verifier, completion: str, row: dict) -> dict:
-    """The answer to one call: what the verifier returned, or how it failed."""
-    try:
-        value = verifier(completion, row)
-    except Exception as error:
-        return {"error": "raised", "message": in_words(error)}
-    if value is None:
-        return {"error": "none", "message": "returned None"}
-    try:
-        number = float(value)
-    except OverflowError:
-        number = float("inf")
-    except (TypeError, ValueError):
-        return {"error": "raised", "message": f"returned {value!r}"[:LONGEST_MESSAGE] + ", which is not a number"}
-    except Exception as error:  # of the value's own __float__
-        return {
-            "error": "raised",
-            "message": f"returned a {type(value).__name__}, which is no number: {in_words(error)}",
-        }
-    if number != number:
-        return {"error": "nan", "message": "returned NaN"}
-    if abs(number) > LARGEST:
-        return {"error": "inf", "message": f"returned {number:g}, which is beyond {LARGEST:g}"}
-    return {"value": number}
-
-
-def read_one(reader, completion: str, row: dict) -> dict:
-    """The answer that the completion gives ("" is none), or how reading it failed."""
-    try:
-        return {"value": reader(completion, row) or None}
-    except Exception as error:
-        return {"error": "raised", "message": in_words(error)}
-
-
-def in_words(error: Exception) -> str:
-    """The exception on one line, of characters that can be printed."""
-    said = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_MESSAGE]
-    return said.encode("utf-8", "replace").decode("utf-8")
-
-
-def made(kind, spec: dict) -> dict:
-    """What can be asked of a verifier (see `Pool.call`)."""
-    asks = {"score": kind.build(spec)}
-    if kind.reader is not None:
-        problem = kind.problem(spec)
-        asks |= {"read": kind.reader(spec), "problem": lambda answer, row: problem(answer)}
-    return asks
-
-
-def work() -> None:
-    """The worker's life: build the verifier, then a line in, a line out, until the parent is gone."""
-    from cpt.rewards.verifiers import VERIFIERS
-
-    me = os.getpid()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the verifier prints must not come between our lines
-    spec = json.loads(sys.argv[1])
-    try:
-        asks = made(VERIFIERS[spec["kind"]], spec)
-    except Exception as error:
-        message = in_words(error)
-
-        def fails(completion: str, row: dict) -> float:
-            raise RuntimeError(f"the verifier cannot be built: {message}")
-
-        asks = dict.fromkeys(("score", "read", "problem"), fails)
-
-    def answer(value: dict) -> None:
-        if os.getpid() != me:  # a process that the verifier forked: its answer is not asked for
-            os._exit(0)
-        answers.write(json.dumps(value).encode() + b"\n")
-        answers.flush()
-
-    answer({"ready": True})
-    for line in sys.stdin.buffer:
-        number, asked, completion, row = json.loads(line)
-        said = (call_one if asked == "score" else read_one)(asks[asked], completion, row)
-        answer(said | {"call": number})
-
-
-if __name__ == "__main__":
-    work()
+def is_signal(code: int) -> bool:
+    return code - 128 in {*signal.Signals}
