@@ -1,4 +1,4 @@
-"""`python -m cpt`, so that `accelerate launch -m cpt run RECIPE` works as users expect."""
+"""`cpt`, and `python -m cpt`, so that `accelerate launch -m cpt run RECIPE` works as users expect."""
 
 import os
 import sys
@@ -6,6 +6,16 @@ import sys
 if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd()):
     del sys.path[0]  # as for the command `cpt`: a file in the working directory must not stand in for a library's
 
-from cpt.cli import main
+from cpt.stop import listening
 
-main()
+
+def main() -> None:
+    """The command line. Signals are listened to before anything else is imported."""
+    with listening(keep=True):
+        from cpt.cli import main
+
+        main()
+
+
+if __name__ == "__main__":
+    main()

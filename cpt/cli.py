@@ -18,6 +18,7 @@ from typing import Any
 from cpt import __version__, merge_command, ranks
 from cpt.command_line import Parser
 from cpt.errors import EngineFailed, Interrupted, UserError, nearest
+from cpt.stop import Stop, listening
 
 DESCRIPTION = """\
 cpt takes a language model through a stream of tasks (SFT, preferences, reinforcement from verifiers) and shows, task by
@@ -133,25 +134,42 @@ def loudness(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit with its code."""
-    asked = parsed(arguments)
-    try:
-        code = COMMANDS[asked.command](asked)
-        sys.stdout.flush()
-    except BrokenPipeError as error:
-        code = reader_left() if asked.command in PRINTS else failed(asked, error)
-    except UserError as error:
-        code = refused(asked, error)
-    except Interrupted as error:
-        code = complain(f"{INTERRUPTED[asked.command]} (signal {error.signal})", 128 + error.signal)
-    except KeyboardInterrupt:
-        code = complain(f"ended at once; {ENDED[asked.command]}", 130)
-    except PermissionError as error:
-        code = forbidden(asked, error)
-    except OSError as error:
-        code = complain(disk_full(error), 1) if error.errno in (errno.ENOSPC, errno.EDQUOT) else failed(asked, error)
-    except Exception as error:
-        code = complain(disk_full(error), 1) if "No space left on device" in str(error) else failed(asked, error)
+    with listening(keep=arguments is None) as stop:
+        asked = parsed(arguments)
+        stop.kept = KEPT[asked.command]
+        try:
+            code = COMMANDS[asked.command](asked)
+            sys.stdout.flush()
+        except Interrupted as error:
+            code = interrupted(stop, arguments, INTERRUPTED[asked.command], error.signal)
+        except KeyboardInterrupt:  # a library's own
+            code = interrupted(stop, arguments, f"ended at once; {stop.kept}", 2)
+        except Exception as error:
+            code = complaint(asked, error)
+            if stop.signal is not None:  # the signal reached others of our group too: a worker, a server, another rank
+                code = interrupted(stop, arguments, f"ended; {stop.kept}", stop.signal)
     sys.exit(code)
+
+
+def complaint(asked: argparse.Namespace, error: Exception) -> int:
+    """Say what went wrong; the exit code."""
+    if isinstance(error, BrokenPipeError):
+        return reader_left() if asked.command in PRINTS else failed(asked, error)
+    if isinstance(error, UserError):
+        return refused(asked, error)
+    if isinstance(error, PermissionError):
+        return forbidden(asked, error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return complain(disk_full(error), 1)
+    return complain(disk_full(error), 1) if "No space left on device" in str(error) else failed(asked, error)
+
+
+def interrupted(stop: Stop, arguments: list[str] | None, line: str, number: int) -> int:
+    """Say it and end the process at once; called from Python (with `arguments`) return the exit code."""
+    code, line = 128 + number, f"{line} (signal {number})"
+    if arguments is None:
+        stop.end(code, line)
+    return complain(line, code)
 
 
 INTERRUPTED = {
@@ -159,11 +177,12 @@ INTERRUPTED = {
     "eval": "interrupted; no answer is kept, the same command begins again",
     "merge": "interrupted; nothing is kept, the same command begins again",
 }
-RANK_0_SPEAKS = 10.0  # seconds at most; the launcher ends the others when rank 0 has ended
-NOTHING = "nothing was written"
-ENDED = dict.fromkeys(("check", "eval", "merge", "report", "schema"), NOTHING) | {
-    "run": "what was committed is kept, the same command goes on from there"
+KEPT = dict.fromkeys(("check", "report", "schema"), "nothing was written") | {
+    "run": "what was committed is kept, the same command goes on from there",
+    "eval": "no answer is kept, the same command begins again",
+    "merge": "nothing is kept, the same command begins again",
 }
+RANK_0_SPEAKS = 10.0  # seconds at most; the launcher ends the others when rank 0 has ended
 
 
 def reader_left() -> int:

@@ -18,8 +18,11 @@ class Interrupted(Exception):
     """The run was asked to stop (SIGTERM or Ctrl-C) and has saved its place; `signal` is the signal's number."""
 
     def __init__(self, signal: int):
-        super().__init__(f"interrupted by signal {signal}")
+        super().__init__(signal)  # other ranks make it again from this
         self.signal = signal
+
+    def __str__(self) -> str:
+        return f"interrupted by signal {self.signal}"
 
 
 @dataclass(frozen=True)

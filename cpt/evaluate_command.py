@@ -1,7 +1,9 @@
 """`cpt eval`: any point of a run, or any model folder, on any suite."""
 
 import json
+import shutil
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
@@ -17,7 +19,7 @@ from cpt.rewards import Scorers, told
 from cpt.run import probes
 from cpt.rundir import RunDir, points_of
 from cpt.screen import Screen, hush_libraries
-from cpt.stop import listening
+from cpt.stop import PROMPT, listening
 
 
 def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Path | None, screen: Screen) -> int:
@@ -35,7 +37,13 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
     tokenizer = models.load_tokenizer(folder, recipe)
     models.check_vocabulary(base, tokenizer, recipe)
     checks.check_evaluated(recipe, stream, tokenizer, models.context_length(base, recipe))
-    with Scorers() as scorers, listening() as stop, TemporaryDirectory(prefix="cpt-eval-") as place:
+    with (
+        Scorers() as scorers,
+        listening() as stop,
+        TemporaryDirectory(prefix="cpt-eval-") as place,
+        stop.removing(partial(shutil.rmtree, place)),
+        stop.within(PROMPT),
+    ):
         log = Path(place, "engine.log")
         with closing(rollouts.start(recipe, base, Path(place), probes(recipe, stream, tokenizer), log)) as engine:
             lines, cost = evaluate(

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 
 from cpt.command_line import one_of
-from cpt.errors import Interrupted, UserError
+from cpt.errors import UserError
+from cpt.stop import PROMPT, listening
 
 DESCRIPTION = """\
 Merge models that came from one base into a new model folder, tensor by tensor: memory stays small whatever their size.
@@ -109,7 +110,6 @@ def run(asked: argparse.Namespace) -> int:
     from cpt.merging.merge import carry_out
     from cpt.merging.plan import describe, make_plan, size
     from cpt.screen import Screen
-    from cpt.stop import listening
 
     gc.freeze()
     gc.enable()
@@ -132,8 +132,9 @@ def run(asked: argparse.Namespace) -> int:
         screen.result(describe(plan))
         return 0
     screen.line(describe(plan))
-    with listening() as stop, screen.progress("merging", plan.read // 1_000_000, "MB") as bar:
-        carry_out(plan, lambda done: bar.update(done // 1_000_000), Alone(stop))
+    bar_of = screen.progress("merging", plan.read // 1_000_000, "MB")
+    with listening() as stop, stop.within(PROMPT), bar_of as bar:
+        carry_out(plan, lambda done: bar.update(done // 1_000_000), stop)
     screen.line(
         f"{asked.out}: {size(plan.written)} in {len(list(asked.out.glob('*.safetensors')))} file(s)", style="bold"
     )
@@ -152,17 +153,6 @@ def read_ahead(folders: Sequence[Path]) -> None:
 
     for file in files:
         threading.Thread(target=ask, args=(file,), daemon=True).start()
-
-
-class Alone:
-    """A `Stop` in a single process: asking the other ranks would import accelerate first."""
-
-    def __init__(self, stop):
-        self.stop = stop
-
-    def check(self) -> None:
-        if self.stop.signal is not None:
-            raise Interrupted(self.stop.signal)
 
 
 def bytes_of(text: str) -> int:

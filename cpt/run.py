@@ -25,7 +25,7 @@ from cpt.rewards import Failure, Scorer, Scorers, kind_of, told
 from cpt.rundir import Point, RunDir, open_run, points_of
 from cpt.screen import Screen, hush_libraries, logs_to
 from cpt.stages import STAGES, StageContext
-from cpt.stop import Stop, listening
+from cpt.stop import PROMPT, Stop, listening
 from cpt.strategies import Strategy
 from cpt.strategies import make as make_strategies
 
@@ -59,9 +59,15 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
         rundir = ranks.on_main(lambda: stack.enter_context(open_run(out, recipe)))
         stack.enter_context(logs_to(rundir.log, screen.level))
         hush_libraries(screen.level)
+<<<<<<< HEAD
         stop = stack.enter_context(
             listening(lambda _: screen.warn("stopping: saving the place (Ctrl-C again to end now)"))
         )
+=======
+        stop = stack.enter_context(listening())
+        stack.enter_context(stop.within(PROMPT))
+        stream = load_stream(recipe, suites_of(recipe))
+>>>>>>> a8b3932 (Signals: the handler only sets a flag, a thread ends the process in time and at the second signal; rollouts are cut between tokens, with the last step saved)
         scorers = stack.enter_context(Scorers())
         this = Run(recipe, rundir, stream, make_strategies(recipe), None, scorers, screen, stop)
         compared = prepare(this)
@@ -71,6 +77,7 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
             this.engine = rollouts.start(recipe, base, rundir.path / "rollouts", compared, rundir.log)
             stack.callback(this.engine.close)
         for point in points_of(recipe):
+            stop.check()
             if not ranks.on_main(rundir.committed, point):
                 make(this, point)
             if not ranks.on_main(rundir.has_row, point):
@@ -169,9 +176,11 @@ def make(this: Run, point: Point) -> None:
         ctx = context(this, point, task, index, stage)
         if not ranks.on_main(this.rundir.stage_committed, point, ctx.name):
             load_states(this, states)
-            record = run_stage(this, ctx)
-            save_states(this, ctx.target.parent / "strategies")
-            ranks.on_main(this.rundir.commit_stage, point, ctx.name, record)
+            with this.stop.within(PROMPT):  # `train` takes more, from its first step until the stage is committed
+                record = run_stage(this, ctx)
+                save_states(this, ctx.target.parent / "strategies")
+                ranks.on_main(this.rundir.commit_stage, point, ctx.name, record)
+            this.stop.check()
         states = ctx.target.parent / "strategies"
     load_states(this, states)
     model, served = ctx.target, None
@@ -280,17 +289,18 @@ def judge_of(this: Run, point: Point) -> Callable[[Path], tuple[dict[str, float]
     greedy = this.recipe.evaluation.model_copy(update={"sampled": None})
 
     def judge(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
-        lines, cost = evaluate(
-            folder,
-            this.rundir.model(points_of(this.recipe)[0]),
-            this.recipe.model_copy(update={"evaluation": greedy}),
-            asked,
-            engine=this.engine,
-            scorers=this.scorers,
-            screen=this.screen,
-            stop=this.stop,
-            label=f"judging {folder.name} after {point.task}",
-        )
+        with this.stop.within(PROMPT):
+            lines, cost = evaluate(
+                folder,
+                this.rundir.model(points_of(this.recipe)[0]),
+                this.recipe.model_copy(update={"evaluation": greedy}),
+                asked,
+                engine=this.engine,
+                scorers=this.scorers,
+                screen=this.screen,
+                stop=this.stop,
+                label=f"judging {folder.name} after {point.task}",
+            )
         scores = greedy_scores([lines])
         return {task.name: float(scores[None, task.name].mean()) for task in asked.tasks}, cost
 

@@ -78,7 +78,7 @@ def evaluate(
     """The lines of evaluations/POINT.jsonl (on all ranks) and the cost, for the weights in `folder`.
 
     Raises:
-        Interrupted: a signal came between two batches (nothing of this evaluation is kept).
+        Interrupted: a signal came (nothing of this evaluation is kept).
     """
     start, tokens_before = time.monotonic(), engine.rollout_tokens
     tokenizer = models.load_tokenizer(folder, recipe)

@@ -16,6 +16,7 @@ from cpt.merging.plan import Plan, make_plan, partial
 from cpt.merging.reading import INDEX
 from cpt.merging.stream import Pass
 from cpt.merging.writing import Writer
+from cpt.stop import current
 
 BESIDE_WEIGHTS = (
     ".json",
@@ -57,6 +58,7 @@ def carry_out(plan: Plan, progress=None, stop=None) -> dict[str, Any]:
             raise UserError(
                 f"--out: {plan.out}: another process is writing it; wait for it, or give another folder"
             ) from None
+        stack.enter_context(current().removing(lambda: shutil.rmtree(growing)))
         for left in growing.iterdir():
             if left.name != ".lock":
                 left.unlink()

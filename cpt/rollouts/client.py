@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -10,7 +10,10 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
+from cpt.stop import current
+
 CONNECTIONS = 64  # to one server at once
+LOOKS = 0.5  # seconds between two looks whether the process was asked to stop
 COUNTERS = re.compile(r"^vllm:(?:prompt|generation)_tokens_total\S* (\S+)$", re.MULTILINE)
 
 
@@ -39,6 +42,16 @@ class Helpers:
                 future.set_result(call(*arguments))
             except Exception as error:
                 future.set_exception(error)
+
+    def results(self, futures: Sequence[Future]) -> list[Any]:
+        """What the futures gave. Raises the first of their errors, and Interrupted where a signal came meanwhile."""
+        try:
+            for future in futures:
+                while not wait([future], timeout=LOOKS).done:
+                    current().look()
+            return [future.result() for future in futures]
+        finally:
+            self.leave()
 
     def leave(self) -> None:
         """Ask nothing more."""
@@ -71,6 +84,10 @@ class Servers:
         return self._content(answer)
 
     def get(self, url: str, path: str) -> requests.Response:
+        helpers = Helpers(1)
+        return helpers.results([helpers.submit(self._get, url, path)])[0]
+
+    def _get(self, url: str, path: str) -> requests.Response:
         try:
             answer = self.session.get(f"{url}/{path}", timeout=self.patience)
         except requests.RequestException as error:
@@ -92,9 +109,9 @@ class Servers:
         return self.post_each(path, [body] * len(self.urls), patience)
 
     def post_each(self, path: str, bodies: Sequence[dict | None], patience: float | None = None) -> list[Any]:
-        with ThreadPoolExecutor(len(self.urls)) as pool:
-            asked = [pool.submit(self.post, *each, patience or self.patience) for each in self._words(path, bodies)]
-            return [each.result() for each in asked]
+        helpers = Helpers(len(self.urls))
+        words = self._words(path, bodies)
+        return helpers.results([helpers.submit(self.post, *each, patience or self.patience) for each in words])
 
     def _words(self, path: str, bodies: Sequence[dict | None]) -> list[tuple]:
         return [(url, path, body) for url, body in zip(self.urls, bodies, strict=True)]

@@ -20,11 +20,12 @@ from cpt.errors import EngineFailed, UserError
 from cpt.models import load_config
 from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, Tensors, each_sampling
-from cpt.rollouts.client import CONNECTIONS, Helpers, ServerLost, Servers
+from cpt.rollouts.client import CONNECTIONS, LOOKS, Helpers, ServerLost, Servers
 from cpt.rollouts.copying import ADAPTER, CopyingEngine, Request
 from cpt.rollouts.fingerprints import SHAPE
 from cpt.rollouts.serving import Serving
 from cpt.rollouts.transfer import Directory, Gloo, VllmTransfer, choose
+from cpt.stop import current
 
 FAILURES, WITHIN = 3, 600.0  # so many in so many seconds end the run
 TOGETHER = 64  # prompts in one request, where all are continued alike
@@ -169,6 +170,7 @@ class ServerEngine(CopyingEngine):
         before = self.rollout_tokens
         whole = [each for part in parts for each in part]
         made = ranks.on_main(super().generate, [p for p, _ in whole], [s for _, s in whole], on_done)
+        current().check_cut()
         first = sum(len(part) for part in parts[: ranks.state().process_index])
         own = made[first : first + len(mine)]
         self.rollout_tokens = before + sum(len(completion.token_ids) for completion in own)
@@ -217,15 +219,22 @@ class ServerEngine(CopyingEngine):
         """The answers in the order of their coming. Raises ServerLost where the servers make no progress for too long."""
         waiting, patience = set(asked), self.recipe.rollouts.patience
         seen, since = None, time.monotonic()
+        looked = since
         while waiting:
-            ready, waiting = wait(waiting, timeout=min(patience / 4, 5.0), return_when="FIRST_COMPLETED")
+            ready, waiting = wait(waiting, timeout=LOOKS, return_when="FIRST_COMPLETED")
+            current().look()
             yield from ready
+            moment = time.monotonic()
             if ready:
-                since = time.monotonic()
+                since = looked = moment
+            elif moment - looked < min(patience / 4, 5.0):
+                continue
             elif (now := self.servers.progress()) != seen:
-                seen, since = now, time.monotonic()
-            elif time.monotonic() - since > patience:
+                seen, since, looked = now, moment, moment
+            elif moment - since > patience:
                 raise ServerLost(f"no token for {patience:g} s (rollouts.patience)")
+            else:
+                looked = moment
 
     def _body(self, alike: list[Request]) -> dict[str, Any]:
         said = alike[0].sampling
@@ -298,6 +307,7 @@ class ServerEngine(CopyingEngine):
                 except ServerLost as error:
                     if time.monotonic() > deadline:
                         raise EngineFailed(f"rollouts.url: {url} does not come back: {error}") from error
+                    current().look()
                     time.sleep(1.0)
 
     def close(self) -> None:

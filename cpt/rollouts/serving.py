@@ -17,6 +17,7 @@ import requests
 from cpt.errors import EngineFailed, UserError
 from cpt.recipe import Recipe
 from cpt.rollouts.settings import engine_arguments, environment, explanation
+from cpt.stop import current
 
 BASE_NAME = "base"  # under which the server knows the weights that are not an adapter's
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -62,6 +63,9 @@ class Serving:
                 self._explain(
                     written, f"did not answer within {self.recipe.rollouts.start_timeout:g} s (start_timeout)"
                 )
+            if current().cuts():
+                self.stop()
+                current().look()
             time.sleep(0.2)
         log.info("engine start: vllm serve on %s in %.1f s, log %s", self.url, time.monotonic() - began, self.logfile)
 

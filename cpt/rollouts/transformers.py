@@ -7,10 +7,12 @@ construction: there is no copy that could be stale.
 from collections.abc import Callable, Sequence
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria
 
+from cpt import ranks
 from cpt.models import stop_ids
 from cpt.rollouts.base import Completion, Sampling, Tensors, each_sampling
+from cpt.stop import Stop, current
 
 
 class TransformersEngine:
@@ -58,6 +60,7 @@ class TransformersEngine:
                 completions[place] = completion
             done += len(places)
         self.model.train(training)
+        current().check_cut()
         self.rollout_tokens += sum(len(completion.token_ids) for completion in completions)
         return completions
 
@@ -74,6 +77,8 @@ class TransformersEngine:
                 batch = order[start : start + self.batch_size]
                 for index, completion in zip(batch, self._batch([prompts[i] for i in batch], config), strict=True):
                     completions[index] = completion
+                if ranks.world_size() == 1:  # several ranks look when all have their answers
+                    current().check_cut()
                 if on_done:
                     on_done(start + len(batch))
         return completions
@@ -100,7 +105,12 @@ class TransformersEngine:
         # (temperature, top_k) would otherwise colour ours.
         own, self.model.generation_config = self.model.generation_config, config
         try:
-            out_BT = self.model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=config)
+            out_BT = self.model.generate(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                generation_config=config,
+                stopping_criteria=[CutBySignal(current())],
+            )
         finally:
             self.model.generation_config = own
         stop = set(config.eos_token_id)
@@ -108,6 +118,16 @@ class TransformersEngine:
 
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[list[float]]:
         return score(self.model, prompts, completions, self.batch_size, self.pad_id)
+
+
+class CutBySignal(StoppingCriteria):
+    """Ends all answers of a batch at the next token where the process was asked to stop."""
+
+    def __init__(self, stop: Stop):
+        self.stop = stop
+
+    def __call__(self, input_ids: torch.Tensor, scores, **_) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.stop.cuts(), device=input_ids.device)
 
 
 @torch.no_grad()

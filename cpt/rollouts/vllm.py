@@ -10,18 +10,19 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from cpt import ranks
-from cpt.errors import UserError
+from cpt.errors import Interrupted, UserError
 from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, each_sampling
 from cpt.rollouts.copying import CopyingEngine, Request
 from cpt.rollouts.settings import engine_arguments, environment, explained
+from cpt.stop import current
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class VllmEngine(CopyingEngine):
         self.dtype = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
         log.info("engine start: vLLM in %.1f s, %s", time.monotonic() - began, arguments)
         self.group = self._tensor_parallel_group()
+        if self.group is None:  # the ranks of one engine must take each step together
+            self.llm.llm_engine.step = cut_by_signal(self.llm.llm_engine.step)
         self._sleep()
 
     def _sleep_level(self) -> int:
@@ -97,8 +100,9 @@ class VllmEngine(CopyingEngine):
             self._prove(self.policy[0], self._send())
         self._wake("weights")
         self._wake("kv_cache")
-        with kept_random_state(seed):
+        with kept_random_state(seed), suppress(Interrupted):  # every rank comes to the check, also one that was cut
             completions = super().generate([p for p, _ in whole], [s for _, s in whole], on_done)
+        current().check_cut()
         self._sleep()
         self.rollout_tokens = before + sum(len(each.token_ids) for each in completions[share])
         return completions[share]
@@ -189,6 +193,16 @@ def completion_of(output, one) -> Completion:
         else None
     )
     return Completion(list(one.token_ids), one.finish_reason == "stop", logprobs, prompt)
+
+
+def cut_by_signal(step: Callable) -> Callable:
+    """The engine's `step`, before which it is looked whether the process was asked to stop."""
+
+    def look_and_step():
+        current().look()
+        return step()
+
+    return look_and_step
 
 
 def bar_that_tells(on_done: Callable[[int], None]):

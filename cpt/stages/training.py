@@ -28,6 +28,7 @@ from cpt.errors import Interrupted, UserError
 from cpt.files import is_intact, seal, write_json
 from cpt.stages.configs import one_line
 from cpt.stages.context import StageContext
+from cpt.stages.random_state import random_state, restore
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ def train(ctx: StageContext, trainer: Trainer, strategies, spent: dict | None = 
     """
     if len(trainer.train_dataset) == 0:
         raise UserError(f"{ctx.key}: {trainer._name} has no row left to train on: raise max_length in `args`")
+    ctx.stop.check()
     checkpoint = latest_checkpoint(ctx)
     keeper = Keeper(ctx, trainer, strategies, checkpoint, spent or {})
     with (
@@ -140,7 +142,11 @@ def train(ctx: StageContext, trainer: Trainer, strategies, spent: dict | None = 
                 trainer.rollout_policy = policy
         for callback in (*own, Narrator(ctx, keeper, bar), keeper):  # the keeper last: it seals what the others saved
             trainer.add_callback(callback)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except Interrupted:  # the rollouts of a step were cut
+            keeper.save_last_step()
+            raise
     if keeper.interrupted:
         raise Interrupted(ctx.stop.signal or 15)
     steps, wanted = trainer.state.global_step, trainer.state.max_steps
@@ -230,11 +236,16 @@ def all_errors(before: dict[str, int], mine: Counter[str]) -> dict[str, int]:
 
 
 class Keeper(TrainerCallback):
-    """Seals each checkpoint with the strategies' state and the costs so far, and stops the trainer when asked to."""
+    """Seals each checkpoint with the strategies' state and the costs so far, and stops the trainer when asked to.
+
+    A signal lets a step come to its end, and its checkpoint. Only where a step has just begun may its rollouts be cut: then
+    the checkpoint is that of the step before, with the random state that it ended with.
+    """
 
     def __init__(self, ctx: StageContext, trainer: Trainer, strategies, checkpoint: Path | None, spent: dict):
         self.ctx, self.trainer, self.strategies = ctx, trainer, strategies
         self.due = self.interrupted = self.begun = False
+        self.last_step: tuple | None = None  # what the rollouts of the next step change, as it was when this one ended
         self.start = time.monotonic()
         self.rollouts_at_start = ctx.rollouts.rollout_tokens
         self.errors_at_start = Counter(ctx.verifier_errors)
@@ -266,9 +277,21 @@ class Keeper(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **_):
         self.begun = True
+        self.ctx.stop.patience = None
+
+    def on_substep_end(self, args, state, control, **_):
+        self.ctx.stop.may_cut = False
+
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        self.ctx.stop.may_cut = False
+
+    def on_train_end(self, args, state, control, **_):
+        self.ctx.stop.may_cut = True
 
     def on_step_end(self, args, state, control, **_):
         stop, exact = self.ctx.stop.requested(), self.trainer.is_exact()
+        self.ctx.stop.may_cut = exact
+        self.last_step = random_state(), self.ctx.rollouts.rollout_tokens, Counter(self.ctx.verifier_errors)
         self.due = self.due or control.should_save
         if state.global_step >= state.max_steps:
             control.should_save = False  # the stage saves its model itself
@@ -282,6 +305,18 @@ class Keeper(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_):
         if not math.isfinite(logs.get("grad_norm", 0.0)):  # with fp16 such a step may have been left out
             check_finite(self.ctx, models.not_finite(self.trainer.model.named_parameters()))
+
+    def save_last_step(self) -> None:
+        """Write the checkpoint of the last step, unless it is there: nothing but `last_step` has changed since."""
+        trainer, step = self.trainer, self.trainer.state.global_step
+        if self.last_step is None or ranks.on_main(is_intact, self.ctx.work / f"checkpoint-{step}"):
+            return
+        state, self.ctx.rollouts.rollout_tokens, errors = self.last_step
+        restore(state)
+        self.ctx.verifier_errors.clear()
+        self.ctx.verifier_errors.update(errors)
+        trainer._save_checkpoint(trainer.model, trial=None)
+        trainer.control = trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
 
     def on_save(self, args, state, control, **_):
         costs = self.costs()

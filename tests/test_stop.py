@@ -1,0 +1,124 @@
+"""SIGTERM and Ctrl-C: soon, without a traceback, and the place is kept; a second signal ends the process at once."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from fakes import RECIPES, write_recipe
+from test_resume import alone, assert_same_end  # noqa: F401
+
+CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+
+
+def start(code: str, **more) -> subprocess.Popen:
+    """A Python process that has printed `ready`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+LISTENS = """
+    import sys, time
+    from cpt.stop import listening
+    with listening() as stop:
+        stop.kept = "all is kept"
+        with stop.within({patience}):
+            print("ready", flush=True)
+            {work}
+    print("went on", flush=True)
+"""
+# One call of C that goes on for minutes: no handler of Python's can run before it returns.
+LONG_CALL = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'x', b'y', 10**9)"
+
+
+@pytest.mark.parametrize("number, code", CODES)
+def test_where_nothing_is_to_be_saved_the_first_signal_ends_the_process(number, code):
+    process = start(LISTENS.format(patience=0, work="time.sleep(60)"))
+    process.send_signal(number)
+    out, error = process.communicate(timeout=10)
+    assert (process.returncode, out) == (code, "")
+    assert error == f"cpt: ended at once; all is kept (signal {number})\n"
+
+
+def test_a_long_call_of_a_library_is_ended_when_its_time_is_over():
+    process = start(LISTENS.format(patience=1.0, work=LONG_CALL))
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 143 and 0.9 < time.monotonic() - began < 5
+    assert "ended at once" in error and "Traceback" not in error
+
+
+def test_a_second_signal_ends_a_long_call_at_once():
+    process = start(LISTENS.format(patience=None, work=LONG_CALL))
+    process.send_signal(signal.SIGINT)
+    assert "a second signal (Ctrl-C) ends it at once" in process.stderr.readline()
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 130 and time.monotonic() - began < 2
+    assert error == "cpt: ended at once; all is kept (signal 2)\n"
+
+
+def test_two_signals_at_the_same_time_are_one():
+    process = start(LISTENS.format(patience=None, work="time.sleep(2); print(stop.signal)"))
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        process.send_signal(number)
+        time.sleep(0.03)
+    out, error = process.communicate(timeout=10)
+    assert process.returncode == 0 and out == "15\nwent on\n" and "Traceback" not in error
+
+
+def test_signals_that_are_not_ours_are_left_alone():
+    work = "import signal, os; signal.signal(signal.SIGUSR1, lambda *_: None); [os.kill(os.getpid(), 10) for _ in '123']"
+    process = start(LISTENS.format(patience=0, work=work + "; time.sleep(0.5)"))
+    assert process.communicate(timeout=10) == ("went on\n", "") and process.returncode == 0
+
+
+def test_a_forked_worker_does_not_stop_its_parent():
+    work = """
+            import multiprocessing
+            with multiprocessing.get_context("fork").Pool(2) as pool:  # ended by SIGTERM
+                pool.map(abs, [1, 2])
+            time.sleep(0.3)
+            print(stop.signal)
+"""
+    process = start(LISTENS.format(patience=0, work=work.strip()))
+    assert process.communicate(timeout=10) == ("None\nwent on\n", "") and process.returncode == 0
+
+
+# -- in a run ------------------------------------------------------------------------------------------------------------
+
+TOKEN = "cpt.rollouts.transformers.CutBySignal.__call__"
+IN_A_RUN = {
+    "an evaluation, between two tokens": ("sft", {"place": TOKEN, "call": 3}, []),
+    "the evaluation of a point": ("sft", {"place": "cpt.evaluation.evaluate.judge", "call": 2}, []),
+    "the loading of a model": ("sft", {"place": "cpt.models.load_full", "call": 2}, []),
+    "the first rollouts": ("rlvr", {"place": "cpt.stages.rlvr.engine_answers", "call": 1}, []),
+    "rollouts": ("rlvr", {"place": "cpt.stages.rlvr.engine_answers", "call": 8}, ["checkpoint-4", "checkpoint-7"]),
+    "rollouts after a checkpoint": ("rlvr", {"place": "cpt.stages.rlvr.engine_answers", "call": 5}, ["checkpoint-4"]),
+    "rollouts of two steps": (
+        "rlvr-two-iterations",
+        {"place": "cpt.stages.rlvr.engine_answers", "call": 4},
+        ["checkpoint-4", "checkpoint-6"],
+    ),
+    "answers for pairs": ("dpo", {"place": "cpt.stages.sampling.answers", "call": 1}, []),
+    "the saving of a stage": ("sft", {"place": "cpt.models.save_policy", "call": 1}, ["0-sft"]),
+}
+
+
+@pytest.mark.parametrize("name", IN_A_RUN)
+def test_a_run_stops_soon_and_goes_on_to_the_same_bytes(cpt, alone, tmp_path, name):
+    kind, at, saved = IN_A_RUN[name]
+    file, out = write_recipe(tmp_path / f"{kind}.yaml", RECIPES[kind]), tmp_path / "run"
+    began = time.monotonic()
+    assert cpt("run", file, "--out", out, "--quiet", at=at | {"signal": signal.SIGTERM}) == 143, cpt.output
+    assert time.monotonic() - began < 30 and "interrupted and saved" in cpt.output and "Traceback" not in cpt.output
+    assert sorted(file.parent.name for file in (out / "points").glob(".*.work/**/DONE")) == saved
+    assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
+    assert_same_end(out, alone(kind))
