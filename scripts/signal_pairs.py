@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+STARTED = 0.1  # seconds in which Python itself starts: before that nobody listens, and a signal kills
 ARGS = {"bf16": False, "gradient_checkpointing": False, "max_steps": 8, "logging_steps": 1, "save_steps": 3}
 ARGS |= {"per_device_train_batch_size": 8, "learning_rate": 1e-3}
 STAGES = [
@@ -109,9 +110,9 @@ def main() -> int:
     with recipe.open("w") as stream:
         YAML(typ="safe", pure=True).dump(RECIPE, stream)
     if not asked.fresh:
-        import cpt.run
-        from cpt import stages
+        from cpt import run, stages
 
+        assert run
         stages.load({"sft", "dpo", "rlvr"})
     alone, log = asked.folder / "alone", asked.folder / "alone.log"
     began = time.monotonic()
@@ -123,7 +124,7 @@ def main() -> int:
         out, log, number = asked.folder / f"run-{number}", asked.folder / f"run-{number}.log", number + 1
         while True:
             pid = start(["run", str(recipe), "--out", str(out)], log, asked.fresh)
-            code = ended(pid, draw.uniform(0, whole / 3)) if pairs < asked.pairs else ended(pid, 3600)
+            code = ended(pid, draw.uniform(STARTED, whole / 3)) if pairs < asked.pairs else ended(pid, 3600)
             if code is None:
                 first, second = draw.choices([signal.SIGTERM, signal.SIGINT], k=2)
                 os.kill(pid, first)
