@@ -59,15 +59,8 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
         rundir = ranks.on_main(lambda: stack.enter_context(open_run(out, recipe)))
         stack.enter_context(logs_to(rundir.log, screen.level))
         hush_libraries(screen.level)
-<<<<<<< HEAD
-        stop = stack.enter_context(
-            listening(lambda _: screen.warn("stopping: saving the place (Ctrl-C again to end now)"))
-        )
-=======
         stop = stack.enter_context(listening())
         stack.enter_context(stop.within(PROMPT))
-        stream = load_stream(recipe, suites_of(recipe))
->>>>>>> a8b3932 (Signals: the handler only sets a flag, a thread ends the process in time and at the second signal; rollouts are cut between tokens, with the last step saved)
         scorers = stack.enter_context(Scorers())
         this = Run(recipe, rundir, stream, make_strategies(recipe), None, scorers, screen, stop)
         compared = prepare(this)

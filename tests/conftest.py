@@ -67,3 +67,20 @@ def server(tiny_folder, tmp_path_factory):
     serving.start()
     yield serving
     serving.stop()
+
+
+@pytest.fixture(scope="session")
+def alone(cpt, tmp_path_factory):
+    """Runs that nothing disturbed, one for each recipe, made on first use."""
+    from fakes import RECIPES, write_recipe
+
+    folder, made = tmp_path_factory.mktemp("alone"), {}
+
+    def get(kind: str):
+        if kind not in made:
+            write_recipe(folder / f"{kind}.yaml", RECIPES[kind])
+            assert cpt("run", folder / f"{kind}.yaml", "--out", folder / kind, "--quiet") == 0, cpt.output
+            made[kind] = folder / kind
+        return made[kind]
+
+    return get

@@ -1,13 +1,12 @@
 """A run that is killed anywhere and started again ends as one left alone: the same weights bit for bit, the same results."""
 
-import json
 import shutil
 import signal
 
 import pytest
 from fakes import RECIPES, recipe, write_recipe
+from same_end import assert_same_end, logged, results, trained_steps, weights
 
-POINTS = ("01-reverse", "02-caesar")
 IN_STAGE = {
     "between checkpoints": {"place": "cpt.stages.training.Narrator.on_step_end", "call": 7},
     "while the first checkpoint is sealed": {"place": "cpt.stages.training.seal", "call": 1},
@@ -26,57 +25,6 @@ BETWEEN = {
     "while the base is made": {"place": "cpt.models.write_base", "call": 1, "when": "after"},
     "before the report": {"place": "cpt.report.build", "call": 1},
 }
-
-
-def weights(run) -> dict[str, bytes]:
-    files = [run / "points" / point / "model" / "model.safetensors" for point in POINTS]
-    return {file.parts[-3]: file.read_bytes() for file in files if file.parent.is_dir()}
-
-
-def results(run) -> dict:
-    """results.json without what may differ: seconds and memory."""
-    found = json.loads((run / "results.json").read_text())
-    for key in ("cost", "evaluation_cost"):
-        found.pop(key)
-    for stage in found["stages"]:
-        for key in ("seconds", "peak_memory_bytes"):
-            stage.pop(key)
-        for merge in stage.get("merges", ()):
-            merge.pop("seconds")
-    return found
-
-
-def logged(run) -> list[dict]:
-    """metrics.jsonl without times."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "time" not in key and "seconds" not in key} for line in lines]
-
-
-def trained_steps(run) -> list[tuple]:
-    return [(line["task"], line["stage"], line["step"]) for line in logged(run)]
-
-
-@pytest.fixture(scope="module")
-def alone(cpt, tmp_path_factory):
-    """Runs that nothing disturbed, one for each recipe, made on first use."""
-    folder, made = tmp_path_factory.mktemp("alone"), {}
-
-    def get(kind: str):
-        if kind not in made:
-            write_recipe(folder / f"{kind}.yaml", RECIPES[kind])
-            assert cpt("run", folder / f"{kind}.yaml", "--out", folder / kind, "--quiet") == 0, cpt.output
-            made[kind] = folder / kind
-        return made[kind]
-
-    return get
-
-
-def assert_same_end(run, reference):
-    assert weights(run) == weights(reference)
-    assert results(run) == results(reference)
-    assert trained_steps(run) == trained_steps(reference), "a resumed run repeats or skips lines of metrics.jsonl"
-    assert logged(run) == logged(reference)
-    assert [each.name for each in (run / "points").iterdir() if each.name.startswith(".")] == [], "work is left behind"
 
 
 @pytest.mark.parametrize("place", IN_STAGE)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from fakes import RECIPES, write_recipe
-from test_resume import alone, assert_same_end  # noqa: F401
+from same_end import assert_same_end
 
 CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 
@@ -75,7 +75,9 @@ def test_two_signals_at_the_same_time_are_one():
 
 
 def test_signals_that_are_not_ours_are_left_alone():
-    work = "import signal, os; signal.signal(signal.SIGUSR1, lambda *_: None); [os.kill(os.getpid(), 10) for _ in '123']"
+    work = (
+        "import signal, os; signal.signal(signal.SIGUSR1, lambda *_: None); [os.kill(os.getpid(), 10) for _ in '123']"
+    )
     process = start(LISTENS.format(patience=0, work=work + "; time.sleep(0.5)"))
     assert process.communicate(timeout=10) == ("went on\n", "") and process.returncode == 0
 
