@@ -68,13 +68,18 @@ class Stop:
 
     @contextmanager
     def within(self, patience: float | None) -> Iterator[None]:
-        """The patience for the length of the block; with the default answers may be left unfinished."""
+        """The patience for the length of the block, in which answers may be left unfinished.
+
+        Where the block raises, what it was called by has as much time as any other part to clean up.
+        """
         old = self.patience, self.may_cut
         self.patience, self.may_cut = patience, True
         try:
             yield
-        finally:
-            self.patience, self.may_cut = old
+        except BaseException:
+            self.patience = PROMPT
+            raise
+        self.patience, self.may_cut = old
 
     @contextmanager
     def removing(self, remove: Callable[[], None]) -> Iterator[None]:
