@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 class UserError(ValueError):
@@ -25,9 +26,15 @@ class Interrupted(Exception):
         return f"interrupted by signal {self.signal}"
 
 
+LONGEST_KEY, LONGEST_MESSAGE, MOST_PROBLEMS = 200, 1500, 100
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a recipe: `file` and `line` (None on the command line), the dotted `key`, and the message."""
+    """One mistake in a recipe: `file` and `line` (None on the command line), the dotted `key`, and the message.
+
+    As text it is one line of characters that can be printed, whatever the recipe holds.
+    """
 
     file: Path | str | None
     line: int | None
@@ -36,15 +43,34 @@ class Problem:
 
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
-        return ": ".join(part for part in (place, self.key, self.message) if part)
+        words = (place, cut(self.key, LONGEST_KEY), cut(self.message, LONGEST_MESSAGE))
+        return printable(": ".join(part for part in words if part))
 
 
 class RecipeErrors(UserError):
     """All mistakes that were found in one recipe, in the order of their places."""
 
     def __init__(self, problems: Sequence[Problem]):
-        super().__init__("\n".join(str(problem) for problem in problems))
+        lines = [str(problem) for problem in problems[:MOST_PROBLEMS]]
+        lines += [f"and {len(problems) - MOST_PROBLEMS:,} more problems"] if len(problems) > MOST_PROBLEMS else []
+        super().__init__("\n".join(lines))
         self.problems = tuple(problems)
+
+
+def cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def printable(text: str) -> str:
+    """The text with line ends, control characters and the like written as escapes."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """A value of the user's as a message shows it: as Python writes it, cut where it is long."""
+    if isinstance(value, str) and len(value) > most:
+        return f"{value[:most]!r}... ({len(value):,} characters)"
+    return cut(repr(value), 2 * most)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -53,7 +79,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def nearest_or_all(name: str, known: Iterable[str]) -> str:
+def nearest_or_all(name: str, known: Iterable[str], what: str = "there are") -> str:
     """The same; where none is like it, `; there are: X, Y`, and nothing where there are none."""
     known = list(known)
-    return nearest(name, known) or (f"; there are: {', '.join(known)}" if known else "")
+    return nearest(name, known) or (f"; {what}: {', '.join(known)}" if known else "")

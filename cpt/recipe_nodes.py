@@ -1,49 +1,19 @@
 """A recipe's file as nodes that know where they were written; `extends`, merging, and command-line overrides.
 
-YAML 1.2 (`3e-4` is a number, `no` is a string); duplicate keys are refused. `extends`: maps merge, lists replace, `stream`
-merges by task name, null deletes. Paths are relative to the file that wrote them; overrides come last.
+`extends`: maps merge, lists replace, `stream` merges by task name, null deletes. Paths are relative to the file that wrote
+them; overrides come last.
 """
 
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, SequenceNode
-from ruamel.yaml.reader import ReaderError
-
-from cpt.errors import Problem, RecipeErrors
+from cpt.errors import Problem, RecipeErrors, nearest, nearest_or_all, shown
+from cpt.recipe_yaml import DEEPEST, MOST_CHARACTERS, Node, parse, wrap
 
 COMMAND_LINE = "command line"
-
-
-@dataclass
-class Node:
-    """A value and where it was written. `value` holds Nodes where it is a map or a list."""
-
-    value: Any
-    file: Path | str | None = None
-    line: int | None = None
-
-    def plain(self) -> Any:
-        if isinstance(self.value, dict):
-            return {key: node.plain() for key, node in self.value.items()}
-        return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
-
-    def at(self, path: Sequence) -> "Node":
-        """The node at a path, or the deepest one on the way that exists."""
-        here = self
-        for step in path:
-            inside = isinstance(here.value, dict) and step in here.value
-            inside = inside or (isinstance(here.value, list) and isinstance(step, int) and step < len(here.value))
-            if not inside:
-                break
-            here = here.value[step]
-        return here
 
 
 @dataclass
@@ -51,11 +21,11 @@ class Mistakes:
     """Collects problems, and raises them all at once. What one node has wrong is told once, by its first key."""
 
     found: list[Problem] = field(default_factory=list)
-    _told: list[tuple[Node, str]] = field(default_factory=list)
+    _told: dict[tuple[int, str], Node] = field(default_factory=dict)  # holds the nodes, so that no id is another's
 
     def add(self, node: Node, key: str, message: str) -> None:
-        if not any(node is other and message == said for other, said in self._told):
-            self._told.append((node, message))
+        if (id(node), message) not in self._told:
+            self._told[id(node), message] = node
             self.found.append(Problem(node.file, node.line, key, message))
 
     def check(self) -> None:
@@ -74,84 +44,60 @@ def place(problem: Problem) -> tuple:
 def find(kind: str, name: str | Path) -> Path:
     """A file, or a shipped recipe (`recipes`) or suite (`eval`) by its name. Raises RecipeErrors with the nearest name."""
     path = Path(os.path.expanduser(name))
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        if os.path.isfile(path):
-            return path
-        raise RecipeErrors([Problem(path, None, "", "no such file")])
     here = Path(__file__).parent
     folders = [here / "_data" / kind, here.parent / kind]
     shipped = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
-    if str(name) not in shipped:
-        near = difflib.get_close_matches(str(name), shipped, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        what = "recipe" if kind == "recipes" else "suite"
-        message = f"no {what} of that name; {hint}shipped: {', '.join(sorted(shipped))}; or give a .yaml file"
-        raise RecipeErrors([Problem(None, None, str(name), message)])
-    return shipped[str(name)]
+    if str(name) in shipped:
+        return shipped[str(name)]
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or os.path.lexists(path):
+        if os.path.isfile(path):
+            return path
+        raise RecipeErrors([Problem(path, None, "", why_no_file(path))])
+    what = "recipe" if kind == "recipes" else "suite"
+    message = f"no {what} of that name{nearest_or_all(str(name), shipped, 'shipped')}; or give a .yaml file"
+    raise RecipeErrors([Problem(None, None, str(name), message)])
+
+
+def why_no_file(path: Path) -> str:
+    """What stands in the place where a YAML file was looked for, and what to give instead."""
+    if os.path.isdir(path):
+        run = next((each for each in (path, *path.absolute().parents) if (each / "recipe.yaml").is_file()), None)
+        if run is not None and (run / "points").is_dir():
+            file = run / "recipe.yaml"
+            return f"is the folder of a run: give its recipe, {file} (`cpt run {file} --out {run}` goes on with it)"
+        inside = ", ".join(each.name for each in sorted(path.glob("*.y*ml"))[:5])
+        return "is a folder: give a .yaml file" + (f" of it ({inside})" if inside else "")
+    if os.path.islink(path) and not os.path.exists(path):
+        return "is a link to a file that is not there"
+    if os.path.lexists(path):
+        return "is no regular file (a pipe, a socket or a device): give a .yaml file"
+    folder = path.parent if os.path.isdir(path.parent) else Path()
+    beside = [each.name for each in folder.glob("*.y*ml")] if folder == path.parent else []
+    hint = "; environment variables are not filled in" if "$" in str(path) else ""
+    return f"no such file{nearest(path.name, beside)}{hint}"
 
 
 def read(file: Path) -> Node:
     """The file as nodes, its rewards in their long form. Raises RecipeErrors for what is not YAML."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeErrors([Problem(file, None, "", f"cannot be read: {error}")]) from error
-    try:
-        data = YAML(typ="safe", pure=True).load(text)
-        root = with_lines(data, YAML(typ="safe", pure=True).compose(text), file) if isinstance(data, dict) else None
-    except NOT_YAML as error:
-        line, key, said = what_is_not_yaml(error, text)
-        raise RecipeErrors([Problem(file, line, key, said)]) from error
-    if root is None:
+    root = parse(text_of(file), file)
+    if not isinstance(root.value, dict):
         raise RecipeErrors([Problem(file, None, "", "must be a map of keys to values")])
     settle_rewards(root, file.resolve().parent)
     return root
 
 
-NOT_YAML = (YAMLError, ValueError, RecursionError)  # a date such as 2026-13-45 is a ValueError
-
-
-def what_is_not_yaml(error: Exception, text: str) -> tuple[int | None, str, str]:
-    """(line, key, message) of an error that reading YAML raised."""
-    if isinstance(error, RecursionError):
-        return None, "", "not valid YAML here: nested too deeply, or a value that holds itself"
-    if isinstance(error, ReaderError):
-        line = text.count("\n", 0, error.position) + 1
-        return line, "", f"not valid YAML: the control character {chr(error.character)!r} cannot stand here"
-    if not isinstance(error, MarkedYAMLError):
-        return None, "", f"not valid YAML: {' '.join(str(error).split())}"
-    mark = error.problem_mark or error.context_mark
-    line = mark.line + 1 if mark else None
-    said = " ".join(str(error.problem or error).split())
-    if said.startswith("found duplicate key"):
-        return line, said.split('"')[1], "this key stands twice; keep one"
-    return line, "", f"not valid YAML: {said}"
-
-
-def with_lines(data: Any, composed: Any, file: Path) -> Node:
-    line = composed.start_mark.line + 1
-    if isinstance(data, dict) and isinstance(composed, MappingNode):
-        nodes = {str(key.value): (key, value) for key, value in composed.value}
-        if "<<" not in nodes:  # such a merge key brings keys of its own
-            nodes = dict(zip(map(str, data), composed.value, strict=True))
-        children = {}
-        for key, value in data.items():
-            key_node, value_node = nodes.get(str(key), (composed, composed))
-            children[str(key)] = with_lines(value, value_node, file)
-            children[str(key)].line = key_node.start_mark.line + 1
-        return Node(children, file, line)
-    if isinstance(data, list) and isinstance(composed, SequenceNode):
-        return Node([with_lines(v, n, file) for v, n in zip(data, composed.value, strict=True)], file, line)
-    return wrap(data, file, line)
-
-
-def wrap(data: Any, file: Path | str | None, line: int | None = None) -> Node:
-    """Plain data as nodes that all stand in one place."""
-    if isinstance(data, dict):
-        return Node({str(key): wrap(value, file, line) for key, value in data.items()}, file, line)
-    if isinstance(data, list):
-        return Node([wrap(value, file, line) for value in data], file, line)
-    return Node(data, file, line)
+def text_of(file: Path) -> str:
+    """The text of a file that `find` found. Raises RecipeErrors where it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(4 * MOST_CHARACTERS + 1)
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        message = "is not UTF-8 text: save it as such (a recipe or a suite is a YAML file)"
+        raise RecipeErrors([Problem(file, line, "", message)]) from error
+    except OSError as error:
+        raise RecipeErrors([Problem(file, None, "", f"cannot be read ({error.strerror})")]) from error
 
 
 DATA = tuple(f"{tasks}.*.data.{split}" for tasks in ("stream", "tasks") for split in ("train", "validation", "eval"))
@@ -241,8 +187,13 @@ def settle(node: Node, folder: Path) -> Node:
 # -- merging -------------------------------------------------------------------------------------------------------------
 
 
+LONGEST_CHAIN = 20  # of recipes that extend one another
+
+
 def read_with_bases(file: Path, seen: tuple[Path, ...]) -> Node:
     """The file over the recipe that it extends. Raises RecipeErrors for a circle."""
+    if len(seen) > LONGEST_CHAIN:
+        raise RecipeErrors([Problem(file, None, "extends", f"goes on over more than {LONGEST_CHAIN} files")])
     if file.resolve() in seen:
         circle = " -> ".join(each.name for each in (*seen, file))
         raise RecipeErrors([Problem(file, None, "extends", f"goes in a circle: {circle}")])
@@ -307,12 +258,18 @@ def override(root: Node, text: str, mistakes: Mistakes) -> None:
     if key == "extends":
         mistakes.add(here, key, f"stands in a recipe's file: write `extends: {written}` there, and give that file")
         return
-    try:
-        made = wrap(YAML(typ="safe", pure=True).load(written) if written else "", COMMAND_LINE)
-    except NOT_YAML:
-        mistakes.add(here, key, f"the value {written if len(written) < 60 else written[:60]!r} is not valid YAML")
-        return
     *steps, last = key.split(".")
+    if len(steps) > DEEPEST:
+        mistakes.add(here, key, f"has {len(steps) + 1} steps, and no recipe is nested more than {DEEPEST} deep")
+        return
+    try:
+        made = wrap(parse(written, COMMAND_LINE).plain() if written else "", COMMAND_LINE)
+    except RecipeErrors as error:
+        for problem in error.problems:
+            bad = problem.message.startswith("not valid YAML")
+            message = f"the value {shown(written)} is not valid YAML" if bad else problem.message
+            mistakes.add(here, ".".join(filter(None, (key, problem.key))), message)
+        return
     node = root
     for depth, step in enumerate(steps):
         if isinstance(node.value, dict):
@@ -325,7 +282,7 @@ def override(root: Node, text: str, mistakes: Mistakes) -> None:
                 return
             node = node.value[number]
     if made.value is None and written.strip().startswith("#"):
-        mistakes.add(here, key, f"the value {written[:60]!r} is a comment in YAML: put it in quotes")
+        mistakes.add(here, key, f"the value {shown(written)} is a comment in YAML: put it in quotes")
         return
     if isinstance(node.value, dict) and made.value is None and (last in node.value or "args" not in steps):
         node.value.pop(last, None)

@@ -1,10 +1,15 @@
 """Recipes with values of a wrong kind or size, and YAML that no reader takes: always one line with its place."""
 
+import os
+import time
+
 import pytest
 from fakes import write_recipe
 from test_recipe import BASE, changed, problems
 
-from cpt.recipe import dump, load
+from cpt.errors import RecipeErrors
+from cpt.recipe import dump, load, load_suite
+from cpt.recipe_yaml import parse
 
 WRONG = {
     "a kind that is a list": (
@@ -46,7 +51,7 @@ WRONG = {
     ),
     "a limit that is no number": (
         BASE + "evaluation: {gates: {learning_accuracy: .nan}}\n",
-        "recipe.yaml:10: evaluation.gates.learning_accuracy: input should be a finite number, not nan",
+        "recipe.yaml:10: evaluation.gates.learning_accuracy: must be a finite number, not .nan",
     ),
     "a limit in percent": (
         BASE + "evaluation: {gates: {learning_accuracy: 93}}\n",
@@ -76,15 +81,21 @@ WRONG = {
         BASE + "description: 'a\x00b'\n",
         "recipe.yaml:10: not valid YAML: the control character '\\x00' cannot stand here",
     ),
-    "a date that is none": (BASE + "description: 2026-13-45\n", "recipe.yaml: not valid YAML: month must be in 1..12"),
-    "a value that holds itself": (BASE + "description: &x [*x]\n", "nested too deeply, or a value that holds itself"),
-    "five thousand brackets": (BASE + f"description: {'[' * 5000}{']' * 5000}\n", "nested too deeply"),
+    "a date where a number belongs": (BASE + "seed: 2026-13-45\n", "seed: must be an integer, not '2026-13-45'"),
+    "a value that holds itself": (
+        BASE + "description: &x [*x]\n",
+        "recipe.yaml:10: description.0.0: nested more than 40 deep, or a value that holds itself",
+    ),
+    "five thousand brackets": (
+        BASE + f"description: {'[' * 5000}{']' * 5000}\n",
+        "recipe.yaml:10: nested more than 40 deep",
+    ),
     "a key that is null": (BASE + "null: 1\n", "recipe.yaml:10: None: unknown key"),
     "half of a surrogate pair": (BASE + 'description: "\\ud800"\n', "holds what no file can"),
     "defaults that are a list": (BASE + "defaults: [rlvr]\n", "recipe.yaml:10: defaults: must be a map of stage kinds"),
     "a seed that torch cannot take": (
         changed("{path: tiny}", "{path: tiny, seed: 9223372036854775808}"),
-        "recipe.yaml:2: model.seed: input should be less than",
+        "recipe.yaml:2: model.seed: (9223372036854775808) is beyond 64 bits",
     ),
     "a module's name that is none": (
         changed("reward: exact", "reward: '.:judge'\n    metric: exact"),
@@ -95,7 +106,7 @@ WRONG = {
         "recipe.yaml:1: extends: ~nobody-of-that-name/r.yaml: no such file",
     ),
     "a name too long for a file": (f"extends: {'a' * 300}\n" + BASE, "recipe.yaml:1: extends: aaa"),
-    "the root as base": ("extends: /\n" + BASE, "recipe.yaml:1: extends: /: no recipe of that name"),
+    "the root as base": ("extends: /\n" + BASE, "recipe.yaml:1: extends: /: is a folder: give a .yaml file"),
 }
 
 
@@ -121,3 +132,141 @@ def test_one_of_ours_taken_out_is_stored_as_what_holds(args, tmp_path):
 def test_an_unknown_suite_is_told_beside_other_mistakes(tmp_path):
     found = problems(BASE + "sed: 3\nevaluation: {suites: [generl, probe]}\n", tmp_path)
     assert len(found) == 2 and "recipe.yaml:11: evaluation.suites.0: generl: no suite of that name" in found[1], found
+
+
+def bomb(levels: int) -> str:
+    """YAML in which each line holds the one before it nine times."""
+    lines = ["description: x", "a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (bomb(9), "with its aliases it holds more than 30,000 values"),
+        (bomb(40), "with its aliases it holds more than 30,000 values"),
+        (
+            "a: &a {x: 1}\nb: &b {<<: [*a, *a, *a]}\n" + "c: {<<: [*b, 3]}\n",
+            "recipe.yaml:3: c.<<: a merge key takes a map",
+        ),
+        ("x" * 100_001, "holds a line of 100,001 characters; a recipe has at most 500,000, and 100,000 in a line"),
+        ("- x\n" * 130_000, "holds 520,000 characters"),
+        ("[" * 90_000, "recipe.yaml:1: nested more than 40 deep"),
+        (f"seed: {'9' * 500}\n", "recipe.yaml:1: seed: (9999999999999999999999999999999999999...) is beyond 64 bits"),
+        (f"seed: 0x{'F' * 5000}\n", "recipe.yaml:1: seed: (0xFFF"),
+        (f"seed: {'9' * 5000}\n", "recipe.yaml:1: seed: "),
+        ("seed: -.inf\n", "recipe.yaml:1: seed: must be a finite number, not -.inf"),
+        ("a: !!binary aGk=\n", "recipe.yaml:1: a: the tag 'tag:yaml.org,2002:binary' has no meaning here: take it out"),
+        ("a: !!python/object:os.system x\n", "recipe.yaml:1: a: the tag"),
+        ("a: !!set {x}\n", "recipe.yaml:1: a: the tag"),
+        ("? [a]\n: 1\n", "a key must be a word, not a map or a list"),
+        ('1: a\n"1": b\n', "recipe.yaml:2: 1: this key stands twice; keep one"),
+    ],
+)
+def test_a_document_that_no_recipe_is(text, message, tmp_path):
+    """Refused at once, in one line, whatever it would unfold to."""
+    start = time.monotonic()
+    (found,) = problems(text, tmp_path)
+    assert message in found and time.monotonic() - start < 5
+
+
+def test_merge_keys_and_anchors_that_are_given_anew(tmp_path):
+    """The map's own keys win over merged ones, and an earlier merged map over a later; dates are text."""
+    root = parse("a: &a {x: 1, y: 1}\nb: &a {y: 2, z: 2}\nc: {x: 3, <<: [*a, {w: 4, z: 4}]}\nd: 2026-01-02\n", "file")
+    assert root.at(["c"]).plain() == {"x": 3, "y": 2, "z": 2, "w": 4} and root.at(["d"]).plain() == "2026-01-02"
+    assert (root.at(["c", "x"]).line, root.at(["c", "z"]).line) == (3, 2)
+
+
+def test_long_values_are_not_echoed_whole(tmp_path):
+    for text in (
+        changed("max_steps: 3", f"max_steps: {'x' * 90_000}"),
+        changed("task: reverse", f"task: {'?' * 90_000}"),
+        changed("reward: exact", f"reward: {'x' * 90_000}"),
+        changed("kind: rlvr", f"kind: {'x' * 90_000}"),
+        BASE + f"{'x' * 900}: 1\n",
+        BASE + f"adapter: {{kind: {'x' * 90_000}}}\n",
+        BASE + f"evaluation: {{suites: [{'x' * 90_000}]}}\n",
+        BASE + f"strategies: {['x' * 90_000]}\n",
+        BASE + f"strategies: {[1] * 20_000}\n",
+        f"extends: {'x' * 90_000}\n" + BASE,
+    ):
+        (tmp_path / "recipe.yaml").write_text(text)
+        with pytest.raises(RecipeErrors) as caught:
+            load(tmp_path / "recipe.yaml")
+        lines = str(caught.value).splitlines()
+        assert all(len(line) < 2000 for line in lines) and len(lines) <= 101, [len(line) for line in lines]
+
+
+def test_a_problem_is_one_line_of_what_can_be_printed(tmp_path):
+    (found,) = problems(BASE + '"a\\n\\e[31mb": 1\n', tmp_path)
+    assert "a\\n\\x1b[31mb: unknown key" in found
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda place: place.mkdir(), "is a folder: give a .yaml file"),
+        (os.mkfifo, "is no regular file (a pipe, a socket or a device): give a .yaml file"),
+        (lambda place: place.symlink_to("/dev/zero"), "is no regular file"),
+        (lambda place: place.symlink_to("gone"), "is a link to a file that is not there"),
+        (lambda place: place.write_bytes(b"name: a\n\xff\xfe"), "recipe.yaml:2: is not UTF-8 text"),
+        (lambda place: place.write_text("name: a", encoding="utf-16"), "recipe.yaml:1: is not UTF-8 text"),
+        (lambda place: place.write_bytes(b"\x7fELF\0\0"), "control character '\\x7f' cannot stand here"),
+        (lambda place: place.write_text(""), "recipe.yaml: must be a map of keys to values"),
+        (lambda place: place.write_text("\n# only this\n"), "recipe.yaml: must be a map of keys to values"),
+        (lambda place: os.truncate(place.open("w").name, 2**40), "holds 2,000,001 characters"),
+    ],
+)  # fmt: skip
+def test_what_is_no_file_of_yaml(make, message, tmp_path):
+    """Also as a base and as a suite; nothing is waited for or read without end."""
+    place, start = tmp_path / "recipe.yaml", time.monotonic()
+    make(place)
+    other = tmp_path / "other.yaml"
+    other.write_text(f"extends: {place}\n")
+    for loading in (lambda: load(place), lambda: load(other), lambda: load_suite(place)):
+        with pytest.raises(RecipeErrors) as caught:
+            loading()
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert time.monotonic() - start < 5
+
+
+def test_a_file_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(BASE, encoding="utf-8-sig")
+    assert load(tmp_path / "recipe.yaml").name == "mine"
+
+
+def test_the_folder_of_a_run_is_no_recipe(tmp_path, monkeypatch):
+    (tmp_path / "runs/mine-s0/points/00-base").mkdir(parents=True)
+    (tmp_path / "runs/mine-s0/recipe.yaml").write_text(BASE)
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/mine-s0", "runs/mine-s0/points/00-base"):
+        with pytest.raises(RecipeErrors, match=r"folder of a run: give its recipe, .*runs/mine-s0/recipe\.yaml"):
+            load(name)
+    with pytest.raises(RecipeErrors, match=r"runs: is a folder: give a \.yaml file"):
+        load("runs")
+
+
+def test_recipes_that_extend_one_another_without_end(tmp_path):
+    for number in range(1500):
+        (tmp_path / f"r{number}.yaml").write_text(f"extends: r{number + 1}.yaml\n")
+    with pytest.raises(RecipeErrors, match="extends: goes on over more than 20 files"):
+        load(tmp_path / "r0.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (f"seed={'9' * 5000}", "command line: seed: (999"),
+        (f"seed={'[' * 5000}", "command line: seed: nested more than 40 deep"),
+        (f"description={'x' * 90_000}: : x", "command line: description: the value 'xxx"),
+        (f"{'a.' * 9000}b=1", "has 9001 steps, and no recipe is nested more than 40 deep"),
+        (f"{'a' * 90_000}=1", "unknown key"),
+        ("a" * 90_000, "must be KEY=VALUE"),
+        ("seed={a: 1, a: 2}", "command line: seed.a: this key stands twice; keep one"),
+        ("model.seed=.nan", "command line: model.seed: must be a finite number, not .nan"),
+    ],
+)
+def test_overrides_that_no_recipe_has(override, message, tmp_path):
+    (found,) = problems(BASE, tmp_path, override)
+    assert message in found and len(found) < 2000
