@@ -82,13 +82,17 @@ class ServerRollouts(Vllm):
     """`vllm serve`: the ones at `url`, or, without a url, one that the run starts and ends."""
 
     engine: Literal["server"]
-    url: str | tuple[str, ...] | None = Field(None, description="of running servers; requests are spread over them")
+    url: str | tuple[str, ...] | None = Field(
+        None, description="of running servers, http://HOST:PORT or unix:/PATH; requests are spread over them"
+    )
     transfer: Literal["auto", "directory", "gloo", "nccl", "ipc"] = Field(
         "auto", description="how weights reach the server"
     )
     directory: Path | None = Field(None, description="for `transfer: directory`, where the servers read; the run's own")
     devices: str | None = Field(None, description="CUDA_VISIBLE_DEVICES of the server that the run starts")
-    port: int | None = Field(None, gt=0, lt=65536, description="of the server that the run starts; a free one")
+    port: int | None = Field(
+        None, gt=0, lt=65536, description="of the server that the run starts; where left out, it has a Unix socket"
+    )
     start_timeout: float = Field(600.0, gt=0, description="seconds for the server to come up")
     patience: float = Field(120.0, gt=0, description="seconds without progress after which a server counts as hung")
 

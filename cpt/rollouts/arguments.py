@@ -4,12 +4,14 @@ They go word for word to vLLM. A few are the run's to decide, and are refused wi
 """
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from cpt.errors import nearest
 from cpt.signatures import class_fields, wrong_type
 
+LONGEST_SOCKET = 107  # bytes of a Unix socket's path
 OURS = {  # keys of the recipe that are not vLLM's
     "transformers": {"engine", "batch_size"},
     "vllm": {"engine", "sleep"},
@@ -71,8 +73,12 @@ def problems(rollouts: dict[str, Any], adapter: dict[str, Any] | None) -> Iterat
 
 def url_problems(rollouts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     urls = rollouts["url"] if isinstance(rollouts["url"], list) else [rollouts["url"]]
-    if not urls or not all(str(url).startswith(("http://", "https://")) for url in urls):
-        yield "url", f"must be one or several of the form http://HOST:PORT, not {rollouts['url']!r}"
+    if not urls or not all(str(url).startswith(("http://", "https://", "unix:/")) for url in urls):
+        yield "url", f"must be one or several of the form http://HOST:PORT or unix:/PATH, not {rollouts['url']!r}"
+    if long := [
+        url for url in urls if str(url).startswith("unix:") and len(os.fsencode(str(url)[5:])) > LONGEST_SOCKET
+    ]:
+        yield "url", f"{long[0]}: the path of a Unix socket has {LONGEST_SOCKET} bytes at most: give it a shorter one"
     if len({str(url).rstrip("/") for url in urls}) < len(urls):
         yield "url", "names a server twice"
     for name in ("port", "devices"):

@@ -5,13 +5,16 @@ sender walks its weights once, and neither side holds more than one bucket (or o
 """
 
 import json
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from urllib.parse import urlparse
 
 import torch
-from torch.distributed import BroadcastOptions, ProcessGroupGloo, TCPStore
+from torch.distributed import BroadcastOptions, FileStore, ProcessGroupGloo, Store, TCPStore
 
+LOOPBACK = "127.0.0.1"
 BUCKET_BYTES = 64 * 2**20
 Named = tuple[str, torch.Tensor]
 
@@ -21,14 +24,35 @@ class Channel:
     """A group in which rank 0 speaks and the others listen."""
 
     group: ProcessGroupGloo
-    store: TCPStore
+    store: Store
 
     @classmethod
-    def join(cls, address: str, port: int, rank: int, world_size: int, timeout: float) -> "Channel":
-        """Meet the others; the speaker (rank 0) waits at the address. Raises RuntimeError after `timeout` seconds."""
-        patience = timedelta(seconds=timeout)
-        store = TCPStore(address, port, world_size, is_master=rank == 0, timeout=patience, wait_for_workers=False)
-        return cls(ProcessGroupGloo(store, rank, world_size, patience), store)
+    def join(
+        cls, where: str, rank: int, world_size: int, timeout: float, door: socket.socket | None = None
+    ) -> "Channel":
+        """Meet the others at `where`: tcp://HOST:PORT, at which rank 0 listens (`door`), or file:///PATH on one machine.
+
+        Nothing listens but at that address, and at the one from which it is reached. Raises RuntimeError after `timeout`
+        seconds.
+        """
+        patience, place = timedelta(seconds=timeout), urlparse(where)
+        if place.scheme == "file":
+            store, own = FileStore(place.path, world_size), LOOPBACK
+            store.set_timeout(patience)
+        else:
+            store = TCPStore(
+                place.hostname,
+                place.port,
+                world_size,
+                is_master=rank == 0,
+                timeout=patience,
+                wait_for_workers=False,
+                master_listen_fd=door.detach() if door else None,
+            )
+            own = place.hostname if rank == 0 else address_towards(place.hostname)
+        options = ProcessGroupGloo._Options()
+        options._timeout, options._devices = patience, [ProcessGroupGloo.create_device(hostname=own)]
+        return cls(ProcessGroupGloo(store, rank, world_size, options), store)
 
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
         """Rank 0's tensor, in everybody's."""
@@ -77,3 +101,12 @@ def bucketed(tensors: Iterable[Named], limit: int) -> Iterator[list[Named]]:
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def address_towards(host: str | None) -> str:
+    """This machine's address as `host` sees it."""
+    if host in (None, LOOPBACK, "localhost", "::1"):
+        return LOOPBACK
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 1))  # sends nothing: it asks which of our addresses would be used
+        return probe.getsockname()[0]

@@ -1,19 +1,24 @@
 """Talking to `vllm serve`: one or several servers, all asked alike."""
 
+import os
 import re
+import ssl
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-import requests
-from requests.adapters import HTTPAdapter
+import httpx
 
+from cpt.errors import UserError
 from cpt.stop import current
 
 CONNECTIONS = 64  # to one server at once
 LOOKS = 0.5  # seconds between two looks whether the process was asked to stop
+KEPT = 2.0  # seconds that an idle connection is used again; the server closes it after 5
+KEY = "VLLM_API_KEY"  # the variable of the key that a server wants, of which vLLM itself reads the same
+UNIX = "unix:"  # how the address of a server at a Unix socket begins
 COUNTERS = re.compile(r"^vllm:(?:prompt|generation)_tokens_total\S* (\S+)$", re.MULTILINE)
 
 
@@ -61,48 +66,45 @@ class Helpers:
 
 
 class Servers:
-    """The servers at `urls`; `patience` seconds without an answer to a small question count as a hang."""
+    """The servers at `urls`; `patience` seconds without an answer to a small question count as a hang.
 
-    def __init__(self, urls: Sequence[str], patience: float):
+    Every request carries `key`, or that of the environment (VLLM_API_KEY).
+    """
+
+    def __init__(self, urls: Sequence[str], patience: float, key: str | None = None):
         self.urls, self.patience = [url.rstrip("/") for url in urls], patience
-        self.session = requests.Session()
-        self.session.trust_env = False  # no proxy stands between us and a server of ours
-        for scheme in ("http://", "https://"):
-            self.session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+        self.clients = {url: client_of(url, key or os.environ.get(KEY)) for url in self.urls}
 
     def post(self, url: str, path: str, body: dict | None, timeout: float | None) -> Any:
         """The JSON answer (None for an empty one); a `timeout` of None waits for ever.
 
         Raises:
             ServerLost: no answer, or one that tells of a failure inside.
-            RuntimeError: the server refuses the question.
+            UserError: it wants another key.
+            RuntimeError: it refuses the question.
         """
-        try:
-            answer = self.session.post(f"{url}/{path}", json=body, timeout=timeout)
-        except requests.RequestException as error:
-            raise ServerLost(f"{url}/{path}: {type(error).__name__}") from error
-        return self._content(answer)
-
-    def get(self, url: str, path: str) -> requests.Response:
-        helpers = Helpers(1)
-        return helpers.results([helpers.submit(self._get, url, path)])[0]
-
-    def _get(self, url: str, path: str) -> requests.Response:
-        try:
-            answer = self.session.get(f"{url}/{path}", timeout=self.patience)
-        except requests.RequestException as error:
-            raise ServerLost(f"{url}/{path}: {type(error).__name__}") from error
-        self._content(answer)
-        return answer
-
-    @staticmethod
-    def _content(answer: requests.Response) -> Any:
-        if answer.status_code >= 500:
-            raise ServerLost(f"{answer.url}: {answer.status_code} {answer.text[:500]}")
-        if answer.status_code >= 400:
-            raise RuntimeError(f"{answer.url}: {answer.status_code} {answer.text[:500]}")
+        answer = self._asked("POST", url, path, timeout, body)
         is_json = answer.headers.get("content-type", "").startswith("application/json")
         return answer.json() if is_json else None
+
+    def get(self, url: str, path: str) -> httpx.Response:
+        helpers = Helpers(1)
+        return helpers.results([helpers.submit(self._asked, "GET", url, path, self.patience)])[0]
+
+    def _asked(
+        self, method: str, url: str, path: str, timeout: float | None, body: dict | None = None
+    ) -> httpx.Response:
+        try:
+            answer = self.clients[url].request(method, f"/{path}", json=body, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise ServerLost(f"{url}/{path}: {type(error).__name__}") from error
+        if answer.status_code >= 500:
+            raise ServerLost(f"{url}/{path}: {answer.status_code} {answer.text[:500]}")
+        if answer.status_code == 401:
+            raise UserError(f"rollouts.url: {url} wants another key than {KEY} has here: set it to that of the server")
+        if answer.status_code >= 400:
+            raise RuntimeError(f"{url}/{path}: {answer.status_code} {answer.text[:500]}")
+        return answer
 
     def post_all(self, path: str, body: dict | None = None, patience: float | None = None) -> list[Any]:
         """The answers of all servers, asked at once; each has `patience` seconds (left out: those of any question)."""
@@ -128,3 +130,17 @@ class Servers:
     def progress(self) -> tuple[float, ...]:
         """The tokens that all servers have read and written so far: a number that grows while they work."""
         return tuple(float(each) for url in self.urls for each in COUNTERS.findall(self.get(url, "metrics").text))
+
+
+def client_of(url: str, key: str | None) -> httpx.Client:
+    """Speaks to one server, at a Unix socket (unix:PATH) or http(s)://HOST:PORT, past all proxies."""
+    path = url.removeprefix(UNIX) if url.startswith(UNIX) else None
+    transport = httpx.HTTPTransport(
+        uds=path,
+        verify=ssl.create_default_context(),  # the system's certificates, or those in SSL_CERT_FILE
+        limits=httpx.Limits(max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEPT),
+    )
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.Client(
+        base_url="http://localhost" if path else url, headers=headers, transport=transport, trust_env=False
+    )

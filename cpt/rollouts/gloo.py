@@ -17,10 +17,9 @@ from cpt.rollouts.buckets import Channel, received
 
 @dataclass
 class GlooInitInfo(WeightTransferInitInfo):
-    """Where the sender waits, and this server's place in the group."""
+    """Where all meet (see `Channel.join`), and this server's place in the group."""
 
-    master_address: str
-    master_port: int
+    where: str
     rank_offset: int
     world_size: int
     timeout: float
@@ -41,8 +40,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         parallel = self.parallel_config
         own = parallel.data_parallel_index * parallel.world_size + parallel.rank
         self.channel = Channel.join(
-            init_info.master_address,
-            init_info.master_port,
+            init_info.where,
             init_info.rank_offset + own,
             init_info.world_size,
             init_info.timeout,

@@ -62,10 +62,12 @@ class ServerEngine(CopyingEngine):
     def _connect(self, urls: list[str]) -> None:
         """Look at the servers, and count from what they have counted."""
         settings = self.recipe.rollouts
-        self.servers = Servers(urls, settings.patience)
+        self.servers = Servers(urls, settings.patience, self.serving.key if self.serving else None)
         try:
             shapes = self._count()
             configs = [self.servers.get(url, INFO).json()["vllm_config"] for url in urls]
+        except UserError:
+            raise
         except (RuntimeError, ServerLost, LookupError, TypeError, ValueError) as error:
             if self.guarded and isinstance(error, ServerLost):
                 raise  # lost once more while it was coming back
@@ -123,7 +125,7 @@ class ServerEngine(CopyingEngine):
         if self.transfer_name == "directory":
             return Directory(self.servers, self.place)
         if self.transfer_name == "gloo":
-            return Gloo(self.servers, self.recipe.rollouts.patience)
+            return Gloo(self.servers, self.recipe.rollouts.patience, self.serving.folder if self.serving else None)
         return VllmTransfer(self.servers, self.transfer_name)
 
     # -- weights ---------------------------------------------------------------------------------------------------------

@@ -1,26 +1,38 @@
-"""A `vllm serve` of our own: started, watched, started again, and ended with the run (see `keeper`)."""
+"""A `vllm serve` of our own: started, watched, started again, and ended with the run (see `keeper`).
+
+Whoever reaches it can have it do anything, as this user (VLLM_SERVER_DEV_MODE, which the weights need). So it listens at a
+Unix socket in a folder that only this user can enter; where the recipe wants a port, every request must carry a key that is
+drawn for this run.
+"""
 
 import contextlib
 import json
 import logging
 import os
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import requests
+import httpx
 
 from cpt.errors import EngineFailed, UserError
+from cpt.processes import python
 from cpt.recipe import Recipe
+from cpt.rollouts.arguments import LONGEST_SOCKET
+from cpt.rollouts.client import KEY, UNIX, client_of
 from cpt.rollouts.settings import engine_arguments, environment, explanation
 from cpt.stop import current
 
 BASE_NAME = "base"  # under which the server knows the weights that are not an adapter's
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+SOCKET = "server"  # its name in the server's folder
+LONGEST_NAME = len("/cpt-12345678/") + 36  # bytes of what stands there, of vLLM's own sockets
 log = logging.getLogger(__name__)
 
 
@@ -30,12 +42,15 @@ class Serving:
     def __init__(self, recipe: Recipe, base: Path, logfile: Path, transfer: str):
         self.recipe, self.base, self.logfile, self.transfer = recipe, base, logfile, transfer
         self.process: subprocess.Popen | None = None
-        self.group = self.port = 0
+        self.group = 0
+        self.folder: Path | None = None  # of this start
+        self.key = secrets.token_urlsafe(32) if recipe.rollouts.port else None
         logfile.parent.mkdir(parents=True, exist_ok=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        port = self.recipe.rollouts.port
+        return f"http://127.0.0.1:{port}" if port else f"{UNIX}{self.folder / SOCKET}"
 
     def start(self) -> None:
         """Start the server and wait until it answers.
@@ -44,29 +59,31 @@ class Serving:
             UserError: the port is taken, or vLLM refuses to start for a reason that we know.
             EngineFailed: it ended or did not come up in time; with the last lines of its log.
         """
-        self.port = self._free_port()
+        self._check_port()
+        self.folder = private_folder()
         written = self.logfile.stat().st_size if self.logfile.exists() else 0
         began = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cpt.rollouts.keeper", str(self.logfile), *self._command()],
+            python("cpt.rollouts.keeper", str(self.logfile), str(self.folder), *self._command()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=self._environment(),
             start_new_session=True,
         )
         self.group = int(self.process.stdout.readline())
-        while not self._answers():
-            if self.process.poll() is not None:
-                self._explain(written, "ended while it started")
-            if time.monotonic() - began > self.recipe.rollouts.start_timeout:
-                self.stop()
-                self._explain(
-                    written, f"did not answer within {self.recipe.rollouts.start_timeout:g} s (start_timeout)"
-                )
-            if current().cuts():
-                self.stop()
-                current().look()
-            time.sleep(0.2)
+        with client_of(self.url, self.key) as client:
+            while not answers(client):
+                if self.process.poll() is not None:
+                    self._explain(written, "ended while it started")
+                if time.monotonic() - began > self.recipe.rollouts.start_timeout:
+                    self.stop()
+                    self._explain(
+                        written, f"did not answer within {self.recipe.rollouts.start_timeout:g} s (start_timeout)"
+                    )
+                if current().cuts():
+                    self.stop()
+                    current().look()
+                time.sleep(0.2)
         log.info("engine start: vllm serve on %s in %.1f s, log %s", self.url, time.monotonic() - began, self.logfile)
 
     def alive(self) -> bool:
@@ -81,6 +98,7 @@ class Serving:
             self.process = None
             with contextlib.suppress(ProcessLookupError):  # nothing is left, unless the keeper itself was killed
                 os.killpg(self.group, signal.SIGKILL)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def tail(self, lines: int = 12) -> str:
         """The last lines of the server's log."""
@@ -90,17 +108,17 @@ class Serving:
 
     # -- how it is started -----------------------------------------------------------------------------------------------
 
-    def _free_port(self) -> int:
-        asked = self.recipe.rollouts.port
+    def _check_port(self) -> None:
+        wanted = self.recipe.rollouts.port
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", asked or 0))
+                probe.bind(("127.0.0.1", wanted or 0))
             except OSError as error:
                 raise UserError(
-                    f"rollouts.port: {asked} is taken by another process; choose another, or leave it out for a free one"
+                    f"rollouts.port: {wanted} is taken by another process; choose another, or leave it out: then the server "
+                    "needs none"
                 ) from error
-            return probe.getsockname()[1]
 
     def _command(self) -> list[str]:
         import torch
@@ -110,24 +128,31 @@ class Serving:
             arguments.setdefault("enable_chunked_prefill", False)
         if self.transfer != "directory":
             arguments["weight_transfer_config"] = {"backend": self.transfer}
-        words = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(self.base), *flags(arguments)]
-        return [*words, "--served-model-name", BASE_NAME, "--host", "127.0.0.1", "--port", str(self.port)]
+        words = ["serve", str(self.base), *flags(arguments), "--served-model-name", BASE_NAME]
+        if port := self.recipe.rollouts.port:
+            words += ["--host", "127.0.0.1", "--port", str(port), "--middleware", "cpt.rollouts.guard.Guard"]
+        else:
+            words += ["--uds", str(self.folder / SOCKET)]
+        return python("vllm.entrypoints.cli.main", *words)
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
         ours = environment() | {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
         ours.pop("VLLM_CONFIGURE_LOGGING")  # it has a log of its own
+        ours["VLLM_RPC_BASE_PATH"] = str(self.folder)
+        inherited = self._loopback() | inherited
+        if self.key:
+            ours[KEY] = self.key
         if self.recipe.rollouts.devices is not None:
             ours["CUDA_VISIBLE_DEVICES"] = self.recipe.rollouts.devices
         if self.transfer == "ipc":
             ours["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # vLLM sends CUDA handles as pickles, to its own loopback
         return inherited | ours
 
-    def _answers(self) -> bool:
-        try:
-            return requests.get(f"{self.url}/health", timeout=5).status_code == 200
-        except requests.RequestException:
-            return False
+    def _loopback(self) -> dict[str, str]:
+        """What keeps the server's own processes from listening at addresses that other machines reach."""
+        names = [name for _, name in socket.if_nameindex()]
+        return {"VLLM_HOST_IP": "127.0.0.1"} | ({"GLOO_SOCKET_IFNAME": "lo"} if "lo" in names else {})
 
     def _explain(self, written: int, what: str) -> None:
         with self.logfile.open("rb") as stream:
@@ -136,6 +161,25 @@ class Serving:
         if known:
             raise UserError(f"{known} (log: {self.logfile})")
         raise EngineFailed(f"vllm serve {what}; the end of its log ({self.logfile}):\n{self.tail()}")
+
+
+def private_folder() -> Path:
+    """A new folder that only this user can enter, short enough for the Unix sockets in it."""
+    for place in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")):
+        if len(os.fsencode(place)) + LONGEST_NAME <= LONGEST_SOCKET:
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="cpt-", dir=place))
+    raise UserError(
+        f"no folder for temporary files can be written whose path has at most {LONGEST_SOCKET - LONGEST_NAME} bytes, "
+        "which the server's sockets need: set TMPDIR to one"
+    )
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def flags(arguments: dict[str, Any]) -> list[str]:

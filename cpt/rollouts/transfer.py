@@ -12,6 +12,7 @@ ipc and nccl have not run here: no machine at hand has vLLM and a GPU. They foll
 
 import shutil
 import socket
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 from cpt import ranks
 from cpt.errors import UserError
 from cpt.recipe import ServerRollouts
-from cpt.rollouts.buckets import Channel, Named, send
+from cpt.rollouts.buckets import Channel, Named, address_towards, send
 from cpt.rollouts.client import Helpers, ServerLost, Servers
 
 SHARD_BYTES = 2 * 2**30
@@ -76,10 +77,13 @@ def write_shards(tensors: Iterable[Named], folder: Path) -> None:
 
 
 class Gloo:
-    """Our backend: a gloo group of this process (rank 0) and all workers of all servers."""
+    """Our backend: a gloo group of this process (rank 0) and all workers of all servers.
 
-    def __init__(self, servers: Servers, timeout: float):
-        self.servers, self.timeout = servers, timeout
+    They meet in a file of `folder`, where the server is of this run, else at an address of this machine.
+    """
+
+    def __init__(self, servers: Servers, timeout: float, folder: Path | None):
+        self.servers, self.timeout, self.folder = servers, timeout, folder
         self.channel: Channel | None = None
 
     def send(self, tensors: Iterable[Named]) -> None:
@@ -94,14 +98,18 @@ class Gloo:
         self.servers.rpc("cpt_finish")
 
     def _meet(self) -> Channel:
-        sizes = self.servers.world_sizes()
-        world, address, port = 1 + sum(sizes), own_address(self.servers.urls), free_port()
-        infos = []
+        sizes, door = self.servers.world_sizes(), None
+        if self.folder is not None:
+            where = f"file://{self.folder / uuid.uuid4().hex}"
+        else:
+            door = socket.create_server((address_towards(urlparse(self.servers.urls[0]).hostname), 0))
+            where = "tcp://{}:{}".format(*door.getsockname())
+        world, infos = 1 + sum(sizes), []
         for number in range(len(sizes)):
-            where = {"master_address": address, "master_port": port, "rank_offset": 1 + sum(sizes[:number])}
-            infos.append({"init_info": where | {"world_size": world, "timeout": self.timeout}})
+            place = {"where": where, "rank_offset": 1 + sum(sizes[:number])}
+            infos.append({"init_info": place | {"world_size": world, "timeout": self.timeout}})
         with listening_beside(self.servers.post_each, "init_weight_transfer_engine", infos):
-            return Channel.join(address, port, 0, world, self.timeout)
+            return Channel.join(where, 0, world, self.timeout, door)
 
     def close(self) -> None:
         self.channel = None
@@ -140,8 +148,8 @@ class VllmTransfer:
         self.source = self.source or PolicySource()
         self.source.fill(tensors)
         if self.engine is None:
-            address, port = own_address(self.servers.urls), free_port()
-            self.engine = trainer_engine(self.backend, self.servers, self.source, address, port)
+            address = address_towards(urlparse(self.servers.urls[0]).hostname)
+            self.engine = trainer_engine(self.backend, self.servers, self.source, address, free_port())
         self.engine.send_weights()
         self.source.empty()
         self.servers.rpc("cpt_finish")
@@ -149,16 +157,6 @@ class VllmTransfer:
     def close(self) -> None:
         if self.engine is not None:
             self.engine.shutdown()
-
-
-def own_address(urls: list[str]) -> str:
-    """This machine's address as the first server sees it."""
-    host = urlparse(urls[0]).hostname
-    if host in ("127.0.0.1", "localhost", "::1"):
-        return "127.0.0.1"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 1))  # sends nothing: it asks which of our addresses would be used
-        return probe.getsockname()[0]
 
 
 def free_port() -> int:
