@@ -104,6 +104,8 @@ def find(target: Path, point: str | None, screen: Screen) -> tuple[Path, Path, R
     folder = next((each for each in inside if models.is_adapter(each) or (each / "config.json").is_file()), target)
     if folder != target and (target / DONE).is_file() and not is_intact(target):
         raise UserError(f"{target}: is damaged (not the files that were committed): give another point, or {folder}")
+    if (run := run_around(folder)) is not None:
+        return with_base(folder, run, load(str(run / "recipe.yaml")))
     if models.is_adapter(folder):
         recipe = adapter_recipe(folder / "adapter_config.json")
         return folder, models.resolve(recipe), recipe
@@ -129,12 +131,24 @@ def find_point(target: Path, name: str | None, screen: Screen) -> tuple[Path, Pa
             f"evaluating {chosen}, the last whole point"
         )
     screen.line(f"evaluating {chosen} of {target}")
-    folder = rundir.served(whole[chosen])
-    if points[0].name in whole:
-        return folder, rundir.model(points[0]), recipe
+    return with_base(rundir.served(whole[chosen]), target, recipe)
+
+
+def run_around(folder: Path) -> Path | None:
+    """The run that `folder` is a point of, or the model of one; None where it lies in no run."""
+    place = folder.resolve()  # RUN/final is a link
+    points = next((each.parent for each in (place, place.parent) if each.parent.name == "points"), None)
+    return points.parent if points is not None and (points.parent / "recipe.yaml").is_file() else None
+
+
+def with_base(folder: Path, run: Path, recipe: Recipe) -> tuple[Path, Path, Recipe]:
+    """(folder, folder of the run's base, recipe): weights of a run, which are evaluated as the run evaluates them."""
+    rundir, base = RunDir(run), points_of(recipe)[0]
+    if rundir.committed(base):
+        return folder, rundir.model(base), recipe
     if models.is_adapter(folder):
         raise UserError(
-            f"{target}: {chosen} is an adapter on {points[0].name}, which is not there or damaged: `cpt run` makes it again"
+            f"{folder}: is an adapter on {base.name} of {run}, which is not there or damaged: `cpt run` makes it again"
         )
     return folder, folder, recipe
 
@@ -152,8 +166,12 @@ def adapter_recipe(file: Path) -> Recipe:
 
 
 def bare_recipe(path: str, adapter: Adapter | None) -> Recipe:
-    """The recipe of a model by itself: nothing to train. An answer may take half of its context, 256 tokens at most."""
-    model = Model(path=path)
+    """The recipe of a model by itself: nothing to train. An answer may take half of its context, 256 tokens at most.
+
+    A model is evaluated in the dtype that it is stored in; under an adapter, which does not say what it was trained in, in
+    a recipe's default.
+    """
+    model = Model(path=path, dtype="auto") if adapter is None else Model(path=path)
     recipe = load("quickstart").model_copy(update={"name": "eval", "model": model, "adapter": adapter, "stream": ()})
     context = models.context_length(models.resolve(recipe), recipe)
     limit = min(256, context // 2) if context else 256

@@ -56,7 +56,10 @@ class TransformersRollouts(Strict):
     """transformers' `generate` on the policy itself: needs nothing more, and is slow."""
 
     engine: Literal["transformers"] = "transformers"
-    batch_size: int = Field(256, gt=0, description="prompts continued at once")
+    batch_size: int = Field(256, gt=0, description="prompts continued at once, at most")
+    batch_tokens: int = Field(
+        16_384, gt=0, description="tokens of the prompts continued at once, padding and whole answers included, at most"
+    )
 
 
 class Vllm(BaseModel):

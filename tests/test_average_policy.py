@@ -77,7 +77,7 @@ def test_who_answers_and_who_is_the_reference(tmp_path, tiny_folder, monkeypatch
             kept[name] = torch.lerp(kept[name], weight, 1 - DECAY)
 
     def generating(self, prompts, sampling, on_done=None):
-        if not isinstance(sampling, list):  # of an evaluation there is one for each prompt
+        if sampling.temperature > 0:  # evaluation is greedy
             answering.update(weights(self.model))
         return generate(self, prompts, sampling, on_done)
 

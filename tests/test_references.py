@@ -15,7 +15,6 @@ import torch
 from cpt import models
 from cpt.data import procedural
 from cpt.recipe import load
-from cpt.rollouts import Sampling
 from cpt.rollouts.transformers import TransformersEngine
 from cpt.rundir import RunDir
 from cpt.screen import QUIET, Screen
@@ -84,7 +83,7 @@ def runs(tmp_path_factory, tiny_folder):
 
             def generate_and_keep(self, prompts, sampling, on_done=None):
                 completions = generate(self, prompts, sampling, on_done)
-                if not first and isinstance(sampling, Sampling):  # evaluation gives a list
+                if not first and sampling.temperature > 0:  # evaluation is greedy
                     ids = [completion.token_ids for completion in completions]
                     first.append((prompts, ids, self.score(prompts, ids)))
                 return completions
@@ -199,7 +198,7 @@ def test_grpo_measures_from_the_previous_task(adapter, tmp_path, tiny_folder, mo
 
     def generate_and_keep(self, prompts, sampling, on_done=None):
         completions = generate(self, prompts, sampling, on_done)
-        if isinstance(sampling, Sampling):  # evaluation gives a list
+        if sampling.temperature > 0:  # evaluation is greedy
             ids = [completion.token_ids for completion in completions]
             drawn.append((prompts, ids, self.score(prompts, ids)))
         return completions

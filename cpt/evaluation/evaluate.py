@@ -1,19 +1,24 @@
 """Evaluate one folder of weights on every task and suite: greedy, and sampled where the recipe asks. All answers are kept.
 
-What is asked and how never depends on the training seed. The questions are split over the ranks, and all of a rank's go to
-the engine in one call.
+What is asked and how never depends on the training seed. The questions of each task are cut into batches by themselves, and
+whole batches are spread over the ranks: what else is asked, and in how many processes, changes no answer.
 """
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
+
+import numpy as np
 
 from cpt import models, ranks
 from cpt.data.rows import prompt_text
 from cpt.data.stream import Stream, TaskData
 from cpt.recipe import Recipe
 from cpt.rewards import Scorers
-from cpt.rollouts import Engine, Sampling
+from cpt.rollouts import Completion, Engine, Sampling
+from cpt.rollouts.batches import Limits, batches
 from cpt.screen import Screen
 from cpt.stop import Stop
 
@@ -63,6 +68,48 @@ def questions_of(recipe: Recipe, stream: Stream, tokenizer) -> list[tuple[Questi
     return asked
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Questions of one task that are answered together, and their prompts (token ids)."""
+
+    questions: list[Question]
+    prompts: list[list[int]]
+    sampling: Sampling
+
+    @property
+    def tokens(self) -> int:
+        """The most that it can take, padding and whole answers included."""
+        return len(self.prompts) * (max(map(len, self.prompts)) + self.sampling.max_tokens)
+
+
+def batches_of(asked: Sequence[tuple[Question, Sampling]], prompts: Sequence[list[int]], limits: Limits) -> list[Batch]:
+    """All questions in batches, the largest first; a task's greedy and sampled ones never share one."""
+
+    def its_task(place: int) -> tuple:
+        question, _ = asked[place]
+        return question.suite, question.task.name, question.mode
+
+    found = []
+    for _, places in groupby(range(len(asked)), its_task):
+        found += batches_of_one([(*asked[place], prompts[place]) for place in places], limits)
+    return sorted(found, key=lambda batch: -batch.tokens)
+
+
+def batches_of_one(asked: list[tuple[Question, Sampling, list[int]]], limits: Limits) -> Iterator[Batch]:
+    """The batches of questions that are answered alike; sampled ones are drawn by a seed of their batch."""
+    sampling = asked[0][1]
+    lengths = [len(prompt) for *_, prompt in asked]
+    for number, places in enumerate(batches(lengths, sampling.max_tokens, limits)):
+        questions, _, prompts = zip(*(asked[place] for place in places), strict=True)
+        yield Batch(list(questions), list(prompts), seeded(sampling, number))
+
+
+def seeded(sampling: Sampling, number: int) -> Sampling:
+    if sampling.seed is None:
+        return sampling
+    return replace(sampling, seed=int(np.random.SeedSequence([sampling.seed, number]).generate_state(1)[0] >> 1))
+
+
 def evaluate(
     folder: Path,
     base: Path,
@@ -84,20 +131,23 @@ def evaluate(
     tokenizer = models.load_tokenizer(folder, recipe)
     model = models.load_policy(folder, base, recipe, trainable=False).to(ranks.state().device).eval()
     engine.sync(model, tokenizer)
-    rank, world = ranks.state().process_index, ranks.world_size()
-    mine = questions_of(recipe, stream, tokenizer)[rank::world]
-    with screen.progress(label, len(mine), "answer") as bar:
+    asked = questions_of(recipe, stream, tokenizer)
+    prompts = models.encode_prompts(tokenizer, [question.row["prompt"] for question, _ in asked], recipe)
+    mine = share_of(batches_of(asked, prompts, engine.limits))
+    questions = [question for batch in mine for question in batch.questions]
+    completions: list[Completion] = []
+    with screen.progress(label, len(questions), "answer") as bar:
 
         def on_done(count: int) -> None:
-            bar.update(count)
-            if world == 1:
+            bar.update(len(completions) + count)
+            if ranks.world_size() == 1:  # several look after each batch: asking is a collective
                 stop.check()
 
-        ids = models.encode_prompts(tokenizer, [question.row["prompt"] for question, _ in mine], recipe)
-        completions = engine.generate(ids, [sampling for _, sampling in mine], on_done)
+        for batch in mine:
+            completions += engine.generate(batch.prompts, batch.sampling, on_done)
+            stop.check()
         texts = models.texts_of(tokenizer, completions)
-        stop.check()
-        lines = judge([question for question, _ in mine], texts, [c.finished for c in completions], scorers)
+        lines = judge(questions, texts, [c.finished for c in completions], scorers)
         stop.check()
     engine.release()
     del model
@@ -105,6 +155,14 @@ def evaluate(
     lines.sort(key=lambda line: (line["mode"], line["suite"] or "", line["task"], line["row"], line["sample"]))
     tokens = sum(ranks.gather([engine.rollout_tokens - tokens_before]))
     return lines, {"seconds": round(time.monotonic() - start, 3), "rollout_tokens": tokens}
+
+
+def share_of(found: list[Batch]) -> list[Batch]:
+    """This rank's batches, every how-manieth; all ranks have equally many, some of them empty (an engine's calls may be
+    collectives)."""
+    world = ranks.world_size()
+    mine = found[ranks.state().process_index :: world]
+    return mine + [Batch([], [], Sampling(max_tokens=1))] * (-(-len(found) // world) - len(mine))
 
 
 def judge(questions: list[Question], texts: list[str], finished: list[bool], scorers: Scorers) -> list[dict]:

@@ -12,7 +12,7 @@ __all__ = ["ENGINES", "Completion", "Engine", "Sampling", "StaleWeights", "start
 def _transformers(recipe: Recipe, *_) -> Engine:
     from cpt.rollouts.transformers import TransformersEngine
 
-    return TransformersEngine(recipe.rollouts.batch_size)
+    return TransformersEngine(recipe.rollouts.batch_size, recipe.rollouts.batch_tokens)
 
 
 def _vllm(recipe: Recipe, *where) -> Engine:

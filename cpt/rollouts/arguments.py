@@ -13,7 +13,7 @@ from cpt.signatures import class_fields, wrong_type
 
 LONGEST_SOCKET = 107  # bytes of a Unix socket's path
 OURS = {  # keys of the recipe that are not vLLM's
-    "transformers": {"engine", "batch_size"},
+    "transformers": {"engine", "batch_size", "batch_tokens"},
     "vllm": {"engine", "sleep"},
     "server": {"engine", "url", "transfer", "directory", "devices", "port", "start_timeout", "patience"},
 }

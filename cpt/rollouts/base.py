@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from cpt.rollouts.batches import Limits
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -54,6 +56,7 @@ class Engine(Protocol):
     Every rank calls the same methods in the same order, each with its own prompts.
     """
 
+    limits: Limits  # of the prompts that an evaluation gives to one call
     rollout_tokens: int  # completion tokens generated so far for this rank
     corrected: bool  # whether its logprobs are a sampler's own, so that training must correct for the mismatch
 
@@ -73,7 +76,8 @@ class Engine(Protocol):
         """One completion for each prompt (token ids), in their order.
 
         `sampling` is one for all or one for each. Neighbours that are equal in both are a group: their prefix is computed
-        once. `on_done` hears how many prompts are finished so far.
+        once. `on_done` hears how many prompts are finished so far. With a seed, or greedy, the answers depend on the weights
+        and on the prompts of this call alone; a server's also on how its requests meet.
         """
 
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[list[float]]:

@@ -20,10 +20,12 @@ import torch
 from cpt.models import stop_ids
 from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, StaleWeights, Tensors, each_sampling, groups
+from cpt.rollouts.batches import Limits
 from cpt.rollouts.fingerprints import Witness, adapter_digests
 from cpt.rollouts.transformers import score
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 2e-2}  # of the mean difference of logprobs (nats)
+TOGETHER = Limits(1024)  # prompts of an evaluation in one call: vLLM makes its own batches of them
 PROBE = Sampling(max_tokens=8, logprobs=True, options={"ignore_eos": True})
 ADAPTER = "policy-"  # and a number: the names of a LoRA policy's adapters
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class CopyingEngine(ABC):
     """See `rollouts.base.Engine`. `place` is a folder for files on the way; `probes` are the fixed prompts (token ids)."""
 
     corrected = True
+    limits = TOGETHER
 
     def __init__(self, recipe: Recipe, place: Path, probes: Sequence[list[int]]):
         self.recipe, self.place, self.probes = recipe, place, list(probes)
@@ -143,7 +146,7 @@ class CopyingEngine(ABC):
         completions = [each for made in self._complete(requests, None) for each in made]
         ids = [completion.token_ids for completion in completions]
         prompts = [request.prompt for request in requests]
-        policys = score(model, prompts, ids, batch_size=len(self.probes), pad_id=self.stop_ids[0])
+        policys = score(model, prompts, ids, Limits(len(self.probes)), self.stop_ids[0])
         engines = [each for completion in completions for each in completion.logprobs]
         off = (torch.tensor(engines) - torch.tensor([each for logprobs in policys for each in logprobs])).abs()
         limit = TOLERANCE[self.dtype]

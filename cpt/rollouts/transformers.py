@@ -12,16 +12,17 @@ from transformers import GenerationConfig, StoppingCriteria
 from cpt import ranks
 from cpt.models import stop_ids
 from cpt.rollouts.base import Completion, Sampling, Tensors, each_sampling
+from cpt.rollouts.batches import Limits, batches
 from cpt.stop import Stop, current
 
 
 class TransformersEngine:
-    """See `rollouts.base.Engine`. `batch_size` bounds how many prompts are continued at once."""
+    """See `rollouts.base.Engine`. A batch has at most `batch_size` prompts and, with their answers, `batch_tokens` tokens."""
 
     corrected = False
 
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
+    def __init__(self, batch_size: int, batch_tokens: int | None = None):
+        self.limits = Limits(batch_size, batch_tokens)
         self.rollout_tokens = 0
         self.model = None
         self.stop_ids: list[int] = []
@@ -65,22 +66,20 @@ class TransformersEngine:
         return completions
 
     def _alike(self, prompts: list[list[int]], sampling: Sampling, on_done) -> list[Completion]:
-        config = self._generation_config(sampling)
-        # The longest first: an out-of-memory error comes at once, and rows of one batch are of similar length.
-        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        config, done = self._generation_config(sampling), 0
         completions: list[Completion | None] = [None] * len(prompts)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices, enabled=sampling.seed is not None), torch.no_grad():
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
+            for batch in batches([len(prompt) for prompt in prompts], sampling.max_tokens, self.limits):
                 for index, completion in zip(batch, self._batch([prompts[i] for i in batch], config), strict=True):
                     completions[index] = completion
+                done += len(batch)
                 if ranks.world_size() == 1:  # several ranks look when all have their answers
                     current().check_cut()
                 if on_done:
-                    on_done(start + len(batch))
+                    on_done(done)
         return completions
 
     def _generation_config(self, sampling: Sampling) -> GenerationConfig:
@@ -117,7 +116,7 @@ class TransformersEngine:
         return [_cut(ids, stop) for ids in out_BT[:, ids_BT.size(1) :].tolist()]
 
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[list[float]]:
-        return score(self.model, prompts, completions, self.batch_size, self.pad_id)
+        return score(self.model, prompts, completions, self.limits, self.pad_id)
 
 
 class CutBySignal(StoppingCriteria):
@@ -131,18 +130,25 @@ class CutBySignal(StoppingCriteria):
 
 
 @torch.no_grad()
-def score(model, prompts: Sequence, completions: Sequence, batch_size: int, pad_id: int) -> list[list[float]]:
+def score(model, prompts: Sequence, completions: Sequence, limits: Limits, pad_id: int) -> list[list[float]]:
     """The log-probability (nats) that `model` gives to each token of each completion after its prompt (no dropout)."""
-    training, scored = model.training, []
+    rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    scored: list[list[float]] = [[] for _ in rows]
+    own = model.get_base_model() if hasattr(model, "peft_config") else model
+    training = model.training
     model.eval()
-    for start in range(0, len(prompts), batch_size):
-        continued = completions[start : start + batch_size]
-        rows = [p + c for p, c in zip(prompts[start : start + batch_size], continued, strict=True)]
-        ids_BT, mask_BT = left_pad(rows, pad_id, model.device)
+    for batch in batches([len(row) for row in rows], 0, limits):
+        ids_BT, mask_BT = left_pad([rows[i] for i in batch], pad_id, model.device)
         positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
-        logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT).logits
-        logps_BT = logits_BTV[:, :-1].float().log_softmax(-1).gather(-1, ids_BT[:, 1:, None]).squeeze(-1)
-        scored += [logps_BT[i, -len(c) :].tolist() if c else [] for i, c in enumerate(continued)]
+        # Of a long prompt the logits would be the largest tensor of all: none but those before an answer's token are made.
+        kept = min(ids_BT.size(1), 1 + max(len(completions[i]) for i in batch))
+        few = {"logits_to_keep": kept} if own._supports_logits_to_keep() else {}
+        out = model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, **few)
+        logits_BCV = out.logits[:, -kept:]
+        ids_BC = ids_BT[:, ids_BT.size(1) - kept + 1 :]
+        logps_BC = logits_BCV[:, :-1].float().log_softmax(-1).gather(-1, ids_BC[:, :, None]).squeeze(-1)
+        for i, logps_C in zip(batch, logps_BC.tolist(), strict=True):
+            scored[i] = logps_C[len(logps_C) - len(completions[i]) :]
     model.train(training)
     return scored
 

@@ -100,6 +100,7 @@ class VllmEngine(CopyingEngine):
             self._prove(self.policy[0], self._send())
         self._wake("weights")
         self._wake("kv_cache")
+        self.llm.reset_prefix_cache()  # a prompt that is read in part takes another arithmetic than one read whole
         with kept_random_state(seed), suppress(Interrupted):  # every rank comes to the check, also one that was cut
             completions = super().generate([p for p, _ in whole], [s for _, s in whole], on_done)
         current().check_cut()
