@@ -11,6 +11,7 @@ from cpt.data import sources
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.recipe_strategies import words as strategy_words
+from cpt.rollouts import memory
 from cpt.stages.arguments import ROLLOUT_KINDS, arguments, group_of, value_of
 
 NO_VALIDATION = (
@@ -35,7 +36,7 @@ def describe(recipe: Recipe, out: Path, unseen: Sequence[str] = ()) -> str:
     """The plan as text: tasks, stages, rows, steps, evaluation, disk; and what the checks could not look at."""
     suites = suites_of(recipe)
     lines = [f"{recipe.name}: {recipe.description}".rstrip(": "), f"  model     {model_line(recipe)}"]
-    lines += [f"  run       {out}", f"  rollouts  {recipe.rollouts.engine}", "", "  stream"]
+    lines += [f"  run       {out}", f"  rollouts  {memory.words(recipe, config_of(recipe))}", "", "  stream"]
     for number, task in enumerate(recipe.stream, start=1):
         lines.append(f"    {number:02d} {task.task}: {rows_line(task)}; judged by {task.verifier.kind}")
         for stage in task.stages:
@@ -212,18 +213,22 @@ def disk_line(recipe: Recipe) -> str:
     return f"about {human(points)} for {len(recipe.stream) + 1} points, and up to {human(running)} while a stage runs"
 
 
-WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
 def width(recipe: Recipe) -> int:
-    """Bytes of a trained weight; of dtype auto what the model's config says."""
-    if recipe.model.dtype != "auto":
-        return WIDTHS[recipe.model.dtype]
+    """Bytes of a trained weight."""
+    return memory.value_bytes(recipe.model.dtype, config_of(recipe))
+
+
+def config_of(recipe: Recipe) -> dict[str, Any]:
+    """The model's config.json; empty where it is not here, or is none."""
+    if recipe.model.path == "tiny":
+        from cpt import tiny
+
+        return tiny.SHAPE | {"vocab_size": len(tiny.VOCABULARY)}
     try:
         config = json.loads(Path(os.path.expanduser(recipe.model.path), "config.json").read_text(encoding="utf-8"))
-        return WIDTHS.get(config.get("dtype") or config.get("torch_dtype"), 4)
-    except (OSError, ValueError, AttributeError):
-        return 4
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def state_bytes(spec: Any, trained: int, each: int) -> int:

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 from fakes import recipe, write_recipe
 
-from cpt.rollouts.batches import Limits, batches, cache_bytes, logit_bytes
+from cpt import plan
+from cpt.rollouts.batches import Limits, batches
+from cpt.rollouts.memory import cache_bytes, logit_bytes, words
 
 PROMPTS, TOKENS = 5, 90  # several batches of each task
 
@@ -17,6 +19,24 @@ def test_batches_of_at_most_so_many_prompts_and_tokens():
     assert batches([100, 5], 10, Limits(99, 60)) == [[0], [1]], "one that is too long by itself is asked by itself"
     assert batches([], 10, Limits(2)) == []
     assert batches([7, 7, 7, 7], 1, Limits(99, 17)) == [[0, 1], [2, 3]], "neighbours of one length stay neighbours"
+
+
+def test_the_plan_says_the_memory_of_a_batch(tmp_path):
+    from cpt.recipe import load
+
+    quickstart = load("quickstart")
+    assert words(quickstart, plan.config_of(quickstart)) == (
+        "transformers, batches of up to 256 prompts and 16,384 tokens (25 MB of KV cache and logits)"
+    )
+    real = load("qwen3-0.6b-stream")
+    config = {"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
+    assert words(real, config | {"hidden_size": 1024, "vocab_size": 151_936}).endswith(
+        "(7.6 GB of KV cache and logits)"
+    )
+    for strange in ("", "[]", "{", '{"text_config": 3}', '{"num_hidden_layers": "2", "n_head": 4, "n_embd": 8}'):
+        (tmp_path / "config.json").write_text(strange)
+        there = load("quickstart", [f"model.path={tmp_path}", "model.dtype=auto"])
+        assert words(there, plan.config_of(there)).endswith("16,384 tokens")
 
 
 def test_the_memory_of_a_token_and_of_logits():
@@ -105,7 +125,10 @@ def test_what_else_is_asked_and_in_how_many_processes_changes_no_answer(ask):
 
 
 REVERSE = {"source": "procedural", "name": "reverse", "eval": 17}
-SUITE = {"name": "held", "tasks": [{"task": "reverse", "data": REVERSE, "reward": "exact", "max_completion_length": 12}]}
+SUITE = {
+    "name": "held",
+    "tasks": [{"task": "reverse", "data": REVERSE, "reward": "exact", "max_completion_length": 12}],
+}
 
 
 def test_cpt_eval_and_the_run_answer_alike(cpt, tmp_path):

@@ -1,12 +1,16 @@
 """Rollout engines: one engine a run, used by training and by evaluation. ENGINES maps the recipe's name to its builder."""
 
+import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from cpt.recipe import Recipe
+from cpt.rollouts import memory
 from cpt.rollouts.base import Completion, Engine, Sampling, StaleWeights
 
 __all__ = ["ENGINES", "Completion", "Engine", "Sampling", "StaleWeights", "start"]
+log = logging.getLogger(__name__)
 
 
 def _transformers(recipe: Recipe, *_) -> Engine:
@@ -36,4 +40,6 @@ def start(recipe: Recipe, base: Path, place: Path, probes: Sequence[list[int]], 
     `base` is the model that the run starts from, `place` a folder for the engine's own files, `probes` a few prompts (token
     ids) on which engine and policy are compared after every sync; what the engine prints goes to `logfile`.
     """
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    log.info("rollouts: %s", memory.words(recipe, config))
     return ENGINES[recipe.rollouts.engine](recipe, base, place, probes, logfile)
