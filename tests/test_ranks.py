@@ -56,6 +56,7 @@ def mixed(tmp_path):
     """Three stages of ten steps on 40 rows: with several processes a stage goes through its rows more than once."""
     content = recipe("sft", "dpo", "rlvr", tasks=("reverse",), evaluate=21)
     content["stream"][0]["data"]["train"] = 40
+    content["rollouts"] = {"batch_size": 4}  # several batches for each process
     for stage in content["stream"][0]["stages"]:
         stage["args"] |= {"max_steps": 10, "save_steps": 2}
     return write_recipe(tmp_path / "recipe.yaml", content)
@@ -85,6 +86,15 @@ def test_the_launchers_configs_are_found():
     assert (ranks.launchers() / "ddp-cpu.yaml").is_file()
 
 
+def answers_of_one_process(folder: Path) -> list[str]:
+    """The completions of `cpt eval` of the finished run, in the order of its own evaluation."""
+    task = {"task": "reverse", "data": {"source": "procedural", "name": "reverse", "eval": 21}, "reward": "exact"}
+    suite = write_recipe(folder / "suite.yaml", {"name": "again", "tasks": [task]})
+    words = ["eval", folder / "alone", "--suite", suite, "--out", folder / "answers.jsonl"]
+    subprocess.run([sys.executable, "-m", "cpt", *map(str, words)], check=True, env=environment(), timeout=200)
+    return [json.loads(line)["completion"] for line in (folder / "answers.jsonl").open()]
+
+
 @pytest.mark.slow
 def test_two_processes_and_a_kill(mixed, tmp_path, tiny_folder):
     """The stream on two ranks; killed (all, -9) inside each stage and started again, it ends with the same weights."""
@@ -98,6 +108,7 @@ def test_two_processes_and_a_kill(mixed, tmp_path, tiny_folder):
     lines = [json.loads(line) for line in (tmp_path / "alone" / "evaluations" / "01-reverse.jsonl").open()]
     assert len({line["row"] for line in lines}) == len(lines) == 21, "a question is asked twice or never"
     assert results["complete"]
+    assert answers_of_one_process(tmp_path) == [line["completion"] for line in lines]
 
     out = tmp_path / "killed"
     for stage, step in (("0-sft", 4), ("1-dpo", 4), ("2-rlvr", 6)):  # all in the second epoch of their stage

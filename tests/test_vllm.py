@@ -136,6 +136,38 @@ def test_the_engine_scores_and_draws_as_the_policy_does(engines, policy, tokeniz
         torch.testing.assert_close(torch.tensor(completion.logprobs), torch.tensor(expected), atol=1e-4, rtol=0)
 
 
+def test_what_else_is_asked_changes_no_answer(engines, tiny_folder, tmp_path):
+    """The draws of an evaluation too: each task is asked by itself, and from a seed of its batch."""
+    from cpt.data.stream import load_stream
+    from cpt.evaluation.evaluate import evaluate
+    from cpt.recipe import load
+    from cpt.rewards import Scorers
+    from cpt.screen import QUIET, Screen
+    from cpt.stop import Stop
+
+    def asked(*tasks: str) -> list[dict]:
+        content = with_engine(recipe("sft", tasks=tasks, evaluate=9))
+        content["evaluation"]["sampled"] = {"k": [2], "samples": 4}
+        spec = load(write_recipe(tmp_path / "recipe.yaml", content))
+        with Scorers() as scorers:
+            lines, _ = evaluate(
+                tiny_folder,
+                tiny_folder,
+                spec,
+                load_stream(spec, {}),
+                engine=engines["full"],
+                scorers=scorers,
+                screen=Screen(QUIET),
+                stop=Stop(),
+                label="",
+            )
+        return [line for line in lines if line["task"] == "reverse"]
+
+    alone = asked("reverse")
+    assert len(alone) == 9 + 36 and len({line["completion"] for line in alone}) > 9
+    assert asked("sort", "reverse", "caesar") == alone
+
+
 def skipped(engine, monkeypatch, model):
     """The weights are never loaded, and nobody counts."""
     monkeypatch.setattr(engine, "_push", lambda tensors: list(tensors))
