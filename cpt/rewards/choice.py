@@ -21,10 +21,11 @@ from cpt.plain_text import TEXT_COMMAND, WORD, after_thinking, without_markup
 
 NEAR = 50  # characters before and after a letter that are looked at
 MARKED = re.compile(r"\\f?boxed ?\{([^{}]{0,200})\}|<answer>([^<]{0,200})</answer>", re.IGNORECASE)
+EMPHASISED = re.compile(r"(?<![\w*_`])(\*{1,3}|_{1,3}|`)([^\W_])\1(?![\w*_`])")  # "**B** Paris" is "(B) Paris"
 TURN = re.compile(r"(?:^|(?<=[?.] ))A: ?(?=[(\[]?\w[)\]]?\.?$)", re.MULTILINE)  # "A: B" after a "Q:"
 PREFIX = r"(?:option|choice|answer|letter|statement) "
 NOUN = (
-    r"(?:\b(?:answers?|ans|options?|choices?|selection|solution|guess|pick|verdict|conclusion|respuesta|antwort|r[ée]ponse|"
+    r"(?:\b(?:answers?|ans|options?|choices?|letter|selection|solution|guess|pick|verdict|conclusion|respuesta|antwort|r[ée]ponse|"
     r"risposta|resposta|ответ)\b|答案|选项|答え|정답)[\"']?(?: [a-z0-9'-]{1,14}){0,6}?"
 )
 LINK = (
@@ -35,7 +36,10 @@ FILLER = (
     r"(?:\s?(?:therefore|thus|clearly|definitely|certainly|probably|likely|most|actually|indeed|simply|then|the|option|choice|"
     r"letter|answer|statement|number)\b:?){0,3}\s?"
 )
-TAKES = r"\b(?:choose|chose|pick|picked|select|selected|go with|going with|opt for|settle on|answer with) (?:the )?"
+TAKES = (
+    r"\b(?:choose|chose|pick|picked|select|selected|go with|going with|opt for|settle on|answer with|"
+    r"i think|i believe|i guess|i'd say|i would say)(?: (?:it is|it's|that))? (?:the )?"
+)
 CONCLUDES = r"\b(?:so|thus|therefore|hence|conclude),?(?: that)?(?: (?:it is|it's|it must be|that's|that is))? "
 STATED = rf"(?:{NOUN}{LINK}{FILLER}|(?:{TAKES}|{CONCLUDES})(?:{PREFIX})?)"
 UNSURE = re.compile(
@@ -45,9 +49,9 @@ NOT = r"(?:\b(?:not|wrong|incorrect|false|never|cannot|worst|first|no)\b|n't)"
 NOT_INSIDE = re.compile(NOT)
 NOT_NOUN = re.compile(rf"{NOT}(?: \w+){{0,2}} $")
 NOT_BEFORE = re.compile(
-    r"(?:\b(?:not|never|cannot|neither|nor|eliminate|exclude|excluding|except|rule out|ruled out|discard|reject|rather than|"
-    r"instead of|incorrect|wrong|false)|n't):?(?: (?:be|the|a|really|necessarily|choose|pick|select|both|either)){0,2} "
-    rf"(?:{PREFIX})?$",
+    r"(?:\b(?:not|never|cannot|neither|nor|eliminate|exclude|excluding|except|rule out|ruled out|discard|reject|incorrect|"
+    r"wrong|false|(?:rather|other) than|instead of|(?:all|any|anything|everything) but)|n't):?"
+    rf"(?: (?:be|the|a|really|necessarily|choose|pick|select|both|either)){{0,2}} (?:{PREFIX})?$",
 )
 VERB = r"(?:is|are|was|would be|seems|looks|must be|should be|can be|could be)"
 ADVERB = (
@@ -71,11 +75,11 @@ ENDED = re.compile(r"[)\]]{0,2}(?:[.:;!?)\]\"'。]|$|\n| [-–—] )")
 LINE_ENDED = re.compile(r"[)\]]{0,2}(?:。|[.:)\]](?=\s|$)|\n|$| [-–—] |[!?,]| because\b| since\b)")
 PREFIXED = re.compile(rf"\b{PREFIX}$")
 FOLLOWED = re.compile(  # by a word that makes the letter one
-    r" (?!(?:because|since|as|is|isn't|and|or|for|but|due|which|not|while|was|also|would|could|should|must|may|can|can't|"
-    r"cannot|does|doesn't|fits|seems|rather|instead|over)\b)\w"
+    r" (?!(?:because|since|as|is|are|isn't|aren't|and|or|for|but|due|which|not|while|was|also|would|could|should|must|may|"
+    r"can|can't|cannot|does|doesn't|fits|seems|rather|instead|over)\b)\w"
 )
 LEADS_TO = re.compile(  # what may stand before a letter that is a choice: "it must be B"; not "vitamin B"
-    r"(?:^|[\n.,:;!?(\[\"'/&–—-] ?|"
+    r"(?:^|\n|[^\w\s] ?|"
     r"\b(?:is|are|be|was|it's|that's|say|think|guess|believe|with|for|probably|definitely|clearly|likely|therefore|thus|hence|"
     r"so|then|not|n't|or|and|both|either|neither|nor|only|just|leaves|leaving|remains|of|out|than|except|exclude|eliminate|"
     r"discard|reject|between|among|to|favor|favour|but) )$",
@@ -100,7 +104,7 @@ def reader(spec: dict):
     letters = spec.get("choices", "ABCD")
     either = "[" + "".join(dict.fromkeys(letters.upper() + letters.lower())) + "]"
     one = rf"{either}(?!{WORD}|[&°#+%]|['-]{WORD}|[.,]\w)"
-    letter = re.compile(rf"(?<!{WORD})(?<![.&+°'-])(?<!\d )([(\[]{{0,2}})({one})([)\]]?)")
+    letter = re.compile(rf"(?<!{WORD})(?<![.&+°'-])(?<!\d )(?<!{WORD}[(\[])([(\[]{{0,2}})({one})([)\]]?)")
     stated = re.compile(rf"{STATED}[\"']?(?=[(\[]{{0,2}}{one})")
 
     def chosen(completion: str, row: dict) -> str | None:
@@ -111,7 +115,8 @@ def reader(spec: dict):
             found = mentions(without_markup(boxed or marked), letter, stated)
             if found and found[0].begins_line:
                 return only(found[0].letters)
-        return decided(mentions(TURN.sub("", without_markup(text)), letter, stated))
+        text = without_markup(EMPHASISED.sub(r"(\2)", text))
+        return decided(mentions(TURN.sub("", text), letter, stated))
 
     return chosen
 
