@@ -326,9 +326,26 @@ def texts_of(tokenizer, completions: Sequence) -> list[str]:
 
 def stop_ids(model, tokenizer) -> list[int]:
     """Every id that ends a completion: the tokenizer's end of sequence and those the model's generation config names."""
-    own = model.generation_config.eos_token_id
+    return together(tokenizer.eos_token_id, model.generation_config.eos_token_id)
+
+
+def stop_ids_of(folder: Path, tokenizer, recipe: Recipe) -> list[int]:
+    """`stop_ids` of the model in `folder`, whose weights are not loaded. Raises UserError where its configs cannot be read."""
+    from transformers import GenerationConfig
+
+    file = folder / "generation_config.json"
+    if file.is_file():
+        with loading("generation config (generation_config.json)", folder):
+            own = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    else:
+        own = GenerationConfig.from_model_config(load_config(folder, recipe)).eos_token_id
+    return together(tokenizer.eos_token_id, own)
+
+
+def together(eos: int, own: int | list[int] | None) -> list[int]:
+    """The tokenizer's end of sequence and the model's own, each once."""
     own = [] if own is None else [own] if isinstance(own, int) else list(own)
-    return list(dict.fromkeys([tokenizer.eos_token_id, *own]))
+    return list(dict.fromkeys([eos, *own]))
 
 
 def answer_stops(tokenizer, spec) -> tuple[int, ...]:

@@ -156,11 +156,32 @@ class Judged(Strict):
     metric: Reward | None = Field(None, description="correctness in [0, 1], for evaluation; the reward where left out")
     max_completion_length: int | None = Field(None, gt=0, description="tokens of an evaluated answer")
     stop: tuple[str, ...] = Field((), description="tokens that end an answer, besides the model's own end of sequence")
+    prompt: Literal["chat", "raw"] | None = Field(
+        None,
+        description="How prompts that are strings are sent: as a user's message by the chat template, or as they are. Left "
+        "out, as chats if the model stops where its chat template ends an answer",
+    )
+    system: str | None = Field(
+        None, min_length=1, description="System message put before every chat that has none of its own"
+    )
+    special_tokens: Literal["strip", "keep"] = Field(
+        "strip", description="Whether verifiers are given answers with or without the tokenizer's special tokens"
+    )
+    overlong: Literal["refuse", "drop", "truncate"] = Field(
+        "refuse",
+        description="What happens to rows that are too long: stop, leave them out, or cut what is trained on",
+    )
 
     @property
     def verifier(self):
         """What evaluation judges by."""
         return self.metric or self.reward
+
+    @model_validator(mode="after")
+    def system_is_of_chats(self):
+        if self.system is not None and self.prompt == "raw":
+            raise ValueError("system is a message of a chat, and `prompt: raw` sends none: take one of the two out")
+        return self
 
     @model_validator(mode="after")
     def can_be_judged(self):
