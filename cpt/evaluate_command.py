@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 
 from cpt import checks, models, ranks, rollouts
 from cpt.checks.surroundings import check_suites
+from cpt.data import encoding
 from cpt.data.stream import load_stream
 from cpt.errors import UserError
 from cpt.evaluation.evaluate import evaluate
@@ -45,7 +46,9 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
         stop.within(PROMPT),
     ):
         log = Path(place, "engine.log")
-        with closing(rollouts.start(recipe, base, Path(place), probes(recipe, stream, tokenizer), log)) as engine:
+        with closing(
+            rollouts.start(recipe, base, Path(place), probes(stream, encoding.load(folder, base, recipe)), log)
+        ) as engine:
             lines, cost = evaluate(
                 folder,
                 base,

@@ -330,7 +330,7 @@ def stop_ids(model, tokenizer) -> list[int]:
 
 
 def stop_ids_of(folder: Path, tokenizer, recipe: Recipe) -> list[int]:
-    """`stop_ids` of the model in `folder`, whose weights are not loaded. Raises UserError where its configs cannot be read."""
+    """`stop_ids` of the model in `folder`, by its files. Raises UserError where these cannot be read."""
     from transformers import GenerationConfig
 
     file = folder / "generation_config.json"

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from cpt import ranks
+from cpt.data import encoding
 from cpt.data.memory import sft_forms
 from cpt.data.stream import TaskData
-from cpt.data.table import table
 from cpt.files import is_intact, seal, write_json
 from cpt.recipe_stages import Sft
-from cpt.stages import STAGES, StageContext
+from cpt.stages import StageContext
 
 RECORD = "rehearsal.json"
 
@@ -49,9 +49,14 @@ def rehearse(
 
 def train(ctx, tasks, rewinding, memory, name, source, folder) -> dict[str, Any]:
     """See `rehearse`."""
+    from cpt.stages.sft import train_on
+
     number = name.split("-")[0]
     key, stage = f"strategies.{number}.memory", f"{name}-memory"
-    forms = [form for *_, form in sft_forms(tasks, ctx.recipe.data.seed, memory.rows, key)]
+    encoders = encoding.load(source, ctx.base, ctx.recipe)
+    by_task = {task.name: encoders.of(task.spec) for task in tasks}
+    forms = sft_forms(tasks, ctx.recipe.data.seed, memory.rows, key)
+    lessons = [(by_task[task.name], form) for task, _, form in forms]
     own = replace(
         ctx,
         stage=Sft(kind="sft", args=memory.args),
@@ -65,13 +70,13 @@ def train(ctx, tasks, rewinding, memory, name, source, folder) -> dict[str, Any]
         rewind=partial(rewinding, stage),
         notes=[],
     )
-    record = STAGES["sft"](own, table(forms), [])
+    record = train_on(own, lessons, [])
     gc.collect()
     ctx.screen.line(
-        f"{ctx.task.name} {stage}: {record['steps']} steps in {record['seconds']:.1f} s on {len(forms)} rows kept of "
+        f"{ctx.task.name} {stage}: {record['steps']} steps in {record['seconds']:.1f} s on {len(lessons)} rows kept of "
         f"{', '.join(task.name for task in tasks)}"
     )
-    return {"rows": len(forms)} | {key: record[key] for key in ("steps", "seconds", "train_tokens")}
+    return {"rows": len(lessons)} | {key: record[key] for key in ("steps", "seconds", "train_tokens")}
 
 
 def finish(folder: Path, told: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from cpt import checks, manifest, models, ranks, report, rollouts, stages
+from cpt.data import encoding
+from cpt.data.encoding import Encoding
 from cpt.data.memory import memories
 from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
 from cpt.errors import UserError
@@ -99,14 +101,14 @@ def prepare(this: Run) -> list[list[int]]:
     last = ranks.on_main(lambda: [point for point in points if this.rundir.committed(point)][-1])
     if last.task is not None:
         this.screen.line(f"going on after {last.name} in {this.rundir.path}")
-    return probes(this.recipe, this.stream, models.load_tokenizer(folder, this.recipe))
+    return probes(this.stream, encoding.load(folder, folder, this.recipe))
 
 
-def probes(recipe: Recipe, stream: Stream, tokenizer) -> list[list[int]]:
+def probes(stream: Stream, model: Encoding) -> list[list[int]]:
     """The first evaluation prompts of the tasks, in turn."""
     tasks = [*stream.tasks, *(task for suite in stream.suites.values() for task in suite)]
-    rows = [task.eval[i] for i in range(PROBES) for task in tasks if i < len(task.eval)]
-    return models.encode_prompts(tokenizer, [row["prompt"] for row in rows[:PROBES]], recipe)
+    asked = [(model.of(task.spec), task.eval[i]) for i in range(PROBES) for task in tasks if i < len(task.eval)]
+    return encoding.prompts(asked[:PROBES])
 
 
 def complete(this: Run) -> bool:

@@ -72,6 +72,7 @@ def with_policy(recipe, folder: Path):
 def speed(case: Case, pairs: int, folder: Path) -> dict:
     """Tokens a second of both, on one engine, from rows to texts; the two take turns to be first."""
     from cpt import models
+    from cpt.data import encoding
     from cpt.data.stream import load_stream
     from cpt.evaluation.evaluate import questions_of
     from cpt.recipe import suites_of
@@ -79,7 +80,8 @@ def speed(case: Case, pairs: int, folder: Path) -> dict:
     recipe = case.load("rollouts.sleep=0")
     engine, model, tokenizer = with_policy(recipe, folder)
     engine.sync(model, tokenizer)
-    questions = questions_of(recipe, load_stream(recipe, suites_of(recipe)), tokenizer)
+    base = models.resolve(recipe)
+    questions = questions_of(recipe, load_stream(recipe, suites_of(recipe)), encoding.load(base, base, recipe))
     prompts = [question.row["prompt"] for question, _ in questions]
     samplings = [sampling for _, sampling in questions]
     counted, generate = [], engine.llm.generate
@@ -92,9 +94,9 @@ def speed(case: Case, pairs: int, folder: Path) -> dict:
     engine.llm.generate = counting
 
     def cpt() -> list[str]:  # as evaluation/evaluate.py does
-        ids = models.encode_prompts(tokenizer, prompts, recipe)
+        ids = encoding.prompts([(question.encoder, question.row) for question, _ in questions])
         completions = engine.generate(ids, samplings, lambda done: None)
-        return tokenizer.batch_decode([each.token_ids for each in completions], skip_special_tokens=True)
+        return [q.encoder.text(each.token_ids) for (q, _), each in zip(questions, completions, strict=True)]
 
     sides = {"cpt": cpt, "lm-eval": lm_eval_side(engine.llm, models.resolve(recipe), prompts, samplings)}
     found = {"cpt": [], "lm-eval": [], "ratio": []}

@@ -147,7 +147,7 @@ class StageBench:
     """One stage, run by cpt (`ours`) and by the plain trainer (`plain`) from the same model, rows, seed and arguments."""
 
     def __init__(self, kind: str, folder: Path):
-        from cpt.data.stream import load_stream, stage_rows
+        from cpt.data.stream import load_stream, stage_forms, stage_rows
         from cpt.recipe import load
         from cpt.screen import QUIET, Screen, hush_libraries
 
@@ -161,6 +161,8 @@ class StageBench:
             train = [row | {"chosen": row["demonstration"], "rejected": row["answer"][::-1]} for row in self.task.train]
             self.task = type(self.task)("reverse", train, [], self.task.eval, self.task.spec)
         self.rows = stage_rows(self.task, kind)
+        forms = zip(stage_forms(self.task, kind), self.task.train, strict=True)
+        self.plain_rows = [form | ({"answer": row["answer"]} if kind == "rlvr" else {}) for form, row in forms]
 
     def clock(self):
         """A callback that notes when each step ends, and the losses."""
@@ -232,6 +234,7 @@ class StageBench:
 
     def plain(self) -> tuple[float, list[float]]:
         import trl
+        from datasets import Dataset
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from cpt import models
@@ -248,7 +251,7 @@ class StageBench:
         trainer = trainer_class(
             model=AutoModelForCausalLM.from_pretrained(source, dtype="float32"),
             args=config,
-            train_dataset=self.rows,
+            train_dataset=Dataset.from_list(self.plain_rows),
             processing_class=AutoTokenizer.from_pretrained(source, padding_side="left"),
             callbacks=[clock],
             **options,
@@ -258,10 +261,9 @@ class StageBench:
         return clock.per_step(), clock.losses
 
     @staticmethod
-    def plain_reward(completions, row, **_):
+    def plain_reward(completions, answer, **_):
         """What a user would write for exact match."""
-        answers = [json.loads(each)["answer"] for each in row]
-        return [float(said[0]["content"].strip() == right) for said, right in zip(completions, answers, strict=True)]
+        return [float(said[0]["content"].strip() == right) for said, right in zip(completions, answer, strict=True)]
 
     @staticmethod
     def completion_for(prompt: list[int], number: int) -> list[int]:

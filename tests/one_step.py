@@ -5,6 +5,8 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from cpt import models, tiny
+from cpt.data import encoding
+from cpt.data.rows import packed
 from cpt.recipe import load
 from cpt.rollouts.base import Completion
 from cpt.stages.rlvr import RlvrStageTrainer
@@ -44,16 +46,17 @@ def trainer(folder, answers, rewards, parts=(), options=None, **args):
     given |= {"learning_rate": 1e-3, "lr_scheduler_type": "constant", "save_strategy": "no", "disable_tqdm": True}
     settings = load("quickstart")
     policy = models.load_policy(tiny.path(), tiny.path(), settings, trainable=True, seed=0)
-    tokenizer = models.load_tokenizer(tiny.path(), settings)
-    rows = Dataset.from_list([{"prompt": prompt, "row": "{}"} for prompt in PROMPTS])
+    encoder = encoding.load(tiny.path(), tiny.path(), settings).of(settings.stream[0])
+    rows = Dataset.from_list([packed({"prompt": prompt}) for prompt in PROMPTS])
     config = GRPOConfig(output_dir=str(folder), shuffle_dataset=False, logging_steps=1, **given | args)
     made = Looking(
         model=policy,
         reward_funcs=[reward],
         args=config,
         train_dataset=rows,
-        processing_class=tokenizer,
+        processing_class=encoder.tokenizer,
         engine=GivenAnswers(answers),
+        encoder=encoder,
         **options or {},
     )
     made.seen = []

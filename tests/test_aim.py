@@ -170,8 +170,7 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_training(tmp_path):
     assert not found()
     other = SimpleNamespace(name="two", train=[{"id": "two/1", "messages": [{"role": "assistant", "content": "ba"}]}])
     stream.tasks = (task, other, stream.tasks[1])
-    (line,) = found()
-    assert "row two/1, kept of stream.two, gives messages (messages) for SFT, and one/7" in line
+    assert not found(), "conversations beside prompts"
 
 
 # -- mistakes ------------------------------------------------------------------------------------------------------------

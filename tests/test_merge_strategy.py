@@ -253,7 +253,7 @@ def test_a_killed_search_goes_on(cpt, tmp_path):
 
 def test_a_search_asks_validation_rows_alone(tmp_path, monkeypatch):
     """Every prompt that an engine is given while a search judges, against the rows of both splits."""
-    from cpt import models
+    from cpt.data import encoding
     from cpt.data.stream import load_stream
     from cpt.rollouts.transformers import TransformersEngine
     from cpt.run import run
@@ -275,11 +275,12 @@ def test_a_search_asks_validation_rows_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(Merge, "_search", hear_search)
     monkeypatch.setattr(TransformersEngine, "generate", hear_generate)
     run(recipe, tmp_path / "run", Screen(QUIET))
-    tokenizer, stream = models.load_tokenizer(tmp_path / "run/points/00-base/model", recipe), load_stream(recipe, {})
+    base, stream = tmp_path / "run/points/00-base/model", load_stream(recipe, {})
+    model = encoding.load(base, base, recipe)
 
     def encoded(split: str) -> set[tuple]:
-        prompts = [row["prompt"] for task in stream.tasks for row in getattr(task, split)]
-        return {tuple(ids) for ids in models.encode_prompts(tokenizer, prompts, recipe)}
+        asked = [(model.of(task.spec), row) for task in stream.tasks for row in getattr(task, split)]
+        return {tuple(ids) for ids in encoding.prompts(asked)}
 
     assert asked == encoded("validation") and len(asked) == 12
     assert not asked & encoded("eval")

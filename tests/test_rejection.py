@@ -96,7 +96,7 @@ def test_what_is_kept_is_right(cpt, tmp_path):
     assert cpt("run", file, "--out", out, "--quiet", at={"place": STEP, "call": 1}) == -signal.SIGKILL, cpt.output
     (answers,) = (out / "points").rglob("answers.json")
     asked = json.loads(answers.read_text())["answers"]
-    prompts = [prompt_text(each["prompt"]) for each in asked]
+    prompts = [prompt_text(each["row"]["prompt"]) for each in asked]
     assert len(set(prompts)) == 64
     for prompt, each in zip(prompts, asked, strict=True):
         assert each["kept"] == [prompt.removeprefix("reverse").removesuffix("=")[::-1]] * (each["right"] > 0)

@@ -74,13 +74,15 @@ def test_dpo_forms():
         "chosen": "4",
         "rejected": "5",
     }
-    assert set(rows.dpo_row({"prompt": "q", "answer": "4"})) == {"prompt", "row"}  # pairs are made from the model
+    assert rows.dpo_row({"prompt": "q", "answer": "4"}) == {"prompt": "q"}  # pairs are made from the model
 
 
 def test_nothing_is_lost_on_the_way_to_the_verifier():
     row = {"id": "r1", "prompt": CHAT, "answer": "4", "metadata": {"deep": [1, {"a": None}], "text": "ä"}}
-    made = rows.rlvr_row(row)
-    assert rows.unpack([made["prompt"]], [made["row"]]) == [row]
+    for each in (row, row | {"tools": [{"name": "add"}]}, {"id": "r2", "messages": CHAT, "tools": None}):
+        made = rows.packed(each)
+        assert rows.unpack([made["prompt"]], [made["row"]]) == [each]
+    assert rows.unpack([rows.packed(row)["prompt"]]) == [{"prompt": CHAT}]
     assert rows.rlvr_row({"messages": CHAT}) is None
 
 

@@ -6,13 +6,14 @@ tokens that follow the prompt as evaluation encodes it: of a chat, what the temp
 the end of sequence. An answer ends with the first stop token: a line end that a template writes after it is not trained on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from cpt import models
-from cpt.data.rows import completion_messages, prompt_of
+from cpt.data.rows import completion_messages, prompt_of, unpack
 
 PROBE = {"prompt": [{"role": "user", "content": "Hello"}], "completion": "Yes"}
 
@@ -102,6 +103,14 @@ def load(folder, base, recipe) -> Encoding:
     return Encoding(tokenizer, models.stop_ids_of(base, tokenizer, recipe), recipe.model.chat_template_kwargs)
 
 
+def prompts(asked: "Iterable[tuple[Encoder, dict]]") -> list[list[int]]:
+    """Token ids of the prompt of each row, by the encoder of its task."""
+    found = []
+    for encoder, mine in groupby(asked, lambda each: each[0]):
+        found += encoder.prompts([row for _, row in mine])
+    return found
+
+
 class Encoder:
     """Encodes the rows of one task, and reads its answers.
 
@@ -173,6 +182,12 @@ class Encoder:
         for i, each in zip(chats, self._encoded(texts), strict=True):
             ids[i] = each
         return ids
+
+    def packed(self, texts: Sequence[str]) -> list[list[int]]:
+        """`prompts` of packed rows (`rows.packed`), of which neighbours may be the same."""
+        different = list(dict.fromkeys(texts))
+        ids = dict(zip(different, self.prompts(unpack(different)), strict=True))
+        return [list(ids[text]) for text in texts]
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of an answer as verifiers are given it: without the token that ended it."""

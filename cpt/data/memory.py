@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cpt.data.rows import NEEDS, STAGE_ROWS, Row, shape, shape_words
+from cpt.data.rows import NEEDS, STAGE_ROWS, Row
 from cpt.data.stream import TaskData
 from cpt.errors import UserError
 from cpt.recipe import Recipe
@@ -31,9 +31,8 @@ def sft_forms(tasks: Sequence[TaskData], seed: int, count: int, key: str) -> Ite
     """(task, row, what SFT trains on) for each row kept of `tasks`, the first ones of the stream; `key` is who keeps them.
 
     Raises:
-        UserError: a row has no demonstration, or is of another form than those before it.
+        UserError: a row has no demonstration.
     """
-    first = None
     for number, task in enumerate(tasks, start=1):
         for row in kept(task, number, seed, count):
             form = STAGE_ROWS["sft"](row)
@@ -41,12 +40,5 @@ def sft_forms(tasks: Sequence[TaskData], seed: int, count: int, key: str) -> Ite
                 raise UserError(
                     f"{key}: row {row['id']}, kept of stream.{task.name}, has {', '.join(sorted(row))}; to train on it again "
                     f"needs {NEEDS['sft']}"
-                )
-            mine = shape(form)
-            first = first or (mine, row["id"])
-            if mine != first[0]:
-                raise UserError(
-                    f"{key}: row {row['id']}, kept of stream.{task.name}, gives {shape_words(mine)} for SFT, and {first[1]} "
-                    f"{shape_words(first[0])}: what is trained together must be of one form"
                 )
             yield task, row, form

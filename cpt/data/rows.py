@@ -1,4 +1,4 @@
-"""A row is a plain dict. What it may hold, what each stage needs of it, and the forms that TRL wants.
+"""A row is a plain dict. What it may hold, what each stage needs of it, and what it teaches.
 
 | field | |
 |---|---|
@@ -8,6 +8,7 @@
 | demonstration | a good completion, for SFT (`completion` is another name for it) |
 | chosen, rejected | a preference |
 | messages | a whole conversation, for SFT |
+| tools | the tools that a chat may call, as JSON schemas, for the chat template |
 | answer_markers | the answer of a completion is what follows the last of these |
 | metadata | anything a verifier of the user's wants |
 """
@@ -16,13 +17,13 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 Row = dict[str, Any]
 
 FIELDS = ("id", "prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages", "answer_markers")
-FIELDS = (*FIELDS, "metadata")
+FIELDS = (*FIELDS, "tools", "metadata")
 CHAT_FIELDS = ("prompt", "completion", "demonstration", "chosen", "rejected", "messages")
 COMPLETIONS = ("completion", "demonstration", "chosen", "rejected")
 TEXT_ONLY_FIELDS = ("id", "answer")
@@ -120,36 +121,41 @@ def completion_messages(prompt: str | list, completion: str | list) -> str | lis
 
 
 def completion_text(completion: str | list) -> str:
-    """What TRL hands a reward: a text, or a list of messages of which the last is the answer."""
+    """The text of an answer: of a list of messages that of the last."""
     return completion if isinstance(completion, str) else completion[-1].get("content") or ""
 
 
 # -- what each stage trains on -------------------------------------------------------------------------------------------
 
 
+def lesson(row: Row, answer: str | list) -> Row:
+    """{prompt, completion}, and `tools` where the row has some: what is taught where the prompt is answered so."""
+    return {"prompt": row["prompt"], "completion": completion_messages(row["prompt"], answer)} | tools_of(row)
+
+
+def tools_of(row: Row) -> Row:
+    return {"tools": row["tools"]} if row.get("tools") else {}
+
+
 def sft_row(row: Row) -> Row | None:
     """{messages} or {prompt, completion}; None where the row has no demonstration."""
     if row.get("messages") is not None:
-        return {"messages": row["messages"]}
-    completion = row.get("demonstration") if row.get("demonstration") is not None else row.get("completion")
-    if completion is None:
-        return None
-    return {"prompt": row["prompt"], "completion": completion_messages(row["prompt"], completion)}
+        return {"messages": row["messages"]} | tools_of(row)
+    demonstration = demonstration_of(row)
+    return None if demonstration is None else lesson(row, demonstration)
 
 
 def dpo_row(row: Row) -> Row | None:
-    """{prompt, chosen, rejected}; without a preference a row to make pairs from; None where it can be neither."""
+    """{prompt, chosen, rejected}; without a preference the prompt to make pairs from; None where it can be neither."""
     if row.get("chosen") is not None and row.get("rejected") is not None:
         both = {name: completion_messages(row["prompt"], row[name]) for name in ("chosen", "rejected")}
-        return {"prompt": row["prompt"]} | both
+        return {"prompt": row["prompt"]} | both | tools_of(row)
     return rlvr_row(row)
 
 
 def rlvr_row(row: Row) -> Row | None:
-    """The prompt, and the rest of the row packed in one column, so that Arrow changes nothing in it."""
-    if row.get("prompt") is None:
-        return None
-    return {"prompt": row["prompt"], "row": pack(row)}
+    """{prompt}; None where there is none."""
+    return None if row.get("prompt") is None else {"prompt": row["prompt"]} | tools_of(row)
 
 
 def demonstration_of(row: Row) -> str | list | None:
@@ -189,19 +195,33 @@ def in_context(row: Row, template: str) -> str | list:
 
 
 def shape(form: Row) -> dict[str, str]:
-    """{field: text or messages} of what a stage takes."""
-    return {name: "text" if isinstance(value, str) else "messages" for name, value in form.items()}
+    """{field: text or messages} of what a stage takes. Any row may have tools."""
+    names = (name for name in form if name != "tools")
+    return {name: "text" if isinstance(form[name], str) else "messages" for name in names}
 
 
 def shape_words(shape: dict[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in shape.items())
 
 
+ASKED = ("prompt", "tools")  # what a prompt is made of
+
+
+def packed(row: Row) -> dict[str, str]:
+    """The columns of a stage's data set: what the row's prompt is made of, and the rest of the row, as JSON.
+
+    Arrow gives one type to a whole column, and would change rows whose messages or metadata differ in form.
+    """
+    asked = {name: row[name] for name in ASKED if row.get(name) is not None}
+    return {"prompt": pack(asked), "row": pack({name: row[name] for name in row if name not in asked})}
+
+
 def pack(row: Row) -> str:
     """`default`: a data set of the hub may hold dates and the like."""
-    return json.dumps({key: value for key, value in row.items() if key != "prompt"}, ensure_ascii=False, default=str)
+    return json.dumps(row, ensure_ascii=False, default=str)
 
 
-def unpack(prompts: Sequence, packed: Sequence[str]) -> list[Row]:
-    """The rows that `rlvr_row` packed."""
-    return [{"prompt": prompt} | json.loads(text) for prompt, text in zip(prompts, packed, strict=True)]
+def unpack(prompts: Iterable[str], rows: Iterable[str] | None = None) -> list[Row]:
+    """The rows of `packed`; of the prompts alone what they are made of."""
+    asked = [json.loads(text) for text in prompts]
+    return asked if rows is None else [one | json.loads(text) for one, text in zip(asked, rows, strict=True)]

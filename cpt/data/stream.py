@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cpt.data import sources
-from cpt.data.rows import NEEDS, STAGE_ROWS, Row, prompt_key, prompt_of, shape, shape_words, trained_prompts
+from cpt.data.rows import NEEDS, STAGE_ROWS, Row, packed, prompt_key, prompt_of, shape, shape_words, trained_prompts
 from cpt.data.table import table
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Suite, SuiteTask, Task
@@ -136,16 +136,16 @@ def refuse(task: TaskData, leaks: list[tuple[str, str]]) -> None:
 
 
 def stage_rows(task: TaskData, kind: str):
-    """The task's training rows as a `datasets.Dataset` in the form that TRL wants for this kind of stage.
+    """The task's training rows as a `datasets.Dataset`: each row packed, and its prompt beside it (`rows.packed`).
 
     Raises:
         UserError: a row lacks what the stage needs.
     """
-    return table(stage_forms(task, kind))
+    return table(packed(row) for row, _ in zip(task.train, stage_forms(task, kind), strict=True))
 
 
 def stage_forms(task: TaskData, kind: str) -> Iterator[Row]:
-    """See `stage_rows`."""
+    """What a stage of this kind takes of each training row. Raises UserError, as `stage_rows` does."""
     first = None
     for row in task.train:
         one = STAGE_ROWS[kind](row)

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from cpt import models, ranks
+from cpt.data import encoding
+from cpt.data.encoding import Encoder, Encoding
 from cpt.data.rows import prompt_text
 from cpt.data.stream import Stream, TaskData
 from cpt.recipe import Recipe
@@ -31,6 +33,7 @@ class Question:
 
     suite: str | None
     task: TaskData
+    encoder: Encoder
     row: dict
     mode: str
     sample: int
@@ -52,19 +55,24 @@ class Question:
         }
 
 
-def questions_of(recipe: Recipe, stream: Stream, tokenizer) -> list[tuple[Question, Sampling]]:
+def questions_of(recipe: Recipe, stream: Stream, model: Encoding) -> list[tuple[Question, Sampling]]:
     """All questions, each with how it is to be answered; the draws of one row are neighbours."""
     sets = [(None, task) for task in stream.tasks] + [(name, task) for name, s in stream.suites.items() for task in s]
     asked = []
     for suite, task in sets:
         limit = task.spec.max_completion_length or recipe.evaluation.max_completion_length
-        greedy = Sampling(max_tokens=limit, stop_ids=models.answer_stops(tokenizer, task.spec))
+        encoder = model.of(task.spec)
+        greedy = Sampling(max_tokens=limit, stop_ids=encoder.stops)
         rows = list(task.eval)
-        asked += [(Question(suite, task, row, "greedy", 0), greedy) for row in rows]
+        asked += [(Question(suite, task, encoder, row, "greedy", 0), greedy) for row in rows]
         sampled = recipe.evaluation.sampled
         if sampled is not None and suite is None:
             draw = replace(greedy, temperature=sampled.temperature, seed=EVALUATION_SEED)
-            asked += [(Question(suite, task, row, "sampled", i), draw) for row in rows for i in range(sampled.samples)]
+            asked += [
+                (Question(suite, task, encoder, row, "sampled", i), draw)
+                for row in rows
+                for i in range(sampled.samples)
+            ]
     return asked
 
 
@@ -128,11 +136,11 @@ def evaluate(
         Interrupted: a signal came (nothing of this evaluation is kept).
     """
     start, tokens_before = time.monotonic(), engine.rollout_tokens
-    tokenizer = models.load_tokenizer(folder, recipe)
+    encoders = encoding.load(folder, base, recipe)
     model = models.load_policy(folder, base, recipe, trainable=False).to(ranks.state().device).eval()
-    engine.sync(model, tokenizer)
-    asked = questions_of(recipe, stream, tokenizer)
-    prompts = models.encode_prompts(tokenizer, [question.row["prompt"] for question, _ in asked], recipe)
+    engine.sync(model, encoders.tokenizer)
+    asked = questions_of(recipe, stream, encoders)
+    prompts = encoding.prompts([(question.encoder, question.row) for question, _ in asked])
     mine = share_of(batches_of(asked, prompts, engine.limits))
     questions = [question for batch in mine for question in batch.questions]
     completions: list[Completion] = []
@@ -146,7 +154,7 @@ def evaluate(
         for batch in mine:
             completions += engine.generate(batch.prompts, batch.sampling, on_done)
             stop.check()
-        texts = models.texts_of(tokenizer, completions)
+        texts = [q.encoder.text(each.token_ids) for q, each in zip(questions, completions, strict=True)]
         lines = judge(questions, texts, [c.finished for c in completions], scorers)
         stop.check()
     engine.release()

@@ -8,6 +8,7 @@ from trl import DistillationTrainer
 from trl.trainer import distillation_trainer
 
 from cpt import models
+from cpt.data.encoding import Encoder
 from cpt.stages import teacher
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
@@ -18,14 +19,17 @@ from cpt.stages.training import build, load_policy, train
 class DistillStageTrainer(DistillationTrainer):
     """DistillationTrainer whose answers come from the run's engine, synced to the policy before every generation."""
 
-    def __init__(self, *args, engine, stops: tuple[int, ...], **kwargs):
-        self.engine, self.stops = engine, stops
-        with generating_with(engine, stops, distillation_trainer, self._heard):
+    def __init__(self, *args, engine, encoder: Encoder, **kwargs):
+        self.engine, self.encoder, self.stops = engine, encoder, encoder.stops
+        with generating_with(engine, self.stops, distillation_trainer, self._heard):
             super().__init__(*args, **kwargs)
 
     def _heard(self, found: dict[str, float]) -> None:
         for name, value in found.items():
             self._metrics["train"][f"rollouts/{name}"].append(value)
+
+    def _tokenize_prompts(self, prompts):
+        return self.encoder.packed(prompts), None, {}
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, has_tool_images=False):
         if self.use_vllm:
@@ -63,7 +67,7 @@ def load_teacher(ctx: StageContext):
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
-    tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
+    encoder = ctx.encoder()
     trainer = build(
         ctx,
         DistillStageTrainer,
@@ -71,8 +75,8 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         teacher_model=load_teacher(ctx),
         args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
         train_dataset=rows,
-        processing_class=tokenizer,
+        processing_class=encoder.tokenizer,
         engine=ctx.rollouts,
-        stops=models.answer_stops(tokenizer, ctx.task.spec),
+        encoder=encoder,
     )
     return train(ctx, trainer, strategies)

@@ -11,12 +11,11 @@ from datasets import Dataset
 from trl import DPOTrainer
 from trl.trainer import dpo_trainer
 
-from cpt import models
-from cpt.data.rows import completion_messages
-from cpt.data.table import table
+from cpt.data.rows import dpo_row, unpack
 from cpt.errors import UserError
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
+from cpt.stages.examples import dpo_examples
 from cpt.stages.sampling import made_once, verified
 from cpt.stages.training import (
     CountsTokens,
@@ -24,35 +23,39 @@ from cpt.stages.training import (
     drop_reference_adapter,
     load_policy,
     train,
-    with_template_options,
 )
 
 dpo_trainer.tqdm = lambda iterable, **_: iterable  # precompute_ref_log_probs would show a bar of its own
 
 
 class DpoStageTrainer(CountsTokens, DPOTrainer):
-    """DPOTrainer that says how many tokens it has trained on."""
+    """DPOTrainer that says how many tokens it has trained on. Its rows are token ids already."""
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        return dataset
 
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
     spent = None
-    if "chosen" not in rows.column_names:
-        rows, spent = on_policy_pairs(ctx, rows, config.max_length)
+    encoder = ctx.encoder()
+    pairs = [dpo_row(row) for row in unpack(rows["prompt"], rows["row"])]
+    if "chosen" not in pairs[0]:
+        pairs, spent = on_policy_pairs(ctx, rows, config.max_length)
     trainer = build(
         ctx,
         DpoStageTrainer,
         model=load_policy(ctx, ctx.reference),
         args=config,
-        train_dataset=with_template_options(ctx, rows),
-        processing_class=models.load_tokenizer(ctx.source, ctx.recipe),
+        train_dataset=dpo_examples((encoder, pair) for pair in pairs),
+        processing_class=encoder.tokenizer,
     )
     drop_reference_adapter(trainer, ctx)
     return train(ctx, trainer, strategies, spent)
 
 
-def on_policy_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) -> tuple[Dataset, dict]:
+def on_policy_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) -> tuple[list[dict], dict]:
     """Pairs of `prompt`, `chosen`, `rejected` from the policy in `ctx.source`, and what they cost.
 
     Raises:
@@ -65,14 +68,13 @@ def on_policy_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) ->
             "raise pairs.prompts, pairs.samples or pairs.temperature, or leave the stage out"
         )
     ctx.notes.append(f"{len(pairs)} on-policy pairs")
-    return table(pairs), spent
+    return pairs, spent
 
 
 def _sample_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) -> Iterator[dict]:
     """This rank's share of the pairs."""
     spec = ctx.stage.pairs
-    for prompt, right, wrong in verified(ctx, rows, spec, ctx.source, max_length, "pairs"):
+    for row, right, wrong in verified(ctx, rows, spec, ctx.source, max_length, "pairs"):
         both = zip(dict.fromkeys(right), dict.fromkeys(wrong), strict=False)
         for chosen, rejected in list(both)[: spec.per_prompt]:
-            answers = {"chosen": chosen, "rejected": rejected}
-            yield {"prompt": prompt} | {k: completion_messages(prompt, text) for k, text in answers.items()}
+            yield dpo_row(row | {"chosen": chosen, "rejected": rejected})

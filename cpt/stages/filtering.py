@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from cpt import models, ranks
+from cpt import ranks
 from cpt.data.rows import unpack
 from cpt.errors import UserError
 from cpt.rollouts import Completion
@@ -111,7 +111,7 @@ def _judge(ctx: StageContext, rows: Dataset, config) -> list[tuple]:
     mine = rows.select([order[turn] for turn in turns])
     looked_at = unpack(mine["prompt"], mine["row"])
     drawn = [row for row in looked_at for _ in range(spec.samples)]
-    texts, completions = _answers(ctx, [row["prompt"] for row in drawn], config)
+    texts, completions = _answers(ctx, drawn, config)
     rewards = ctx.score(texts, drawn, [completion.finished for completion in completions])
     judged, room = [], _prompts(config)
     for number, (turn, row) in enumerate(zip(turns, looked_at, strict=True)):
@@ -123,11 +123,10 @@ def _judge(ctx: StageContext, rows: Dataset, config) -> list[tuple]:
     return judged
 
 
-def _answers(ctx: StageContext, prompts: list, config) -> tuple[list[str], list[Completion]]:
-    """One answer for each prompt, sampled as the stage will sample, as text and as it was made."""
-    tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
-    sampling = sampling_of(config, models.answer_stops(tokenizer, ctx.task.spec), config.generation_kwargs or {})
+def _answers(ctx: StageContext, rows: list[dict], config) -> tuple[list[str], list[Completion]]:
+    """One answer for each row's prompt, sampled as the stage will sample, as text and as it was made."""
+    encoder = ctx.encoder()
+    sampling = sampling_of(config, encoder.stops, config.generation_kwargs or {})
     sampling = replace(sampling, temperature=ctx.stage.filter.temperature, logprobs=ctx.rollouts.corrected)
-    ids = models.encode_prompts(tokenizer, prompts, ctx.recipe)
-    completions = answers(ctx, tokenizer, ids, sampling, ctx.source, "filter")
-    return models.texts_of(tokenizer, completions), completions
+    completions = answers(ctx, encoder.tokenizer, encoder.prompts(rows), sampling, ctx.source, "filter")
+    return [encoder.text(completion.token_ids) for completion in completions], completions

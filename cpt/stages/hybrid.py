@@ -8,8 +8,9 @@ nor accumulation nor the number of processes changes the mix. The demonstration 
 import torch
 from trl.trainer.utils import pad as padded
 
-from cpt import models, ranks
-from cpt.data.rows import completion_messages, demonstration_of, unpack
+from cpt import ranks
+from cpt.data.encoding import Encoder
+from cpt.data.rows import demonstration_of, lesson, unpack
 from cpt.errors import UserError
 from cpt.losses import Bounds
 from cpt.stages.arguments import value_of
@@ -78,7 +79,7 @@ class HybridStageTrainer(RlvrStageTrainer):
         """NaN where the demonstration cannot be scored; 0 where there is none, or nobody asks."""
         rewards = [0.0] * len(inputs)
         there = [i for i, each in enumerate(ids) if each] if self.method.asks_demonstration_rewards else []
-        texts = [self._tokenizer.decode(ids[i], skip_special_tokens=True) for i in there]
+        texts = [self.encoder.text(ids[i]) for i in there]
         for i, reward in zip(there, self.score_answers([inputs[i] for i in there], texts), strict=True):
             rewards[i] = torch.nan if reward is None else reward
         return rewards
@@ -138,11 +139,11 @@ class HybridStageTrainer(RlvrStageTrainer):
 
     def unsolved(self, entries: list[dict]) -> list[bool]:
         """Whether none of a new group of rollouts of the present policy solves each."""
-        group, ends = self.num_generations, {*self.eos_token_ids, *self.stops}
+        group = self.num_generations
         prompts = [entry["prompt"] for entry in entries for _ in range(group)]
         completion_ids = self._generate(prompts)[1]
-        texts = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
-        finished = [bool(ids) and ids[-1] in ends for ids in completion_ids]
+        texts = [self.encoder.text(ids) for ids in completion_ids]
+        finished = [bool(ids) and ids[-1] in self.encoder.ends for ids in completion_ids]
         rewards = self.score_answers([entry for entry in entries for _ in range(group)], texts, finished)
         right = [reward is not None and reward >= self.method.spec.correct_at for reward in rewards]
         return [not any(right[first : first + group]) for first in range(0, len(right), group)]
@@ -295,31 +296,21 @@ def widened(rows_BT, width: int, value: int):
 # -- demonstrations ----------------------------------------------------------------------------------------------------------
 
 
-def with_demonstrations(ctx: StageContext, rows, tokenizer):
+def with_demonstrations(ctx: StageContext, rows, encoder: Encoder):
     """The rows with `demonstration_ids` (none: empty): the tokens after the prompt, the end of the answer included.
 
     Raises:
-        UserError: no row has one, one is longer than a completion may be, or the chat template does not put it there.
+        UserError: no row has one, or one is longer than a completion may be.
     """
     unpacked = unpack(rows["prompt"], rows["row"])
     there = [(i, row, demonstration_of(row)) for i, row in enumerate(unpacked)]
     there = [(i, row, text) for i, row, text in there if text is not None]
     if not there:
         raise UserError(f"{ctx.key}: no row of {ctx.task.name} has a demonstration: use a rlvr stage")
-    wholes = []
-    for _, row, text in there:
-        whole = row["prompt"] + completion_messages(row["prompt"], text)
-        wholes.append(whole + tokenizer.eos_token if isinstance(whole, str) else whole)
     ids: list[list[int]] = [[] for _ in unpacked]
-    prompts = models.encode_prompts(tokenizer, [row["prompt"] for _, row, _ in there], ctx.recipe)
-    answered = models.encode_prompts(tokenizer, wholes, ctx.recipe, answered=True)
-    for (i, row, _), prompt, whole in zip(there, prompts, answered, strict=True):
-        if whole[: len(prompt)] != prompt:
-            raise UserError(
-                f"{ctx.key}: row {row['id']}: with its demonstration the prompt is other tokens than without: the chat "
-                "template, or the tokenizer, does not keep the two apart"
-            )
-        ids[i] = whole[len(prompt) :]
+    all_taught = encoder.taught([lesson(row, text) for _, row, text in there])
+    for (i, *_), taught in zip(there, all_taught, strict=True):
+        ids[i] = taught.ids[taught.start :]
     refuse_long(ctx, unpacked, ids)
     lacking = len(unpacked) - len(there)
     if lacking:
@@ -340,14 +331,13 @@ def refuse_long(ctx: StageContext, rows: list[dict], ids: list[list[int]]) -> No
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
-    tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
 
     def score(inputs: list[dict], texts: list[str], finished: list[bool] | None = None) -> list[float | None]:
         asked = unpack([x["prompt"] for x in inputs], [x["row"] for x in inputs])
         return ctx.score(texts, asked, finished or [True] * len(texts))
 
     method = HYBRIDS[ctx.stage.method](ctx.stage)
-    rows = with_demonstrations(ctx, rows, tokenizer)
+    rows = with_demonstrations(ctx, rows, ctx.encoder())
     buffer = UnsolvedBuffer(ctx) if method.keeps_unsolved else None
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
     trainer = make_trainer(ctx, rows, config, (), HybridStageTrainer, method=method, score=score, buffer=buffer)

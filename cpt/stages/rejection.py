@@ -20,16 +20,15 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from cpt import models, ranks
-from cpt.data.rows import completion_messages
-from cpt.data.table import table
+from cpt import ranks
+from cpt.data.rows import lesson
 from cpt.errors import UserError
 from cpt.files import DONE, is_intact, seal, write_json
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.sampling import made_once, verified
-from cpt.stages.sft import SftStageTrainer
-from cpt.stages.training import build, load_policy, peak_memory_bytes, train, with_template_options
+from cpt.stages.sft import train_on
+from cpt.stages.training import peak_memory_bytes
 
 
 def run(ctx: StageContext, rows, strategies) -> dict:
@@ -53,15 +52,8 @@ def train_round(ctx: StageContext, number: int, present: Path, rows: Dataset, st
     kept, spent = kept_answers(ctx, number, present, rows, config.max_length)
     if not kept:
         return untrained(ctx, number, present, spent)
-    trainer = build(
-        ctx,
-        SftStageTrainer,
-        model=load_policy(ctx),
-        args=config,
-        train_dataset=with_template_options(ctx, kept),
-        processing_class=models.load_tokenizer(ctx.source, ctx.recipe),
-    )
-    return train(ctx, trainer, strategies, spent)
+    encoder = ctx.encoder()
+    return train_on(ctx, ((encoder, each) for each in kept), strategies, spent)
 
 
 def untrained(ctx: StageContext, number: int, present: Path, spent: dict) -> dict:
@@ -75,8 +67,8 @@ def untrained(ctx: StageContext, number: int, present: Path, spent: dict) -> dic
 
 def kept_answers(
     ctx: StageContext, number: int, present: Path, rows: Dataset, max_length: int | None
-) -> tuple[Dataset, dict]:
-    """Rows of `prompt` and `completion`, and what they cost.
+) -> tuple[list[dict], dict]:
+    """{prompt, completion} of each answer that is trained on, and what they cost.
 
     Raises:
         UserError: no answer was right, and the recipe does not say to go on all the same.
@@ -85,21 +77,17 @@ def kept_answers(
     what = f"answers, round {number} of {ctx.stage.rounds}"
 
     def sampled() -> Iterator[dict]:
-        for prompt, right, _ in verified(ctx, rows, spec, present, max_length, what):
+        for row, right, _ in verified(ctx, rows, spec, present, max_length, what):
             distinct = list(dict.fromkeys(right))
             yield {
-                "prompt": prompt,
+                "row": row,
                 "right": len(right),
                 "distinct": len(distinct),
                 "kept": distinct[: spec.per_prompt],
             }
 
     asked, spent = made_once(ctx, "answers", sampled)
-    kept = [
-        {"prompt": each["prompt"], "completion": completion_messages(each["prompt"], text)}
-        for each in asked
-        for text in each["kept"]
-    ]
+    kept = [lesson(each["row"], text) for each in asked for text in each["kept"]]
     if not kept and ctx.stage.none_right == "stop":
         raise UserError(
             f"{ctx.key}: none of the {len(asked) * spec.samples} answers sampled for {ctx.task.name} was verified right, so "
@@ -112,7 +100,7 @@ def kept_answers(
         f"round {number}: {len(asked)} prompts x {spec.samples} answers sampled, {right} right, {distinct} distinct, "
         f"{len(kept)} kept; {solved / len(asked):.1%} of the prompts solved"
     )
-    return table(kept), spent
+    return kept, spent
 
 
 # -- rounds --------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
-from cpt import models, ranks
-from cpt.data.rows import completion_text, unpack
+from cpt import ranks
+from cpt.data.encoding import Encoder
+from cpt.data.rows import unpack
 from cpt.stages.baselines import OwnBaseline, logps_of
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
@@ -31,8 +32,8 @@ class RlvrStageTrainer(GRPOTrainer):
     """GRPOTrainer whose rollouts come from the run's engine, synced to the policy before every generation.
 
     An engine that is the policy itself (transformers) generates here; one that is a copy (vLLM) goes through TRL's own
-    way to vLLM, with its correction for the sampler's mismatch. `stops` are token ids that end an answer. `opening` has
-    rollouts of the stage's start for the first rows, which are then not generated again; `drift` follows how far it goes.
+    way to vLLM, with its correction for the sampler's mismatch. `encoder` is the task's. `opening` has rollouts of the
+    stage's start for the first rows, which are then not generated again; `drift` follows how far it goes.
     `rollout_policy` is opened around rollouts: a strategy's, under which other weights than the policy's may answer. They
     are then the old policy of the importance ratio.
     """
@@ -41,20 +42,26 @@ class RlvrStageTrainer(GRPOTrainer):
         self,
         *args,
         engine,
+        encoder: Encoder,
         drift: Drift | None = None,
-        stops: tuple[int, ...] = (),
         opening: Opening | None = None,
         **kwargs,
     ):
-        self.engine, self.drift, self.stops = engine, drift, stops
+        self.engine, self.drift, self.encoder, self.stops = engine, drift, encoder, encoder.stops
         self.opening, self.given = opening, None
         self.rollout_policy = partial(nullcontext, False)
-        with generating_with(engine, stops, grpo_trainer, self._heard):
+        with generating_with(engine, self.stops, grpo_trainer, self._heard):
             super().__init__(*args, **kwargs)
+        self.eos_token_ids = list(
+            dict.fromkeys([*self.eos_token_ids, *self.stops])
+        )  # TRL asks which answers were cut off
 
     def _heard(self, found: dict[str, float]) -> None:
         for name, value in found.items():
             self._metrics["train"][f"rollouts/{name}"].append(value)
+
+    def _tokenize_prompts(self, prompts):
+        return self.encoder.packed(prompts), None, {}
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         if self.given is not None:
@@ -130,14 +137,14 @@ def trainer_of(ctx: StageContext) -> tuple[type[RlvrStageTrainer], dict]:
     return type("RlvrStageTrainer", (*parts, RlvrStageTrainer), {}), options
 
 
-def reward_function(ctx: StageContext, stop_ids: set[int], group: int):
+def reward_function(ctx: StageContext, encoder: Encoder, group: int):
     """TRL's form of the task's reward, by majorities with `ttrl`. Unscorable completions give None, and are counted."""
     vote = None if getattr(ctx.stage, "ttrl", None) is None else Vote(ctx, group)
 
-    def reward(prompts, completions, completion_ids, row, log_metric, **_):
+    def reward(prompts, completion_ids, row, log_metric, **_):
         rows = unpack(prompts, row)
-        finished = [bool(ids) and ids[-1] in stop_ids for ids in completion_ids]
-        texts = [completion_text(completion) for completion in completions]
+        finished = [bool(ids) and ids[-1] in encoder.ends for ids in completion_ids]
+        texts = [encoder.text(ids) for ids in completion_ids]
         values = (ctx.score if vote is None else vote.score)(texts, rows, finished)
         for name, value in ({} if vote is None else vote.found).items():
             log_metric(name, value)
@@ -182,10 +189,9 @@ def make_trainer(
     ctx: StageContext, rows, config, penalties=(), trainer_class: type[RlvrStageTrainer] = RlvrStageTrainer, **options
 ) -> RlvrStageTrainer:
     """The stage's trainer on its policy and rows; `options` go to the class. Raises UserError."""
-    tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
+    encoder = ctx.encoder()
     policy = load_policy(ctx, ctx.reference)
-    stops = models.answer_stops(tokenizer, ctx.task.spec)
-    reward = reward_function(ctx, {*models.stop_ids(policy, tokenizer), *stops}, config.num_generations)
+    reward = reward_function(ctx, encoder, config.num_generations)
     trainer = build(
         ctx,
         trainer_class,
@@ -193,10 +199,10 @@ def make_trainer(
         reward_funcs=[reward, *penalties],
         args=config,
         train_dataset=rows,
-        processing_class=tokenizer,
+        processing_class=encoder.tokenizer,
         engine=ctx.rollouts,
         drift=Drift(ctx.work / f"drift-{ranks.state().process_index}.safetensors"),
-        stops=stops,
+        encoder=encoder,
         **options,
     )
     drop_reference_adapter(trainer, ctx)

@@ -25,7 +25,7 @@ from cpt.stages.training import all_errors
 class Verified(NamedTuple):
     """The answers to one prompt that came to their end and could be scored; each as often as it was drawn."""
 
-    prompt: str | list
+    row: dict
     right: list[str]  # a score of 1 or more
     wrong: list[str]
 
@@ -77,29 +77,29 @@ def verified(
     order = np.random.default_rng(ctx.seed).permutation(len(rows))[: spec.prompts]
     mine = rows.select(order[ranks.state().process_index :: ranks.world_size()])
     drawn = [row for row in unpack(mine["prompt"], mine["row"]) for _ in range(spec.samples)]
-    texts, finished = sample(ctx, [row["prompt"] for row in drawn], spec.temperature, source, max_length, what)
+    texts, finished = sample(ctx, drawn, spec.temperature, source, max_length, what)
     values = ctx.score(texts, drawn, finished)
     for first in range(0, len(drawn), spec.samples):
         group = [i for i in range(first, first + spec.samples) if finished[i] and values[i] is not None]
         right = [texts[i] for i in group if values[i] >= 1]
-        yield Verified(drawn[first]["prompt"], right, [texts[i] for i in group if values[i] < 1])
+        yield Verified(drawn[first], right, [texts[i] for i in group if values[i] < 1])
 
 
 def sample(
-    ctx: StageContext, prompts: list, temperature: float, source: Path, max_length: int | None, what: str
+    ctx: StageContext, rows: list[dict], temperature: float, source: Path, max_length: int | None, what: str
 ) -> tuple[list[str], list[bool]]:
-    """One sampled answer for each prompt, and whether it came to its end."""
-    tokenizer = models.load_tokenizer(source, ctx.recipe)
-    ids = models.encode_prompts(tokenizer, prompts, ctx.recipe)
+    """One sampled answer for each row's prompt, and whether it came to its end."""
+    encoder = ctx.encoder()
+    ids = encoder.prompts(rows)
     longest = max(ranks.gather([len(row) for row in ids]))  # of all ranks: fewer prompts than processes leave one idle
     room = (max_length or models.context_length(ctx.base, ctx.recipe) or 1024) - longest
     if room < 1:
         raise UserError(f"{ctx.key}: max_length {max_length} leaves no room for an answer after the longest prompt")
     limit = ctx.task.spec.max_completion_length or ctx.recipe.evaluation.max_completion_length
-    stops = models.answer_stops(tokenizer, ctx.task.spec)
-    sampling = Sampling(max_tokens=min(room, limit), temperature=temperature, stop_ids=stops)
-    completions = answers(ctx, tokenizer, ids, sampling, source, what)
-    return models.texts_of(tokenizer, completions), [completion.finished for completion in completions]
+    sampling = Sampling(max_tokens=min(room, limit), temperature=temperature, stop_ids=encoder.stops)
+    completions = answers(ctx, encoder.tokenizer, ids, sampling, source, what)
+    texts = [encoder.text(completion.token_ids) for completion in completions]
+    return texts, [completion.finished for completion in completions]
 
 
 def answers(

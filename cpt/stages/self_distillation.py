@@ -15,8 +15,8 @@ from trl.generation import vllm_generation
 from trl.trainer.utils import use_adapter
 
 from cpt import models
-from cpt.data.rows import in_context, unpack
-from cpt.data.table import with_column
+from cpt.data.encoding import Encoder
+from cpt.data.rows import in_context, pack, tools_of, unpack
 from cpt.errors import UserError
 from cpt.stages.average import ADAPTER, MovingAverage, add_average_adapter
 from cpt.stages.configs import make_config
@@ -35,13 +35,13 @@ class ReadyContext(DemonstrationTeacherContextBuilder):
 class SelfDistillationTrainer(CountsTokens, SDFTTrainer):
     """SDFTTrainer whose answers come from the run's engine, synced to the policy before every generation.
 
-    `stops` are token ids that end an answer. `rate` and `every` are the teacher's (`MovingAverage`).
+    `encoder` is the task's. `rate` and `every` are the teacher's (`MovingAverage`).
     """
 
-    def __init__(self, *args, engine, stops: tuple[int, ...], rate: float, every: int, **kwargs):
-        self.engine, self.stops, self.rate, self.every = engine, stops, rate, every
+    def __init__(self, *args, engine, encoder: Encoder, rate: float, every: int, **kwargs):
+        self.engine, self.encoder, self.stops, self.rate, self.every = engine, encoder, encoder.stops, rate, every
         self._total_train_tokens = 0
-        with generating_with(engine, stops, vllm_generation, self._heard):
+        with generating_with(engine, self.stops, vllm_generation, self._heard):
             super().__init__(*args, **kwargs)
         self.teacher_context_builder = ReadyContext(self)
         self._dist = DistributedBackend(self.accelerator)
@@ -65,6 +65,9 @@ class SelfDistillationTrainer(CountsTokens, SDFTTrainer):
             return super()._get_teacher_context_for_self_distillation()
         return use_adapter(self.accelerator.unwrap_model(self.teacher_model), adapter_name=ADAPTER)
 
+    def _tokenize_prompts(self, prompts):
+        return self.encoder.packed(prompts)
+
     def _generate_transformers(self, prompt_ids):
         sampling = sampling_of(self.args, self.stops, self.args.generation_kwargs or {})
         return prompt_ids, engine_answers(self, prompt_ids, sampling)
@@ -85,22 +88,22 @@ class SelfDistillationTrainer(CountsTokens, SDFTTrainer):
 
 def with_contexts(rows, template: str):
     """The rows with what the teacher is asked, where TRL looks for its part of it."""
-    asked = [in_context(row, template) for row in unpack(rows["prompt"], rows["row"])]
-    return with_column(rows, "privileged_context", asked)
+    asked = [{"prompt": in_context(row, template)} | tools_of(row) for row in unpack(rows["prompt"], rows["row"])]
+    return rows.add_column("privileged_context", [pack(each) for each in asked])
 
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
-    tokenizer = models.load_tokenizer(ctx.source, ctx.recipe)
+    encoder = ctx.encoder()
     trainer = build(
         ctx,
         SelfDistillationTrainer,
         model=load_policy(ctx, ctx.source),
         args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
         train_dataset=with_contexts(rows, ctx.stage.template),
-        processing_class=tokenizer,
+        processing_class=encoder.tokenizer,
         engine=ctx.rollouts,
-        stops=models.answer_stops(tokenizer, ctx.task.spec),
+        encoder=encoder,
         rate=ctx.stage.ema_rate,
         every=ctx.stage.sync_every,
     )

@@ -1,11 +1,15 @@
-"""Supervised fine-tuning on demonstrations or messages: TRL's SFTTrainer."""
+"""Supervised fine-tuning on demonstrations or conversations: TRL's SFTTrainer on token ids (`stages.examples`)."""
+
+from collections.abc import Iterable
 
 from trl import SFTTrainer
 
-from cpt import models
+from cpt.data.encoding import Encoder
+from cpt.data.rows import sft_row, unpack
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
-from cpt.stages.training import CountsTokens, build, load_policy, train, with_template_options
+from cpt.stages.examples import sft_examples
+from cpt.stages.training import CountsTokens, build, load_policy, train
 
 
 class SftStageTrainer(CountsTokens, SFTTrainer):
@@ -14,12 +18,21 @@ class SftStageTrainer(CountsTokens, SFTTrainer):
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
+    encoder = ctx.encoder()
+    return train_on(ctx, ((encoder, sft_row(row)) for row in unpack(rows["prompt"], rows["row"])), strategies)
+
+
+def train_on(ctx: StageContext, lessons: Iterable[tuple[Encoder, dict]], strategies, spent: dict | None = None) -> dict:
+    """SFT on {prompt, completion} or {messages}, each with its task's encoder; `spent` as in `training.train`."""
+    config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
+    examples = sft_examples(lessons, config, ctx.key)
+    config.assistant_only_loss = False  # the labels say it, and TRL would look for messages
     trainer = build(
         ctx,
         SftStageTrainer,
         model=load_policy(ctx),
-        args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
-        train_dataset=with_template_options(ctx, rows),
-        processing_class=models.load_tokenizer(ctx.source, ctx.recipe),
+        args=config,
+        train_dataset=examples,
+        processing_class=ctx.encoder().tokenizer,
     )
-    return train(ctx, trainer, strategies)
+    return train(ctx, trainer, strategies, spent)

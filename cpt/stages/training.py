@@ -23,7 +23,6 @@ from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from cpt import models, ranks
-from cpt.data.table import with_column
 from cpt.errors import Interrupted, UserError
 from cpt.files import is_intact, seal, write_json
 from cpt.stages.configs import one_line
@@ -67,12 +66,6 @@ def load_policy(ctx: StageContext, reference: Path | None = None):
     if reference is not None:
         policy.config.name_or_path = str(reference)
     return policy
-
-
-def with_template_options(ctx: StageContext, rows):
-    """Rows that carry the recipe's `chat_template_kwargs`, where TRL's SFT and DPO look for them."""
-    options = ctx.recipe.model.chat_template_kwargs
-    return with_column(rows, "chat_template_kwargs", [options] * len(rows)) if options else rows
 
 
 def drop_reference_adapter(trainer: Trainer, ctx: StageContext) -> None:
