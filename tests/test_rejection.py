@@ -163,7 +163,8 @@ def test_each_text_of_a_prompt_once(monkeypatch, tmp_path):
     from cpt.stages.sampling import Verified
 
     chat = [{"role": "user", "content": "q"}]
-    groups = [Verified("p", ["b", "a", "b", "c"], ["x"]), Verified(chat, ["d"], []), Verified("r", [], ["y"])]
+    right = [("p", ["b", "a", "b", "c"]), (chat, ["d"]), ("r", [])]
+    groups = [Verified({"id": "1", "prompt": prompt}, answers, ["x"]) for prompt, answers in right]
     monkeypatch.setattr(rejection, "verified", lambda *_: iter(groups))
     stage = SimpleNamespace(rounds=1, samples=SimpleNamespace(prompts=3, samples=5, per_prompt=2))
     ctx = context(
@@ -173,7 +174,6 @@ def test_each_text_of_a_prompt_once(monkeypatch, tmp_path):
         verifier_errors=Counter(),
         task=SimpleNamespace(),
     )
-    monkeypatch.setattr(rejection, "table", lambda rows: rows)
     rows, _ = rejection.kept_answers(ctx, 1, tmp_path, None, None)
     assert rows == [
         {"prompt": "p", "completion": "b"},

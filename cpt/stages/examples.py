@@ -50,16 +50,18 @@ def labels(encoder: Encoder, form: dict, taught: Taught, config, key: str) -> li
 def dpo_examples(pairs: Iterable[tuple[Encoder, dict]]):
     """A `datasets.Dataset` of prompt_ids, chosen_ids and rejected_ids, of {prompt, chosen, rejected}."""
     pairs = list(pairs)
-    both = (encoded((encoder, answered(pair, name)) for encoder, pair in pairs) for name in ("chosen", "rejected"))
+    chosen, rejected = (encoded(side(pairs, name)) for name in ("chosen", "rejected"))
     return dataset(
         {"prompt_ids": one.ids[: one.start], "chosen_ids": one.ids[one.start :], "rejected_ids": two.ids[two.start :]}
-        for (*_, one), (*_, two) in zip(*both, strict=True)
+        for (*_, one), (*_, two) in zip(chosen, rejected, strict=True)
     )
 
 
-def answered(pair: dict, name: str) -> dict:
-    """The lesson of one side of a pair."""
-    return {key: value for key, value in pair.items() if key not in ("chosen", "rejected")} | {"completion": pair[name]}
+def side(pairs: Iterable[tuple[Encoder, dict]], name: str) -> Iterator[tuple[Encoder, dict]]:
+    """The lessons of one side of these pairs."""
+    for encoder, pair in pairs:
+        rest = {key: value for key, value in pair.items() if key not in ("chosen", "rejected")}
+        yield encoder, rest | {"completion": pair[name]}
 
 
 def dataset(examples: Iterable[dict[str, list[int]]]):
