@@ -14,7 +14,6 @@ from trl.experimental.sdft.sdft_trainer import DemonstrationTeacherContextBuilde
 from trl.generation import vllm_generation
 from trl.trainer.utils import use_adapter
 
-from cpt import models
 from cpt.data.encoding import Encoder
 from cpt.data.rows import in_context, pack, tools_of, unpack
 from cpt.errors import UserError
