@@ -297,8 +297,8 @@ def check(asked: argparse.Namespace) -> int:
     recipe = load(asked.recipe, asked.overrides)
     out = asked.out or default_out(recipe, asked)
     with in_their_places(asked):
-        unseen = checks.check(recipe, out, asked.full)
-    print(plan.describe(recipe, out, unseen))
+        looked = checks.check(recipe, out, asked.full)
+    print(plan.describe(recipe, out, looked))
     return 0
 
 

@@ -35,9 +35,9 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
     asked = load_suites(suites)
     folder, base, recipe = find(target, point, screen)
     stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
-    tokenizer = models.load_tokenizer(folder, recipe)
-    models.check_vocabulary(base, tokenizer, recipe)
-    checks.check_evaluated(recipe, stream, tokenizer, models.context_length(base, recipe))
+    stream, warnings = checks.check_evaluated(recipe, stream, folder, base)
+    for warning in warnings:
+        screen.warn(warning)
     with (
         Scorers() as scorers,
         listening() as stop,

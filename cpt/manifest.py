@@ -77,6 +77,14 @@ def check_verifiers(rundir: RunDir, before: dict | None, now: dict[str, dict[str
             )
 
 
+def add(rundir: RunDir, key: str, value: dict) -> None:
+    """Put what is known only after the rows were looked at into the manifest of a run that begins."""
+    file = rundir.path / "manifest.json"
+    stored = read(file)
+    if key not in stored:
+        write_json(file, stored | {key: value})
+
+
 def read(file: Path) -> dict:
     """The manifest that the run began with. Raises UserError where it is damaged (has no hashes of the rows)."""
     try:

@@ -318,12 +318,6 @@ def settle_adapter_config(folder: Path, recipe: Recipe, sets: list[str]) -> None
     file.write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
-def texts_of(tokenizer, completions: Sequence) -> list[str]:
-    """The text of each completion, without special tokens."""
-    # One by one: batch_decode makes one empty text of no completions at all (a rank without prompts).
-    return [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
-
-
 def stop_ids(model, tokenizer) -> list[int]:
     """Every id that ends a completion: the tokenizer's end of sequence and those the model's generation config names."""
     return together(tokenizer.eos_token_id, model.generation_config.eos_token_id)
@@ -366,27 +360,3 @@ def context_length(folder: Path, recipe: Recipe) -> int | None:
     own = getattr(load_config(folder, recipe).get_text_config(), "max_position_embeddings", None)
     engine = getattr(recipe.rollouts, "arguments", {}).get("max_model_len")
     return min((each for each in (own, engine) if each is not None), default=None)
-
-
-def encode_prompts(tokenizer, prompts: list, recipe: Recipe, answered: bool = False) -> list[list[int]]:
-    """Token ids of each prompt, as TRL makes them: strings as they are, chats by the template; both may occur.
-
-    `answered`: chats end with their answer, so no new turn is opened.
-    """
-    ids: list[list[int] | None] = [None] * len(prompts)
-    plain = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
-    chats = [i for i, prompt in enumerate(prompts) if not isinstance(prompt, str)]
-    encoded = []
-    if plain:
-        encoded += tokenizer(text=[prompts[i] for i in plain])["input_ids"]
-    if chats:
-        encoded += tokenizer.apply_chat_template(
-            conversation=[prompts[i] for i in chats],
-            add_generation_prompt=not answered,
-            tokenize=True,
-            return_dict=True,
-            **recipe.model.chat_template_kwargs,
-        )["input_ids"]
-    for i, row in zip([*plain, *chats], encoded, strict=True):
-        ids[i] = row
-    return ids

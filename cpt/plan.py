@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cpt.data import sources
 from cpt.errors import UserError
@@ -13,6 +13,9 @@ from cpt.recipe import Recipe, Suite, suites_of
 from cpt.recipe_strategies import words as strategy_words
 from cpt.rollouts import memory
 from cpt.stages.arguments import ROLLOUT_KINDS, arguments, group_of, value_of
+
+if TYPE_CHECKING:
+    from cpt.checks import Looked
 
 NO_VALIDATION = (
     "no rows, but strategies.{} searches on the validation rows of every task: give some, or take search out"
@@ -32,28 +35,30 @@ def counted(source: Any, split: str) -> int | None:
         return None
 
 
-def describe(recipe: Recipe, out: Path, unseen: Sequence[str] = ()) -> str:
-    """The plan as text: tasks, stages, rows, steps, evaluation, disk; and what the checks could not look at."""
-    suites = suites_of(recipe)
+def describe(recipe: Recipe, out: Path, looked: "Looked | None" = None) -> str:
+    """The plan as text: tasks, stages, rows, steps, evaluation, disk; and what the checks saw."""
+    suites, samples = suites_of(recipe), looked.samples if looked else {}
     lines = [f"{recipe.name}: {recipe.description}".rstrip(": "), f"  model     {model_line(recipe)}"]
     lines += [f"  run       {out}", f"  rollouts  {memory.words(recipe, config_of(recipe))}", "", "  stream"]
     for number, task in enumerate(recipe.stream, start=1):
         lines.append(f"    {number:02d} {task.task}: {rows_line(task)}; judged by {task.verifier.kind}")
         for stage in task.stages:
             lines.append(f"       {stage.kind}: {stage_line(stage, task, recipe.strategies)}")
+        lines += [f"       {line}" for line in samples.get(task.task, ())]
     if recipe.strategies:
         lines += ["", "  strategies", *(f"    {strategy_words(spec)}" for spec in recipe.strategies)]
         lines += [f"    a search judges on {validation_line(recipe)}"] if searches(recipe) else []
-    lines += ["", "  evaluation", *evaluation_lines(recipe, suites)]
+    lines += ["", "  evaluation", *evaluation_lines(recipe, suites, samples)]
     for name, gate in recipe.evaluation.gates.items():
         word = "at least" if name == "learning_accuracy" else "at most"
         lines.append(
             f"    gate: {name} {word} {gate.limit:g}" + (" for the whole interval" * (gate.rule == "interval"))
         )
     lines += ["", f"  disk      {disk_line(recipe)}"]
-    if unseen:
-        looked = "; ".join(unseen)
-        lines += [f"  unseen    {looked}: not on this machine; `cpt check --full` downloads and checks them"]
+    if looked and looked.unseen:
+        named = "; ".join(looked.unseen)
+        lines += [f"  unseen    {named}: not on this machine; `cpt check --full` downloads and checks them"]
+    lines += [f"  warning   {warning}" for warning in (looked.warnings if looked else ())]
     return "\n".join(lines)
 
 
@@ -180,7 +185,7 @@ def steps_of(stage: Any, task: Any, a_step: int, get: dict) -> int | None:
     return int(get["num_train_epochs"] * -(-rows * group // a_step))
 
 
-def evaluation_lines(recipe: Recipe, suites: dict[str, Suite]) -> list[str]:
+def evaluation_lines(recipe: Recipe, suites: dict[str, Suite], samples: dict[str, list[str]]) -> list[str]:
     points = len(recipe.stream) + 1
     asked = [sources.count(task.data, "eval") for task in recipe.stream]
     known = sum(number for number in asked if number is not None)
@@ -192,6 +197,9 @@ def evaluation_lines(recipe: Recipe, suites: dict[str, Suite]) -> list[str]:
     for name, suite in suites.items():
         number = sum(sources.count(task.data, "eval") or 0 for task in suite.tasks)
         lines.append(f"    held out, {name}: {number} questions on {', '.join(task.task for task in suite.tasks)}")
+        lines += [
+            f"       {task.task} {line}" for task in suite.tasks for line in samples.get(f"{name}/{task.task}", ())
+        ]
     return lines
 
 

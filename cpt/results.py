@@ -2,6 +2,7 @@
 
 import itertools
 
+from cpt import manifest
 from cpt.evaluation.gates import judge
 from cpt.evaluation.results import numbers
 from cpt.files import write_json
@@ -39,6 +40,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> dict:
         "points": [str(rundir.point(point).relative_to(rundir.path)) for point in points],
         "stages": stages,
         "evaluation_cost": evaluation_cost,
+        "overlong": manifest.read(rundir.path / "manifest.json").get("overlong", {}),
         "resolved_recipe": rundir.recipe.read_text(encoding="utf-8"),
     }
     write_json(rundir.results, results)

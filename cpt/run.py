@@ -1,6 +1,7 @@
 """The loop: for each point of the stream, train it if it is not committed, evaluate it if its row is missing; then report."""
 
 import gc
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from cpt.stages import STAGES, StageContext
 from cpt.stop import PROMPT, Stop, listening
 from cpt.strategies import Strategy
 from cpt.strategies import make as make_strategies
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -96,8 +99,14 @@ def prepare(this: Run) -> list[list[int]]:
     ranks.on_main(make_base, this, points[0], verifiers)
     folder = this.rundir.model(points[0])
     findings = checks.Findings()
-    checks.check_with_model(this.recipe, this.stream, folder, findings)
+    fit = checks.check_with_model(this.recipe, this.stream, folder, findings)
     findings.check()
+    this.stream = fit.stream
+    ranks.on_main(manifest.add, this.rundir, "overlong", fit.counts)
+    for warning in findings.warnings:
+        this.screen.warn(warning)
+    for name, lines in fit.samples.items():
+        log.info("%s: %s", name, "; ".join(lines))
     last = ranks.on_main(lambda: [point for point in points if this.rundir.committed(point)][-1])
     if last.task is not None:
         this.screen.line(f"going on after {last.name} in {this.rundir.path}")

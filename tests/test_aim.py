@@ -149,26 +149,30 @@ def test_rows_kept_are_training_rows_of_earlier_tasks(tmp_path):
 
 
 def test_rows_that_cannot_be_trained_on_are_refused_before_training(tmp_path):
-    from cpt import models, tiny
+    from cpt import tiny
+    from cpt.data import encoding
 
     recipe = load(write_recipe(tmp_path / "recipe.yaml", with_aim({})))
-    tokenizer = models.load_tokenizer(tiny.path(0), recipe)
-    task = SimpleNamespace(name="one", train=[{"id": "one/7", "prompt": "reverseab", "answer": "ba"}])
-    stream = SimpleNamespace(tasks=(task, SimpleNamespace(name="last", train=[])))
+    model = encoding.load(tiny.path(0), tiny.path(0), recipe)
+    spec = recipe.stream[0]
+    task = SimpleNamespace(name="one", spec=spec, train=[{"id": "one/7", "prompt": "reverseab", "answer": "ba"}])
+    stream = SimpleNamespace(tasks=(task, SimpleNamespace(name="last", spec=spec, train=[])))
 
     def found() -> list[str]:
         findings = Findings()
-        TokenChecks(recipe, tokenizer, None, findings).check_memories(stream)
+        TokenChecks(recipe, model, None, None, findings).check_memories(stream.tasks)
         return [str(problem) for problem in findings.problems]
 
     (line,) = found()
     assert line.startswith("strategies.0.memory: row one/7, kept of stream.one, has answer, id, prompt;")
     task.train[0] = task.train[0] | {"demonstration": "ba" * 999}
     (line,) = found()
-    assert "say where to cut with args.max_length of strategies.0.memory" in line
+    assert "SFTConfig takes 1024 where args.max_length of strategies.0.memory says nothing" in line
     task.train[0]["demonstration"] = "ba"
     assert not found()
-    other = SimpleNamespace(name="two", train=[{"id": "two/1", "messages": [{"role": "assistant", "content": "ba"}]}])
+    other = SimpleNamespace(
+        name="two", spec=spec, train=[{"id": "two/1", "messages": [{"role": "assistant", "content": "ba"}]}]
+    )
     stream.tasks = (task, other, stream.tasks[1])
     assert not found(), "conversations beside prompts"
 

@@ -220,7 +220,8 @@ def test_long_demonstrations(cpt, tmp_path):
     """Refused by name, or trained on whole: never cut."""
     long = "so ans is: " + "a" * 12 + "."
     assert run_rows(cpt, tmp_path, [long]) == 2
-    assert "16 demonstrations have more tokens than max_completion_length (12): " in cpt.output
+    assert "tokens, and args.max_completion_length of stream.reverse.stages.0 is 12" in cpt.output
+    assert "(16 of 16 rows are too long)" in cpt.output
     assert "long_demonstrations: keep" in cpt.output and "Traceback" not in cpt.output
     (tmp_path / "kept").mkdir()
     assert run_rows(cpt, tmp_path / "kept", [long], long_demonstrations="keep", gamma=3, correct_at=2.0) == 0, (

@@ -6,9 +6,12 @@ import pytest
 from fakes import recipe, write_recipe
 
 from cpt import models
-from cpt.checks import check_evaluated
-from cpt.data.stream import load_stream
+from cpt.checks import Findings
+from cpt.checks.tokens import TokenChecks
+from cpt.data import encoding
+from cpt.data.stream import Stream, load_stream
 from cpt.errors import UserError
+from cpt.preflight import check_forms
 from cpt.recipe import load
 
 
@@ -25,7 +28,9 @@ def rows(number: int, **more) -> list[dict]:
     return [{"prompt": f"reverse{'abcdefghij'[i]}bcde=", "answer": "edcba"} | more for i in range(number)]
 
 
-def checked(folder, tiny_folder, train, kind="sft", context=128, validation=None, template=None, **task) -> None:
+def checked(
+    folder, tiny_folder, train, kind="sft", context=128, validation=None, template=None, **task
+) -> tuple[TokenChecks, Stream]:
     """Run the checks of a recipe of one stage with these rows."""
     content = recipe(kind, tasks=("reverse",))
     data = {"source": "jsonl", "eval": "eval.jsonl", "train": "train.jsonl"}
@@ -38,9 +43,14 @@ def checked(folder, tiny_folder, train, kind="sft", context=128, validation=None
     content["stream"][0]["stages"][0]["args"] = args
     content["stream"][0] |= {"data": data} | task
     made = load(write_recipe(folder / "recipe.yaml", content))
-    tokenizer = models.load_tokenizer(tiny_folder, made)
-    tokenizer.chat_template = template or tokenizer.chat_template
-    check_evaluated(made, load_stream(made, {}), tokenizer, context)
+    model = encoding.load(tiny_folder, tiny_folder, made)
+    model.tokenizer.chat_template = template or model.tokenizer.chat_template
+    stream, findings = load_stream(made, {}), Findings()
+    check_forms(made, stream, findings)
+    checks = TokenChecks(made, model, context, None, findings)
+    kept = checks.check(stream)
+    findings.check()
+    return checks, kept
 
 
 GYM = {"reasoning_gym": "chain_sum", "entry": "{}"}
@@ -51,8 +61,9 @@ TALK = [user("copyab"), assistant("ab"), user("lastab"), assistant("b")]
     "train, more",
     [
         (rows(3, demonstration="a" * 120), {}),  # 7 tokens of prompt, 120 of answer, and the end: 128
-        (rows(3, demonstration="a" * 300), {"args": {"max_length": 100}}),
-        (rows(3, demonstration="a" * 300), {"args": {"max_length": 100}, "context": None}),
+        (rows(3, demonstration="a" * 300), {"args": {"max_length": 100}, "overlong": "truncate"}),
+        (rows(3, demonstration="a" * 300), {"args": {"max_length": 100}, "overlong": "truncate", "context": None}),
+        (rows(3, demonstration="a" * 300), {"args": {"max_length": None}, "overlong": "truncate"}),
         (rows(3, demonstration="a" * 2000), {"args": {"max_length": None}, "context": None}),
         ([{"messages": TALK}], {}),
         (rows(3, chosen="a", rejected="b"), {"kind": "dpo"}),
@@ -74,14 +85,28 @@ LONG = [user("copyab"), assistant("a" * 130)]
         (
             rows(3, demonstration="a" * 121),
             {},
-            ["row reverse/train/0 has 129 tokens with its demonstration", "context of 128", "stream.reverse.stages.0"],
+            [
+                "row reverse/train/0 has 129 tokens with its demonstration",
+                "context of 128",
+                "(3 of 3 rows",
+                "overlong: drop",
+            ],
         ),
         (rows(3, demonstration="a" * 300), {"args": {"max_length": 200}}, ["the model's context of 128"]),
+        (
+            [*rows(1, demonstration="a"), *rows(3, demonstration="a" * 99)[1:]],
+            {"args": {"max_length": 100}},
+            [
+                "row reverse/train/1 has 107 tokens with its",
+                "args.max_length of stream.reverse.stages.0 is 100",
+                "(2 of 3 rows",
+            ],
+        ),
         (rows(3, demonstration="a" * 300), {"args": {"max_length": None}}, ["the model's context of 128"]),
         (
             rows(3, demonstration="a" * 1100),
             {"context": None},
-            ["SFTConfig cuts at 1024 by default", "(null: nowhere)"],
+            ["SFTConfig takes 1024 where args.max_length of stream.reverse.stages.0 says nothing", "(null: no limit)"],
         ),
         ([{"messages": LONG}], {}, ["has 135 tokens with its messages"]),
         (rows(3, chosen="a" * 130, rejected="b"), {"kind": "dpo", "args": {"max_length": None}}, ["with its chosen"]),
@@ -120,7 +145,7 @@ LONG = [user("copyab"), assistant("a" * 130)]
         (
             rows(1, demonstration="a"),
             {"validation": [{"prompt": "a" * 120, "answer": "a"}]},
-            ["row reverse/validation/0 has a prompt of 120 tokens"],
+            ["row reverse/validation/0 has a prompt of 120 tokens", "with an answer of up to 12"],
         ),
         (
             [{"messages": [user("copyab"), assistant("aZ")]}],
@@ -140,6 +165,55 @@ def test_what_is_refused(train, more, parts, tmp_path, tiny_folder):
     lines = str(caught.value).splitlines()
     assert len(lines) == len(caught.value.problems), lines
     assert any(all(part in line for part in parts) for line in lines), lines
+
+
+MIXED = [*rows(2, demonstration="a"), *rows(5, demonstration="a" * 9)[2:4], rows(5, demonstration="a" * 300)[4]]
+
+
+@pytest.mark.parametrize(
+    "args, overlong, kept, counts, words",
+    [
+        (
+            {"max_length": 12},
+            "drop",
+            [0, 1],
+            {"left_out": 3},
+            "3 of 5 rows are left out (overlong: drop): row reverse/train/2",
+        ),
+        ({"max_length": 12}, "truncate", [0, 1, 2, 3, 4], {"cut": 3}, "3 of 5 rows are cut"),
+        ({"max_length": None}, "drop", [0, 1, 2, 3], {"left_out": 1}, "the model's context of 128 holds no more"),
+        ({"max_length": 7}, "truncate", None, {"left_out": 5}, "all 5 rows are too long"),
+    ],
+)
+def test_rows_that_are_too_long_are_counted(args, overlong, kept, counts, words, tmp_path, tiny_folder):
+    """A prompt has 7 tokens; what loses its whole answer is left out."""
+    if kept is None:
+        with pytest.raises(UserError, match=words):
+            checked(tmp_path, tiny_folder, MIXED, args=args, overlong=overlong)
+        return
+    checks, stream = checked(tmp_path, tiny_folder, MIXED, args=args, overlong=overlong)
+    assert [row["id"] for row in stream.tasks[0].train] == [f"reverse/train/{place}" for place in kept]
+    assert checks.counts == {"reverse": {"train": {"rows": 5} | counts}}
+    assert any(words in warning for warning in checks.findings.warnings), checks.findings.warnings
+
+
+def test_questions_that_are_too_long_are_left_out_or_refused_but_never_cut(tmp_path, tiny_folder):
+    asked = [{"prompt": "a" * 120, "answer": "a"}, {"prompt": "b" * 5, "answer": "b"}]
+    train = rows(2, demonstration="a")
+    checks, stream = checked(tmp_path, tiny_folder, train, validation=asked, overlong="drop")
+    assert [row["prompt"] for row in stream.tasks[0].validation] == ["bbbbb"]
+    assert checks.counts == {"reverse": {"validation": {"rows": 2, "left_out": 1}}}
+    with pytest.raises(UserError, match="`overlong: truncate` cuts no prompts"):
+        checked(tmp_path, tiny_folder, train, validation=asked, overlong="truncate")
+
+
+def test_answers_that_evaluation_would_cut_off_are_told(tmp_path, tiny_folder):
+    train = [*rows(1, demonstration="a"), *rows(3, demonstration="a" * 20)[1:]]
+    checks, _ = checked(tmp_path, tiny_folder, train, max_completion_length=12)
+    (warning,) = checks.findings.warnings
+    assert (
+        "2 of 3 rows teach answers that evaluation would cut off, such as row reverse/train/1 of 21 tokens" in warning
+    )
 
 
 @pytest.mark.parametrize("kind", ["lora", "shira", "unilora"])

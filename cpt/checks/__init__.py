@@ -5,13 +5,16 @@ and by `cpt check --full`; a plain `cpt check` says that it was not looked at.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cpt import models
 from cpt.checks.findings import Findings
-from cpt.checks.known import needs_model, rows_are_known
+from cpt.checks.known import letters_samples, needs_model, rows_are_known
+from cpt.checks.samples import samples
 from cpt.checks.surroundings import check_surroundings
 from cpt.checks.tokens import TokenChecks
+from cpt.data import encoding
 from cpt.data.sources import SPLITS
 from cpt.data.stream import Stream, TaskData, load_task, prove_apart, splits
 from cpt.plan import world
@@ -20,8 +23,27 @@ from cpt.recipe import Hub, Recipe, Suite, suites_of
 from cpt.rundir import Point, RunDir
 
 
-def check(recipe: Recipe, out: Path, full: bool = False) -> list[str]:
-    """Look at all that `cpt run` would refuse; returns what could not be looked at here, for the plan.
+@dataclass
+class Fit:
+    """How the rows fit the model. `stream` has none that `overlong` leaves out; `counts` say how many those were, and
+    `samples` are a rendered prompt and example of each task (a suite's task is SUITE/TASK)."""
+
+    stream: Stream
+    counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    samples: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class Looked:
+    """What `check` saw that the plan says: what could not be looked at here, warnings, and each task's samples."""
+
+    unseen: list[str]
+    warnings: list[str]
+    samples: dict[str, list[str]]
+
+
+def check(recipe: Recipe, out: Path, full: bool = False) -> Looked:
+    """Look at all that `cpt run` would refuse.
 
     `full` downloads what is not here, and looks also where all is known to hold.
 
@@ -33,7 +55,7 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> list[str]:
     check_surroundings(recipe, suites, out, findings)
     check_processes(recipe, world(), findings)
     unseen: list[str] = []
-    stream = Stream((), {})
+    stream, shown = Stream((), {}), {}
     with_model = full or needs_model(recipe, suites)
     if with_model or not rows_are_known(recipe, suites):
         stream, unseen = check_rows(recipe, suites, findings, fetch=full)
@@ -42,9 +64,11 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> list[str]:
         if folder is None:
             unseen.append(f"the model {recipe.model.path}, and so the tokens of all rows")
         else:
-            check_with_model(recipe, stream, folder, findings)
+            shown = check_with_model(recipe, stream, folder, findings).samples
+    elif not findings.problems:
+        shown = letters_samples(recipe, suites)
     findings.check()
-    return unseen
+    return Looked(unseen, findings.warnings, shown)
 
 
 def before_run(recipe: Recipe, out: Path) -> Stream:
@@ -109,33 +133,58 @@ def model_here(recipe: Recipe, out: Path) -> Path | None:
     return base if (base / "config.json").is_file() else models.here(recipe)
 
 
-def check_with_model(recipe: Recipe, stream: Stream, folder: Path, findings: Findings) -> None:
+def check_with_model(recipe: Recipe, stream: Stream, folder: Path, findings: Findings) -> Fit:
     """What needs the tokenizer and the config in `folder`: each row's tokens, teachers, the adapter; and TRL's configs."""
     from cpt.stages.configs import check_configs
 
+    fit = Fit(stream)
     if not findings.about("model"):
-        check_tokens(recipe, stream, folder, findings)
+        fit = check_tokens(recipe, stream, folder, findings)
         with findings.collecting():
             models.check_adapter(folder, recipe)
     check_configs(recipe, findings)
+    return fit
 
 
-def check_tokens(recipe: Recipe, stream: Stream, folder: Path, findings: Findings) -> None:
+def check_tokens(recipe: Recipe, stream: Stream, folder: Path, findings: Findings) -> Fit:
     """The weights and the tokenizer in `folder` are whole and belong together, and every row fits them."""
     with findings.collecting():
         models.check_weights(folder)
     with findings.collecting():
-        tokenizer = models.load_tokenizer(folder, recipe)
-        models.check_vocabulary(folder, tokenizer, recipe)
-        check_top_k(recipe, models.load_config(folder, recipe).get_text_config().vocab_size, findings)
+        model = encoding.load(folder, folder, recipe)
+        models.check_vocabulary(folder, model.tokenizer, recipe)
+        vocabulary = models.load_config(folder, recipe).get_text_config().vocab_size
+        check_top_k(recipe, vocabulary, findings)
         lengths = [models.context_length(folder, recipe), check_teachers(recipe, folder, findings)]
         context = min((each for each in lengths if each is not None), default=None)
-        TokenChecks(recipe, tokenizer, context, findings).check(stream)
+        return fitted(TokenChecks(recipe, model, context, vocabulary, findings), stream)
+    return Fit(stream)
 
 
-def check_evaluated(recipe: Recipe, stream: Stream, tokenizer, context: int | None) -> None:
-    """What verifiers and the tokenizer need of rows that are only evaluated. Raises RecipeErrors."""
+def fitted(checks: TokenChecks, stream: Stream) -> Fit:
+    """Look at all rows of the stream."""
+    kept = checks.check(stream)
+    shown = {}
+    for name, task in [(task.name, task) for task in kept.tasks] + [
+        (f"{suite}/{task.name}", task) for suite, tasks in kept.suites.items() for task in tasks
+    ]:
+        if not checks.findings.problems and (len(task.train) or len(task.eval)):
+            shown[name] = samples(task, checks.model.of(task.spec))
+    return Fit(kept, checks.counts, shown)
+
+
+def check_evaluated(recipe: Recipe, stream: Stream, folder: Path, base: Path) -> tuple[Stream, list[str]]:
+    """What verifiers and the tokenizer need of rows that are only evaluated: the rows that fit, and warnings.
+
+    Raises:
+        RecipeErrors: what was found.
+    """
     findings = Findings()
     check_forms(recipe, stream, findings)
-    TokenChecks(recipe, tokenizer, context, findings).check(stream)
+    model = encoding.load(folder, base, recipe)
+    models.check_vocabulary(base, model.tokenizer, recipe)
+    vocabulary = models.load_config(base, recipe).get_text_config().vocab_size
+    checks = TokenChecks(recipe, model, models.context_length(base, recipe), vocabulary, findings)
+    stream = checks.check(stream)
     findings.check()
+    return stream, findings.warnings

@@ -19,10 +19,16 @@ class Findings:
     def __init__(self) -> None:
         self._found: list[Problem] = []
         self._more: dict[tuple[str, str], list[int]] = {}  # (key, kind) -> [place in _found, how many more]
+        self._warned: dict[tuple[str, str], list] = {}  # (key, kind) -> [message, how many more]
 
     def add(self, key: str, message: str, kind: str | None = None) -> None:
         """Note what is wrong at `key`. Rows with the same key and `kind` are counted, not listed."""
         self.take(Problem(None, None, key, message), kind)
+
+    def warn(self, key: str, message: str, kind: str | None = None) -> None:
+        """Note what may not be meant at `key`, and is no reason to refuse. Rows of one `kind` are counted, as in `add`."""
+        there = self._warned.setdefault((key, kind or message), [message, -1])
+        there[1] += 1
 
     def take(self, problem: Problem, kind: str | None = None) -> None:
         if kind is not None and (problem.key, kind) in self._more:
@@ -49,16 +55,23 @@ class Findings:
         return any(f"{problem.key}.".startswith(f"{key}.") for problem in self._found)
 
     @property
+    def warnings(self) -> list[str]:
+        """What `warn` noted, in order, one line each."""
+        return [f"{key}: {message}{others(more)}" for (key, _), (message, more) in self._warned.items()]
+
+    @property
     def problems(self) -> list[Problem]:
         """What was found, in order; each with the number of further rows of its kind."""
         found = list(self._found)
         for place, more in self._more.values():
-            if more:
-                rows = f"(and {more} more row{'s' * (more > 1)} like it)"
-                found[place] = replace(found[place], message=f"{found[place].message} {rows}")
+            found[place] = replace(found[place], message=f"{found[place].message}{others(more)}")
         return found
 
     def check(self) -> None:
         """Raise RecipeErrors with all that was found, if anything was."""
         if self._found:
             raise RecipeErrors(self.problems)
+
+
+def others(more: int) -> str:
+    return f" (and {more} more row{'s' * (more > 1)} like it)" if more else ""

@@ -6,8 +6,12 @@ to import.
 
 from typing import Any
 
+from cpt.data.procedural import DEMONSTRATIONS, alphabet, row
 from cpt.recipe import Procedural, Recipe, Suite
 from cpt.stages.arguments import ROLLOUT_KINDS, is_plain, value_of
+
+CHATS = "chat (its rows are chats)"
+OWN_ANSWERS = "example  none: the model's own answers are trained on"
 
 CONTEXT = 128  # positions of the embedded model
 AROUND = 10  # tokens of a prompt or a demonstration besides the letters, at most
@@ -38,16 +42,21 @@ def needs_model(recipe: Recipe, suites: dict[str, Suite]) -> bool:
 
 def is_letters(recipe: Recipe, task: Any) -> bool:
     """Whether the task's rows are letters that fit the embedded model's context with all that may be said of them."""
-    if not isinstance(task.data, Procedural) or task.stop:
+    if not isinstance(task.data, Procedural) or task.stop or task.system is not None or task.prompt == "raw":
         return False
     sampled = [
         value_of(stage.args, stage.kind, "max_completion_length")
         for stage in getattr(task, "stages", ())
         if stage.kind in ROLLOUT_KINDS
     ]
-    answer = max(task.max_completion_length or recipe.evaluation.max_completion_length, *sampled, 0)
+    evaluated = task.max_completion_length or recipe.evaluation.max_completion_length
+    if any(stage.kind in ("sft", "dpo", "hybrid") for stage in getattr(task, "stages", ())):
+        taught = DEMONSTRATIONS[task.data.demonstration]("a" * task.data.length, "a" * task.data.length)
+        limit = min([evaluated, *sampled]) if any(stage.kind == "hybrid" for stage in task.stages) else evaluated
+        if len(taught) + 1 > limit:  # the check says that it could not be given whole
+            return False
     demonstration = 2 * task.data.length + AROUND
-    return task.data.length + AROUND + max(answer, demonstration) <= CONTEXT
+    return task.data.length + AROUND + max(evaluated, *sampled, demonstration) <= CONTEXT
 
 
 def is_known(stage: Any) -> bool:
@@ -55,3 +64,28 @@ def is_known(stage: Any) -> bool:
     if stage.kind == "self-distillation" or (stage.kind == "distill" and stage.teacher != "base"):
         return False
     return is_plain(stage.kind, stage.args) and stage.args.get("max_length", CONTEXT) in range(CONTEXT // 2, 10**9)
+
+
+# -- samples ---------------------------------------------------------------------------------------------------------------
+
+
+def letters_samples(recipe: Recipe, suites: dict[str, Suite]) -> dict[str, list[str]]:
+    """What `samples.samples` gives where `needs_model` says no, without a tokenizer: its template writes = after a question
+    and the end of sequence after an answer."""
+    tasks = {task.task: task for task in recipe.stream}
+    tasks |= {f"{name}/{task.task}": task for name, suite in suites.items() for task in suite.tasks}
+    return {name: letters_sample(task) for name, task in tasks.items()}
+
+
+def letters_sample(task: Any) -> list[str]:
+    """Of the first letters in their order: to draw the task's own rows would take a tenth of a second."""
+    kinds = [stage.kind for stage in getattr(task, "stages", ())]
+    letters = alphabet(task.data.name)
+    text = (letters * task.data.length)[: task.data.length]
+    made = row(task.data.name, text, task.data.demonstration)
+    prompt = f"{made['prompt'][0]['content']}="
+    lines = [f"prompt   {CHATS}: {prompt!r}"]
+    taught = any(kind in ("sft", "hybrid") for kind in kinds)
+    if taught:
+        lines.append(f"example  demonstration: {prompt!r} + {made['demonstration'] + '<eos>'!r}")
+    return lines if taught or not kinds else [*lines, OWN_ANSWERS]

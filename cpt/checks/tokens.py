@@ -1,21 +1,19 @@
-"""Whether every row fits the model: its tokenizer can spell it, its template render it, its context hold it.
-
-What a stage trains on is not cut unless the recipe says where.
+"""Whether every row fits the model: its tokenizer can spell it, its chat template write it, its context hold it, and what
+training teaches of it is what evaluation asks and reads (`data.roundtrip`). Rows that are too long: `lengths`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby, islice
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
-from jinja2 import TemplateError
-
-from cpt import models
 from cpt.checks.findings import Findings
+from cpt.checks.lengths import NONE, Limit, Overlong, tightest
+from cpt.data.encoding import Encoder, Encoding, Taught, TemplateRefuses
 from cpt.data.memory import memories, sft_forms
-from cpt.data.rows import STAGE_ROWS, Row, contents, demonstrated_row, in_context
-from cpt.data.stream import Stream, TaskData
-from cpt.preflight import evaluated
+from cpt.data.roundtrip import bare, failure
+from cpt.data.rows import STAGE_ROWS, Row, contents, demonstrated_row, demonstration_of, in_context, lesson, tools_of
+from cpt.data.stream import Chosen, Stream, TaskData
 from cpt.recipe import Recipe
 from cpt.recipe_stages import Sft
 from cpt.spelling import unspellable
@@ -24,170 +22,364 @@ from cpt.stages.arguments import CONFIGS, ROLLOUT_KINDS, value_of
 CHUNK = 1000
 WRITTEN = ("prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages")
 LONGEST = "max_completion_length"
+TOOL_ROLES = ("tool", "function", "ipython")  # whose content a template may write in a form of its own
+SPLITTING = ("wrapped", "bfd_split")  # packing of TRL's that cuts rows in pieces and trains on all of them
 
 
-@dataclass(frozen=True)
+@dataclass
+class Split:
+    """The rows of one split of a task while they are checked. `key` is the task's, `trained` what stages train on."""
+
+    key: str
+    name: str
+    encoder: Encoder
+    rows: Sequence[Row]
+    long: Overlong
+    prompt_limit: Limit
+    answer_limit: int
+    trained: dict[str, Limit] = field(default_factory=dict)  # {sft, dpo or hybrid: the most tokens of a row}
+    demonstration_limit: Limit = NONE  # of hybrids
+    teachers: list[tuple[str, Any]] = field(default_factory=list)  # (key, stage) of self-distillations
+    roles: set[str] = field(default_factory=set)  # that the chat template is known to write
+    unreachable: dict[str, int] = field(default_factory=dict)  # {row id: tokens} of answers longer than any evaluated
+
+    @property
+    def data(self) -> str:
+        return f"{self.key}.data.{self.name}"
+
+
+@dataclass
 class TokenChecks:
-    """Checks rows against a tokenizer and the `context` (positions; None: unknown) of a model, and notes what is wrong."""
+    """Checks rows against a model: its `context` and its `vocabulary` (rows of its embedding), each None if unknown.
+
+    `counts` is {task: {split: {left_out, cut}}} of rows that were too long; a suite's task is SUITE/TASK there.
+    """
 
     recipe: Recipe
-    tokenizer: Any
+    model: Encoding
     context: int | None
+    vocabulary: int | None
     findings: Findings
+    counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
-    def check(self, stream: Stream) -> None:
-        """All rows of the run: those that are trained on and those that are evaluated."""
-        for task in stream.tasks:
-            rollout = max(longest_answer(self.recipe, task, stage) for stage in task.spec.stages)
-            key = f"stream.{task.name}.data"
-            for chunk in self.check_split(key, task.train, rollout):
-                for index, stage in enumerate(task.spec.stages):
-                    self.check_trained(key, f"stream.{task.name}.stages.{index}", stage, chunk)
-                    self.check_contexts(key, f"stream.{task.name}.stages.{index}", stage, chunk)
-        self.check_memories(stream)
-        for key, task in evaluated(stream):
-            with self.findings.collecting():
-                models.answer_stops(self.tokenizer, task.spec)
-            limit = task.spec.max_completion_length or self.recipe.evaluation.max_completion_length
-            for rows in (task.eval, task.validation):
-                for _ in self.check_split(key, rows, limit):
-                    pass
+    def check(self, stream: Stream) -> Stream:
+        """Look at all rows of the run; returns the stream without those that `overlong` leaves out."""
+        tasks = tuple(self.check_task(f"stream.{task.name}", task.name, task) for task in stream.tasks)
+        self.check_memories(tasks)
+        suites = {
+            name: tuple(
+                self.check_task(f"suite {name}: tasks.{task.name}", f"{name}/{task.name}", task) for task in asked
+            )
+            for name, asked in stream.suites.items()
+        }
+        return Stream(tasks, suites)
 
-    def check_split(self, key: str, rows: Sequence[Row], longest_answer: int) -> Iterator[list[Row]]:
-        """Check the prompts and the spelling of the rows of one split, and give the rows on in chunks.
+    def check_task(self, key: str, name: str, task: TaskData) -> TaskData:
+        """Look at the rows of a task; returns it without those that `overlong` leaves out."""
+        with self.findings.collecting():
+            encoder = self.model.of(task.spec)
+            kept = {}
+            for split in ("train", "validation", "eval"):
+                rows = getattr(task, split)
+                if len(rows):
+                    kept[split] = self.check_split(key, name, task, split, rows, encoder)
+            return replace(task, **kept)
+        return task
 
-        `longest_answer` is the number of tokens that may follow each prompt.
-        """
-        iterator = iter(rows)
+    def check_split(self, key: str, name: str, task: TaskData, split: str, rows: Sequence[Row], encoder: Encoder):
+        """Look at the rows of one split; returns those that are used."""
+        stages = task.spec.stages if split == "train" else ()
+        limit = task.spec.max_completion_length or self.recipe.evaluation.max_completion_length
+        follows = max((longest_answer(limit, stage) for stage in stages), default=limit)
+        long = Overlong(key, split, len(rows), task.spec.overlong)
+        this = Split(key, split, encoder, rows, long, self.prompt_limit(follows), limit)
+        for index, stage in enumerate(stages):
+            where = f"{key}.stages.{index}"
+            if stage.kind in ("sft", "dpo", "hybrid"):
+                earlier = [this.trained[stage.kind]] if stage.kind in this.trained else []
+                this.trained[stage.kind] = tightest([*earlier, *self.trained_limits(where, stage)])
+            if stage.kind == "hybrid" and stage.long_demonstrations == "refuse":
+                this.demonstration_limit = tightest([this.demonstration_limit, demonstration_limit(where, stage)])
+            if stage.kind == "self-distillation":
+                this.teachers.append((where, stage))
+        iterator, place = iter(rows), 0
         while chunk := list(islice(iterator, CHUNK)):
-            chats = [row for row in chunk if row.get("messages") or not isinstance(row["prompt"], str)]
-            if chats and self.tokenizer.chat_template is None:
-                if not self.findings.about("model.chat_template"):
-                    self.findings.add(
-                        "model.chat_template",
-                        f"rows are conversational ({chats[0]['id']}), but the tokenizer of {self.recipe.model.path} has no "
-                        "chat template: give one here, or use plain prompts",
-                    )
-                return
-            self.check_spelling(key, chunk)
-            prompts = [(row, "prompt", row["prompt"]) for row in chunk if row.get("prompt") is not None]
-            for row, _, length in self.lengths(key, prompts):
-                if self.context is not None and length + longest_answer > self.context:
-                    self.findings.add(
-                        key,
-                        f"row {row['id']} has a prompt of {length} tokens; with an answer of up to {longest_answer} that "
-                        f"is more than the model's context of {self.context}: shorten or drop the row, or lower {LONGEST}",
-                        "prompt too long",
-                    )
-            yield chunk
+            if not self.check_form(this, task.spec, chunk):
+                return rows
+            self.check_chunk(this, place, chunk)
+            place += len(chunk)
+        self.warn_unreachable(this)
+        counts = long.settle(self.findings)
+        if counts:
+            self.counts.setdefault(name, {})[split] = {"rows": len(rows)} | counts
+        return Chosen(rows, [i for i in range(len(rows)) if i not in long.left_out]) if long.left_out else rows
 
-    def check_spelling(self, key: str, rows: list[Row]) -> None:
+    # -- limits --------------------------------------------------------------------------------------------------------------
+
+    def prompt_limit(self, follows: int) -> Limit:
+        words = f"with an answer of up to {follows} that is more than the model's context of {self.context}"
+        remedy = f"shorten the row, lower {LONGEST}, or say `overlong: drop` in the task"
+        return Limit(None if self.context is None else self.context - follows, words, remedy)
+
+    def trained_limits(self, where: str, stage: Any) -> list[Limit]:
+        """What a stage may train on: the model's context, and where TRL cuts."""
+        remedy = "shorten the row, or say `overlong: drop` or `overlong: truncate` in the task"
+        keeps_end = stage.kind != "hybrid" and value_of(stage.args, stage.kind, "truncation_mode") == "keep_end"
+        limits = [Limit(self.context, f"the model's context of {self.context} holds no more", remedy, True, keeps_end)]
+        cut = value_of(stage.args, stage.kind, "max_length") if stage.kind != "hybrid" else None
+        if cut is not None and not splits_rows(stage):
+            own = "max_length" in stage.args
+            words = (
+                f"args.max_length of {where} is {cut}"
+                if own
+                else f"{CONFIGS[stage.kind][2]} takes {cut} where args.max_length of {where} says nothing"
+            )
+            limits.append(Limit(cut, words, f"raise args.max_length (null: no limit), {remedy}", True, keeps_end))
+        return limits
+
+    # -- one chunk of rows ---------------------------------------------------------------------------------------------------
+
+    def check_form(self, this: Split, spec: Any, rows: list[Row]) -> bool:
+        """Whether the rows can be sent as the task says: by a chat template that is there, or as they are."""
+        chats = [row for row in rows if row.get("messages") or not isinstance(row["prompt"], str)]
+        texts = [row for row in rows if row.get("prompt") is not None and isinstance(row["prompt"], str)]
+        encoder, key = this.encoder, this.key
+        if encoder.tokenizer.chat_template is None and (chats or encoder.form.chat):
+            rows_are = f"rows are conversational ({chats[0]['id']})" if chats else f"{key} says `prompt: chat`"
+            if not self.findings.about("model.chat_template"):
+                self.findings.add(
+                    "model.chat_template",
+                    f"{rows_are}, but the tokenizer of {self.recipe.model.path} has no chat template: give one here, or use "
+                    "plain prompts",
+                )
+            return False
+        if chats and spec.prompt == "raw":
+            message = f"raw sends strings as they are, and row {chats[0]['id']} is a chat: take `prompt` out"
+            self.findings.add(f"{key}.prompt", message, "raw")
+        if texts and spec.system is not None and not encoder.form.chat:
+            message = f"is a message of a chat, and its prompts are sent raw ({encoder.form.why}): say `prompt: chat`"
+            self.findings.add(f"{key}.system", message, "raw")
+        if texts and not encoder.form.chat and encoder.appended:
+            [asked] = encoder.prompts(texts[:1])
+            self.findings.add(
+                this.data,
+                f"row {texts[0]['id']}: evaluation asks {encoder.shown(asked)[-60:]!r}, and training goes on after "
+                f"{texts[0]['prompt'][-60:]!r}: the tokenizer puts {encoder.shown(encoder.appended)!r} after every text by "
+                "itself: take that out of its files (add_eos_token of tokenizer_config.json, post_processor of "
+                "tokenizer.json), or say `prompt: chat` where it has a chat template",
+                "appended",
+            )
+            return False
+        return True
+
+    def check_chunk(self, this: Split, first: int, rows: list[Row]) -> None:
+        """Spelling, prompts, and what is taught of rows whose places begin at `first`."""
+        self.check_spelling(this, rows)
+        places = {id(row): first + i for i, row in enumerate(rows)}
+        asked = [row for row in rows if row.get("prompt") is not None]
+        for row, ids in self.prompts(this, asked, "prompt"):
+            self.check_ids(this, row, "prompt", ids)
+            this.long.look(places[id(row)], row["id"], "a prompt of {} tokens", len(ids), this.prompt_limit)
+            self.check_written(this, row, ids)
+        for kind, limit in this.trained.items():
+            for row, name, form, taught in self.taught(this, lessons(rows, kind)):
+                self.check_ids(this, row, name, taught.ids[taught.start :])
+                self.check_taught(this, row, name, form, taught)
+                place = places[id(row)]
+                this.long.look(place, row["id"], f"{{}} tokens with its {name}", len(taught.ids), limit)
+                if limit.tokens is not None and taught.start >= limit.tokens and not limit.keeps_end:
+                    this.long.emptied.add(place)
+                if kind == "hybrid":
+                    tokens = len(taught.ids) - taught.start
+                    this.long.look(place, row["id"], "a demonstration of {} tokens", tokens, this.demonstration_limit)
+        for where, stage in this.teachers:
+            self.check_contexts(this, where, stage, rows, places)
+
+    def check_taught(self, this: Split, row: Row, name: str, form: dict, taught: Taught) -> None:
+        """What is taught is what evaluation asks and reads."""
+        wrong = failure(this.encoder, form, taught)
+        if wrong is not None:
+            told = self.findings.add if wrong.fatal else self.findings.warn
+            told(this.data, f"row {row['id']}, {name}: {wrong.message}", wrong.kind)
+        if name != "rejected" and taught.end is not None and len(taught.completion) > this.answer_limit:
+            this.unreachable[row["id"]] = len(taught.completion)
+
+    def warn_unreachable(self, this: Split) -> None:
+        """Answers that are taught and can never be given: evaluation stops before their ends."""
+        if this.unreachable:
+            name, length = next(iter(this.unreachable.items()))
+            self.findings.warn(
+                this.data,
+                f"{len(this.unreachable)} of {len(this.rows)} rows teach answers that evaluation would cut off, such as row "
+                f"{name} of {length} tokens: raise {LONGEST} of the task ({this.answer_limit})",
+            )
+
+    def check_ids(self, this: Split, row: Row, name: str, ids: list[int]) -> None:
+        """The model has an embedding for each token of a row."""
+        if self.vocabulary is None or not ids or max(ids) < self.vocabulary:
+            return
+        beyond = next(each for each in ids if each >= self.vocabulary)
+        token = this.encoder.tokenizer.convert_ids_to_tokens(beyond)
+        self.findings.add(
+            this.data,
+            f"row {row['id']}: its {name} holds {token!r} (id {beyond}), and the model has embeddings for {self.vocabulary} "
+            "tokens: the token was added to the tokenizer and not to the model: resize the model's embeddings "
+            "(resize_token_embeddings) and save it again, or write the rows without the token",
+            f"embedding {name}",
+        )
+
+    def check_written(self, this: Split, row: Row, ids: list[int]) -> None:
+        """The chat template writes messages of every role, and tools. Of each role the first row is looked at."""
+        sent = this.encoder.sent(row["prompt"])
+        if isinstance(sent, str):
+            return
+        new = [each for each in sent if each["role"] not in this.roles and contents([each])[0].strip()]
+        tools = bool(row.get("tools")) and "tools of the row" not in this.roles
+        if not new and not tools:
+            return
+        text = bare(this.encoder.shown(ids))
+        for message in new:
+            this.roles.add(message["role"])
+            if message["role"] not in ("assistant", *TOOL_ROLES) and bare(contents([message])[0]) not in text:
+                self.findings.add(
+                    this.data,
+                    f"row {row['id']}: the chat template leaves messages of the role {message['role']!r} out "
+                    f"({contents([message])[0][:60]!r}): write the role as the template knows it, or give another as "
+                    "model.chat_template",
+                    f"role {message['role']}",
+                )
+        if tools:
+            this.roles.add("tools of the row")
+            [without] = this.encoder.prompts([{name: value for name, value in row.items() if name != "tools"}])
+            if without == ids:
+                self.findings.add(
+                    this.data,
+                    f"row {row['id']} has tools, and the chat template leaves them out: give one that writes them as "
+                    "model.chat_template",
+                    "tools",
+                )
+
+    def check_spelling(self, this: Split, rows: list[Row]) -> None:
         """No row has a character that the tokenizer would drop or garble."""
         texts = [(row, name, text) for row in rows for name in WRITTEN if row.get(name) for text in contents(row[name])]
-        self.check_texts(key, texts)
+        self.check_texts(this.data, this.encoder, texts)
 
-    def check_texts(self, key: str, texts: list[tuple[Row, str, str]]) -> None:
+    def check_texts(self, key: str, encoder: Encoder, texts: list[tuple[Row, str, str]]) -> None:
         """The tokenizer can spell the text of each (row, field, text)."""
-        for number, position in unspellable(self.tokenizer, [text for _, _, text in texts]):
-            row, field, text = texts[number]
+        for number, position in unspellable(encoder.tokenizer, [text for _, _, text in texts]):
+            row, name, text = texts[number]
             self.findings.add(
                 key,
-                f"row {row['id']}: the tokenizer cannot spell {text[position]!r} (character {position + 1} of {field} "
+                f"row {row['id']}: the tokenizer cannot spell {text[position]!r} (character {position + 1} of {name} "
                 f"{text[:60]!r}): change the row, or take a model that knows it",
                 "spelling",
             )
 
-    def check_contexts(self, key: str, place: str, stage: Any, rows: list[Row]) -> None:
+    def check_contexts(self, this: Split, where: str, stage: Any, rows: list[Row], places: dict[int, int]) -> None:
         """A self-distillation's teacher can be given each row's demonstration: it can be spelt, and is not too long."""
-        if stage.kind != "self-distillation":
-            return
         asked = []
         for row in rows:
             if demonstrated_row(row) is None:
                 continue  # `preflight.check_stages` notes it
             try:
-                asked.append((row, "teacher's context", in_context(row, stage.template)))
+                asked.append((row, {"prompt": in_context(row, stage.template)} | tools_of(row)))
             except ValueError as error:
                 message = f"row {row['id']}: {error}: a self-distillation stage cannot use it"
-                self.findings.add(key, message, "teacher's context")
-        texts = [(row, name, contents(text)[-1]) for row, name, text in asked]
-        self.check_texts(f"{place}.template, with {key}", texts)
-        answer = value_of(stage.args, stage.kind, LONGEST)
-        for row, _, length in self.lengths(key, asked):
-            if self.context is not None and length + answer > self.context:
-                self.findings.add(
-                    key,
-                    f"row {row['id']}: with its demonstration the teacher is asked {length} tokens; with an answer of up "
-                    f"to {answer} that is more than the model's context of {self.context}: shorten or drop the row, or "
-                    f"lower {LONGEST}",
-                    "teacher's context too long",
-                )
+                self.findings.add(this.data, message, "teacher's context")
+        texts = [(row, "teacher's context", contents(form["prompt"])[-1]) for row, form in asked]
+        self.check_texts(f"{where}.template", this.encoder, texts)
+        limit = self.prompt_limit(value_of(stage.args, stage.kind, LONGEST))
+        whose = {id(form): row for row, form in asked}
+        for form, ids in self.prompts(this, [form for _, form in asked], "teacher's context"):
+            row = whose[id(form)]
+            this.long.look(places[id(row)], row["id"], "a teacher's prompt of {} tokens", len(ids), limit)
 
-    def check_trained(self, key: str, place: str, stage: Any, rows: list[Row]) -> None:
-        """No row is trained on only in part, unless the recipe itself says where to cut (`max_length`)."""
-        texts = [each for row in rows for each in trained_texts(row, stage.kind, self.tokenizer.eos_token)]
-        cut = value_of(stage.args, stage.kind, "max_length") if texts else None
-        chosen = "max_length" in stage.args
-        for row, field, length in self.lengths(key, texts, answered=True):
-            kept = min(length, cut) if chosen and cut else length
-            if self.context is not None and kept > self.context:
-                self.findings.add(
-                    key,
-                    f"row {row['id']} has {length} tokens with its {field}, more than the model's context of "
-                    f"{self.context}: shorten or drop the row, or let args.max_length of {place} cut it",
-                    f"{place} {field} beyond the context",
-                )
-            elif not chosen and cut and length > cut:
-                self.findings.add(
-                    key,
-                    f"row {row['id']} has {length} tokens with its {field}, and {CONFIGS[stage.kind][2]} cuts at {cut} by "
-                    f"default: say where to cut with args.max_length of {place} (null: nowhere), or drop the row",
-                    f"{place} {field} cut",
-                )
-
-    def check_memories(self, stream: Stream) -> None:
+    def check_memories(self, tasks: Sequence[TaskData]) -> None:
         """What is kept of every task that another follows can be trained on."""
         for place, memory in memories(self.recipe).items():
-            stage = Sft(kind="sft", args=memory.args)
+            limit = tightest(self.trained_limits(place, Sft(kind="sft", args=memory.args)))
+            kept: dict[str, list[tuple[int, Row, dict]]] = {}
             with self.findings.collecting():
-                forms = sft_forms(stream.tasks[:-1], self.recipe.data.seed, memory.rows, place)
-                for name, found in groupby(forms, lambda each: each[0].name):
-                    self.check_trained(f"stream.{name}.data", place, stage, [row for _, row, _ in found])
+                for number, (task, row, form) in enumerate(
+                    sft_forms(tasks[:-1], self.recipe.data.seed, memory.rows, place)
+                ):
+                    kept.setdefault(task.name, []).append((number, row, form))
+            for task in tasks[:-1]:
+                rows = kept.get(task.name, [])
+                long = Overlong(f"stream.{task.name}", "train", len(rows), task.spec.overlong)
+                this = Split(f"stream.{task.name}", "train", self.model.of(task.spec), [], long, NONE, 10**9)
+                named = [(row, "messages" if "messages" in form else "demonstration", form) for _, row, form in rows]
+                places = {id(row): number for number, row, _ in rows}
+                for row, name, form, taught in self.taught(this, named):
+                    self.check_taught(this, row, name, form, taught)
+                    long.look(places[id(row)], row["id"], f"{{}} tokens with its {name}", len(taught.ids), limit)
+                long.settle(self.findings)
 
-    def lengths(
-        self, key: str, texts: list[tuple[Row, str, Any]], answered: bool = False
-    ) -> Iterator[tuple[Row, str, int]]:
-        """(row, field, tokens) of each (row, field, text or conversation) that the chat template takes."""
-        try:
-            encoded = models.encode_prompts(self.tokenizer, [text for *_, text in texts], self.recipe, answered)
-        except TemplateError as error:
-            if len(texts) == 1:
-                row, field, _ = texts[0]
-                message = f"row {row['id']}: the chat template refuses its {field}: {' '.join(str(error).split())}"
-                self.findings.add(key, message, f"template {field}")
-                return
-            for each in texts:
-                yield from self.lengths(key, [each], answered)
+    # -- the encoder, row by row where the template refuses one --------------------------------------------------------------
+
+    def prompts(self, this: Split, rows: list[Row], name: str) -> Iterator[tuple[Row, list[int]]]:
+        """(row, ids of its prompt) of each row that the chat template can write."""
+        if not rows:
             return
-        yield from ((row, field, len(ids)) for (row, field, _), ids in zip(texts, encoded, strict=True))
+        try:
+            yield from zip(rows, this.encoder.prompts(rows), strict=True)
+        except TemplateRefuses as error:
+            if len(rows) == 1:
+                self.refused(this, rows[0], name, error)
+            else:
+                for row in rows:
+                    yield from self.prompts(this, [row], name)
+
+    def taught(self, this: Split, named: list[tuple[Row, str, dict]]) -> Iterator[tuple[Row, str, dict, Taught]]:
+        """(row, field, form, what is taught) of each (row, field, form) that the chat template can write."""
+        try:
+            found = this.encoder.taught([form for *_, form in named])
+            yield from ((*each, taught) for each, taught in zip(named, found, strict=True))
+        except TemplateRefuses as error:
+            if len(named) == 1:
+                self.refused(this, named[0][0], named[0][1], error)
+            else:
+                for each in named:
+                    yield from self.taught(this, [each])
+
+    def refused(self, this: Split, row: Row, name: str, error: TemplateRefuses) -> None:
+        message = f"row {row.get('id')}: the chat template refuses its {name}: {error}"
+        self.findings.add(this.data, message, f"template {name}")
 
 
-def longest_answer(recipe: Recipe, task: TaskData, stage: Any) -> int:
+def longest_answer(evaluated: int, stage: Any) -> int:
     """The tokens that a stage may sample after a training prompt and train on."""
     if stage.kind in ROLLOUT_KINDS:
         return value_of(stage.args, stage.kind, LONGEST)
-    if stage.kind == "rejection":
-        return task.spec.max_completion_length or recipe.evaluation.max_completion_length
-    return 0
+    return evaluated if stage.kind == "rejection" else 0
 
 
-def trained_texts(row: Row, kind: str, end: str) -> Iterator[tuple[Row, str, str | list]]:
-    """(row, field, text or conversation) of what an sft or dpo stage trains on, the end of sequence included."""
-    form = STAGE_ROWS[kind](row) or {}
-    if "messages" in form:
-        yield row, "messages", form["messages"]
-    for name in ("completion", "chosen", "rejected"):
-        if name in form:
-            field = "demonstration" if name == "completion" and row.get("demonstration") is not None else name
-            whole = form["prompt"] + form[name]
-            yield row, field, whole + end if isinstance(whole, str) else whole
+def demonstration_limit(where: str, stage: Any) -> Limit:
+    """What a hybrid takes of a demonstration."""
+    tokens = value_of(stage.args, stage.kind, LONGEST)
+    keep = f"`long_demonstrations: keep` in {where} (it is trained on whole)"
+    remedy = f"raise it, or say {keep}, or `overlong: drop` in the task"
+    return Limit(tokens, f"args.{LONGEST} of {where} is {tokens}", remedy)
+
+
+def splits_rows(stage: Any) -> bool:
+    """Whether TRL packs rows in such a way that none loses its end."""
+    return bool(stage.args.get("packing")) and stage.args.get("packing_strategy") in SPLITTING
+
+
+def lessons(rows: list[Row], kind: str) -> list[tuple[Row, str, dict]]:
+    """(row, field, {prompt, completion} or {messages}) of what a stage of this kind teaches of each row."""
+    found = []
+    for row in rows:
+        if kind == "hybrid":
+            there = demonstration_of(row) is not None and row.get("prompt") is not None
+            found += [(row, "demonstration", lesson(row, demonstration_of(row)))] if there else []
+            continue
+        form = STAGE_ROWS[kind](row) or {}
+        if "messages" in form:
+            found.append((row, "messages", form))
+        for name in ("completion", "chosen", "rejected"):
+            if name in form:
+                called = "demonstration" if name == "completion" and row.get("demonstration") is not None else name
+                found.append((row, called, lesson(row, form[name])))
+    return found

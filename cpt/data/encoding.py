@@ -89,8 +89,9 @@ class Encoding:
         """The encoder of the task `spec`. Raises UserError for a `stop` that is not a single token."""
         form = self.form if spec.prompt is None else Form(spec.prompt == "chat", "as the recipe says")
         stops = models.answer_stops(self.tokenizer, spec)
-        keep = spec.special_tokens == "keep"
-        return Encoder(self.tokenizer, self.stop_ids, stops, self.options, form, spec.system, keep)
+        encoder = Encoder(self.tokenizer, self.stop_ids, stops, self.options, form, spec.system)
+        encoder.keep, encoder.drops_long = spec.special_tokens == "keep", spec.overlong == "drop"
+        return encoder
 
     def words(self, ids: Sequence[int]) -> str:
         """The tokens of these ids, for people."""
@@ -115,7 +116,7 @@ class Encoder:
     """Encodes the rows of one task, and reads its answers.
 
     `stops` are ids that end an answer besides the model's `stop_ids`; `system` is put before chats that have no system
-    message; with `keep` verifiers are given special tokens too.
+    message; with `keep` verifiers are given special tokens too; `drops_long`: rows beyond a stage's limit are left out.
     """
 
     def __init__(
@@ -126,11 +127,11 @@ class Encoder:
         options: dict[str, Any],
         form: Form,
         system: str | None = None,
-        keep: bool = False,
     ):
         self.tokenizer, self.options, self.form = tokenizer, options, form
         self.stops, self.ends = tuple(stops), frozenset((*stop_ids, *stops))
-        self.system, self.keep = system, keep
+        self.system = system
+        self.keep = self.drops_long = False
 
     # -- prompts and answers -------------------------------------------------------------------------------------------------
 

@@ -117,14 +117,16 @@ def rows(
     rng = np.random.default_rng([seed, number, ("train", "validation", "eval").index(split)])
     made = []
     for i, text in enumerate(strings(alphabet(name), length, split, count, rng)):
-        answer = SKILLS[name](text)
-        made.append(
-            {
-                "id": f"{name}/{split}/{i}",
-                "prompt": [{"role": "user", "content": name + text}],
-                "answer": answer,
-                "demonstration": DEMONSTRATIONS[demonstration](text, answer),
-                "answer_markers": ANSWER_MARKERS,
-            }
-        )
+        made.append({"id": f"{name}/{split}/{i}"} | row(name, text, demonstration))
     return made
+
+
+def row(name: str, text: str, demonstration: str = "restate") -> dict:
+    """The row of one string, without an id."""
+    answer = SKILLS[name](text)
+    return {
+        "prompt": [{"role": "user", "content": name + text}],
+        "answer": answer,
+        "demonstration": DEMONSTRATIONS[demonstration](text, answer),
+        "answer_markers": ANSWER_MARKERS,
+    }

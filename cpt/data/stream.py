@@ -44,6 +44,21 @@ def validation_of(stream: Stream, tasks: int) -> Stream:
     return Stream(tuple(replace(task, eval=task.validation) for task in stream.tasks[:tasks]), {})
 
 
+class Chosen(Sequence):
+    """The rows at some places of others, read as they are asked for."""
+
+    def __init__(self, rows: Sequence[Row], places: Sequence[int]):
+        self.rows, self.places = rows, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self.rows[place] for place in self.places[index]]
+        return self.rows[self.places[index]]
+
+
 def splits(task: TaskData) -> Iterator[tuple[str, Sequence[Row]]]:
     for split in sources.SPLITS:
         rows = getattr(task, split)

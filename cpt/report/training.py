@@ -87,7 +87,22 @@ def panel(task: str, stage: str, lines: list[dict], key: str, spans: dict) -> di
 
 
 def notes(results: dict) -> list[str]:
-    return [f"{stage['task']} {stage['stage']}: {note}" for stage in results["stages"] for note in stage["notes"]]
+    """Rows that were too long, and what stages noted."""
+    return overlong(results.get("overlong") or {}) + [
+        f"{stage['task']} {stage['stage']}: {note}" for stage in results["stages"] for note in stage["notes"]
+    ]
+
+
+def overlong(counts: dict) -> list[str]:
+    """What became of rows that were too long: {task: {split: {rows, left_out, cut}}}."""
+    words = {"left_out": "left out", "cut": "cut, so that their ends were not trained on"}
+    return [
+        f"{task} {split}: {found[name]} of {found['rows']} rows were too long and {words[name]}"
+        for task, splits in counts.items()
+        for split, found in splits.items()
+        for name in words
+        if found.get(name)
+    ]
 
 
 def filters(results: dict) -> list[dict]:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from trl import DPOTrainer
 from trl.trainer import dpo_trainer
 
+from cpt import models
 from cpt.data.rows import dpo_row, unpack
 from cpt.errors import UserError
 from cpt.stages.configs import make_config
@@ -48,7 +49,9 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         DpoStageTrainer,
         model=load_policy(ctx, ctx.reference),
         args=config,
-        train_dataset=dpo_examples((encoder, pair) for pair in pairs),
+        train_dataset=dpo_examples(
+            ((encoder, pair) for pair in pairs), config, models.context_length(ctx.base, ctx.recipe), ctx.key
+        ),
         processing_class=encoder.tokenizer,
     )
     drop_reference_adapter(trainer, ctx)

@@ -16,15 +16,35 @@ CHUNK = 1000  # rows that are encoded at once
 IGNORED = -100  # the label of a token that is not trained on
 
 
-def sft_examples(lessons: Iterable[tuple[Encoder, dict]], config, key: str):
+def sft_examples(lessons: Iterable[tuple[Encoder, dict]], config, context: int | None, key: str):
     """A `datasets.Dataset` of input_ids and labels, of {prompt, completion} or {messages} and the encoder of their task.
 
-    `config` is the stage's SFTConfig. Raises UserError for a row to which it does not apply.
+    `config` is the stage's SFTConfig, `context` the model's. Rows that lose their whole answer at the limit are left out;
+    of a task with `overlong: drop` all that are longer.
+
+    Raises:
+        UserError: `assistant_only_loss` for a prompt that is sent raw.
     """
-    return dataset(
-        {"input_ids": taught.ids, "labels": labels(encoder, form, taught, config, key)}
+    limit = None if config.packing else limit_of(config, context)
+    kept = part(limit, config)
+    examples = (
+        {"input_ids": taught.ids[kept], "labels": labels(encoder, form, taught, config, key)[kept]}
         for encoder, form, taught in encoded(lessons)
+        if limit is None or len(taught.ids) <= limit or not encoder.drops_long
     )
+    return dataset((each for each in examples if any(label != IGNORED for label in each["labels"])), key)
+
+
+def limit_of(config, context: int | None) -> int | None:
+    """The most tokens of a row: `max_length` of the config, and the model's context."""
+    return min((each for each in (config.max_length, context) if each is not None), default=None)
+
+
+def part(limit: int | None, config) -> slice:
+    """What is kept of a row: its beginning, or its end."""
+    if limit is None:
+        return slice(None)
+    return slice(-limit, None) if config.truncation_mode == "keep_end" else slice(None, limit)
 
 
 def encoded(lessons: Iterable[tuple[Encoder, dict]]) -> Iterator[tuple[Encoder, dict, Taught]]:
@@ -47,14 +67,32 @@ def labels(encoder: Encoder, form: dict, taught: Taught, config, key: str) -> li
     return [IGNORED] * start + taught.ids[start:]
 
 
-def dpo_examples(pairs: Iterable[tuple[Encoder, dict]]):
-    """A `datasets.Dataset` of prompt_ids, chosen_ids and rejected_ids, of {prompt, chosen, rejected}."""
+def dpo_examples(pairs: Iterable[tuple[Encoder, dict]], config, context: int | None, key: str):
+    """A `datasets.Dataset` of prompt_ids, chosen_ids and rejected_ids, of {prompt, chosen, rejected}.
+
+    `config` is the stage's DPOConfig, `context` the model's. Pairs that lose their answers at the limit are left out.
+    """
+    limit, kept = limit_of(config, context), part(limit_of(config, context), config)
     pairs = list(pairs)
     chosen, rejected = (encoded(side(pairs, name)) for name in ("chosen", "rejected"))
-    return dataset(
+    examples = (
         {"prompt_ids": one.ids[: one.start], "chosen_ids": one.ids[one.start :], "rejected_ids": two.ids[two.start :]}
         for (*_, one), (*_, two) in zip(chosen, rejected, strict=True)
     )
+    if limit is not None:
+        examples = (shortened(each, limit, kept) for each in examples)
+    return dataset((each for each in examples if each["chosen_ids"] or each["rejected_ids"]), key)
+
+
+def shortened(example: dict[str, list[int]], limit: int, kept: slice) -> dict[str, list[int]]:
+    """The pair with no more tokens than `limit` on either side; both sides keep the same of their prompt."""
+    prompt, answers = example["prompt_ids"], {name: example[name] for name in ("chosen_ids", "rejected_ids")}
+    if kept.start is None:  # the beginning is kept
+        return {"prompt_ids": prompt} | {name: ids[: max(0, limit - len(prompt))] for name, ids in answers.items()}
+    room = max(0, limit - max(map(len, answers.values())))
+    return {"prompt_ids": prompt[len(prompt) - room :] if room else []} | {
+        name: ids[kept] for name, ids in answers.items()
+    }
 
 
 def side(pairs: Iterable[tuple[Encoder, dict]], name: str) -> Iterator[tuple[Encoder, dict]]:
@@ -64,8 +102,12 @@ def side(pairs: Iterable[tuple[Encoder, dict]], name: str) -> Iterator[tuple[Enc
         yield encoder, rest | {"completion": pair[name]}
 
 
-def dataset(examples: Iterable[dict[str, list[int]]]):
-    """In memory, as Arrow holds it: lists of Python's integers would take ten times as much."""
+def dataset(examples: Iterable[dict[str, list[int]]], key: str):
+    """In memory, as Arrow holds it: lists of Python's integers would take ten times as much.
+
+    Raises:
+        UserError: no example is left.
+    """
     import datasets
 
     examples, parts = iter(examples), []
@@ -73,4 +115,6 @@ def dataset(examples: Iterable[dict[str, list[int]]]):
         columns = {name: [example[name] for example in chunk] for name in chunk[0]}
         features = datasets.Features(dict.fromkeys(columns, datasets.List(datasets.Value("int32"))))
         parts.append(datasets.Dataset.from_dict(columns, features))
+    if not parts:
+        raise UserError(f"{key}: no row has anything of its answer within the limit: raise args.max_length")
     return datasets.concatenate_datasets(parts)

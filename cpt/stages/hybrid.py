@@ -13,15 +13,12 @@ from cpt.data.encoding import Encoder
 from cpt.data.rows import demonstration_of, lesson, unpack
 from cpt.errors import UserError
 from cpt.losses import Bounds
-from cpt.stages.arguments import value_of
 from cpt.stages.buffer import UnsolvedBuffer, imitation_loss
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.methods import HYBRIDS, Groups, HybridMethod, Mix
 from cpt.stages.rlvr import RlvrStageTrainer, make_trainer
 from cpt.stages.training import train
-
-SHOWN = 3  # rows that an error names
 
 
 class HybridStageTrainer(RlvrStageTrainer):
@@ -300,7 +297,7 @@ def with_demonstrations(ctx: StageContext, rows, encoder: Encoder):
     """The rows with `demonstration_ids` (none: empty): the tokens after the prompt, the end of the answer included.
 
     Raises:
-        UserError: no row has one, or one is longer than a completion may be.
+        UserError: no row has one.
     """
     unpacked = unpack(rows["prompt"], rows["row"])
     there = [(i, row, demonstration_of(row)) for i, row in enumerate(unpacked)]
@@ -311,22 +308,10 @@ def with_demonstrations(ctx: StageContext, rows, encoder: Encoder):
     all_taught = encoder.taught([lesson(row, text) for _, row, text in there])
     for (i, *_), taught in zip(there, all_taught, strict=True):
         ids[i] = taught.ids[taught.start :]
-    refuse_long(ctx, unpacked, ids)
     lacking = len(unpacked) - len(there)
     if lacking:
         ctx.notes.append(f"{lacking} of {len(unpacked)} rows without a demonstration")
     return rows.add_column("demonstration_ids", ids)
-
-
-def refuse_long(ctx: StageContext, rows: list[dict], ids: list[list[int]]) -> None:
-    limit = value_of(ctx.stage.args, ctx.stage.kind, "max_completion_length")
-    long = [(row["id"], len(each)) for row, each in zip(rows, ids, strict=True) if len(each) > limit]
-    if long and ctx.stage.long_demonstrations == "refuse":
-        shown = ", ".join(f"{name} ({length})" for name, length in long[:SHOWN])
-        raise UserError(
-            f"{ctx.key}: {len(long)} demonstrations have more tokens than max_completion_length ({limit}): {shown}; raise "
-            "it, or say `long_demonstrations: keep` to train on them whole"
-        )
 
 
 def run(ctx: StageContext, rows, strategies) -> dict:

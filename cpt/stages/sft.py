@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from trl import SFTTrainer
 
+from cpt import models
 from cpt.data.encoding import Encoder
 from cpt.data.rows import sft_row, unpack
 from cpt.stages.configs import make_config
@@ -25,7 +26,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
 def train_on(ctx: StageContext, lessons: Iterable[tuple[Encoder, dict]], strategies, spent: dict | None = None) -> dict:
     """SFT on {prompt, completion} or {messages}, each with its task's encoder; `spent` as in `training.train`."""
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
-    examples = sft_examples(lessons, config, ctx.key)
+    examples = sft_examples(lessons, config, models.context_length(ctx.base, ctx.recipe), ctx.key)
     config.assistant_only_loss = False  # the labels say it, and TRL would look for messages
     trainer = build(
         ctx,

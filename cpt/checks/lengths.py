@@ -1,0 +1,81 @@
+"""Rows that are too long: how many, and what becomes of them (`overlong` of the task)."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cpt.checks.findings import Findings
+
+
+class Limit(NamedTuple):
+    """The most tokens that something of a row may have. `words` say whose limit it is, `remedy` what to do; `cuts`: what is
+    beyond it can be cut off, at the end, or at the beginning (`keeps_end`)."""
+
+    tokens: int | None
+    words: str
+    remedy: str
+    cuts: bool = False
+    keeps_end: bool = False
+
+
+NONE = Limit(None, "", "")
+
+
+def tightest(limits: list[Limit]) -> Limit:
+    """The limit with the fewest tokens."""
+    known = [limit for limit in limits if limit.tokens is not None]
+    return min(known, key=lambda limit: limit.tokens, default=NONE)
+
+
+@dataclass
+class Overlong:
+    """The rows of one split of a task that are too long. `key` is the task's (stream.tickets), `rows` how many it has."""
+
+    key: str
+    split: str
+    rows: int
+    action: str  # refuse, drop, truncate
+    found: dict[tuple[str, Limit], list[tuple[int, str, int]]] = field(default_factory=dict)
+    emptied: set[int] = field(default_factory=set)
+
+    def look(self, place: int, row_id: str, what: str, length: int, limit: Limit) -> None:
+        """Take note of the row at `place` if `length` tokens are more than the limit; `what` says what has so many ({})."""
+        if limit.tokens is not None and length > limit.tokens:
+            self.found.setdefault((what, limit), []).append((place, row_id, length))
+
+    @property
+    def left_out(self) -> set[int]:
+        """The places of the rows that are not used."""
+        if self.action == "drop":
+            return {place for each in self.found.values() for place, *_ in each}
+        return self.emptied if self.action == "truncate" else set()
+
+    def settle(self, findings: Findings) -> dict[str, int]:
+        """Note what is refused, or what becomes of the rows: {left_out, cut}, how many rows, without zeros."""
+        for (what, limit), rows in self.found.items():
+            if self.action == "refuse" or (self.action == "truncate" and not limit.cuts):
+                findings.add(f"{self.key}.data.{self.split}", self._refusal(what, limit, rows))
+        cut = {place for (_, limit), each in self.found.items() for place, *_ in each if limit.cuts} - self.left_out
+        counts = {"left_out": len(self.left_out), "cut": len(cut) if self.action == "truncate" else 0}
+        counts = {name: count for name, count in counts.items() if count}
+        if counts.get("left_out") == self.rows:
+            message = f"all {self.rows} rows are too long, so `overlong: {self.action}` leaves none: give shorter rows"
+            findings.add(f"{self.key}.data.{self.split}", message)
+        elif counts:
+            findings.warn(f"{self.key}.data.{self.split}", self._sentence(counts))
+        return counts
+
+    def _refusal(self, what: str, limit: Limit, rows: list[tuple[int, str, int]]) -> str:
+        _, row_id, length = rows[0]
+        others = f" ({len(rows)} of {self.rows} rows are too long)" if len(rows) > 1 else ""
+        kept = "`overlong: truncate` cuts no prompts: " if self.action == "truncate" else ""
+        return f"row {row_id} has {what.format(length)}, and {limit.words}{others}: {kept}{limit.remedy}"
+
+    def _sentence(self, counts: dict[str, int]) -> str:
+        (what, limit), rows = next(iter(self.found.items()))
+        example = f"row {rows[0][1]} has {what.format(rows[0][2])}, and {limit.words}"
+        said = {
+            "left_out": "are left out" if self.action == "drop" else "lose their whole answer, and are left out",
+            "cut": "are cut, so that their ends are not trained on",
+        }
+        parts = [f"{count} of {self.rows} rows {said[name]}" for name, count in counts.items()]
+        return f"{'; '.join(parts)} (overlong: {self.action}): {example}"

@@ -1,0 +1,42 @@
+"""One rendered prompt and one rendered training example of each task, for the plan: what the model is asked and taught."""
+
+from cpt.checks.known import CHATS, OWN_ANSWERS
+from cpt.checks.tokens import lessons
+from cpt.data.encoding import Encoder, TemplateRefuses
+from cpt.data.stream import TaskData
+
+SHOWN = 400  # characters of a text
+
+
+def samples(task: TaskData, encoder: Encoder) -> list[str]:
+    """The lines of a task of the stream, or (the prompt alone) of a suite."""
+    rows = task.train if len(task.train) else task.eval
+    try:
+        lines = [f"prompt   {form_words(rows[0], encoder)}: {shown(prompt_of(rows[0], encoder))}"]
+        kinds = dict.fromkeys(stage.kind for stage in getattr(task.spec, "stages", ()))
+        taught = [each for kind in kinds if kind in ("sft", "dpo", "hybrid") for each in lessons([rows[0]], kind)]
+        for name, form in {name: form for _, name, form in taught}.items():
+            [one] = encoder.taught([form])
+            context, trained = encoder.shown(one.ids[: one.start]), encoder.shown(one.ids[one.start :])
+            lines.append(f"example  {name}: {shown(context) + ' + ' if context else ''}{shown(trained)}")
+        if not taught and kinds:
+            lines.append(OWN_ANSWERS)
+        return lines
+    except TemplateRefuses:  # the checks name the row
+        return []
+
+
+def prompt_of(row: dict, encoder: Encoder) -> str:
+    return encoder.shown(encoder.prompts([row])[0])
+
+
+def form_words(row: dict, encoder: Encoder) -> str:
+    """How the prompt is sent, and why."""
+    if not isinstance(row.get("prompt"), str):
+        return CHATS
+    return f"{encoder.form.name} ({encoder.form.why})"
+
+
+def shown(text: str) -> str:
+    """The text as Python writes it; of a long one the beginning and the end."""
+    return repr(text) if len(text) <= SHOWN else f"{text[: SHOWN * 2 // 3]!r} ... {text[-SHOWN // 3 :]!r}"
