@@ -53,8 +53,12 @@ def end_descendants() -> None:
 def supervise(work: Callable[[], None]) -> None:
     """Run `work` in a child process, and end with its exit code (128 and more: the signal that ended it).
 
-    When it ends, when our parent is gone, or when we are sent SIGTERM, whatever it has started ends too.
+    When it ends, when our parent is gone, or when we are sent SIGTERM, whatever it has started ends too. Elsewhere
+    than on Linux `work` simply runs.
     """
+    if sys.platform != "linux":
+        work()
+        return
     parent = os.getppid()
     adopt_orphans()
     wanted = {signal.SIGCHLD, signal.SIGTERM}

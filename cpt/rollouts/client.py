@@ -87,9 +87,9 @@ class Servers:
         is_json = answer.headers.get("content-type", "").startswith("application/json")
         return answer.json() if is_json else None
 
-    def get(self, url: str, path: str) -> httpx.Response:
+    def get(self, url: str, path: str, patience: float | None = None) -> httpx.Response:
         helpers = Helpers(1)
-        return helpers.results([helpers.submit(self._asked, "GET", url, path, self.patience)])[0]
+        return helpers.results([helpers.submit(self._asked, "GET", url, path, patience or self.patience)])[0]
 
     def _asked(
         self, method: str, url: str, path: str, timeout: float | None, body: dict | None = None

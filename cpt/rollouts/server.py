@@ -30,6 +30,9 @@ from cpt.stop import current
 FAILURES, WITHIN = 3, 600.0  # so many in so many seconds end the run
 TOGETHER = 64  # prompts in one request, where all are continued alike
 SETTLING = 3  # times the patience of a small question: a worker may still wait, as long, for weights that never come
+LOOKING = (
+    10  # times that patience: what a server may take to look at its machine, of which its answer to INFO also tells
+)
 INFO, UNLOAD = "server_info?config_format=json", "v1/unload_lora_adapter"
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,8 @@ class ServerEngine(CopyingEngine):
         self.servers = Servers(urls, settings.patience, self.serving.key if self.serving else None)
         try:
             shapes = self._count()
-            configs = [self.servers.get(url, INFO).json()["vllm_config"] for url in urls]
+            looked = [self.servers.get(url, INFO, LOOKING * settings.patience) for url in urls]
+            configs = [each.json()["vllm_config"] for each in looked]
         except UserError:
             raise
         except (RuntimeError, ServerLost, LookupError, TypeError, ValueError) as error:

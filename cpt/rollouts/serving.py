@@ -137,10 +137,9 @@ class Serving:
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
-        ours = environment() | {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+        ours = environment(one_machine=True) | {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
         ours.pop("VLLM_CONFIGURE_LOGGING")  # it has a log of its own
         ours["VLLM_RPC_BASE_PATH"] = str(self.folder)
-        inherited = self._loopback() | inherited
         if self.key:
             ours[KEY] = self.key
         if self.recipe.rollouts.devices is not None:
@@ -148,11 +147,6 @@ class Serving:
         if self.transfer == "ipc":
             ours["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # vLLM sends CUDA handles as pickles, to its own loopback
         return inherited | ours
-
-    def _loopback(self) -> dict[str, str]:
-        """What keeps the server's own processes from listening at addresses that other machines reach."""
-        names = [name for _, name in socket.if_nameindex()]
-        return {"VLLM_HOST_IP": "127.0.0.1"} | ({"GLOO_SOCKET_IFNAME": "lo"} if "lo" in names else {})
 
     def _explain(self, written: int, what: str) -> None:
         with self.logfile.open("rb") as stream:

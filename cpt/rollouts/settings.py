@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,11 +16,18 @@ REASON = 300  # characters of what vLLM says, at most
 KV_CACHE_BYTES = 2**30  # on the CPU, where vLLM would take most of the machine's memory; 1 GiB serves our small models
 
 
-def environment() -> dict[str, str]:
-    """Environment variables that vLLM reads when it is imported; those that the user set stay."""
+def environment(one_machine: bool) -> dict[str, str]:
+    """Environment variables that vLLM reads when it is imported; those that the user set stay.
+
+    An engine that is on `one_machine` alone, with the training, listens at no address that others reach.
+    """
     import torch
 
     wanted = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "0"}
+    if one_machine:
+        wanted["VLLM_HOST_IP"] = "127.0.0.1"
+        if "lo" in (name for _, name in socket.if_nameindex()):
+            wanted["GLOO_SOCKET_IFNAME"] = "lo"
     if not torch.cuda.is_available():
         wanted["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else its threads and the trainer's fight for the same core
     return wanted | {name: os.environ[name] for name in wanted if name in os.environ}

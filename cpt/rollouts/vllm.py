@@ -32,7 +32,7 @@ class VllmEngine(CopyingEngine):
 
     def __init__(self, recipe: Recipe, base: Path, place: Path, probes: Sequence[list[int]], logfile: Path):
         super().__init__(recipe, place / f"rank-{ranks.state().process_index}", probes)
-        os.environ |= environment() | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        os.environ |= environment(ranks.world_size() == 1) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         arguments = engine_arguments(recipe) | {"model": str(base)}
         self.sleep_level, self.lora = self._sleep_level(), None
         self.tensor_parallel = arguments.get("tensor_parallel_size", 1)
