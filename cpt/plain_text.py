@@ -46,5 +46,5 @@ def without_markup(text: str) -> str:
 
 def normal(label: str) -> str:
     """The form in which two labels are one: case folded, and words joined by one space whether by space, - or _."""
-    plain = " ".join(inline(label).replace("_", " ").casefold().split())
+    plain = " ".join(without_markup(label).replace("_", " ").casefold().split())
     return re.sub(r" ?([^\w\s'+-]) ?", r"\1", re.sub(r"(?<=\w) ?- ?(?=\w)", " ", plain))

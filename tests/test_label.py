@@ -4,8 +4,11 @@ import time
 
 import pytest
 from fakes import mistakes, recipe, write_recipe
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cpt.recipe import load
+from cpt.recipe_rewards import Label
 from cpt.rewards import build
 from cpt.rewards.label import reader
 
@@ -65,6 +68,10 @@ ENTAIL = ["entailment", "not_entailment"]
         (ENTAIL, "not_entailment", "not_entailment"),
         (ENTAIL, "not\\_entailment", "not_entailment"),
         (ENTAIL, "Entailment", "entailment"),
+        (["entailment", "neutral"], "not_entailment", None),
+        (["card_arrival", "card_linking"], "card arrival", "card_arrival"),
+        (["card_arrival", "card_linking"], "`Card_Arrival`", "card_arrival"),
+        (["card_arrival", "card_linking"], "card_arrival_time", None),
         (["1", "2", "10"], "10", "10"),
         (["1", "2", "10"], "1.", "1"),
         (["1", "2", "10"], "1.5", None),
@@ -98,6 +105,45 @@ def test_the_score():
     assert judge("**Not entailment**", {"answer": "not_entailment"}) == 1.0
     assert judge("Entailment", {"answer": "not_entailment"}) == 0.0
     assert judge("entailment", {"answer": "entailment", "finished": False}) == 0.0
+
+
+WORDS = [
+    "positive",
+    "not",
+    "no",
+    "World",
+    "-1",
+    "C++",
+    "5%",
+    "<=50K",
+    ">50K",
+    "#tag",
+    "I'm",
+    "x_y",
+    "sci/tech",
+    "正面",
+    "*",
+    "# a",
+    "1.5",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join), st.text(min_size=1, max_size=6)
+        ),
+        min_size=2,
+        max_size=4,
+    )
+)
+def test_every_label_that_a_recipe_may_have_names_itself(labels):
+    try:
+        judge = Label(kind="label", labels=labels).model_dump()
+    except ValueError:
+        return
+    assert [reader(judge)(label, {}) for label in labels] == labels
 
 
 def test_only_what_follows_a_marker():

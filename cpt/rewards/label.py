@@ -13,7 +13,7 @@ from cpt.rewards.exact import after_last
 
 WINDOW = 40  # characters before a label in which a negation is looked for
 NEGATED = re.compile(
-    r"(?:\b(?:not|no|never|neither|nor|non|without|cannot)|n't)[ -](?:[a-z]{1,12} ){0,2}$|(?:不是|不|非|没有|没|無|无)$"
+    r"(?:\b(?:not|no|never|neither|nor|non|without|cannot)|n't)[ _-](?:[a-z]{1,12} ){0,2}$|(?:不是|不|非|没有|没|無|无)$"
 )
 DENIED = re.compile(
     r"['\")\]]{0,2} (?:is|was|would be|seems) (?:not|never|wrong|incorrect|false)\b|['\")\]]{0,2} isn't\b"
@@ -33,7 +33,7 @@ def reader(spec: dict):
         if not row.get("finished", True):
             return None  # cut off at the limit: no answer
         text = after_last(after_thinking(completion), spec.get("after") or ())
-        text = " ".join(without_markup(text).replace("_", " ").casefold().split())
+        text = " ".join(without_markup(text).casefold().split())
         found = {names[each.lastindex - 1] if not is_denied(text, each) else None for each in labels.finditer(text)}
         return found.pop() if len(found) == 1 else None
 
@@ -73,7 +73,7 @@ def pattern(form: str) -> str:
     found = re.escape(parts[0])
     for last, part in pairwise(parts):
         joined = " " in (last, part) or (last[-1].isalnum() and part[-1].isalnum())
-        found += "(?: ?- ?| )" if part == " " else ("" if joined else " ?") + re.escape(part)
+        found += "(?: ?[-_] ?| )" if part == " " else ("" if joined else " ?") + re.escape(part)
     left = right = ""
     if re.match(WORD, form):
         left = rf"(?<!{WORD})(?<![#@])(?<!{WORD}[-'])" + (r"(?<![-+$])(?<!\d[.,])" if form[0].isdigit() else "")
