@@ -4,7 +4,6 @@ Exit codes: 0 done; 1 failed; 2 bad input or refused; 3 a gate failed; 130 and 1
 """
 
 import argparse
-import errno
 import json
 import os
 import sys
@@ -17,7 +16,8 @@ from typing import Any
 
 from cpt import __version__, merge_command, ranks
 from cpt.command_line import Parser
-from cpt.errors import EngineFailed, Interrupted, UserError, nearest
+from cpt.disk import no_room
+from cpt.errors import CannotWrite, EngineFailed, Interrupted, UserError, nearest
 from cpt.stop import Stop, listening
 
 DESCRIPTION = """\
@@ -145,23 +145,31 @@ def main(arguments: list[str] | None = None) -> None:
         except KeyboardInterrupt:  # a library's own
             code = interrupted(stop, arguments, f"ended at once; {stop.kept}", 2)
         except Exception as error:
-            code = complaint(asked, error)
+            code = complaint(asked, error, stop.kept)
             if stop.signal is not None:  # the signal reached others of our group too: a worker, a server, another rank
                 code = interrupted(stop, arguments, f"ended; {stop.kept}", stop.signal)
     sys.exit(code)
 
 
-def complaint(asked: argparse.Namespace, error: Exception) -> int:
-    """Say what went wrong; the exit code."""
+def complaint(asked: argparse.Namespace, error: Exception, kept: str) -> int:
+    """Say what went wrong; the exit code. `kept`: what is left for the user to go on with."""
     if isinstance(error, BrokenPipeError):
         return reader_left() if asked.command in PRINTS else failed(asked, error)
     if isinstance(error, UserError):
         return refused(asked, error)
     if isinstance(error, PermissionError):
         return forbidden(asked, error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return complain(disk_full(error), 1)
-    return complain(disk_full(error), 1) if "No space left on device" in str(error) else failed(asked, error)
+    line = str(error) if isinstance(error, CannotWrite) else no_room(error)
+    return failed(asked, error) if line is None else unwritten(asked, error, f"{line}; {kept}")
+
+
+def unwritten(asked: argparse.Namespace, error: Exception, line: str) -> int:
+    """A file could not be written: the rank on which it happened says so."""
+    noted(asked, error)
+    mine = int(os.environ.get("RANK", "0"))
+    if ranks.number_of(error) == mine:
+        print(f"cpt: {f'rank {mine}: ' if mine else ''}{line}", file=sys.stderr, flush=True)
+    return 1
 
 
 def interrupted(stop: Stop, arguments: list[str] | None, line: str, number: int) -> int:
@@ -221,35 +229,43 @@ def forbidden(asked: argparse.Namespace, error: PermissionError) -> int:
     return complain(f"{os.fsdecode(error.filename)}: {error.strerror}: change the rights of it, or name another", 2)
 
 
-def disk_full(error: Exception) -> str:
-    place = f" while writing {error.filename}" if getattr(error, "filename", None) else ""
-    return f"the disk is full{place}: nothing committed is lost; free some space and give the same command again"
-
-
 def failed(asked: argparse.Namespace, error: Exception) -> int:
     """An error of ours or of a library: one line on the screen, the traceback in the run's log (or on the screen).
 
     Under a launcher the rank on which it arose says it, and says which it is; that it took the others down, rank 0 says.
     """
     log, mine = getattr(asked, "log", None), int(os.environ.get("RANK", "0"))
-    if log is None or not log.parent.is_dir():
+    told = noted(asked, error)
+    if log is None or not (told or log.exists()):
         if isinstance(error, EngineFailed):
             return complain(error, 1)
-        traceback.print_exc()
+        traceback.print_exception(error)
         return 1
-    with log.open("a", encoding="utf-8") as file:
-        print(f"rank {mine}:", file=file)
-        traceback.print_exc(file=file)
+    story = f"the whole story: {log}" if told else f"{log} cannot be written"
     first, *more = (str(error).strip() or "no message").splitlines()
     if under_launcher() and ranks.is_lost_peer(error):
         return complain(f"failed: another process of this run ended; its own line is beside this one, or in {log}", 1)
     if ranks.number_of(error) != mine:
         return 1
     where = f"rank {mine}: " if mine else ""
-    print(f"cpt: {where}failed: {type(error).__name__}: {first} (the whole story: {log})", file=sys.stderr, flush=True)
+    print(f"cpt: {where}failed: {type(error).__name__}: {first} ({story})", file=sys.stderr, flush=True)
     for line in more if isinstance(error, EngineFailed) else ():
         print(f"     {line}", file=sys.stderr, flush=True)
     return 1
+
+
+def noted(asked: argparse.Namespace, error: Exception) -> bool:
+    """Whether the traceback could be written to the run's log."""
+    log = getattr(asked, "log", None)
+    if log is None or not log.parent.is_dir():
+        return False
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            print(f"rank {os.environ.get('RANK', '0')}:", file=file)
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return False
+    return True
 
 
 def under_launcher() -> bool:

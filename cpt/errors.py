@@ -15,6 +15,10 @@ class EngineFailed(RuntimeError):
     """A rollout engine that cannot go on. The whole message is for the user: its lines are the last of the engine's log."""
 
 
+class CannotWrite(RuntimeError):
+    """A file that the system did not let us write. The message is one line: which file, why, how much room, what to do."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop (SIGTERM or Ctrl-C) and has saved its place; `signal` is the signal's number."""
 

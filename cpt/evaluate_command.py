@@ -14,7 +14,8 @@ from cpt.data.stream import load_stream
 from cpt.errors import UserError
 from cpt.evaluation.evaluate import evaluate
 from cpt.evaluation.statistics import interval
-from cpt.files import DONE, is_intact, write_whole
+from cpt.files import write_whole
+from cpt.layout import check_sealed, check_strangers
 from cpt.recipe import Adapter, Evaluation, Model, Recipe, Suite, load, load_suite
 from cpt.rewards import Scorers, told
 from cpt.run import probes
@@ -105,8 +106,8 @@ def find(target: Path, point: str | None, screen: Screen) -> tuple[Path, Path, R
         raise UserError(f"{target}: --point goes with a run directory (one that holds recipe.yaml)")
     inside = (target / name for name in ("served", "model"))
     folder = next((each for each in inside if models.is_adapter(each) or (each / "config.json").is_file()), target)
-    if folder != target and (target / DONE).is_file() and not is_intact(target):
-        raise UserError(f"{target}: is damaged (not the files that were committed): give another point, or {folder}")
+    for line in check_sealed(target):
+        screen.warn(line)
     if (run := run_around(folder)) is not None:
         return with_base(folder, run, load(str(run / "recipe.yaml")))
     if models.is_adapter(folder):
@@ -133,6 +134,8 @@ def find_point(target: Path, name: str | None, screen: Screen) -> tuple[Path, Pa
             f"{target}: damaged: {', '.join(damaged)} (not the files that were committed; `cpt run` makes them again); "
             f"evaluating {chosen}, the last whole point"
         )
+    for line in check_strangers(rundir.point(each) for each in (whole[chosen], points[0]) if each.name in whole):
+        screen.warn(line)
     screen.line(f"evaluating {chosen} of {target}")
     return with_base(rundir.served(whole[chosen]), target, recipe)
 

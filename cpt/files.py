@@ -7,8 +7,12 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
+
+from cpt.disk import remove, writing
+from cpt.stop import current
 
 DONE = "DONE"
 HASH_THREADS = 8
@@ -16,6 +20,11 @@ HASH_THREADS = 8
 
 def seal(folder: Path) -> None:
     """Write `DONE` with the hash of every file in `folder`, after all of them have reached the disk."""
+    with writing(folder):
+        _seal(folder)
+
+
+def _seal(folder: Path) -> None:
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != DONE)
     for file in files:
         sync_file(file)
@@ -26,17 +35,23 @@ def seal(folder: Path) -> None:
 
 def is_intact(folder: Path) -> bool:
     """Whether `folder` was sealed and holds the very files it was sealed with."""
-    try:
-        hashes = json.loads((folder / DONE).read_text())
-    except (OSError, ValueError):
-        return False
-    if not isinstance(hashes, dict) or not hashes:
+    hashes = hashes_of(folder)
+    if not hashes:
         return False
     files = [folder / name for name in hashes]
     if not all(file.is_file() for file in files):
         return False
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         return list(pool.map(digest, files)) == list(hashes.values())
+
+
+def hashes_of(folder: Path) -> dict[str, str] | None:
+    """The hash of each file that `folder` was sealed with; None where it was not, or the seal is damaged."""
+    try:
+        hashes = json.loads((folder / DONE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return hashes if isinstance(hashes, dict) else None
 
 
 def digest(file: Path) -> str:
@@ -46,7 +61,8 @@ def digest(file: Path) -> str:
 
 def clone(source: Path, target: Path) -> None:
     """A folder of hard links to the files of `source`: no second copy on disk, and both names stay valid."""
-    shutil.copytree(source, target, copy_function=os.link)
+    with writing(target):
+        shutil.copytree(source, target, copy_function=os.link)
 
 
 def replace_folder(target: Path, by: Path) -> None:
@@ -69,21 +85,48 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def whole_file(file: Path) -> Iterator[TextIO]:
-    """A text stream whose content replaces `file` at the end of the block, or never."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+def whole_file(file: Path, size: int | None = None) -> Iterator[TextIO]:
+    """A text stream whose content (`size` bytes, where that is known) replaces `file` at the end of the block, or never."""
     beside = file.with_name(f".{file.name}.part")
-    with beside.open("w", encoding="utf-8") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(file)
+    with writing(file, size), current().removing(partial(remove, beside)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("w", encoding="utf-8") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(file)
+        except BaseException:
+            remove(beside)
+            raise
 
 
 def write_whole(file: Path, text: str) -> None:
-    with whole_file(file) as stream:
+    with whole_file(file, len(text.encode())) as stream:
         stream.write(text)
 
 
 def write_json(file: Path, value: Any) -> None:
     write_whole(file, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_sealed(file: Path, content: dict[str, Any]) -> None:
+    """JSON with the hash of itself, for what is read back and stands in no sealed folder."""
+    write_json(file, {"sha256": _hash_of(content)} | content)
+
+
+def read_sealed(file: Path) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None where it is not there. Raises ValueError where it is damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content.pop("sha256") == _hash_of(content):
+            return content
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
+        raise ValueError(f"{file.name} is damaged") from error
+    raise ValueError(f"{file.name} is damaged")
+
+
+def _hash_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -4,7 +4,7 @@ import argparse
 import gc
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import psutil
 
 from cpt.command_line import one_of
 from cpt.errors import UserError
+from cpt.layout import check_sealed, check_strangers
 from cpt.stop import PROMPT, listening
 
 DESCRIPTION = """\
@@ -102,8 +103,9 @@ def add_arguments(commands) -> None:
 def run(asked: argparse.Namespace) -> int:
     """Merge as asked, or print the plan. Raises UserError."""
     shard_bytes = bytes_of(asked.shard_size)
-    models = [folder_of(place) for place in asked.models]
-    base, into = (None if place is None else folder_of(place) for place in (asked.base, asked.into))
+    warnings: list[str] = []
+    models = [folder_of(place, warnings.append) for place in asked.models]
+    base, into = (None if place is None else folder_of(place, warnings.append) for place in (asked.base, asked.into))
     if not asked.dry_run:
         read_ahead([folder for folder in (*models, base, into) if folder is not None])
     gc.disable()  # a million objects come with torch and stay: to look through them costs .2 s now, and .3 s at the end
@@ -126,7 +128,7 @@ def run(asked: argparse.Namespace) -> int:
         **options,
     )
     screen = Screen(0 if asked.quiet else 1)
-    for warning in plan.warnings:
+    for warning in (*warnings, *plan.warnings):
         screen.warn(warning)
     if asked.dry_run:
         screen.result(describe(plan))
@@ -168,20 +170,26 @@ def bytes_of(text: str) -> int:
     return count
 
 
-def folder_of(place: Path) -> Path:
+def folder_of(place: Path, warn: Callable[[str], None]) -> Path:
     """The folder with the weights: of a run (its last whole point), of a point (served, else model), or the place itself."""
     if (place / "recipe.yaml").is_file():
         from cpt.recipe import load
         from cpt.rundir import RunDir, points_of
 
-        rundir = RunDir(place)
-        whole = [point for point in points_of(load(str(place / "recipe.yaml"))) if rundir.committed(point)]
+        rundir, points = RunDir(place), points_of(load(str(place / "recipe.yaml")))
+        whole = [point for point in points if rundir.committed(point)]
         if not whole:
             raise UserError(f"{place}: no committed point yet: let `cpt run` go on")
-        return rundir.served(whole[-1])
-    inner = next((place / name for name in ("served", "model") if (place / name).is_dir()), place)
-    if not inner.is_dir():
-        raise UserError(
-            f"{place}: no such folder; give a model folder, a run folder or a point of one (runs/NAME/points/01-TASK)"
-        )
-    return inner
+        if damaged := [point.name for point in rundir.damaged(points)]:
+            warn(f"{place}: damaged: {', '.join(damaged)}; taking {whole[-1].name}, the last whole point")
+        warnings, folder = check_strangers([rundir.point(whole[-1])]), rundir.served(whole[-1])
+    else:
+        folder = next((place / name for name in ("served", "model") if (place / name).is_dir()), place)
+        if not folder.is_dir():
+            raise UserError(
+                f"{place}: no such folder; give a model folder, a run folder or a point of one (runs/NAME/points/01-TASK)"
+            )
+        warnings = check_sealed(place)
+    for line in warnings:
+        warn(line)
+    return folder

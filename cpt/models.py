@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cpt.disk import writing
 from cpt.errors import UserError
 from cpt.recipe import Recipe
 
@@ -93,11 +94,12 @@ def write_base(recipe: Recipe, source: Path, target: Path) -> None:
     """
     load_config(source, recipe)
     check_weights(source)
-    target.mkdir(parents=True)
-    for file in sorted(source.iterdir()):
-        if file.is_file() and file.suffix in BASE_FILES:
+    files = [file for file in sorted(source.iterdir()) if file.is_file() and file.suffix in BASE_FILES]
+    with writing(target, sum(file.stat().st_size for file in files)):
+        target.mkdir(parents=True)
+        for file in files:
             shutil.copyfile(file, target / file.name)
-    load_tokenizer(target, recipe).save_pretrained(target)
+        load_tokenizer(target, recipe).save_pretrained(target)
 
 
 def check_weights(folder: Path) -> None:
@@ -284,6 +286,12 @@ def check_tied(laid, config) -> None:
 
 
 def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe) -> None:
+    """Write the policy to `target`, which must be new; see `_save_policy`. Raises CannotWrite."""
+    with writing(target, sum(tensor.nbytes for tensor in state_dict.values())):
+        _save_policy(model, state_dict, source, target, recipe)
+
+
+def _save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe) -> None:
     """Write the policy's weights (rank 0, after a collective gather) and all that is needed to load them to `target`.
 
     The config is the one the model came with (training sets `use_cache` and the like), and so is the tokenizer.

@@ -6,21 +6,33 @@
 from functools import cache
 from typing import Annotated, Any, Literal, NotRequired
 
-from annotated_types import Ge, Len
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-Count = Annotated[int, Ge(0)]
-Span = Annotated[list[float], Len(2, 2)]
+LARGEST = 1e300
+Count = Annotated[int, Field(ge=0)]
+Span = Annotated[list[float], Field(min_length=2, max_length=2)]
 Scores = list[float]
 
 
-class Logged(TypedDict):
-    """A line of metrics.jsonl: the place, and what the trainer logs (numbers or null)."""
-
+class LoggedPlace(TypedDict):
     task: str
-    stage: str
+    stage: Annotated[str, Field(pattern=r"^\d+-")]
     step: Count
     max_steps: Count
+
+
+def numbers(line: Any) -> Any:
+    """What the trainer logs is numbers, or null."""
+    for name, value in line.items() if isinstance(line, dict) else ():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+        if not (name in ("task", "stage") or value is None or is_number):
+            raise ValueError(f"{name} should be a number")
+    return line
+
+
+# A line of metrics.jsonl: the place, and what the trainer logs.
+Logged = Annotated[LoggedPlace, BeforeValidator(numbers)]
 
 
 class Answer(TypedDict):
@@ -46,11 +58,19 @@ class Spent(TypedDict):
     peak_memory_bytes: NotRequired[Count | None]
 
 
+class EvaluationCost(TypedDict):
+    """evaluations/POINT.cost.json."""
+
+    seconds: float
+    rollout_tokens: Count
+    sha256: str
+
+
 class Candidate(TypedDict):
     """One value of a merge's search. `accuracy` is of each task on its validation rows."""
 
     value: float | None
-    accuracy: Annotated[dict[str, float], Len(1)]
+    accuracy: Annotated[dict[str, float], Field(min_length=1)]
     mean: float
     breaks: list[str]
     taken: bool
@@ -72,7 +92,7 @@ class MergeRecord(Spent):
 
 class FilterRecord(TypedDict):
     drop: str
-    prompts: Annotated[int, Ge(1)]
+    prompts: Annotated[int, Field(ge=1)]
     kept: Count
     dropped: list[Any]
 
@@ -115,8 +135,8 @@ class Results(TypedDict):
     complete: bool
     recipe: str
     seed: int
-    tasks: Annotated[list[str], Len(1)]
-    accuracy: Annotated[list[Scores], Len(1)]
+    tasks: Annotated[list[str], Field(min_length=1)]
+    accuracy: Annotated[list[Scores], Field(min_length=1)]
     sampled: dict[str, dict[str, Scores]]
     held_out: dict[str, Scores]
     held_out_tasks: dict[str, dict[str, Scores]]
@@ -125,7 +145,7 @@ class Results(TypedDict):
     verifier_errors: dict[str, dict[str, dict[str, Count]]]
     cost: Spent
     gates: list[Gate]
-    points: Annotated[list[str], Len(1)]
+    points: Annotated[list[str], Field(min_length=1)]
     stages: list[StageRecord]
     evaluation_cost: dict[str, Spent]
     resolved_recipe: NotRequired[str]
@@ -159,7 +179,7 @@ class Manifest(TypedDict):
     model_seed: int
     data_seed: int
     hardware: Hardware
-    world_size: Annotated[int, Ge(1)]
+    world_size: Annotated[int, Field(ge=1)]
     data: dict[str, dict[str, Rows]]
     git: Git
     created: str
@@ -168,20 +188,16 @@ class Manifest(TypedDict):
 
 def wrong(value: Any, form: type) -> str | None:
     """Where `value` has not this form, and why, in a few words (`accuracy.0.2: should be a valid number`); None if it has."""
-    from pydantic import ValidationError
-
     try:
         _adapter(form).validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        words = first["msg"].removeprefix("Input ")
+        words = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
         return f"{place}: {words}" if place else words
     return None
 
 
 @cache
 def _adapter(form: type):
-    from pydantic import TypeAdapter
-
     return TypeAdapter(form)

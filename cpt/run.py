@@ -20,7 +20,9 @@ from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
 from cpt.errors import UserError
 from cpt.evaluation.evaluate import evaluate
 from cpt.evaluation.results import greedy_scores
-from cpt.files import replace_folder
+from cpt.files import DONE, replace_folder
+from cpt.layout import check_strangers
+from cpt.metrics_log import mend
 from cpt.recipe import Recipe
 from cpt.rehearsal import rehearse
 from cpt.results import write_results
@@ -167,6 +169,9 @@ def discard_damaged(this: Run) -> None:
         this.screen.warn(f"the evaluation of {point.name} is damaged (not what was written): evaluating it again")
         this.rundir.discard_evaluation(point)
     this.rundir.tidy(points)
+    sealed = sorted(file.parent for file in this.rundir.points.rglob(DONE))
+    for line in (*mend(this.rundir.metrics), *check_strangers(sealed)):
+        this.screen.warn(line)
 
 
 def make(this: Run, point: Point) -> None:
@@ -396,7 +401,7 @@ def finish(this: Run, failures: list[Failure]) -> dict:
     """The final link, the results, the report and the verdict. `failures` are the verifiers', of all ranks."""
     this.rundir.link_final(points_of(this.recipe)[-1])
     results = write_results(this.rundir, this.recipe)
-    html, _ = report.build(this.rundir.path)
+    html, _ = report.build(this.rundir.path, this.screen.warn)
     for line in told(failures):
         this.screen.warn(line)
     for gate in results["gates"]:

@@ -20,9 +20,13 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from cpt.errors import UserError
+from cpt import metrics_log
+from cpt.disk import FULL, told, writing
+from cpt.errors import CannotWrite, UserError
 from cpt.files import DONE, clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
+from cpt.layout import check_kinds
 from cpt.recipe import Recipe, dump
+from cpt.records import EvaluationCost, wrong
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class RunDir:
         self.recipe = path / "recipe.yaml"
         self.results = path / "results.json"
         self.log = path / "run.log"
+        self.opened: tuple[int, int] | None = None  # which folder it was when it was opened for writing
         self._verified: set[Path] = set()
 
     # -- points ------------------------------------------------------------------------------------------------------
@@ -112,6 +117,7 @@ class RunDir:
 
     def commit_stage(self, point: Point, name: str, record: dict) -> None:
         """Seal a finished stage inside its point's work folder."""
+        self.check_there()
         folder = self.stage(point, name)
         shutil.rmtree(folder / "trainer", ignore_errors=True)
         write_json(folder / "stage.json", record)
@@ -136,7 +142,14 @@ class RunDir:
         self, point: Point, model: Path, stages: list[dict], states: Path | None = None, served: Path | None = None
     ) -> None:
         """All of the point or none of it: its models, the records of its stages, and the folder of the strategies' states."""
+        self.check_there()
         beside = self.points / f".{point.name}.commit"
+        with writing(beside):
+            self._commit(point, beside, model, stages, states, served)
+
+    def _commit(
+        self, point: Point, beside: Path, model: Path, stages: list[dict], states: Path | None, served: Path | None
+    ) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         clone(model, beside / "model")
@@ -162,9 +175,10 @@ class RunDir:
     def link_final(self, point: Point) -> None:
         """`final`: a relative link to the last point's served model."""
         final, beside = self.path / "final", self.path / ".final"
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(os.path.relpath(self.served(point), self.path))
-        beside.replace(final)
+        with writing(final):
+            beside.unlink(missing_ok=True)
+            beside.symlink_to(os.path.relpath(self.served(point), self.path))
+            beside.replace(final)
 
     # -- evaluations and metrics -------------------------------------------------------------------------------------
 
@@ -182,11 +196,12 @@ class RunDir:
         return file in self._verified
 
     def _sealed_hash(self, point: Point) -> str | None:
+        """The hash that the cost file holds; None where the file is damaged itself."""
         try:
             cost = json.loads(self._cost(point).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
-        return cost.get("sha256") if isinstance(cost, dict) else None
+        return None if wrong(cost, EvaluationCost) else cost["sha256"]
 
     def damaged_evaluations(self, points: Iterable[Point]) -> list[Point]:
         """The points whose evaluation is there but is not what was written."""
@@ -199,7 +214,7 @@ class RunDir:
 
     def write_evaluation(self, point: Point, lines: list[dict], cost: dict) -> None:
         """All evaluated answers of a point, sealed by their hash in the cost file, which is written first."""
-        self.evaluations.mkdir(exist_ok=True)
+        self.check_there()
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_json(self._cost(point), cost | {"sha256": hashlib.sha256(text.encode()).hexdigest()})
         write_whole(self.evaluation(point), text)
@@ -215,21 +230,26 @@ class RunDir:
         return self.metrics.exists() or any(self.evaluations.glob("*.jsonl")) or bool(other_points)
 
     def append_metrics(self, line: dict) -> None:
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.check_there()
+        metrics_log.append(self.metrics, line)
 
     def forget_metrics(self, keep) -> None:
         """Drop the lines that `keep(line)` refuses: those logged after the place a run resumes from."""
-        if self.metrics.exists():
-            kept = [line for line in self.metrics.read_text(encoding="utf-8").split("\n") if _kept(line, keep)]
-            write_whole(self.metrics, "".join(line + "\n" for line in kept))
+        metrics_log.forget(self.metrics, keep)
+
+    def check_there(self) -> None:
+        """Raise CannotWrite where the run directory was moved or deleted since it was opened for writing."""
+        if self.opened is not None and identity_of(self.path) != self.opened:
+            raise CannotWrite(f"{self.path}: the run directory was moved or deleted while the run was writing to it")
 
 
-def _kept(line: str, keep) -> bool:
+def identity_of(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one of the same name; None where it is not there."""
     try:
-        return keep(json.loads(line))
-    except json.JSONDecodeError:  # the last line of a process killed while writing it
-        return False
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 # -- opening -------------------------------------------------------------------------------------------------------------
@@ -242,29 +262,40 @@ def open_run(path: Path, recipe: Recipe) -> Iterator[RunDir]:
     Raises:
         UserError: it cannot be written, holds another recipe (says what differs), or another process is writing it.
     """
+    check_kinds(path)
+    lock, holder = FileLock(path / ".lock"), path / ".lock.json"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with (path / ".lock.json").open("a"):
+        with holder.open("a"):
             pass
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{path}: {_who(holder)} is writing this run; wait for it or give another --out") from None
     except OSError as error:
+        if error.errno in FULL:
+            raise CannotWrite(told(holder, error.errno)) from error
         raise UserError(
             f"{path}: the run directory cannot be written ({error.strerror}); choose another with --out"
         ) from error
-    lock = FileLock(path / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = json.loads((path / ".lock.json").read_text() or "{}")
-        who = f"process {holder.get('pid')} on {holder.get('host')}" if holder else "another process"
-        raise UserError(f"{path}: {who} is writing this run; wait for it or give another --out") from None
-    try:
-        (path / ".lock.json").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        rundir = RunDir(path)
-        _take(rundir, recipe)
-        rundir.points.mkdir(exist_ok=True)
+        with writing(path):
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            rundir = RunDir(path)
+            rundir.opened = identity_of(path)
+            _take(rundir, recipe)
+            rundir.points.mkdir(exist_ok=True)
         yield rundir
     finally:
         lock.release()
+
+
+def _who(holder: Path) -> str:
+    """The process that the lock's file names; a file that says nothing we understand is of one that has just begun."""
+    try:
+        found = json.loads(holder.read_text(encoding="utf-8"))
+        return f"process {found['pid']:d} on {found['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
 
 
 def check_place(path: Path, recipe: Recipe) -> bool:
@@ -274,6 +305,7 @@ def check_place(path: Path, recipe: Recipe) -> bool:
     Raises:
         UserError: no run of the recipe can be made there, or go on there.
     """
+    check_kinds(path)
     there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"--out: {path} cannot be written; choose another run directory")

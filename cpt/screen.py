@@ -10,8 +10,10 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from cpt.disk import writing
 
 QUIET, NORMAL, VERBOSE = 0, 1, 2
 SECONDS_BETWEEN_LINES = 30.0
@@ -160,10 +162,29 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+class LogFile(logging.FileHandler):
+    """A log file that may become impossible to write: said once, in a line; the run does not end by that."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.told:
+            self.told = True
+            why = getattr(sys.exc_info()[1], "strerror", None) or "see the disk"
+            print(
+                f"cpt: warning: {self.baseFilename}: cannot be written ({why}): what follows is lost", file=sys.stderr
+            )
+
+    def close(self) -> None:
+        with suppress(OSError):  # what is still in the buffer
+            super().close()
+
+
 @contextmanager
 def logs_to(path: Path, level: int = NORMAL) -> Iterator[None]:
     """Send what libraries log and warn to the file `path` for the length of the block (and to stderr if VERBOSE)."""
-    handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
+    with writing(path):
+        handlers: list[logging.Handler] = [LogFile(path, encoding="utf-8")]
     if level >= VERBOSE:
         handlers.append(logging.StreamHandler(sys.stderr))
     form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")

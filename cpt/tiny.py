@@ -8,7 +8,6 @@ Training it on another processor gives other weights with the same skills. Every
 those of seed 0 are in `cpt/tiny_model`; `scripts/make_tiny.py` makes them again.
 """
 
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -21,7 +20,8 @@ from tempfile import TemporaryFile
 import numpy as np
 
 from cpt.data.procedural import LETTERS, SKILLS, alphabet, strings
-from cpt.errors import Interrupted, UserError
+from cpt.disk import FULL, told, writing
+from cpt.errors import CannotWrite, Interrupted, UserError
 from cpt.files import is_intact, seal
 
 GENERAL = ("copy", "last", "max", "succ", "swap")
@@ -110,8 +110,8 @@ def check_cache(place: Path) -> None:
         with TemporaryFile(dir=place):
             pass
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
+        if error.errno in FULL:
+            raise CannotWrite(told(place, error.errno)) from error
         raise UserError(
             f"model.path: the embedded model is kept in {place}, which cannot be written ({error.strerror}): make it "
             "writable, or let XDG_CACHE_HOME name another folder"
@@ -218,8 +218,9 @@ def make(target: Path, seed: int, screen=None, stop=None, steps: int = TRAINING[
             train(model, np.random.default_rng([seed, 2025]), steps, screen, stop)
     finally:
         torch.set_num_threads(threads)
-    model.save_pretrained(target)
-    tokenizer().save_pretrained(target)
+    with writing(target, PARAMETERS * 4):
+        model.save_pretrained(target)
+        tokenizer().save_pretrained(target)
 
 
 def train(model, rng: np.random.Generator, steps: int, screen, stop=None) -> None:

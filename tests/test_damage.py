@@ -2,10 +2,17 @@
 
 import hashlib
 import json
+import random
 import shutil
 
 import pytest
+from damage import copy, files_of, harm
 from fakes import recipe, write_recipe
+from fakes_report import make_run
+from filelock import FileLock
+
+from cpt.errors import UserError
+from cpt.report import build
 
 POINTS = ("00-base", "01-reverse", "02-caesar")
 
@@ -102,7 +109,49 @@ def test_it_is_made_again_with_a_warning(name, again, finished):
     assert state(run) == state(finished / "run")
 
 
+def folder(name: str):
+    """A folder stands where a file was."""
+
+    def damage(run):
+        (run / name).unlink(missing_ok=True)
+        (run / name).mkdir()
+
+    return damage
+
+
+def file(name: str):
+    """A file stands where a folder was."""
+
+    def damage(run):
+        shutil.rmtree(run / name, ignore_errors=True)
+        (run / name).write_text("")
+
+    return damage
+
+
+BELONGS = "belongs there: move it away"
 REFUSED = {
+    "a folder for the recipe": (folder("recipe.yaml"), f"recipe.yaml: is a folder, and a file of the run {BELONGS}"),
+    "a folder for the manifest": (
+        folder("manifest.json"),
+        f"manifest.json: is a folder, and a file of the run {BELONGS}",
+    ),
+    "a folder for the metrics": (
+        folder("metrics.jsonl"),
+        f"metrics.jsonl: is a folder, and a file of the run {BELONGS}",
+    ),
+    "a folder for the results": (folder("results.json"), f"results.json: is a folder, and a file of the run {BELONGS}"),
+    "a folder for the report": (folder("report.html"), f"report.html: is a folder, and a file of the run {BELONGS}"),
+    "a folder for the log": (folder("run.log"), f"run.log: is a folder, and a file of the run {BELONGS}"),
+    "a folder for the lock": (folder(".lock"), f".lock: is a folder, and a file of the run {BELONGS}"),
+    "a folder for an evaluation": (folder("evaluations/01-reverse.jsonl"), "01-reverse.jsonl: is a folder, and a "),
+    "a folder for a cost": (folder("evaluations/00-base.cost.json"), "00-base.cost.json: is a folder, and a "),
+    "a folder for the final link": (
+        folder("final"),
+        f"final: is a folder, and a link to the last model {BELONGS}",
+    ),
+    "a file for the points": (file("points"), f"points: is a file, and a folder of the run {BELONGS}"),
+    "a file for the evaluations": (file("evaluations"), f"evaluations: is a file, and a folder of the run {BELONGS}"),
     "an empty recipe": (write("recipe.yaml", ""), "recipe.yaml: is damaged"),
     "a torn recipe": (write("recipe.yaml", "{a: [1"), "recipe.yaml: is damaged"),
     "a binary recipe": (write("recipe.yaml", bytes(range(256))), "recipe.yaml: is damaged"),
@@ -126,7 +175,7 @@ def test_a_report_of_a_manifest_that_is_not_whole_is_refused_in_one_line(cpt, fi
     shutil.copytree(finished / "run", tmp_path / "run", symlinks=True)
     (tmp_path / "run" / "manifest.json").write_text('{"cpt": "0.1.0", "data": {}}')
     assert cpt("report", tmp_path / "run") == 2
-    assert "manifest.json: no (or no right) versions, hardware" in cpt.output and "Traceback" not in cpt.output
+    assert "manifest.json: is damaged: versions: Field required" in cpt.output and "Traceback" not in cpt.output
 
 
 @pytest.mark.parametrize("names", [("evaluations",), ("manifest.json", "results.json", "evaluations/00-base.jsonl")])
@@ -134,3 +183,126 @@ def test_what_was_taken_away_whole_is_written_again(names, again, finished):
     code, said, run = again(remove(*names))
     assert code == 0 and "warning" not in said, said
     assert state(run) == state(finished / "run")
+
+
+# -- lines that are damaged, files that nobody committed, a lock that says nothing ---------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"3", b'{"task": "reverse"}', b'{"task": 1, "stage": "0-sft", "step": 1}', b"\xff"]
+)
+def test_damaged_metrics_are_put_aside(line, again, finished):
+    whole = (finished / "run" / "metrics.jsonl").read_bytes()
+
+    def damage(run):
+        (run / "metrics.jsonl").write_bytes(line + b"\n" + whole)
+
+    code, said, run = again(damage)
+    assert code == 0 and said.count("warning: ") == 1, said
+    assert "metrics.jsonl: damaged: line 1 (" in said and "moved to metrics.damaged" in said
+    assert (run / "metrics.jsonl").read_bytes() == whole
+    assert (run / "metrics.damaged").read_bytes() == line + b"\n"
+
+
+def stranger(name: str, content: bytes = b"{}"):
+    def damage(run):
+        (run / "points" / "01-reverse" / name).parent.mkdir(exist_ok=True)
+        (run / "points" / "01-reverse" / name).write_bytes(content)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "name", ["model/model.safetensors.index.json", "model/adapter_config.json", "model/vocab.txt", "served/config.json"]
+)
+def test_a_file_that_could_be_loaded_is_refused(name, again, cpt, finished, tmp_path):
+    code, said, run = again(stranger(name))
+    part = (
+        f"points/01-reverse/{'served' if 'served' in name else name}: was not committed with the folder that it lies in"
+    )
+    orders = {
+        "merge": (
+            "merge",
+            run / "points" / "01-reverse",
+            finished / "run",
+            "--method",
+            "linear",
+            "--out",
+            tmp_path / "m",
+        ),
+        "eval": ("eval", run, "--point", "01-reverse", "--suite", "general"),
+        "eval of the point": ("eval", run / "points" / "01-reverse", "--suite", "general"),
+    }
+    for name in ("run", *orders):
+        if name != "run":
+            code, said = cpt(*orders[name]), cpt.output
+        lines = [line for line in said.splitlines() if line.startswith("cpt: ")]
+        assert code == 2 and len(lines) == 1 and part in lines[0] and "move it out of the run directory" in lines[0], (
+            said
+        )
+    assert not (tmp_path / "m").exists()
+
+
+def test_another_file_is_named_and_left_alone(again, finished):
+    code, said, run = again(stranger("model/notes.md"))
+    assert code == 0 and said.count("warning: ") == 1, said
+    assert (
+        "points/01-reverse/model/notes.md: was not committed with the folder that it lies in; it is left alone" in said
+    )
+    assert state(run) == state(finished / "run") and (run / "points" / "01-reverse" / "model" / "notes.md").exists()
+
+
+@pytest.mark.parametrize(
+    "text, who", [("garbage", "another process"), ('{"pid": "x"}', "another process"), ("[]", "another process"),
+                  ('{"pid": 12, "host": "node1"}', "process 12 on node1")]
+)  # fmt: skip
+def test_a_lock_is_told_whatever_its_file_says(text, who, again):
+    locks = []
+
+    def hold(run):
+        (run / ".lock.json").write_text(text)
+        locks.append(FileLock(run / ".lock"))
+        locks[0].acquire()
+
+    code, said, _ = again(hold)
+    locks[0].release()
+    assert (
+        code == 2
+        and f"{who} is writing this run; wait for it or give another --out" in said
+        and "Traceback" not in said
+    )
+
+
+# -- damage at random ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", range(0, 200, 50))
+def test_a_report_of_random_damage_is_made_or_refused_in_one_line(first, tmp_path):
+    run = make_run(tmp_path / "run", count=5, tasks=("reverse", "caesar"))
+    for seed in range(first, first + 50):
+        draw = random.Random(seed)
+        damaged = copy(run, tmp_path / "damaged")
+        what = harm(draw, draw.choice([*files_of(damaged), damaged / "results.json"]))
+        try:
+            build(damaged, lambda line: None)
+        except UserError as error:
+            assert "\n" not in str(error), f"{seed}: {what}"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_commands_on_random_damage_end_in_one_line(seed, cpt, finished, tmp_path):
+    draw, run = random.Random(seed), copy(finished / "run", tmp_path / "run")
+    what = harm(draw, draw.choice(files_of(run)))
+    orders = {
+        "run": ("run", finished / "recipe.yaml", "--out", run, "--quiet"),
+        "check": ("check", finished / "recipe.yaml", "--out", run),
+        "merge": ("merge", run, finished / "run", "--method", "linear", "--out", tmp_path / "merge"),
+        "report": ("report", run),
+    }
+    name = draw.choice(list(orders))
+    code = cpt(*orders[name])
+    told = f"{name} after {what}: {code}\n{cpt.output}"
+    assert code in (0, 2) and "Traceback" not in cpt.output, told
+    assert sum(line.startswith("cpt: ") and "warning" not in line for line in cpt.output.splitlines()) == (code == 2), (
+        told
+    )

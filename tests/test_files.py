@@ -69,7 +69,7 @@ def test_what_unicode_takes_for_the_end_of_a_line_ends_no_line_of_ours(tmp_path,
     rundir.write_evaluation(Point(0, None), lines, {})
     assert rundir.read_evaluation(Point(0, None)) == (lines, {})
     for step, line in enumerate(lines):
-        rundir.append_metrics(line | {"step": step})
+        rundir.append_metrics({"task": line["completion"], "stage": "0-sft", "max_steps": 2, "step": step})
     rundir.forget_metrics(lambda line: line["step"] < 1)
     assert len(rundir.metrics.read_text().split("\n")) == 2
 

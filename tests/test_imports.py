@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "cpt"
-EVERYWHERE = {"cpt", "cpt.errors", "cpt.files", "cpt.processes", "cpt.screen", "cpt.stop", "cpt.ranks"}
+EVERYWHERE = {"cpt", "cpt.disk", "cpt.errors", "cpt.files", "cpt.processes", "cpt.screen", "cpt.stop", "cpt.ranks"}
 ALL = {"cpt."}
 MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     "cpt.errors": set(),
-    "cpt.files": set(),
+    "cpt.disk": set(),
+    "cpt.files": {"cpt.disk", "cpt.stop"},
+    "cpt.records": set(),
+    "cpt.json_lines": {"cpt.records"},
+    "cpt.layout": {"cpt.files"},
+    "cpt.metrics_log": {"cpt.json_lines", "cpt.records"},
     "cpt.processes": set(),
     "cpt.screen": {"cpt.errors"},
     "cpt.ranks": {"cpt.errors"},
@@ -54,7 +59,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
     "cpt.spelling": set(),
     "cpt.tiny": {"cpt.data.procedural", "cpt.tiny"},
     "cpt.models": {"cpt.recipe", "cpt.tiny"},
-    "cpt.rundir": {"cpt.recipe"},
+    "cpt.rundir": {"cpt.layout", "cpt.metrics_log", "cpt.recipe", "cpt.records"},
     "cpt.merging": {"cpt.merging"},
     "cpt.rollouts": {"cpt.recipe", "cpt.models", "cpt.rollouts"},
     "cpt.strategies": {
@@ -83,7 +88,15 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
         "cpt.stages",
     },
     "cpt.evaluation": {"cpt.recipe", "cpt.data", "cpt.models", "cpt.rewards", "cpt.rollouts", "cpt.evaluation"},
-    "cpt.report": {"cpt.evaluation.metrics", "cpt.evaluation.gates", "cpt.evaluation.statistics", "cpt.report"},
+    "cpt.report": {
+        "cpt.json_lines",
+        "cpt.layout",
+        "cpt.records",
+        "cpt.evaluation.metrics",
+        "cpt.evaluation.gates",
+        "cpt.evaluation.statistics",
+        "cpt.report",
+    },
     "cpt": ALL,
 }
 ONLY = {"trl": "cpt.stages", "vllm": "cpt.rollouts"}

@@ -187,18 +187,23 @@ def test_a_run_is_its_last_point_and_a_point_is_its_served_model(four, tmp_path)
     from cpt.recipe import dump, load
     from cpt.rundir import RunDir, points_of
 
-    recipe = load("quickstart")
+    recipe, warned = load("quickstart"), []
     run = RunDir(tmp_path / "run")
     run.points.mkdir(parents=True)
     write_recipe(run.path / "recipe.yaml", dump(recipe))
     with pytest.raises(UserError, match="no committed point yet"):
-        folder_of(run.path)
+        folder_of(run.path, warned.append)
     first, second, *_ = points_of(recipe)
     run.commit(first, four.a, [])
     run.commit(second, four.b, [], served=four.c)
-    assert folder_of(run.path) == folder_of(run.point(second)) == run.point(second) / "served"
-    assert folder_of(run.point(first)) == run.point(first) / "model"
-    assert folder_of(four.a) == four.a
+    assert (
+        folder_of(run.path, warned.append)
+        == folder_of(run.point(second), warned.append)
+        == run.point(second) / "served"
+    )
+    assert folder_of(run.point(first), warned.append) == run.point(first) / "model"
+    assert folder_of(four.a, warned.append) == four.a
+    assert warned == []
 
 
 # -- whole or not at all -------------------------------------------------------------------------------------------------
@@ -364,8 +369,8 @@ def test_a_mistake_is_one_line(mistake, four, tmp_path, monkeypatch, capsys):
 
 
 def test_a_disk_too_small_is_said_before_anything_is_written(four, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda place: types.SimpleNamespace(free=1000))
-    with pytest.raises(UserError, match=r"will be written, and .* has 1 kB free"):
+    monkeypatch.setattr(plan, "room", lambda place: 1000)
+    with pytest.raises(UserError, match=r"--out: 6\d.\d kB will be written, and .* has 1 kB free"):
         merge("linear", [four.a, four.b], None, (), tmp_path / "out")
     assert not (tmp_path / ".out.partial").exists()
 

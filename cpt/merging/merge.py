@@ -10,21 +10,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cpt import __version__
+from cpt.disk import writing
 from cpt.errors import UserError
 from cpt.files import DONE, sync_file, sync_folder, write_json
-from cpt.merging.plan import Plan, make_plan, partial
+from cpt.merging.plan import BESIDE_WEIGHTS, Plan, make_plan, partial
 from cpt.merging.reading import INDEX
 from cpt.merging.stream import Pass
 from cpt.merging.writing import Writer
 from cpt.stop import current
 
-BESIDE_WEIGHTS = (
-    ".json",
-    ".jinja",
-    ".model",
-    ".txt",
-    ".py",
-)  # config, tokenizer, generation config, chat template, code
 RECORD = "merge.json"
 
 
@@ -50,8 +44,9 @@ def merge(
 def carry_out(plan: Plan, progress=None, stop=None) -> dict[str, Any]:
     """Do what was planned. Killed on the way, it leaves `.NAME.partial` beside `out`, which the next merge removes."""
     growing = partial(plan.out)
-    growing.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        stack.enter_context(writing(growing, plan.written))
+        growing.mkdir(parents=True, exist_ok=True)
         try:
             stack.enter_context(FileLock(growing / ".lock").acquire(timeout=0))
         except Timeout:

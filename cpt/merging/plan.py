@@ -1,7 +1,6 @@
 """What a merge will read and write, checked before anything is written. The rules are in docs/merging.md."""
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -10,12 +9,15 @@ from typing import Any
 
 import torch
 
+from cpt.disk import existing, room
 from cpt.errors import UserError
 from cpt.merging.adapters import Adapted, check_adapters, is_adapter
 from cpt.merging.methods import Method, settle
 from cpt.merging.reading import DTYPES, EMBEDDINGS, HEAD, Entry, Weights, by, read_config, ties_its_head
 from cpt.merging.writing import Shape, shards
 
+BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt", ".py")  # config, tokenizer, generation config, template, code
+SMALL_FILES = 1 << 16  # bytes for headers, the index and the record
 CHUNK = (
     1 << 20
 )  # bytes of a tensor, in the dtype computed in, that a thread has in hand at once: they stay in its cache
@@ -185,24 +187,20 @@ def check_out(out: Path, sources: Sequence[Path]) -> None:
         raise UserError(f"--out: {out} is a file; give a new folder")
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out: {out} is not empty; give a new folder, or remove it")
-    above = existing(place)
+    above = existing(place.parent)
     if not above.is_dir():
         raise UserError(f"--out: {above} is a file; give a folder beside it")
     if not os.access(above, os.W_OK):
         raise UserError(f"--out: {above} cannot be written; give another folder")
 
 
-def existing(place: Path) -> Path:
-    return next(each for each in (place.parent, *place.parent.parents) if each.exists())
-
-
 def check_disk(plan: Plan) -> None:
     """Raise UserError where the output does not fit beside what is there."""
-    place = existing(plan.out.resolve())
-    left, needed = partial(plan.out), plan.written + (16 << 20)
+    beside = sum(file.stat().st_size for file in plan.first.iterdir() if file.suffix in BESIDE_WEIGHTS)
+    left, needed = partial(plan.out), plan.written + beside + SMALL_FILES
     freed = sum(file.stat().st_blocks * 512 for file in left.glob("*")) if left.is_dir() else 0
-    free = shutil.disk_usage(place).free + freed
-    if free < needed:
+    place = existing(plan.out.resolve().parent)
+    if (free := room(place) + freed) < needed:
         raise UserError(
             f"--out: {size(needed)} will be written, and {place} has {size(free)} free: make room, or choose another"
         )

@@ -3,27 +3,32 @@
 No network, no JavaScript, no torch: a run can be read anywhere, and its report made again when only the files are left.
 """
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
-def build(run_dir: Path) -> tuple[Path, Path]:
-    """Write report.html and report.md into the run directory; returns their paths.
+def warn_on_stderr(line: str) -> None:
+    print(f"cpt: warning: {line}", file=sys.stderr)
+
+
+def build(run_dir: Path, warn: Callable[[str], None] = warn_on_stderr) -> tuple[Path, Path]:
+    """Write report.html and report.md into the run directory; returns their paths. `warn` is told what was left out.
 
     Raises:
-        UserError: the folder is not a run directory (no results.json), one of its files cannot be read, or the report
-            cannot be written there.
+        UserError: the folder is not a run directory (no results.json), or one of its files cannot be read.
+        CannotWrite: the report cannot be written there.
     """
-    from cpt.errors import UserError
     from cpt.files import write_whole
     from cpt.report.reading import read
     from cpt.report.render import html, markdown
     from cpt.report.view import view
 
-    seen = view(read(run_dir))
+    run = read(run_dir)
+    for line in run.damaged:
+        warn(line)
+    seen = view(run)
     paths = run_dir / "report.html", run_dir / "report.md"
     for path, text in zip(paths, (html(seen), markdown(seen)), strict=True):
-        try:
-            write_whole(path, text)
-        except (IsADirectoryError, PermissionError) as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}): move what is there away") from error
+        write_whole(path, text)
     return paths

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from cpt.disk import writing
 from cpt.models import stop_ids
 from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, StaleWeights, Tensors, each_sampling, groups
@@ -117,7 +118,8 @@ class CopyingEngine(ABC):
         self.adapters += 1
         name = f"{ADAPTER}{self.adapters}"
         folder = self.place / name
-        model.save_pretrained(folder, selected_adapters=["default"])
+        with writing(folder):
+            model.save_pretrained(folder, selected_adapters=["default"])
         self._push_adapter(folder, name, self.adapters)
         self.adapter = name
         shutil.rmtree(self.place / f"{ADAPTER}{self.adapters - 1}", ignore_errors=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from cpt.disk import writing
 from cpt.errors import EngineFailed, UserError
 from cpt.processes import python
 from cpt.recipe import Recipe
@@ -63,6 +64,8 @@ class Serving:
         self.folder = private_folder()
         written = self.logfile.stat().st_size if self.logfile.exists() else 0
         began = time.monotonic()
+        with writing(self.logfile), self.logfile.open("ab"):
+            pass
         self.process = subprocess.Popen(
             python("cpt.rollouts.keeper", str(self.logfile), str(self.folder), *self._command()),
             stdin=subprocess.PIPE,

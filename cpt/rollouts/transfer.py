@@ -21,6 +21,7 @@ from urllib.parse import urlparse
 import torch
 
 from cpt import ranks
+from cpt.disk import writing
 from cpt.errors import UserError
 from cpt.recipe import ServerRollouts
 from cpt.rollouts.buckets import Channel, Named, address_towards, send
@@ -58,8 +59,9 @@ class Directory:
 
     def send(self, tensors: Iterable[Named]) -> None:
         shutil.rmtree(self.place, ignore_errors=True)
-        self.place.mkdir(parents=True)
-        write_shards(tensors, self.place)
+        with writing(self.place):
+            self.place.mkdir(parents=True)
+            write_shards(tensors, self.place)
         self.servers.rpc("cpt_load_directory", [str(self.place.resolve())], LOADING * self.servers.patience)
         shutil.rmtree(self.place)
 

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from cpt import ranks
+from cpt.disk import writing
 from cpt.errors import Interrupted, UserError
 from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, each_sampling
@@ -258,13 +259,15 @@ def quietly(file: Path) -> Iterator[None]:
     """Send all that this process and its libraries print, C++ included, to the end of `file`."""
     sys.stdout.flush(), sys.stderr.flush()
     kept = [os.dup(number) for number in (1, 2)]
-    with file.open("a") as stream:
+    with writing(file), file.open("a") as stream:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
     try:
         yield
     finally:
-        sys.stdout.flush(), sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # the file's disk is full
+                stream.flush()
         for number, old in zip((1, 2), kept, strict=True):
             os.dup2(old, number)
             os.close(old)

@@ -5,14 +5,17 @@ to know of it: KL(p0 || p) = E over p0 of (p/p0 - 1 - log p/p0), never below 0 (
 follows (RL's Razor, 2509.04259); the KL that TRL logs with beta > 0 is the other one, on the policy's rollouts.
 """
 
+import logging
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 PROBES = 16  # rollouts kept on each rank, of as many prompts as there are
 TIMES = 10  # a stage: at every step it would be 7 % of quickstart's
 NAME = "kl_from_start"
+log = logging.getLogger(__name__)
 
 
 class Drift:
@@ -27,8 +30,7 @@ class Drift:
         if self.probes is not None:
             return
         if trainer.state.global_step > 0:
-            self.probes = load_file(self.file) if self.file.is_file() else {}
-            self.probes = {name: value.to(trainer.accelerator.device) for name, value in self.probes.items()}
+            self.probes = {name: value.to(trainer.accelerator.device) for name, value in self._kept().items()}
             return
         number = len(rollouts["completion_ids"])
         chosen = torch.arange(0, number, max(1, number // PROBES))[:PROBES]
@@ -36,6 +38,14 @@ class Drift:
         self.probes = {name: rollouts[name][chosen.to(rollouts[name].device)].contiguous() for name in names}
         self.probes["logps"] = self._logps(trainer).contiguous()
         save_file(self.probes, self.file)
+
+    def _kept(self) -> dict[str, torch.Tensor]:
+        """What a stage that goes on kept when it began; nothing, with a word in the log, where that cannot be read."""
+        try:
+            return load_file(self.file) if self.file.is_file() else {}
+        except (SafetensorError, OSError) as error:
+            log.warning("%s is damaged: this stage logs no %s from here on (%s)", self.file, NAME, error)
+            return {}
 
     def due(self, state) -> bool:
         """Whether the log of this step is one of those that say it: the first after each tenth of the stage, and the last."""

@@ -1,7 +1,5 @@
 """Answers sampled with the run's engine and verified: what pairs, rejection sampling and the filter are made of."""
 
-import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,8 +12,9 @@ from datasets import Dataset
 
 from cpt import models, ranks
 from cpt.data.rows import unpack
+from cpt.disk import remove
 from cpt.errors import UserError
-from cpt.files import write_json
+from cpt.files import read_sealed, write_sealed
 from cpt.recipe import Pairs, Samples
 from cpt.rollouts import Completion, Sampling
 from cpt.stages.context import StageContext
@@ -43,31 +42,19 @@ def made_once(ctx: StageContext, name: str, make: Callable[[], Iterator]) -> tup
         tokens = sum(ranks.gather([ctx.rollouts.rollout_tokens - tokens]))
         errors = all_errors({}, ctx.verifier_errors - errors)
         spent = {"seconds": time.monotonic() - start, "rollout_tokens": tokens, "verifier_errors": errors}
-        ranks.on_main(write_made, file, {"spent": spent, name: made})
+        ranks.on_main(write_sealed, file, {"spent": spent, name: made})
         content = ranks.on_main(read_made, ctx, file)
     return content[name], content["spent"]
 
 
-def write_made(file: Path, content: dict) -> None:
-    write_json(file, {"sha256": digest_of(content)} | content)
-
-
 def read_made(ctx: StageContext, file: Path) -> dict | None:
-    """What `write_made` wrote; None where it is not there, or, with a warning, where it is damaged."""
+    """What was made once; None where it is not there, or, with a warning, where it is damaged."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content.pop("sha256") == digest_of(content):
-            return content
-    except FileNotFoundError:
+        return read_sealed(file)
+    except ValueError as error:
+        ctx.screen.warn(f"{ctx.task.name} {ctx.name}: {error}; sampling again")
+        remove(file)
         return None
-    except (ValueError, KeyError, AttributeError):
-        pass
-    ctx.screen.warn(f"{ctx.task.name} {ctx.name}: {file.name} is damaged; sampling again")
-    return None
-
-
-def digest_of(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def verified(

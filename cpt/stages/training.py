@@ -23,6 +23,7 @@ from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from cpt import models, ranks
+from cpt.disk import writing
 from cpt.errors import Interrupted, UserError
 from cpt.files import is_intact, seal, write_json
 from cpt.stages.configs import one_line
@@ -135,11 +136,12 @@ def train(ctx: StageContext, trainer: Trainer, strategies, spent: dict | None = 
                 trainer.rollout_policy = policy
         for callback in (*own, Narrator(ctx, keeper, bar), keeper):  # the keeper last: it seals what the others saved
             trainer.add_callback(callback)
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except Interrupted:  # the rollouts of a step were cut
-            keeper.save_last_step()
-            raise
+        with writing(ctx.work, partial(checkpoint_bytes, trainer)):
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except Interrupted:  # the rollouts of a step were cut
+                keeper.save_last_step()
+                raise
     if keeper.interrupted:
         raise Interrupted(ctx.stop.signal or 15)
     steps, wanted = trainer.state.global_step, trainer.state.max_steps
@@ -174,6 +176,12 @@ def total_steps(trainer: Trainer) -> int:
     if trainer.args.max_steps > 0:
         return trainer.args.max_steps
     return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
+
+
+def checkpoint_bytes(trainer: Trainer) -> int:
+    """About how large this rank's checkpoint is: the trained weights, and what the optimiser keeps of them."""
+    kept = [each for state in trainer.optimizer.state.values() for each in state.values() if torch.is_tensor(each)]
+    return sum(each.nbytes for each in (*kept, *(p for p in trainer.model.parameters() if p.requires_grad)))
 
 
 def check_finite(ctx: StageContext, strange: list[str]) -> None:

@@ -27,6 +27,7 @@ import torch
 from transformers import TrainerCallback
 
 from cpt import ranks
+from cpt.disk import writing
 from cpt.errors import UserError
 from cpt.merging.reading import Weights
 from cpt.merging.writing import Shape, Writer
@@ -136,8 +137,8 @@ class Diagonals:
 def add(places: Sequence[Path], folder: Path) -> None:
     """The sum of diagonals (files, or folders of a model's shape) as a file in `folder`: float32, a tensor at a time."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with ExitStack() as stack:
+    with writing(folder), ExitStack() as stack:
+        folder.mkdir(parents=True)
         sources = [stack.enter_context(Weights(place)) for place in places]
         floats = {name: each for name, each in sources[0].entries.items() if each.dtype.is_floating_point}
         shapes = {name: Shape(torch.float32, each.shape) for name, each in floats.items()}

@@ -6,7 +6,6 @@ it looks at old and new tasks together, never at evaluation rows, and may find t
 model trained when the task ends; what of AIMMerging that is not is in `weights_of_aim`. docs/strategies.md
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt import ranks
-from cpt.files import write_json
+from cpt.files import read_sealed, write_sealed
 from cpt.merging.merge import merge
 from cpt.merging.methods import METHODS
 from cpt.models import is_adapter
@@ -137,12 +136,12 @@ class Merge(Strategy):
         """
         mergeable = can_merge(self.spec, models)
         values = [None, *(towards_old(self.spec) if mergeable else ())]
-        known = ranks.on_main(read, place / JUDGED)
+        known = ranks.on_main(read, ctx, self.name, place / JUDGED)
         for value in values:
             if repr(value) not in known:
                 ctx.stop.check()
                 known[repr(value)] = self._judge(ctx, models, value, place / "candidate")
-                ranks.on_main(write_json, place / JUDGED, known)
+                ranks.on_main(write_sealed, place / JUDGED, known)
         judged = [known[repr(value)] for value in values]
         accuracies, gates = [each["accuracy"] for each in judged], self.recipe.evaluation.gates
         rows = self.rows[: len(ctx.points) - 1]  # without that of the stage before
@@ -268,5 +267,10 @@ def told(did: dict[str, Any]) -> str:
     return said
 
 
-def read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def read(ctx, name: str, file: Path) -> dict[str, Any]:
+    """What a search knew before the run was stopped."""
+    try:
+        return read_sealed(file) or {}
+    except ValueError as error:
+        ctx.screen.warn(f"{ctx.task.name} {name}: {error}; its values are judged again")
+        return {}

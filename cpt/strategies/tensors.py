@@ -8,6 +8,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 
 from cpt import ranks
+from cpt.disk import writing
 
 
 def is_sharded() -> bool:
@@ -22,8 +23,10 @@ def file_in(folder: Path) -> Path:
 def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """On all ranks. No file where there are no tensors."""
     if tensors and (ranks.is_main() or is_sharded()):
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file_in(folder))
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with writing(file_in(folder), sum(tensor.nbytes for tensor in held.values())):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(held, file_in(folder))
 
 
 def read(folder: Path) -> dict[str, torch.Tensor]:

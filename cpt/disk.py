@@ -1,0 +1,170 @@
+"""What keeps a file from being written, for the user: which file, why, how much it needs and how much room there is."""
+
+import errno
+import os
+import re
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cpt.errors import CannotWrite, Interrupted, UserError
+
+REASONS = {  # why, and what to do
+    errno.ENOSPC: ("the disk is full", "make room"),
+    errno.EDQUOT: ("the disk quota is used up", "make room, or have the quota raised"),
+    errno.EFBIG: ("files may not be that large here", "raise the limit (ulimit -f), or use another file system"),
+    errno.EROFS: ("the file system is read-only", "mount it for writing"),
+    errno.EIO: ("the disk failed (input/output error)", "look after the disk"),
+    errno.EACCES: ("there is no right to write there", "change the rights"),
+    errno.EPERM: ("there is no right to write there", "change the rights"),
+    errno.EMFILE: ("this process has too many files open", "raise the limit (ulimit -n)"),
+    errno.ENFILE: ("the machine has too many files open", "end other processes"),
+    errno.ENAMETOOLONG: ("the name is too long for the file system", "use shorter names"),
+    errno.ENOENT: ("its folder is gone", "put it back, and move or delete no folder of a run that is being written"),
+    errno.ENOTDIR: ("a file stands where its folder should be", "move that away"),
+    errno.EEXIST: ("something else stands in its place", "move that away"),
+    errno.EISDIR: ("a folder stands in its place", "move that away"),
+    errno.ENOTEMPTY: ("a folder that is not empty stands in its place", "move that away"),
+    errno.ESTALE: ("the network file system lost it", "mount it again"),
+}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what only writing meets
+NO_NUMBER = ("PytorchStreamWriter failed", "iostream error", "file write failed", "unexpected pos")  # torch's words
+ALMOST_FULL = 2**20  # bytes
+Bytes = int | Callable[[], int] | None
+
+
+@contextmanager
+def writing(place: Path, needed: Bytes = None) -> Iterator[None]:
+    """Around what writes to `place`, a file or a folder: what the system refuses becomes one line for the user.
+
+    `needed` is how many bytes are to be written, where that is known. A place that was not there before is removed again.
+
+    Raises:
+        CannotWrite: the system refuses, and says why.
+    """
+    was_there = os.path.lexists(place)
+    try:
+        yield
+    except (CannotWrite, Interrupted, UserError):
+        raise
+    except Exception as error:
+        found = refusal(error, place)
+        if found is None:
+            raise
+        file, number = found
+        if not was_there:
+            remove(place)
+        raise CannotWrite(told(file, number, needed, str(error))) from error
+
+
+def refusal(error: BaseException, place: Path) -> tuple[Path, int | None] | None:
+    """(the file that could not be written, the system's number of the reason); None where the error is another one."""
+    for each, is_cause in chain(error):
+        number = number_of(each)
+        if number is None and not any(words in str(each) for words in NO_NUMBER):
+            continue
+        if number is not None and number not in FULL and not is_cause:
+            continue
+        named = [Path(name) for name in names_of(each)]
+        inside = [name for name in named if name.is_relative_to(place)]
+        beside = any(place.parent in (name, name.parent) for name in named)
+        file = inside[-1] if inside else newest(place)
+        if number == errno.ENOENT and file.parent.is_dir():
+            continue  # a file that should be read is missing
+        if inside or beside or not named or number in FULL:
+            return file, number
+    return None
+
+
+def no_room(error: BaseException) -> str | None:
+    """The line for an error that only writing meets, where no block of `writing` was around it; else None."""
+    for each, _ in chain(error):
+        if (number := number_of(each)) in FULL:
+            names = names_of(each)
+            return told(Path(names[-1]), number) if names else f"{REASONS[number][0]}: {REASONS[number][1]}"
+    return None
+
+
+def chain(error: BaseException | None) -> Iterator[tuple[BaseException, bool]]:
+    """The error and those that led to it, and whether each is the cause or only came before."""
+    is_cause = True
+    while error is not None:
+        yield error, is_cause
+        is_cause = is_cause and error.__cause__ is not None
+        error = error.__cause__ or error.__context__
+
+
+def number_of(error: BaseException) -> int | None:
+    """The system's number; that of safetensors' and other Rust errors stands in their text."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\bOs \{ code: (\d+)|\(os error (\d+)\)", str(error))
+    return int(found[1] or found[2]) if found else None
+
+
+def names_of(error: BaseException) -> list[str]:
+    """The files that an error of the system names; the one that is written is the last."""
+    names = (getattr(error, name, None) for name in ("filename", "filename2"))
+    return [os.fsdecode(name) for name in names if isinstance(name, str | bytes)]
+
+
+def newest(place: Path) -> Path:
+    """The file of the folder `place` that was written last: the one that could not be finished. Else `place` itself."""
+    try:
+        files = [file for file in place.rglob("*") if file.is_file()]
+        return max(files, key=lambda file: file.stat().st_mtime_ns, default=place)
+    except OSError:
+        return place
+
+
+def told(file: Path, number: int | None, needed: Bytes = None, words: str = "") -> str:
+    """One line: the file, the reason, the amounts, the remedy. `words` are the error's own, for one without a number."""
+    system = os.statvfs(existing(file))
+    room = system.f_bavail * system.f_frsize
+    if number is None and room < ALMOST_FULL:  # torch keeps the number to itself
+        number = errno.ENOSPC
+    reason, remedy = REASONS.get(
+        number, (os.strerror(number) if number else " ".join(words.split())[:200], "see to that")
+    )
+    amounts = []
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        count = needed() if callable(needed) else needed
+        amounts = [f"{human(count)} are needed"] if count else []
+    if number == errno.ENOSPC and system.f_files and not system.f_favail:
+        reason, remedy = "the disk has no room for one more file (its inodes are used up)", "delete some files"
+    elif number == errno.ENOSPC:
+        amounts.append(f"{human(room)} are free")
+    elif number == errno.EFBIG and (limit := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) != resource.RLIM_INFINITY:
+        amounts.append(f"{human(limit)} are allowed")
+    why = f"{reason} ({', '.join(amounts)})" if amounts else reason
+    return f"{file}: cannot be written: {why}: {remedy}"
+
+
+def existing(place: Path) -> Path:
+    """`place`, or the nearest folder above it that is there."""
+    return next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+
+
+def room(place: Path) -> int:
+    """The bytes that this user may still write where `place` lies."""
+    return shutil.disk_usage(existing(place)).free
+
+
+def remove(place: Path) -> None:
+    """Remove what was begun; whatever stands in the way of that is left."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            place.unlink()
+
+
+def human(number: float) -> str:
+    """`1.5 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
