@@ -8,22 +8,40 @@ from itertools import islice
 from typing import Any
 
 from cpt.checks.findings import Findings
-from cpt.checks.lengths import NONE, Limit, Overlong, tightest
+from cpt.checks.lengths import (
+    LONGEST,
+    NONE,
+    Limit,
+    Overlong,
+    demonstration_limit,
+    longest_answer,
+    prompt_limit,
+    tightest,
+    trained_limits,
+)
 from cpt.data.encoding import Encoder, Encoding, Taught, TemplateRefuses
 from cpt.data.memory import memories, sft_forms
 from cpt.data.roundtrip import bare, failure
-from cpt.data.rows import STAGE_ROWS, Row, contents, demonstrated_row, demonstration_of, in_context, lesson, tools_of
+from cpt.data.rows import (
+    STAGE_ROWS,
+    Row,
+    contents,
+    demonstrated_row,
+    demonstration_of,
+    in_context,
+    lesson,
+    prompt_of,
+    tools_of,
+)
 from cpt.data.stream import Chosen, Stream, TaskData
 from cpt.recipe import Recipe
 from cpt.recipe_stages import Sft
 from cpt.spelling import unspellable
-from cpt.stages.arguments import CONFIGS, ROLLOUT_KINDS, value_of
+from cpt.stages.arguments import value_of
 
 CHUNK = 1000
 WRITTEN = ("prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages")
-LONGEST = "max_completion_length"
 TOOL_ROLES = ("tool", "function", "ipython")  # whose content a template may write in a form of its own
-SPLITTING = ("wrapped", "bfd_split")  # packing of TRL's that cuts rows in pieces and trains on all of them
 
 
 @dataclass
@@ -92,16 +110,18 @@ class TokenChecks:
         limit = task.spec.max_completion_length or self.recipe.evaluation.max_completion_length
         follows = max((longest_answer(limit, stage) for stage in stages), default=limit)
         long = Overlong(key, split, len(rows), task.spec.overlong)
-        this = Split(key, split, encoder, rows, long, self.prompt_limit(follows), limit)
+        this = Split(key, split, encoder, rows, long, prompt_limit(self.context, follows), limit)
         for index, stage in enumerate(stages):
             where = f"{key}.stages.{index}"
             if stage.kind in ("sft", "dpo", "hybrid"):
                 earlier = [this.trained[stage.kind]] if stage.kind in this.trained else []
-                this.trained[stage.kind] = tightest([*earlier, *self.trained_limits(where, stage)])
+                this.trained[stage.kind] = tightest([*earlier, *trained_limits(self.context, where, stage)])
             if stage.kind == "hybrid" and stage.long_demonstrations == "refuse":
                 this.demonstration_limit = tightest([this.demonstration_limit, demonstration_limit(where, stage)])
             if stage.kind == "self-distillation":
                 this.teachers.append((where, stage))
+            if stage.kind == "sft":
+                self.check_loss(this, where, stage.args)
         iterator, place = iter(rows), 0
         while chunk := list(islice(iterator, CHUNK)):
             if not self.check_form(this, task.spec, chunk):
@@ -113,29 +133,6 @@ class TokenChecks:
         if counts:
             self.counts.setdefault(name, {})[split] = {"rows": len(rows)} | counts
         return Chosen(rows, [i for i in range(len(rows)) if i not in long.left_out]) if long.left_out else rows
-
-    # -- limits --------------------------------------------------------------------------------------------------------------
-
-    def prompt_limit(self, follows: int) -> Limit:
-        words = f"with an answer of up to {follows} that is more than the model's context of {self.context}"
-        remedy = f"shorten the row, lower {LONGEST}, or say `overlong: drop` in the task"
-        return Limit(None if self.context is None else self.context - follows, words, remedy)
-
-    def trained_limits(self, where: str, stage: Any) -> list[Limit]:
-        """What a stage may train on: the model's context, and where TRL cuts."""
-        remedy = "shorten the row, or say `overlong: drop` or `overlong: truncate` in the task"
-        keeps_end = stage.kind != "hybrid" and value_of(stage.args, stage.kind, "truncation_mode") == "keep_end"
-        limits = [Limit(self.context, f"the model's context of {self.context} holds no more", remedy, True, keeps_end)]
-        cut = value_of(stage.args, stage.kind, "max_length") if stage.kind != "hybrid" else None
-        if cut is not None and not splits_rows(stage):
-            own = "max_length" in stage.args
-            words = (
-                f"args.max_length of {where} is {cut}"
-                if own
-                else f"{CONFIGS[stage.kind][2]} takes {cut} where args.max_length of {where} says nothing"
-            )
-            limits.append(Limit(cut, words, f"raise args.max_length (null: no limit), {remedy}", True, keeps_end))
-        return limits
 
     # -- one chunk of rows ---------------------------------------------------------------------------------------------------
 
@@ -172,6 +169,19 @@ class TokenChecks:
             return False
         return True
 
+    def check_loss(self, this: Split, where: str, args: dict) -> None:
+        """The rows have the parts that the stage's arguments would train on."""
+        raw = next((row for row in this.rows if not this.encoder.is_chat(row)), None)
+        if args.get("assistant_only_loss") and raw is not None:
+            message = f"is for chats, and the prompt of row {raw['id']} is sent raw: take it out, or say `prompt: chat`"
+            self.findings.add(f"{where}.args.assistant_only_loss", message)
+        talk = next((row for row in this.rows if row.get("messages")), None)
+        if args.get("completion_only_loss") and talk is not None:
+            message = (
+                f"row {talk['id']} is a conversation, no part of which is the completion: take assistant_only_loss"
+            )
+            self.findings.add(f"{where}.args.completion_only_loss", message)
+
     def check_chunk(self, this: Split, first: int, rows: list[Row]) -> None:
         """Spelling, prompts, and what is taught of rows whose places begin at `first`."""
         self.check_spelling(this, rows)
@@ -180,7 +190,8 @@ class TokenChecks:
         for row, ids in self.prompts(this, asked, "prompt"):
             self.check_ids(this, row, "prompt", ids)
             this.long.look(places[id(row)], row["id"], "a prompt of {} tokens", len(ids), this.prompt_limit)
-            self.check_written(this, row, ids)
+        for row in rows:
+            self.check_written(this, row)
         for kind, limit in this.trained.items():
             for row, name, form, taught in self.taught(this, lessons(rows, kind)):
                 self.check_ids(this, row, name, taught.ids[taught.start :])
@@ -228,36 +239,48 @@ class TokenChecks:
             f"embedding {name}",
         )
 
-    def check_written(self, this: Split, row: Row, ids: list[int]) -> None:
+    def check_written(self, this: Split, row: Row) -> None:
         """The chat template writes messages of every role, and tools. Of each role the first row is looked at."""
-        sent = this.encoder.sent(row["prompt"])
+        sent = this.encoder.sent(prompt_of(row))
         if isinstance(sent, str):
+            if tools_of(row):
+                message = (
+                    f"row {row['id']} has tools, and its prompt is sent raw: say `prompt: chat`, or leave them out"
+                )
+                self.findings.add(this.data, message, "tools")
             return
         new = [each for each in sent if each["role"] not in this.roles and contents([each])[0].strip()]
-        tools = bool(row.get("tools")) and "tools of the row" not in this.roles
-        if not new and not tools:
-            return
-        text = bare(this.encoder.shown(ids))
-        for message in new:
-            this.roles.add(message["role"])
-            if message["role"] not in ("assistant", *TOOL_ROLES) and bare(contents([message])[0]) not in text:
-                self.findings.add(
-                    this.data,
-                    f"row {row['id']}: the chat template leaves messages of the role {message['role']!r} out "
-                    f"({contents([message])[0][:60]!r}): write the role as the template knows it, or give another as "
-                    "model.chat_template",
-                    f"role {message['role']}",
-                )
-        if tools:
-            this.roles.add("tools of the row")
-            [without] = this.encoder.prompts([{name: value for name, value in row.items() if name != "tools"}])
-            if without == ids:
-                self.findings.add(
-                    this.data,
-                    f"row {row['id']} has tools, and the chat template leaves them out: give one that writes them as "
-                    "model.chat_template",
-                    "tools",
-                )
+        tools = bool(tools_of(row)) and "tools of the row" not in this.roles
+        for _, ids in self.prompts(this, [row], "prompt") if new or tools else ():
+            text = bare(this.encoder.shown(ids))
+            for message in new:
+                self.check_role(this, row, message, text)
+            if tools:
+                self.check_tools(this, row, ids)
+
+    def check_role(self, this: Split, row: Row, message: dict, text: str) -> None:
+        """The chat template writes this message; `text` is all that it writes."""
+        this.roles.add(message["role"])
+        said = contents([message])[0]
+        if message["role"] not in ("assistant", *TOOL_ROLES) and bare(said) not in text:
+            self.findings.add(
+                this.data,
+                f"row {row['id']}: the chat template leaves messages of the role {message['role']!r} out ({said[:60]!r}): "
+                "write the role as the template knows it, or give another as model.chat_template",
+                f"role {message['role']}",
+            )
+
+    def check_tools(self, this: Split, row: Row, ids: list[int]) -> None:
+        """The chat template writes the row's tools; `ids` are its prompt."""
+        this.roles.add("tools of the row")
+        [without] = this.encoder.prompts([{name: value for name, value in row.items() if name != "tools"}])
+        if without == ids:
+            self.findings.add(
+                this.data,
+                f"row {row['id']} has tools, and the chat template leaves them out: give one that writes them as "
+                "model.chat_template",
+                "tools",
+            )
 
     def check_spelling(self, this: Split, rows: list[Row]) -> None:
         """No row has a character that the tokenizer would drop or garble."""
@@ -288,7 +311,7 @@ class TokenChecks:
                 self.findings.add(this.data, message, "teacher's context")
         texts = [(row, "teacher's context", contents(form["prompt"])[-1]) for row, form in asked]
         self.check_texts(f"{where}.template", this.encoder, texts)
-        limit = self.prompt_limit(value_of(stage.args, stage.kind, LONGEST))
+        limit = prompt_limit(self.context, value_of(stage.args, stage.kind, LONGEST))
         whose = {id(form): row for row, form in asked}
         for form, ids in self.prompts(this, [form for _, form in asked], "teacher's context"):
             row = whose[id(form)]
@@ -297,7 +320,7 @@ class TokenChecks:
     def check_memories(self, tasks: Sequence[TaskData]) -> None:
         """What is kept of every task that another follows can be trained on."""
         for place, memory in memories(self.recipe).items():
-            limit = tightest(self.trained_limits(place, Sft(kind="sft", args=memory.args)))
+            limit = tightest(trained_limits(self.context, place, Sft(kind="sft", args=memory.args)))
             kept: dict[str, list[tuple[int, Row, dict]]] = {}
             with self.findings.collecting():
                 for number, (task, row, form) in enumerate(
@@ -345,26 +368,6 @@ class TokenChecks:
     def refused(self, this: Split, row: Row, name: str, error: TemplateRefuses) -> None:
         message = f"row {row.get('id')}: the chat template refuses its {name}: {error}"
         self.findings.add(this.data, message, f"template {name}")
-
-
-def longest_answer(evaluated: int, stage: Any) -> int:
-    """The tokens that a stage may sample after a training prompt and train on."""
-    if stage.kind in ROLLOUT_KINDS:
-        return value_of(stage.args, stage.kind, LONGEST)
-    return evaluated if stage.kind == "rejection" else 0
-
-
-def demonstration_limit(where: str, stage: Any) -> Limit:
-    """What a hybrid takes of a demonstration."""
-    tokens = value_of(stage.args, stage.kind, LONGEST)
-    keep = f"`long_demonstrations: keep` in {where} (it is trained on whole)"
-    remedy = f"raise it, or say {keep}, or `overlong: drop` in the task"
-    return Limit(tokens, f"args.{LONGEST} of {where} is {tokens}", remedy)
-
-
-def splits_rows(stage: Any) -> bool:
-    """Whether TRL packs rows in such a way that none loses its end."""
-    return bool(stage.args.get("packing")) and stage.args.get("packing_strategy") in SPLITTING
 
 
 def lessons(rows: list[Row], kind: str) -> list[tuple[Row, str, dict]]:

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from cpt import models
-from cpt.data.rows import completion_messages, prompt_of, unpack
+from cpt.data.rows import completion_messages, prompt_of, tools_of, unpack
 
 PROBE = {"prompt": [{"role": "user", "content": "Hello"}], "completion": "Yes"}
 
@@ -75,15 +75,16 @@ class Encoding:
             [taught] = probe.taught([PROBE])
         except TemplateRefuses as error:
             return Form(False, f"the chat template refuses a plain question: {error}")
-        if taught.end is None:
+        ids = list(taught.ids)
+        while ids and not self.tokenizer.decode(ids[-1:]).strip():
+            ids.pop()
+        if not ids or ids[-1] not in probe.ends:
             return Form(
-                False, f"the model stops at {self.words(self.stop_ids)}, with which its chat template ends no answer"
+                False, f"the model stops at {self.words(self.stop_ids)}, where its chat template ends no answer"
             )
-        if not probe.text(taught.completion).endswith(PROBE["completion"]):
+        if not probe.text(ids).endswith(PROBE["completion"]):
             return Form(False, "the tokenizer cannot spell a plain question")
-        return Form(
-            True, f"its chat template ends answers with {self.words(taught.completion[-1:])}, where the model stops"
-        )
+        return Form(True, f"its chat template ends answers with {self.words(ids[-1:])}, where the model stops")
 
     def of(self, spec) -> "Encoder":
         """The encoder of the task `spec`. Raises UserError for a `stop` that is not a single token."""
@@ -158,7 +159,7 @@ class Encoder:
         return whole[places[0] + len(alone) :] if places else []
 
     def is_chat(self, form: dict) -> bool:
-        """Whether the {prompt, ...} or {messages} goes through the chat template."""
+        """Whether the prompt of {prompt, ...} or {messages} goes through the chat template."""
         return not isinstance(self.sent(prompt_of(form)), str)
 
     @cached_property
@@ -177,7 +178,7 @@ class Encoder:
         ids: list[list[int]] = [[]] * len(rows)
         raw = [i for i, prompt in enumerate(sent) if isinstance(prompt, str)]
         chats = [i for i, prompt in enumerate(sent) if not isinstance(prompt, str)]
-        texts = self._rendered([sent[i] for i in chats], [rows[i].get("tools") for i in chats], asking=True)
+        texts = self._rendered([sent[i] for i in chats], [tools_of(rows[i]).get("tools") for i in chats], asking=True)
         for i, each in zip(raw, self._encoded([sent[i] for i in raw], special=True), strict=True):
             ids[i] = each
         for i, each in zip(chats, self._encoded(texts), strict=True):

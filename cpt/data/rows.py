@@ -53,7 +53,7 @@ def prompt_text(prompt: str | list) -> str:
 
 def contents(text: str | list) -> list[str]:
     """The text, or the content of each message of a chat."""
-    return [text] if isinstance(text, str) else [message["content"] for message in text]
+    return [text] if isinstance(text, str) else [message.get("content") or "" for message in text]
 
 
 def prompt_key(prompt: str | list) -> bytes:
@@ -74,6 +74,8 @@ def row_problem(row: Row) -> str | None:
                 f"{name} must be {'a list' if name == 'messages' else 'a string or a list'} of messages, not {value!r}"
             )
         for message in value:
+            if isinstance(message, dict) and message.get("tool_calls") and message.get("content") is None:
+                message = message | {"content": ""}  # nothing is said beside the calls
             if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
                 return f"each message of {name} must be a map with role and content, not {message!r}"
             if not isinstance(message["role"], str) or not message["role"]:
@@ -83,6 +85,12 @@ def row_problem(row: Row) -> str | None:
     for name in TEXT_ONLY_FIELDS:
         if row.get(name) is not None and not isinstance(row[name], str):
             return f"{name} must be a string, not {row[name]!r}"
+    try:
+        tools = tools_of(row).get("tools", [])
+    except ValueError as error:
+        return f"tools is a text, and not one of JSON ({error}): {row['tools']!r:.80}"
+    if not isinstance(tools, list) or not all(isinstance(each, dict) for each in tools):
+        return f"tools must be a list of maps (JSON schemas of functions), not {row['tools']!r:.80}"
     markers = row.get("answer_markers", [])
     if not isinstance(markers, list) or not all(isinstance(each, str) for each in markers):
         return f"answer_markers must be a list of strings, not {markers!r}"
@@ -134,7 +142,9 @@ def lesson(row: Row, answer: str | list) -> Row:
 
 
 def tools_of(row: Row) -> Row:
-    return {"tools": row["tools"]} if row.get("tools") else {}
+    """{tools} where the row has some, written as JSON or as one text of it. Raises ValueError for a text that is none."""
+    tools = row.get("tools")
+    return {"tools": json.loads(tools) if isinstance(tools, str) else tools} if tools else {}
 
 
 def sft_row(row: Row) -> Row | None:
