@@ -289,3 +289,22 @@ def test_a_long_difference_is_shown_where_it_is():
     form = lesson("a" * 200 + "B" + "c" * 200)
     message = failure(made, form, made.taught([form])[0]).message
     assert "aB" in message and "ab" in message and len(message) < 500
+
+
+def test_sampled_answers_that_would_be_taught_otherwise_are_left_out(monkeypatch):
+    from types import SimpleNamespace
+
+    from cpt.errors import UserError
+    from cpt.stages.examples import teachable
+
+    made, warned = encoder(byte_level(LAST_ONLY), STOP), []
+    screen = SimpleNamespace(warn=warned.append)
+    ctx = SimpleNamespace(notes=[], screen=screen, task=SimpleNamespace(name="t"), name="0-rejection", key="k")
+    answers = [lesson("yes"), lesson("why</think>no")]
+    assert teachable(ctx, made, answers) == answers[:1] and "1 of 2 sampled answers" in ctx.notes[0]
+    assert "'no', and the demonstration is 'why</think>no'" in warned[0]
+    pairs = [{"prompt": QUESTION, "chosen": "yes", "rejected": each} for each in ("why</think>no", "no")]
+    assert teachable(ctx, made, pairs) == pairs[1:]
+    with pytest.raises(UserError, match="k: none of 1 sampled answers can be trained on as it was given"):
+        teachable(ctx, made, answers[1:])
+    assert teachable(ctx, made, []) == []

@@ -83,6 +83,7 @@ MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
         "cpt.rollouts",
         "cpt.optim",
         "cpt.data.encoding",
+        "cpt.data.roundtrip",
         "cpt.data.rows",
         "cpt.data.table",
         "cpt.stages",

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from fakes import recipe, write_recipe
+from fakes_tokenizers import byte_level, encoder
 from test_resume import logged, results
 
 from cpt import plan
@@ -174,7 +175,7 @@ def test_each_text_of_a_prompt_once(monkeypatch, tmp_path):
         verifier_errors=Counter(),
         task=SimpleNamespace(),
     )
-    rows, _ = rejection.kept_answers(ctx, 1, tmp_path, None, None)
+    rows, _ = rejection.kept_answers(ctx, encoder(byte_level(), "<|im_end|>"), 1, tmp_path, None, None)
     assert rows == [
         {"prompt": "p", "completion": "b"},
         {"prompt": "p", "completion": "a"},

@@ -120,7 +120,7 @@ class TokenChecks:
                 this.demonstration_limit = tightest([this.demonstration_limit, demonstration_limit(where, stage)])
             if stage.kind == "self-distillation":
                 this.teachers.append((where, stage))
-            if stage.kind == "sft":
+            if stage.kind in ("sft", "rejection"):
                 self.check_loss(this, where, stage.args)
         iterator, place = iter(rows), 0
         while chunk := list(islice(iterator, CHUNK)):
@@ -171,16 +171,18 @@ class TokenChecks:
 
     def check_loss(self, this: Split, where: str, args: dict) -> None:
         """The rows have the parts that the stage's arguments would train on."""
-        raw = next((row for row in this.rows if not this.encoder.is_chat(row)), None)
-        if args.get("assistant_only_loss") and raw is not None:
-            message = f"is for chats, and the prompt of row {raw['id']} is sent raw: take it out, or say `prompt: chat`"
-            self.findings.add(f"{where}.args.assistant_only_loss", message)
-        talk = next((row for row in this.rows if row.get("messages")), None)
-        if args.get("completion_only_loss") and talk is not None:
-            message = (
-                f"row {talk['id']} is a conversation, no part of which is the completion: take assistant_only_loss"
-            )
-            self.findings.add(f"{where}.args.completion_only_loss", message)
+        asked = {name: args.get(name) is True for name in ("assistant_only_loss", "completion_only_loss")}
+        for row in this.rows if any(asked.values()) else ():
+            if asked["assistant_only_loss"] and not this.encoder.is_chat(row):
+                message = (
+                    f"is for chats, and the prompt of row {row['id']} is sent raw: take it out, or say `prompt: chat`"
+                )
+                self.findings.add(f"{where}.args.assistant_only_loss", message, "raw")
+            if asked["completion_only_loss"] and row.get("messages"):
+                message = (
+                    f"row {row['id']} is a conversation, no part of which is the completion: take assistant_only_loss"
+                )
+                self.findings.add(f"{where}.args.completion_only_loss", message, "conversation")
 
     def check_chunk(self, this: Split, first: int, rows: list[Row]) -> None:
         """Spelling, prompts, and what is taught of rows whose places begin at `first`."""

@@ -64,7 +64,14 @@ REFUSED = {
 }
 SAVE_STRATEGY = "checkpoints fall on steps: use `save_steps`"  # refused but for `steps`
 METHOD_DECIDES = "the method decides the loss: take it out, or use a rlvr stage"
+OF_TEXTS = {  # what SFT's trainer does to texts: it is given token ids
+    "eos_token": "answers end where the model stops: use the task's `stop`, or a model whose tokenizer has that eos_token",
+    "dataset_text_field": "rows have prompts and demonstrations, or messages: use `data.columns`",
+    "dataset_kwargs": "the run prepares the rows; take it out",
+}
 REFUSED_OF = {  # what only one kind refuses
+    "sft": OF_TEXTS,
+    "rejection": OF_TEXTS,
     "hybrid": dict.fromkeys(
         (
             *("loss_type", "scale_rewards", "importance_sampling_level", "multi_objective_aggregation", "delta"),

@@ -12,11 +12,12 @@ from trl import DPOTrainer
 from trl.trainer import dpo_trainer
 
 from cpt import models
+from cpt.data.encoding import Encoder
 from cpt.data.rows import dpo_row, unpack
 from cpt.errors import UserError
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
-from cpt.stages.examples import dpo_examples
+from cpt.stages.examples import dpo_examples, teachable
 from cpt.stages.sampling import made_once, verified
 from cpt.stages.training import (
     CountsTokens,
@@ -43,7 +44,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
     encoder = ctx.encoder()
     pairs = [dpo_row(row) for row in unpack(rows["prompt"], rows["row"])]
     if "chosen" not in pairs[0]:
-        pairs, spent = on_policy_pairs(ctx, rows, config.max_length)
+        pairs, spent = on_policy_pairs(ctx, encoder, rows, config.max_length)
     trainer = build(
         ctx,
         DpoStageTrainer,
@@ -58,13 +59,16 @@ def run(ctx: StageContext, rows, strategies) -> dict:
     return train(ctx, trainer, strategies, spent)
 
 
-def on_policy_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) -> tuple[list[dict], dict]:
+def on_policy_pairs(
+    ctx: StageContext, encoder: Encoder, rows: Dataset, max_length: int | None
+) -> tuple[list[dict], dict]:
     """Pairs of `prompt`, `chosen`, `rejected` from the policy in `ctx.source`, and what they cost.
 
     Raises:
         UserError: no prompt had both a right and a wrong answer.
     """
     pairs, spent = made_once(ctx, "pairs", lambda: _sample_pairs(ctx, rows, max_length))
+    pairs = teachable(ctx, encoder, pairs)
     if not pairs:
         raise UserError(
             f"{ctx.key}: no prompt of {ctx.task.name} got both a right and a wrong answer, so there is nothing to prefer: "

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 
 from cpt.data.encoding import Encoder, Taught
+from cpt.data.roundtrip import failure
 from cpt.errors import UserError
+from cpt.stages.context import StageContext
 
 CHUNK = 1000  # rows that are encoded at once
 IGNORED = -100  # the label of a token that is not trained on
@@ -65,6 +67,33 @@ def labels(encoder: Encoder, form: dict, taught: Taught, config, key: str) -> li
         return [each if place in trained else IGNORED for place, each in enumerate(taught.ids)]
     start = 0 if config.completion_only_loss is False else taught.start
     return [IGNORED] * start + taught.ids[start:]
+
+
+def teachable(ctx: StageContext, encoder: Encoder, made: list[dict]) -> list[dict]:
+    """The lessons or pairs that teach what the policy answered. An answer of its own may be one that the chat template writes
+    otherwise (it takes a reasoning out, say): it is left out, with a note and a warning.
+
+    Raises:
+        UserError: none is left.
+    """
+    names = ("chosen", "rejected") if made and "chosen" in made[0] else ("completion",)
+    wrong: dict[int, str] = {}
+    for name in names:
+        lessons = [each | {"completion": each[name]} for each in made]
+        for place, (form, taught) in enumerate(zip(lessons, encoder.taught(lessons), strict=True)):
+            found = failure(encoder, form, taught)
+            if found is not None and found.fatal:
+                wrong[place] = found.message
+    if wrong:
+        first = next(iter(wrong.values()))
+        if len(wrong) == len(made):
+            raise UserError(
+                f"{ctx.key}: none of {len(made)} sampled answers can be trained on as it was given: {first}"
+            )
+        note = f"{len(wrong)} of {len(made)} sampled answers are not trained on as they were given, and left out"
+        ctx.notes.append(note)
+        ctx.screen.warn(f"{ctx.task.name} {ctx.name}: {note}, for example: {first}")
+    return [each for place, each in enumerate(made) if place not in wrong]
 
 
 def dpo_examples(pairs: Iterable[tuple[Encoder, dict]], config, context: int | None, key: str):

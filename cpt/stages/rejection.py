@@ -21,11 +21,13 @@ import numpy as np
 from datasets import Dataset
 
 from cpt import ranks
+from cpt.data.encoding import Encoder
 from cpt.data.rows import lesson
 from cpt.errors import UserError
 from cpt.files import DONE, is_intact, seal, write_json
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
+from cpt.stages.examples import teachable
 from cpt.stages.sampling import made_once, verified
 from cpt.stages.sft import train_on
 from cpt.stages.training import peak_memory_bytes
@@ -49,10 +51,10 @@ def run(ctx: StageContext, rows, strategies) -> dict:
 def train_round(ctx: StageContext, number: int, present: Path, rows: Dataset, strategies) -> dict:
     """Sample from the policy in `present`, train the one in `ctx.source` on what is right; the round's record."""
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
-    kept, spent = kept_answers(ctx, number, present, rows, config.max_length)
+    encoder = ctx.encoder()
+    kept, spent = kept_answers(ctx, encoder, number, present, rows, config.max_length)
     if not kept:
         return untrained(ctx, number, present, spent)
-    encoder = ctx.encoder()
     return train_on(ctx, ((encoder, each) for each in kept), strategies, spent)
 
 
@@ -66,7 +68,7 @@ def untrained(ctx: StageContext, number: int, present: Path, spent: dict) -> dic
 
 
 def kept_answers(
-    ctx: StageContext, number: int, present: Path, rows: Dataset, max_length: int | None
+    ctx: StageContext, encoder: Encoder, number: int, present: Path, rows: Dataset, max_length: int | None
 ) -> tuple[list[dict], dict]:
     """{prompt, completion} of each answer that is trained on, and what they cost.
 
@@ -88,6 +90,7 @@ def kept_answers(
 
     asked, spent = made_once(ctx, "answers", sampled)
     kept = [lesson(each["row"], text) for each in asked for text in each["kept"]]
+    kept = teachable(ctx, encoder, kept)
     if not kept and ctx.stage.none_right == "stop":
         raise UserError(
             f"{ctx.key}: none of the {len(asked) * spec.samples} answers sampled for {ctx.task.name} was verified right, so "
