@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cpt.errors import shown
+
 BASES = {
     "_BaseConfig": ("trl", "trainer/base_config.py", "_BaseConfig"),
     "TrainingArguments": ("transformers", "training_args.py", "TrainingArguments"),
@@ -79,6 +81,14 @@ def default_of(value: ast.expr) -> Any:
         return UNKNOWN
 
 
+@cache
+def enumeration(package: str, file: str, name: str) -> tuple[str, ...]:
+    """The values of an enumeration of words, read likewise."""
+    tree = ast.parse((package_folder(package) / file).read_text(encoding="utf-8"))
+    node = next(each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
+    return tuple(ast.literal_eval(each.value) for each in node.body if isinstance(each, ast.Assign))
+
+
 TYPES = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a string", "None": "null"}
 CONTAINERS = {"list": (list, "a list"), "dict": (dict, "a map"), "tuple": (list, "a list")}
 
@@ -87,7 +97,7 @@ def wrong_type(value: Any, annotation: str) -> str | None:
     """What is wrong with `value` for an annotation such as `int | None`; None where it fits or cannot be told."""
     expected = []
     for option in union(annotation):
-        head = option.split("[")[0]
+        head, _, inside = option.removesuffix("]").partition("[")
         if option in TYPES:
             fits = {
                 "int": isinstance(value, int) and not isinstance(value, bool),
@@ -99,16 +109,25 @@ def wrong_type(value: Any, annotation: str) -> str | None:
             expected.append(TYPES[option])
         elif head in CONTAINERS:
             fits = isinstance(value, CONTAINERS[head][0])
+            if fits and head in ("list", "dict") and inside:
+                return wrong_inside(value, inside if head == "list" else inside.partition(",")[2])
             expected.append(CONTAINERS[head][1])
         elif head == "Literal":
-            choices = ast.literal_eval(f"({option[len('Literal[') : -1]},)")
+            choices = ast.literal_eval(f"({inside},)")
             fits = value in choices
             expected.append(f"one of {', '.join(map(str, choices))}")
         else:  # an enumeration or a class: the config itself will say
             return None
         if fits:
             return None
-    return f"must be {' or '.join(expected)}, not {value!r}"
+    return f"must be {' or '.join(expected)}, not {shown(value)}"
+
+
+def wrong_inside(value: list | dict, annotation: str) -> str | None:
+    """The same for what a list or a map holds; the first wrong element is named by its place."""
+    elements = value.items() if isinstance(value, dict) else enumerate(value)
+    found = ((place, wrong_type(each, annotation.strip())) for place, each in elements)
+    return next((f"{place}: {wrong}" for place, wrong in found if wrong), None)
 
 
 def union(annotation: str) -> list[str]:

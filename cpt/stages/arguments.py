@@ -7,12 +7,13 @@ import ast
 import difflib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from cpt.errors import nearest
 from cpt.signatures import Argument, class_fields, package_folder, popped_keywords, wrong_type
+from cpt.stages.values import NEVER_NULL, not_a_choice, outside
 
 CONFIGS = {
     "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
@@ -141,12 +142,7 @@ def wrong_value(kind: str, name: str, value: Any) -> str | None:
         return f"is not taken here: {SAVE_STRATEGY}"
     if name in NEVER_NULL and value is None:
         return "must be a number, not null"
-    choices = CHOICES.get(("rlvr" if kind in GRPO_KINDS else kind, name))
-    strange = [each for each in (value if isinstance(value, list) else [value]) if choices and each not in choices]
-    if strange:
-        near = nearest(strange[0], choices) if isinstance(strange[0], str) else ""
-        return f"must be one of {', '.join(choices)}, not {strange[0]!r}{near}"
-    return outside(name, value)
+    return not_a_choice("rlvr" if kind in GRPO_KINDS else kind, name, value) or outside(name, value)
 
 
 def value_of(args: dict[str, Any], kind: str, name: str) -> Any:
@@ -221,65 +217,6 @@ ROLLOUT_ARGUMENTS = (
     "num_generations",
     "num_iterations",
 )
-
-# -- values ---------------------------------------------------------------------------------------------------------------
-
-NEVER_NULL = ("num_generations", "max_completion_length")
-CHOICES = {  # what TRL's trainers compare with; a test reads them there
-    ("sft", "loss_type"): ("nll", "dft"),
-    ("rejection", "loss_type"): ("nll", "dft"),
-    ("dpo", "loss_type"): (
-        *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
-        *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
-    ),
-    ("dpo", "f_divergence_type"): ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
-    ("rlvr", "loss_type"): ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
-    ("rlvr", "scale_rewards"): ("group", "batch", "none"),
-    ("rlvr", "importance_sampling_level"): ("token", "sequence"),
-    ("rlvr", "multi_objective_aggregation"): ("sum_then_normalize", "normalize_then_sum"),
-}
-LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "max_steps": ("at least 1 (or -1: num_train_epochs decides)", lambda x: x >= 1 or x == -1),
-    "max_length": ("at least 2", lambda x: x >= 2),
-    "top_p": ("more than 0 and at most 1", lambda x: 0 < x <= 1),
-    **dict.fromkeys(
-        (
-            *("per_device_train_batch_size", "gradient_accumulation_steps", "generation_batch_size", "num_generations"),
-            *("steps_per_generation", "num_iterations", "max_completion_length", "save_total_limit"),
-            *("precompute_ref_batch_size", "dataset_num_proc", "r"),
-        ),
-        ("at least 1", lambda x: x >= 1),
-    ),
-    **dict.fromkeys(
-        (
-            "num_train_epochs",
-            "temperature",
-            "repetition_penalty",
-            "save_steps",
-            "logging_steps",
-            "lora_alpha",
-            "distillation_is_clip",
-        ),
-        ("more than 0", lambda x: x > 0),
-    ),
-    **dict.fromkeys(
-        (
-            *("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "top_k", "beta"),
-            *("epsilon", "epsilon_high", "dataloader_num_workers", "num_loss_tokens_to_skip"),
-        ),
-        ("0 or more", lambda x: x >= 0),
-    ),
-    **dict.fromkeys(("min_p", "label_smoothing", "top_entropy_quantile"), ("from 0 to 1", lambda x: 0 <= x <= 1)),
-    **dict.fromkeys(("adam_beta1", "adam_beta2", "lora_dropout"), ("from 0 to below 1", lambda x: 0 <= x < 1)),
-}
-
-
-def outside(name: str, value: Any) -> str | None:
-    """What is wrong with a number that no trainer can use; None where it is no number or has no limit."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    words, fits = LIMITS.get(name, ("a finite number", lambda x: True))
-    return None if math.isfinite(value) and fits(value) else f"({value}) must be {words}"
 
 
 def generation_problems(args: dict[str, Any], engine: Any) -> Iterator[tuple[str, str]]:
