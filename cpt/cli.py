@@ -118,7 +118,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         late = []
     strange = [word for word in rest if word not in late]
     if strange:
-        commands[asked.command].unknown(strange)
+        commands[asked.command].unknown(strange, takes_recipe=hasattr(asked, "overrides"))
     if late:
         asked.overrides = asked.overrides + late
     return asked

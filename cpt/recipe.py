@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cpt.errors import Problem, RecipeErrors
 from cpt.recipe_rewards import CORRECTNESS, VOTES, Reward
-from cpt.recipe_stages import Pairs, Samples, Stage, Strict
+from cpt.recipe_stages import Bounded, Pairs, Samples, Stage, Strict, Temperature
 from cpt.recipe_strategies import Strategy
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -62,7 +62,7 @@ class TransformersRollouts(Strict):
     )
 
 
-class Vllm(BaseModel):
+class Vllm(Bounded):
     """What both ways to vLLM share: any further key is one of vLLM's engine arguments, word for word."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -214,7 +214,7 @@ class Sampled(Strict):
 
     k: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
     samples: int = Field(gt=0)
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = 1.0
 
     @model_validator(mode="after")
     def enough(self):

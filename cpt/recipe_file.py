@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from cpt.errors import Problem, RecipeErrors, nearest_or_all
+from cpt.errors import Problem, RecipeErrors
+from cpt.recipe_hints import instead
 from cpt.recipe_messages import members, tags, validate
 from cpt.recipe_nodes import (
     Mistakes,
@@ -29,6 +30,7 @@ from cpt.recipe_strategies import problems as strategy_problems
 from cpt.recipe_yaml import Node, wrap
 from cpt.rollouts.arguments import problems as engine_problems
 from cpt.stages import arguments
+from cpt.stages.values import weights_problem
 
 
 def load_recipe(schema: type[BaseModel], name: str | Path, overrides: Sequence[str]) -> Any:
@@ -115,7 +117,9 @@ def stage_kind(stage: Node) -> str | None:
 def check_defaults(schema: type[BaseModel], kind: str, node: Node, mistakes: Mistakes) -> None:
     """The `defaults` of one kind by themselves: they may hold what no stage of this recipe uses, and need not be whole."""
     if kind not in arguments.CONFIGS:
-        mistakes.add(node, f"defaults.{kind}", f"no such kind of stage{nearest_or_all(kind, arguments.CONFIGS)}")
+        mistakes.add(
+            node, f"defaults.{kind}", f"no such kind of stage{instead('kind of stage', kind, arguments.CONFIGS)}"
+        )
     elif not isinstance(node.value, dict):
         mistakes.add(node, f"defaults.{kind}", "must be a map, for example {args: {max_steps: 100}}")
     elif "kind" in node.value:
@@ -200,9 +204,26 @@ def check_names(tasks: Sequence, where: str, root: Node, mistakes: Mistakes) -> 
 
 
 def stage_problems(stage: Any) -> Iterator[tuple[tuple[str, str], str]]:
-    """(key, what is wrong with it) between rlvr's own options and its `args`, each of which is right by itself."""
-    if stage.kind != "rlvr":
-        return
+    """(key, what is wrong with it) between a stage's own options and its `args`, each of which is right by itself."""
+    weighed = {
+        "rlvr": ("reward_weights", "rewards", 1 + (getattr(stage, "overlong", None) is not None)),
+        "hybrid": ("reward_weights", "rewards", 1),
+        "dpo": (
+            "loss_weights",
+            "losses",
+            len(losses) if isinstance(losses := stage.args.get("loss_type"), list) else 1,
+        ),
+    }
+    if stage.kind in weighed:
+        name, what, number = weighed[stage.kind]
+        if wrong := weights_problem(stage.args.get(name), what, number):
+            yield ("args", name), wrong
+    if stage.kind == "rlvr":
+        yield from rlvr_problems(stage)
+
+
+def rlvr_problems(stage: Any) -> Iterator[tuple[tuple[str, str], str]]:
+    """The same of a rlvr stage's many options."""
     beta, limit = (arguments.value_of(stage.args, "rlvr", name) for name in ("beta", "max_completion_length"))
     if stage.reference == "none" and beta:
         message = (
@@ -215,7 +236,7 @@ def stage_problems(stage: Any) -> Iterator[tuple[tuple[str, str], str]]:
     batch, group = (
         arguments.value_of(stage.args, "rlvr", f) for f in ("per_device_train_batch_size", "num_generations")
     )
-    if stage.snr_step is not None and isinstance(batch, int) and isinstance(group, int) and batch % group:
+    if stage.snr_step is not None and isinstance(batch, int) and isinstance(group, int) and group > 0 and batch % group:
         message = f"({batch}) must be a multiple of num_generations ({group}) with snr_step"
         yield ("args", "per_device_train_batch_size"), f"{message}: its gradient samples are of whole groups"
     if stage.advantage is not None:

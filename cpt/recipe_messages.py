@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cpt.errors import nearest, nearest_or_all, shown
+from cpt.errors import nearest, shown
+from cpt.recipe_hints import PLACES, instead
 from cpt.recipe_nodes import Mistakes
 from cpt.recipe_yaml import Node
 
@@ -76,7 +77,7 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
     kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
     loc = error["loc"]
     if kind == "extra_forbidden":
-        return f"unknown key{nearest_or_all(str(loc[-1]), names_at(schema, loc[:-1]))}"
+        return f"unknown key{instead(place_at(schema, loc[:-1]), str(loc[-1]), names_at(schema, loc[:-1]))}"
     if kind == "json_invalid":
         return f"holds what no file can ({error['ctx']['error']})"
     if kind == "missing":
@@ -85,10 +86,14 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
         return "is missing" + (f": one of {', '.join(there)}" if there else "")
     if kind == "union_tag_not_found":
         there = dict.fromkeys(tag for model in models_at(schema, loc) for tag in tags(model))
-        return f"{context['discriminator'].strip(chr(39))} is missing: one of {', '.join(there)}"
+        tag = context["discriminator"].strip("'")
+        table = PLACES["rollouts" if tag == "engine" else "data" if tag == "source" else "stage"]
+        other = next((key for key in given if table.get(key) == tag), None) if isinstance(given, dict) else None
+        return f"{tag} is missing{f' (not `{other}`)' if other else ''}: one of {', '.join(there)}"
     if kind == "union_tag_invalid":
         there = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
-        return f"no {context['discriminator'].strip(chr(39))} {shown(context['tag'])}{nearest_or_all(context['tag'], there)}"
+        tag = context["discriminator"].strip("'")
+        return f"no {tag} {shown(context['tag'])}{instead(kind_of(tag, loc), context['tag'], there)}"
     if kind == "literal_error":
         there = [each.strip("'") for each in context["expected"].replace(" or ", ", ").split(", ")]
         hint = nearest(given, there) if isinstance(given, str) else ""
@@ -108,6 +113,22 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
             wanted = "a number, or a map with `limit`"
         return f"must be {wanted}, not {shown(given)}"
     return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {shown(given)}"
+
+
+def place_at(schema: type[BaseModel], loc: Sequence) -> str:
+    """What the hints call the map at `loc`."""
+    options = models_at(schema, loc)
+    fields = {name for each in options for name in each.model_fields}
+    by_field = {"args": "stage", "source": "data", "engine": "rollouts"}
+    of_field = next((place for name, place in by_field.items() if name in fields), None)
+    return of_field or next((each.__name__ for each in options), "")
+
+
+def kind_of(tag: str, loc: Sequence) -> str:
+    """What the hints call the words that may stand as `tag` (kind, source or engine) in the map at `loc`."""
+    lists = {"stages": "kind of stage", "strategies": "kind of strategy"}
+    kinds = next((lists[step] for step in reversed(loc) if step in lists), "kind of reward")
+    return kinds if tag == "kind" else tag
 
 
 def models_at(schema: type[BaseModel], loc: Sequence) -> list[type[BaseModel]]:

@@ -177,8 +177,10 @@ def settle(node: Node, folder: Path) -> Node:
         node = wrap(expand_reward(node.plain()), node.file, node.line)
     if isinstance(node.value, dict):
         kind = node.value.get("kind")
-        if kind is not None and kind.value == "function" and "folder" not in node.value:
-            node.value["folder"] = Node(str(folder), node.file, node.line)
+        if kind is not None and kind.value == "function":
+            place = node.value.setdefault("folder", Node(str(folder), node.file, node.line))
+            if isinstance(place.value, str):
+                place.value = absolute(place)
         for parent, key in matching(node, ["parts", "*", "reward"]):
             parent.value[key] = settle(parent.value[key], folder)
     return node

@@ -3,11 +3,30 @@
 import re
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+MOST = 10**9  # of any number but a seed
 
 
-class Strict(BaseModel):
+class Bounded(BaseModel):
+    """No number is larger than any use of it."""
+
+    @field_validator("*")
+    @classmethod
+    def of_a_size(cls, value: Any, info: ValidationInfo) -> Any:
+        for each in value if isinstance(value, tuple) else [value]:
+            if isinstance(each, int | float) and info.field_name != "seed" and not -MOST <= each <= MOST:
+                raise ValueError(
+                    f"({each}) must be at most {MOST:,}" if each > 0 else f"({each}) must be at least {-MOST:,}"
+                )
+        return value
+
+
+class Strict(Bounded):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class Sft(Strict):
@@ -22,7 +41,7 @@ class Pairs(Strict):
 
     prompts: int = Field(512, gt=0)
     samples: int = Field(8, ge=2, description="answers drawn for each prompt")
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = 1.0
     per_prompt: int = Field(1, gt=0, description="pairs kept for each prompt at most")
 
 
@@ -45,7 +64,7 @@ class Filter(Strict):
     prompts: int | None = Field(
         None, gt=0, description="prompts looked at, the others are left out; all where left out"
     )
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = 1.0
 
 
 class Overlong(Strict):
@@ -124,7 +143,7 @@ class Hybrid(Strict):
     alpha: float = Field(1.0, ge=0, description="hpt: weight of the RL branch")
     beta: float = Field(1.0, ge=0, description="hpt: weight of the SFT branch (the KL's beta is in `args`)")
     buffer: int = Field(128, gt=0, description="relift: unsolved prompts that make a SFT step")
-    sft_learning_rate: float = Field(1e-6, gt=0, description="relift: of the SFT steps (the authors' code)")
+    sft_learning_rate: float = Field(1e-6, gt=0, le=100, description="relift: of the SFT steps (the authors' code)")
     mu_peak: float | None = Field(None, ge=0, le=1, description="chord: highest share of SFT; 0.9 (chord-phi: 0.1)")
     mu_valley: float | None = Field(None, ge=0, le=1, description="chord: lowest share of SFT; 0.05 (chord-phi: 0.1)")
     mu_warmup: int = Field(0, ge=0, description="chord: steps to the highest")
@@ -155,7 +174,7 @@ class Samples(Strict):
 
     prompts: int = Field(512, gt=0, description="prompts sampled in each round")
     samples: int = Field(8, gt=0, description="answers drawn for each prompt")
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = 1.0
     per_prompt: int = Field(4, gt=0, description="different right answers kept for each prompt at most")
 
 

@@ -4,10 +4,13 @@ import ast
 import dataclasses
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
-from cpt.signatures import UNKNOWN
+from cpt.signatures import UNKNOWN, enumeration
 from cpt.stages import arguments
-from cpt.stages.arguments import problems
+from cpt.stages.arguments import PLAIN, PLAIN_VALUES, is_plain, problems
+from cpt.stages.values import CHOICES, ENUMERATIONS
 
 
 @pytest.mark.parametrize("kind", arguments.CONFIGS)
@@ -61,7 +64,10 @@ def test_refused_arguments_name_what_to_use(name):
         ("a", "Literal['a', 'b']", None),
         ("c", "Literal['a', 'b']", "must be one of a, b, not 'c'"),
         ({"a": 1}, "dict[str, Any] | str", None),
-        ([1], "list[str] | None", None),
+        ([1], "list[str] | None", "0: must be a string, not 1"),
+        (["a", "b"], "list[str] | None", None),
+        ([["a"], [1.5]], "list[list[str]]", "1: 0: must be a string, not 1.5"),
+        ({"a": True, "b": 1}, "dict[str, bool]", "b: must be true or false, not 1"),
         ("anything", "SomeEnumeration", None),
     ],
 )
@@ -106,8 +112,22 @@ def test_the_arithmetic_of_groups(args, name, message):
         ("rlvr", {"generation_batch_size": 12, "num_generations": 4}, "must be a multiple of the batch of a step (8"),
         ("rlvr", {"generation_batch_size": 16, "steps_per_generation": 2}, "keep one of the two"),
         ("rlvr", {"max_completion_length": None}, "must be a number, not null"),
-        ("rlvr", {"temperature": 0}, "(0) must be more than 0"),
-        ("rlvr", {"temperature": -1}, "(-1) must be more than 0"),
+        ("rlvr", {"temperature": 0}, "(0) must be from 0.01 to 100"),
+        ("rlvr", {"temperature": -1}, "(-1) must be from 0.01 to 100"),
+        ("rlvr", {"temperature": 1e30}, "(1e+30) must be from 0.01 to 100"),
+        ("sft", {"learning_rate": 1e30}, "(1e+30) must be at most 100"),
+        ("sft", {"max_steps": 10**12}, "(1000000000000) must be at most 2,147,483,647"),
+        ("sft", {"warmup_steps": 1e12}, "(1000000000000.0) must be at most 2,147,483,647"),
+        ("sft", {"label_smoothing_factor": -1}, "(-1) must be from 0 to below 1"),
+        ("dpo", {"label_smoothing": 0.5}, "(0.5) must be from 0 to below 0.5"),
+        ("sft", {"adam_epsilon": 0}, "(0) must be more than 0 and at most 1"),
+        ("sft", {"lr_scheduler_type": "linaer"}, "must be one of linear, cosine,"),
+        ("sft", {"optim": "adam"}, "must be one of adamw_torch, adamw_torch_fused,"),
+        ("rlvr", {"reward_weights": ["x"]}, "0: must be a number, not 'x'"),
+        ("rlvr", {"reward_weights": [1.0, None]}, "1: must be a number, not None"),
+        ("dpo", {"loss_type": [1]}, "0: must be a string, not 1"),
+        ("sft", {"label_names": {"a": 1}}, "must be a list or null, not {'a': 1}"),
+        ("sft", {"liger_kernel_config": {"rope": 1}}, "rope: must be true or false, not 1"),
         ("rlvr", {"top_p": 3.0}, "(3.0) must be more than 0 and at most 1"),
         ("rlvr", {"learning_rate": -1}, "(-1) must be 0 or more"),
         ("rlvr", {"learning_rate": float("nan")}, "(nan) must be 0 or more"),
@@ -137,7 +157,7 @@ def test_values_at_the_edge(args):
     assert not list(problems("rlvr", args))
 
 
-@pytest.mark.parametrize("kind, name", arguments.CHOICES)
+@pytest.mark.parametrize("kind, name", CHOICES)
 def test_choices_are_those_of_the_trainers(kind, name):
     """The strings with which TRL's trainer compares the argument are the choices offered."""
     file = arguments.package_folder("trl") / arguments.CONFIGS[kind][1].replace("_config", "_trainer")
@@ -145,7 +165,7 @@ def test_choices_are_those_of_the_trainers(kind, name):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Compare) and ast.unparse(node.left).split(".")[-1] == name:
             compared |= {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
-    assert compared == set(arguments.CHOICES[kind, name])
+    assert compared == set(CHOICES[kind, name])
 
 
 def test_keywords_of_generation_are_those_of_the_real_config():
@@ -172,3 +192,40 @@ def test_more_processes_make_a_larger_batch(monkeypatch):
     assert list(problems("rlvr", args))
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not list(problems("rlvr", args))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "own"),
+    [("SchedulerType", "trainer_utils", "lr_scheduler_type"), ("OptimizerNames", "training_args", "optim")],
+)
+def test_enumerations_are_those_of_transformers(name, file, own):
+    import importlib
+
+    real = getattr(importlib.import_module(f"transformers.{file}"), name)
+    assert set(enumeration(*ENUMERATIONS[own])) == {each.value for each in real}
+
+
+NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 4, 6, 8, 16, 500, 2**31 - 1, 0.01, 0.1, 0.5, 0.99, 1.0, 1.5, 99.5])
+
+
+def drawn(kind: str, name: str) -> st.SearchStrategy:
+    """Values of an argument: of its type, at the edges of what is taken, and words that are known."""
+    annotation = arguments.arguments(kind)[name].annotation
+    words = PLAIN_VALUES.get(name) or CHOICES.get(("rlvr" if kind == "hybrid" else kind, name))
+    if words:
+        return st.sampled_from([list(words), [words[0]]][:1] if "list" in annotation else list(words))
+    return st.booleans() if "bool" in annotation else NUMBERS
+
+
+@pytest.mark.parametrize("kind", arguments.CONFIGS)
+@settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(data=st.data())
+def test_trl_takes_plain_arguments(kind, data):
+    """What `check` looks at without TRL, and finds nothing wrong with, TRL's own config takes."""
+    from cpt.stages.configs import CONFIGS
+
+    known = sorted(PLAIN & arguments.arguments(kind).keys())
+    args = {name: data.draw(drawn(kind, name), name) for name in data.draw(st.sets(st.sampled_from(known), max_size=5))}
+    if not list(problems(kind, args)):
+        assert is_plain(kind, args)
+        CONFIGS[kind](output_dir="unused", report_to="none", use_cpu=True, **{"bf16": False} | args)

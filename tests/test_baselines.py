@@ -10,8 +10,8 @@ from test_rlvr import assert_a_kill_changes_nothing, logged, rlvr
 
 from cpt import models, plan, tiny
 from cpt.recipe import RecipeErrors, load
-from cpt.stages.arguments import CHOICES
 from cpt.stages.baselines import OwnBaseline, group_advantages
+from cpt.stages.values import CHOICES
 
 REWARDS = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0]
 BY_HAND = {  # of REWARDS, for answers of 2, 3, 4, 5 tokens (the end is one)

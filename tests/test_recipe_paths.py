@@ -3,7 +3,7 @@
 from fakes import write_recipe
 from test_recipe import BASE, changed
 
-from cpt.recipe import dump, load
+from cpt.recipe import dump, load, load_suite
 
 
 def test_a_path_of_the_command_line_belongs_to_where_it_was_given(tmp_path, monkeypatch):
@@ -52,3 +52,21 @@ def test_null_says_none_where_nothing_stands(tmp_path):
     file.write_text(changed("kind: rlvr", "kind: sft"))
     assert load(file, ["stream.0.stages.0.args.max_length=null"]).stream[0].stages[0].args["max_length"] is None
     assert load(file, ["strategies=null"]).strategies == ()
+
+
+def test_the_folder_of_a_function_belongs_to_its_file(tmp_path, monkeypatch):
+    """Also within a sum, and of a suite."""
+    (tmp_path / "here").mkdir()
+    function = "{kind: function, path: 'mine:judge', folder: judges}"
+    file = tmp_path / "recipe.yaml"
+    file.write_text(changed("reward: exact", f"reward: [exact, {function}]\n    metric: {function}"))
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        f"name: held\ntasks: [{{task: a, data: {{source: procedural, name: copy}}, reward: exact, metric: {function}}}]\n"
+    )
+    monkeypatch.chdir(tmp_path / "here")
+    task = load("../recipe.yaml").stream[0]
+    assert task.metric.folder == task.reward.parts[1].reward.folder == tmp_path / "judges"
+    assert load_suite("../suite.yaml").tasks[0].metric.folder == tmp_path / "judges"
+    given = load("../recipe.yaml", [f"stream.0.metric={function}"])
+    assert given.stream[0].metric.folder == tmp_path / "here" / "judges"

@@ -3,6 +3,7 @@ recipe first (see `sources`)."""
 
 import ast
 import importlib
+import inspect
 import sys
 from pathlib import Path
 
@@ -40,15 +41,47 @@ def missing(spec: dict) -> str | None:
     file = sources.file_of(folder, module)
     if sources.top(module) in sources.NAMES and sources.file_of(folder, sources.top(module)) is not None:
         return f"{file or folder / module} has the name of a module of Python's (or cpt) itself: give it another name"
+    file = file or sources.installed(module)
     if file is not None:
         try:
-            names = names_of(ast.parse(file.read_bytes()).body)
+            body = ast.parse(file.read_bytes()).body
         except OSError as error:
             return f"{file} cannot be read ({error.strerror})"
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError) as error:
             return f"{file}:{getattr(error, 'lineno', 1)}: {getattr(error, 'msg', error)}"
-        return None if {name, "*", "__getattr__"} & names else f"{file} has no function {name}"
-    if sources.top(module) == "__main__" or sources.found_by_python(sources.top(module)) is None:
+        if not {name, "*", "__getattr__"} & names_of(body):
+            return f"{file} has no function {name}"
+        return uncallable(file, next((each for each in reversed(body) if getattr(each, "name", None) == name), None))
+    if sources.top(module) in sys.stdlib_module_names:
+        return missing_of_python(module, name)
+    if sources.top(module) == "__main__" or sources.found_by_python(sources.top(module)) is None or "." in module:
         beside = folder.joinpath(*module.split(".")).with_suffix(".py")
         return f"no module {module}: neither {beside} nor an installed package"
+    return None
+
+
+def missing_of_python(module: str, name: str) -> str | None:
+    """The same of a module of Python's own that is not written in Python."""
+    try:
+        function = getattr(importlib.import_module(module), name)
+        inspect.signature(function).bind("completion", {})
+    except (ImportError, AttributeError):
+        return f"Python has no {module}.{name}"
+    except TypeError as error:
+        return f"{module}.{name} cannot be called as f(completion, row): {error}"
+    except ValueError:  # a function in C that does not say what it takes
+        return None
+    return None
+
+
+def uncallable(file: Path, node: ast.AST | None) -> str | None:
+    """Why a function cannot be called as f(completion, row), as far as its definition shows."""
+    if isinstance(node, ast.AsyncFunctionDef):
+        return f"{file}:{node.lineno}: {node.name} is async, and a verifier must return its number: take async away"
+    if not isinstance(node, ast.FunctionDef) or node.decorator_list:
+        return None
+    taken = [*node.args.posonlyargs, *node.args.args]
+    needed = len(taken) - len(node.args.defaults) + sum(each is None for each in node.args.kw_defaults)
+    if needed > 2 or (len(taken) < 2 and node.args.vararg is None):
+        return f"{file}:{node.lineno}: {node.name}({ast.unparse(node.args)}) is called as {node.name}(completion, row)"
     return None

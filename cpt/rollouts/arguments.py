@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from cpt.errors import nearest
+from cpt.recipe_hints import hint
 from cpt.signatures import class_fields, wrong_type
 
 LONGEST_SOCKET = 107  # bytes of a Unix socket's path
@@ -98,8 +98,8 @@ def argument_problems(engine: str, given: dict[str, Any]) -> Iterator[tuple[str,
         elif name in OURS["server"] | OURS["vllm"]:
             yield name, f"goes with `engine: {'server' if engine == 'vllm' else 'vllm'}`"
         else:
-            hint = nearest(name, [*OURS[engine], *known])
-            yield name, f"neither cpt's `rollouts` nor vLLM's EngineArgs have such a key{hint}"
+            near = hint("rollouts", name, [*OURS[engine], *known])
+            yield name, f"neither cpt's `rollouts` nor vLLM's EngineArgs have such a key{near}"
 
 
 def adapter_problems(adapter: dict[str, Any] | None) -> Iterator[tuple[str, str]]:

@@ -4,14 +4,14 @@
 """
 
 import ast
-import difflib
 import math
 import os
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from cpt.errors import nearest
+from cpt.errors import nearest, shown
+from cpt.recipe_hints import hint
 from cpt.signatures import Argument, class_fields, package_folder, popped_keywords, wrong_type
 from cpt.stages.values import NEVER_NULL, not_a_choice, outside
 
@@ -131,7 +131,7 @@ def own_problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if refused:
             yield name, f"is not taken here: {refused}"
         elif name not in known:
-            yield name, f"{CONFIGS[kind][2]} has no such argument{nearest(name, known)}"
+            yield name, f"{CONFIGS[kind][2]} has no such argument{hint('args', name, known)}"
         elif wrong := wrong_type(value, known[name].annotation) or wrong_value(kind, name, value):
             yield name, wrong
 
@@ -256,9 +256,8 @@ def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, what is wrong with it) for the recipe's `adapter`."""
     kind, kinds = str(options["kind"]).lower(), adapter_kinds()
     if kind not in kinds:
-        near = difflib.get_close_matches(kind, kinds, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        yield "kind", f"PEFT has no adapter {options['kind']!r}; {hint}there are {', '.join(kinds)}"
+        near = nearest(kind, kinds)
+        yield "kind", f"PEFT has no adapter {shown(options['kind'])}{near}; there are: {', '.join(kinds)}"
         return
     if kind in UNTRAINABLE:
         yield "kind", f"{options['kind']} needs {UNTRAINABLE[kind]}, which no trainer of TRL's gives: take another"
@@ -270,7 +269,7 @@ def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if name == "kind":
             continue
         if name not in known:
-            yield name, f"{kinds[kind][2]} has no such field{nearest(name, known)}"
+            yield name, f"{kinds[kind][2]} has no such field{hint('adapter', name, known)}"
         elif wrong := wrong_type(value, known[name].annotation) or outside(name, value):
             yield name, wrong
 

@@ -33,6 +33,13 @@ LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "max_length": ("at least 2", lambda x: x >= 2),
     "temperature": ("from 0.01 to 100", lambda x: 0.01 <= x <= 100),
     "delta": ("more than 1", lambda x: x > 1),  # TRL: above 1 + epsilon
+    **dict.fromkeys(
+        ("save_steps", "logging_steps", "eval_steps"),
+        (
+            "a whole number of steps, or a share of all steps between 0 and 1",
+            lambda x: 0 < x < 1 or (x >= 1 and x == int(x)),
+        ),
+    ),
     **dict.fromkeys(("top_p", "adam_epsilon"), ("more than 0 and at most 1", lambda x: 0 < x <= 1)),
     **dict.fromkeys(
         (
@@ -47,8 +54,8 @@ LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {
     ),
     **dict.fromkeys(
         (
-            *("num_train_epochs", "repetition_penalty", "save_steps", "logging_steps", "lora_alpha", "eval_steps"),
-            *("distillation_is_clip", "discopop_tau", "sapo_temperature_pos", "sapo_temperature_neg"),
+            *("num_train_epochs", "repetition_penalty", "lora_alpha", "distillation_is_clip"),
+            *("discopop_tau", "sapo_temperature_pos", "sapo_temperature_neg"),
         ),
         ("more than 0", lambda x: x > 0),
     ),
@@ -106,12 +113,12 @@ def not_a_choice(kind: str, name: str, value: Any) -> str | None:
     return None
 
 
-def weights_problem(name: str, weights: Any, number: int) -> str | None:
-    """What is wrong with the weights of `number` rewards (or losses); null weighs all alike."""
+def weights_problem(weights: Any, what: str, number: int) -> str | None:
+    """What is wrong with the weights of `number` rewards, or losses (`what`); null weighs all alike."""
     if not isinstance(weights, list):
         return None
     if len(weights) != number:
-        return f"has {len(weights)} weight{'s' * (len(weights) != 1)}, and there {'are' if number > 1 else 'is'} {number} of what it weighs"
+        return f"has {len(weights)} of {what}, and there {'are' if number > 1 else 'is'} {number}"
     if not any(weights):
-        return "weighs everything by 0, so nothing would be learnt"
+        return f"weighs all {what} by 0: nothing would be learnt"
     return None
