@@ -288,6 +288,8 @@ def run(asked: argparse.Namespace) -> int:
         stream = checks.before_run(recipe, out)
         number = len(recipe.stream)
         screen.line(f"{recipe.name}: {number} task{'s' * (number > 1)} in {out}")
+        for note in stream.notes():
+            screen.line(note)
         from cpt.run import run as run_recipe
 
         asked.log = out / "run.log"

@@ -77,6 +77,12 @@ def shown(value: Any, most: int = 60) -> str:
     return cut(repr(value), 2 * most)
 
 
+def listed(names: Iterable[str], most: int = 30) -> str:
+    """The names, a long one cut, the first of many."""
+    names = [cut(printable(name), 40) for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the name of `known` that is most like `name`; nothing where none is."""
     near = difflib.get_close_matches(name, list(known), n=1)
@@ -86,4 +92,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def nearest_or_all(name: str, known: Iterable[str], what: str = "there are") -> str:
     """The same; where none is like it, `; there are: X, Y`, and nothing where there are none."""
     known = list(known)
-    return nearest(name, known) or (f"; {what}: {', '.join(known)}" if known else "")
+    return nearest(name, known) or (f"; {what}: {listed(known)}" if known else "")

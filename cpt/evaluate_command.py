@@ -37,6 +37,8 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
     folder, base, recipe = find(target, point, screen)
     stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
     stream, warnings = checks.check_evaluated(recipe, stream, folder, base)
+    for note in stream.notes():
+        screen.line(note)
     for warning in warnings:
         screen.warn(warning)
     with (

@@ -58,6 +58,7 @@ def describe(recipe: Recipe, out: Path, looked: "Looked | None" = None) -> str:
     if looked and looked.unseen:
         named = "; ".join(looked.unseen)
         lines += [f"  unseen    {named}: not on this machine; `cpt check --full` downloads and checks them"]
+    lines += [f"  note      {note}" for note in (looked.notes if looked else ())]
     lines += [f"  warning   {warning}" for warning in (looked.warnings if looked else ())]
     return "\n".join(lines)
 

@@ -3,13 +3,13 @@
 A mistake found here costs seconds; found in task 7 it costs a night. Each check notes what it finds and goes on.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cpt.checks.findings import Findings
-from cpt.data.rows import Row
-from cpt.data.stream import Stream, TaskData, stage_forms
+from cpt.data.rows import Row, called
+from cpt.data.stream import Stream, TaskData, form_problems
 from cpt.plan import NO_VALIDATION, searches
 from cpt.recipe import Recipe
 from cpt.rewards.answers import unreadable
@@ -84,8 +84,9 @@ def check_validation(recipe: Recipe, stream: Stream, findings: Findings) -> None
     """Where a strategy searches on validation rows: every task has some, and they can be judged."""
     searching = searches(recipe)
     for task in stream.tasks if searching else ():
-        if len(task.validation) == 0:
-            findings.add(f"stream.{task.name}.data.validation", NO_VALIDATION.format(searching[0]))
+        key = f"stream.{task.name}.data.validation"
+        if len(task.validation) == 0 and not findings.about(key):
+            findings.add(key, NO_VALIDATION.format(searching[0]))
         check_judged(f"stream.{task.name}.data.validation", task.validation, task.spec.verifier, findings)
 
 
@@ -100,44 +101,46 @@ def check_stages(task: TaskData, findings: Findings) -> None:
     unlabelled = {stage.kind for stage in task.spec.stages if getattr(stage, "ttrl", None) is not None}
     labelled = {stage.kind for stage in task.spec.stages if getattr(stage, "ttrl", None) is None}
     for kind in dict.fromkeys(stage.kind for stage in task.spec.stages):
-        with findings.collecting():
-            for _ in stage_forms(task, kind):
-                pass
+        for row, what, message in form_problems(task.train, kind):
+            findings.add(f"stream.{task.name}", message, f"{kind} {what}", row)
         if kind not in UNJUDGED and kind not in unlabelled - labelled:
-            judged = (row for row in task.train if kind != "dpo" or row.get("chosen") is None)
+            judged = task.train
+            if kind == "dpo":
+                judged = judged.at([place for place, row in enumerate(judged) if row.get("chosen") is None])
             verifier = task.spec.reward or task.spec.verifier
             check_judged(f"stream.{task.name}.data.train", judged, verifier, findings)
 
 
-def check_judged(key: str, rows: Iterable[Row], verifier: Any, findings: Findings) -> None:
+def check_judged(key: str, rows: Sequence[Row], verifier: Any, findings: Findings) -> None:
     """Every row has a prompt to ask and what the verifier judges by: the answer, or the entry of reasoning-gym."""
     spec = verifier.model_dump()
     used = kinds(spec)
     wanted = ["prompt", *(["answer"] if compares(spec) else [])]
-    answers: dict[str, list[str]] = {}  # {answer: ids of its rows}
+    answers: dict[str, None] = {}
     for row in rows:
         lacking = [name for name in wanted if row.get(name) is None]
         there = ", ".join(name for name in row if name != "id")
         if lacking:
             findings.add(
                 key,
-                f"row {row['id']} has no {' and no '.join(lacking)} (it has {there}); the verifier {verifier.kind} "
+                f"{called(row)} has no {' and no '.join(lacking)} (it has {there}); the verifier {verifier.kind} "
                 "needs it: name the column with `columns`, e.g. {answer: solution}",
-                "lacking",
+                f"lacking {' '.join(lacking)}",
+                row,
             )
         if row.get("answer") is not None:
-            answers.setdefault(row["answer"], []).append(row["id"])
+            answers[row["answer"]] = None
         if "reasoning_gym" in used and not {"reasoning_gym", "entry"} <= set(row.get("metadata") or {}):
             findings.add(
                 key,
-                f"row {row['id']} has no entry of reasoning-gym's in its metadata (it has {there}); the verifier "
+                f"{called(row)} has no entry of reasoning-gym's in its metadata (it has {there}); the verifier "
                 "reasoning_gym needs it: take `source: reasoning_gym`, or another verifier",
                 "entry",
+                row,
             )
     wrong = dict(unreadable(spec, answers))
-    if wrong:
-        answer, why = next(iter(wrong.items()))
-        number = sum(len(answers[each]) for each in wrong)
-        others = f" ({number} rows have such answers)" if number > 1 else ""
-        message = f"row {answers[answer][0]}: no completion could match its answer {answer[:60]!r}: {why}{others}"
-        findings.add(key, message)
+    for row in rows if wrong else ():
+        answer = row.get("answer")
+        if answer in wrong:
+            message = f"{called(row)}: no completion could match its answer {answer[:60]!r}: {wrong[answer]}"
+            findings.add(key, message, "unreadable answer", row)

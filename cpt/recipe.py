@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cpt.errors import Problem, RecipeErrors
 from cpt.recipe_rewards import CORRECTNESS, VOTES, Reward
+from cpt.recipe_sources import File, Hub, Procedural, ReasoningGym, Source
 from cpt.recipe_stages import Bounded, Pairs, Samples, Stage, Strict, Temperature
 from cpt.recipe_strategies import Strategy
 
@@ -101,50 +102,6 @@ class ServerRollouts(Vllm):
 
 
 Rollouts = Annotated[TransformersRollouts | VllmRollouts | ServerRollouts, Field(discriminator="engine")]
-
-
-class Procedural(Strict):
-    source: Literal["procedural"]
-    name: str = Field(
-        description="the skill: reverse, caesar, sort, rot, dedup, copy, last, max, succ, swap, evens, add"
-    )
-    length: int = Field(5, ge=2, le=60, description="letters in a string: the difficulty")
-    demonstration: Literal["terse", "restate", "sentence", "spaced"] = "restate"
-    train: int = Field(4000, ge=0)
-    validation: int = Field(0, ge=0)
-    eval: int = Field(200, ge=0)
-
-
-class ReasoningGym(Strict):
-    source: Literal["reasoning_gym"]
-    name: str = Field(description="the data set's name in reasoning-gym: leg_counting, chain_sum, ...")
-    config: dict[str, Any] = Field({}, description="fields of that data set's config")
-    train: int = Field(1000, ge=0)
-    validation: int = Field(0, ge=0)
-    eval: int = Field(100, ge=0)
-    conversational: bool = True
-
-
-class Jsonl(Strict):
-    source: Literal["jsonl"]
-    train: Path | None = None
-    validation: Path | None = None
-    eval: Path | int = Field(description="a file, or a number of rows to hold out of `train`")
-    columns: dict[str, str] = Field({}, description="row field -> column of the file")
-
-
-class Hub(Strict):
-    source: Literal["hub"]
-    path: str = Field(min_length=1, description="the data set's id on the hub")
-    name: str | None = Field(None, description="its configuration")
-    revision: str | None = None
-    train: str | None = Field("train", description="a split, or a slice of one: train[:1000]")
-    validation: str | None = None
-    eval: str | int = Field("test", description="a split, or a number of rows to hold out of `train`")
-    columns: dict[str, str] = Field({}, description="row field -> column of the data set")
-
-
-Source = Annotated[Procedural | ReasoningGym | Jsonl | Hub, Field(discriminator="source")]
 
 
 class Judged(Strict):
@@ -328,10 +285,15 @@ def identity(recipe: Recipe) -> str:
 
 
 __all__ = [
+    "File",
+    "Hub",
     "Pairs",
+    "Procedural",
+    "ReasoningGym",
     "Recipe",
     "RecipeErrors",
     "Samples",
+    "Source",
     "Suite",
     "dump",
     "identity",

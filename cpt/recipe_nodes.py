@@ -113,7 +113,7 @@ def make_paths_absolute(root: Node) -> None:
     for pattern in PATHS:
         for parent, key in matching(root, pattern.split(".")):
             node, source = parent.value[key], parent.value.get("source")
-            if isinstance(node.value, str) and (source is None or source.value == "jsonl"):
+            if isinstance(node.value, str) and (source is None or source.value in ("file", "jsonl")):
                 node.value = absolute(node)
     for pattern in MODELS:
         for parent, key in matching(root, pattern.split(".")):

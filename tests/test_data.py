@@ -2,15 +2,16 @@
 
 import gzip
 import json
+import os
 
 import pytest
 from fakes import recipe, write_recipe
 
 from cpt.data import sources
 from cpt.data.rows import prompt_key
-from cpt.data.stream import load_stream, stage_rows
-from cpt.errors import UserError
-from cpt.recipe import Jsonl, ReasoningGym, load
+from cpt.data.stream import form_problems, load_stream
+from cpt.errors import RecipeErrors, UserError
+from cpt.recipe import File, Hub, ReasoningGym, load
 
 
 def write(file, rows):
@@ -18,8 +19,8 @@ def write(file, rows):
     return file
 
 
-def jsonl(train, evaluation, **more) -> Jsonl:
-    return Jsonl(source="jsonl", train=train, eval=evaluation, **more)
+def jsonl(train, evaluation, **more) -> File:
+    return File(source="jsonl", train=train, eval=evaluation, **more)
 
 
 def questions(number: int, first: int = 0) -> list[dict]:
@@ -34,16 +35,15 @@ def questions(number: int, first: int = 0) -> list[dict]:
     [
         ('{"prompt": "a"}\n{"prompt": \n', "rows.jsonl:2: not valid JSON"),
         ('{"prompt": "a"}\n\n["b"]\n', "rows.jsonl:3: each line must be a JSON object"),
-        ('{"prompt": "a"}\n{"prompt": 5}\n', "rows.jsonl: row 2: prompt must be a string or a list of messages, not 5"),
+        ('{"prompt": "a"}\n{"prompt": 5}\n', "rows.jsonl:2: prompt must be a string or a list of messages, not 5"),
         ('{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}\n', "rows.jsonl:2: the key 'prompt' stands twice"),
         ('{"prompt": "a"}\n{"prompt": "b\\ud800"}\n', "rows.jsonl:2: holds half of a surrogate pair"),
-        ('{"prompt":\r "a"}\n', "a carriage return stands alone within a line"),
         ("", "rows.jsonl: holds no rows"),
         ("\n\n", "rows.jsonl: holds no rows"),
-        ('{"question": "a"}\n', "no column prompt or messages; there are: question; name them with columns"),
+        ('{"question": "a"}\n', "no column prompt or messages; there are: question; name it with"),
         (
             '{"prompt": "a", "answer": null}\n{"prompt": null, "answer": null}\n',
-            "row 2: has neither a prompt nor messages",
+            "rows.jsonl:2: has neither a prompt nor messages",
         ),
     ],
 )
@@ -59,8 +59,8 @@ def test_broken_files(text, message, tmp_path):
     "content, place",
     [
         ('{"prompt": "a"}\n{"prompt": "café"}\n'.encode("latin-1"), "rows.jsonl:2: not UTF-8"),
-        ('{"prompt": "a"}\n'.encode("utf-16"), "rows.jsonl:1: not UTF-8"),
-        (gzip.compress(b'{"prompt": "a"}\n'), "rows.jsonl:1: not UTF-8"),
+        ('{"prompt": "a"}\n'.encode("utf-16"), "rows.jsonl: is UTF-16, not UTF-8"),
+        (gzip.compress(b'{"prompt": "a"}\n')[:-4], "rows.jsonl: its compressed data is damaged"),
         (b'{"prompt": "a"}\n' + b'{"prompt": ' + b"[" * 100_000, "rows.jsonl:2: nested too deeply"),
     ],
     ids=["latin-1", "utf-16", "gzip", "nested"],
@@ -75,6 +75,32 @@ def test_files_that_are_no_utf8_json(content, place, tmp_path):
         with pytest.raises(UserError) as caught:
             read()
         assert place in str(caught.value) and len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["data [v1]/rows.jsonl", "rows*.jsonl", "r::s?{a,b}.jsonl", "rows.jsonl"])
+def test_the_file_of_that_name_is_read(name, tmp_path):
+    """Not one that a pattern would find."""
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    for other in ("rows1.jsonl", "rows.jsonl", "data v/rows.jsonl"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        write(tmp_path / other, questions(3, 50))
+    write(file, questions(3))
+    assert [row["prompt"] for row in sources.load(jsonl(file, file), "eval", "t", 0)] == [
+        row["prompt"] for row in questions(3)
+    ]
+
+
+def test_a_changed_file_is_read_anew(tmp_path):
+    """Of the same size and time stamp; what was read before stays as it was."""
+    file = write(tmp_path / "rows.jsonl", questions(3))
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    before = sources.load(jsonl(file, file), "eval", "t", 0)
+    assert sources.load(jsonl(file, file), "eval", "t", 0)[0] == before[0]
+    file.write_text(file.read_text().replace("what", "whut"))
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    assert sources.load(jsonl(file, file), "eval", "t", 0)[0]["prompt"] == "whut is 0+0?"
+    assert sources.count(jsonl(file, file), "eval") == 3 and before[0]["prompt"] == "what is 0+0?"
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path):
@@ -144,6 +170,26 @@ def test_too_many_held_out(tmp_path):
         sources.load(jsonl(write(tmp_path / "a.jsonl", questions(40)), 40), "eval", "t", 0)
 
 
+def test_rows_of_the_hub_go_the_same_way(monkeypatch):
+    """Columns of JSON are read as JSON, numbers keep the width of their column, and no row gets keys of another."""
+    import datasets
+    import pyarrow
+
+    chats = [[{"role": "user", "content": f"go {i}"} | ({"name": "bob"} if i else {})] for i in range(3)]
+    made = datasets.Dataset.from_dict({"chat": chats, "label": ["a", "-", "b"]}, on_mixed_types="use_json")
+    single = datasets.Dataset(pyarrow.table({"weight": pyarrow.array([0.1, 7, 2.5], pyarrow.float32())}))
+    made = datasets.concatenate_datasets([made, single], axis=1)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, split, **__: made)
+    columns = {"prompt": "chat", "id": "label"}
+    spec = Hub(source="hub", path="some/where", columns=columns, answer="{{ weight }} kg", where="label != '-'")
+    rows = sources.load(spec, "train", "t", 0)
+    assert list(rows) == [
+        {"id": "t/train/a", "prompt": chats[0], "answer": "0.1 kg"},
+        {"id": "t/train/b", "prompt": chats[2], "answer": "2.5 kg"},
+    ]
+    assert rows.place(1) == "some/where (train): row 3"
+
+
 # -- reasoning-gym -------------------------------------------------------------------------------------------------------
 
 
@@ -154,13 +200,15 @@ def gym(**more) -> ReasoningGym:
 def test_reasoning_gym_rows_and_their_own_scorer():
     from cpt.rewards import Scorer
 
-    rows = sources.load(gym(), "train", "sums", 0)
-    asked = sources.load(gym(), "eval", "sums", 0)
+    rows = list(sources.load(gym(), "train", "sums", 0))
+    asked = list(sources.load(gym(), "eval", "sums", 0))
     assert len(rows) == 30 and len(asked) == 10
     keys = [prompt_key(row["prompt"]) for row in [*rows, *asked]]
     assert len(set(keys)) == 40
-    assert sources.load(gym().model_copy(update={"train": 5}), "eval", "sums", 0) == asked, "eval depends on train"
-    assert sources.load(gym(), "eval", "sums", 1) != asked
+    assert list(sources.load(gym().model_copy(update={"train": 5}), "eval", "sums", 0)) == asked, (
+        "eval depends on train"
+    )
+    assert list(sources.load(gym(), "eval", "sums", 1)) != asked
     with Scorer({"kind": "reasoning_gym"}) as scorer:
         scores = scorer.score([rows[0]["answer"], "no idea"], [rows[0], rows[0]])
     assert scores[0].value == 1.0 and scores[1].value < 1.0
@@ -218,6 +266,12 @@ def test_what_is_apart_is_accepted(tmp_path):
     [
         (questions(5), questions(3, 4), None, "sums/train/4 = sums/eval/0"),
         ([{"prompt": "What  is 10+10?", "answer": "20"}], questions(3, 10), None, "sums/train/0 = sums/eval/0"),
+        (
+            [{"prompt": "what\u00a0is 10\u200b+10?\ufeff"}],
+            questions(3, 10),
+            None,
+            "sums/eval/0 (train.jsonl:1 = eval.jsonl:1)",
+        ),
         (questions(5), questions(3, 10), questions(2, 4), "sums/train/4 = sums/validation/0"),
         (questions(5), questions(3, 10), questions(2, 12), "sums/validation/0 = sums/eval/2"),
     ],
@@ -234,10 +288,10 @@ def test_a_leak_into_another_task_or_a_suite_is_found(tmp_path):
 
     one = stream_of(tmp_path, questions(5), questions(3, 10))
     spec = {"source": "jsonl", "eval": write(tmp_path / "asked.jsonl", questions(2, 3))}
-    suite = Suite(name="probe", tasks=(SuiteTask(task="held", data=Jsonl(**spec), reward={"kind": "exact"}),))
+    suite = Suite(name="probe", tasks=(SuiteTask(task="held", data=File(**spec), reward={"kind": "exact"}),))
     with pytest.raises(UserError, match="sums/train/3 = held/eval/0"):
         load_stream(one, {"probe": suite})
-    other = one.stream[0].model_copy(update={"task": "again", "data": Jsonl(train=spec["eval"], **spec | {"eval": 1})})
+    other = one.stream[0].model_copy(update={"task": "again", "data": File(train=spec["eval"], **spec | {"eval": 1})})
     with pytest.raises(UserError, match=r"stream\.sums\.data: .* = again/row/"):
         load_stream(one.model_copy(update={"stream": (one.stream[0], other)}), {})
 
@@ -250,6 +304,32 @@ def test_what_another_task_judges_merges_on_is_not_trained_on(tmp_path):
     )
     with pytest.raises(UserError, match="new/train/1 = sums/validation/0"):
         load_stream(one.model_copy(update={"stream": (one.stream[0], other)}), {})
+
+
+def test_all_is_told_at_once(tmp_path):
+    """Of all tasks: what cannot be read, leaks, and questions that are asked twice."""
+    (tmp_path / "other").mkdir()
+    one = stream_of(tmp_path, questions(5), questions(3, 4) + questions(2, 4))
+    other = (
+        stream_of(tmp_path / "other", questions(3, 20), questions(2, 30)).stream[0].model_copy(update={"task": "new"})
+    )
+    with (tmp_path / "other" / "train.jsonl").open("a") as stream:
+        stream.write('{"prompt":\n{"prompt": 5}\n{"prompt": 6}\n')
+    with pytest.raises(RecipeErrors) as caught:
+        load_stream(one.model_copy(update={"stream": (one.stream[0], other)}), {})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    for part, line in zip(
+        [
+            "stream.new.data.train: ",
+            "train.jsonl:5: prompt must be a string or a list of messages, not 5 (and 1 more row like it: train.jsonl:6)",
+            "rows sums/eval/0 and sums/eval/3 ask the same; keep one (eval.jsonl:1 and eval.jsonl:4) (and 1 more row like",
+            "stream.sums.data: 1 row(s) have the prompt of a row of another split",
+        ],
+        lines,
+        strict=True,
+    ):
+        assert part in line
 
 
 def test_one_question_twice_is_refused(tmp_path):
@@ -266,15 +346,15 @@ def test_one_question_twice_is_refused(tmp_path):
 )
 def test_rows_that_a_stage_cannot_use(kind, row, message, tmp_path):
     stream = load_stream(stream_of(tmp_path, [row], questions(2, 10)), {})
-    with pytest.raises(UserError, match=message):
-        stage_rows(stream.tasks[0], kind)
+    ((_, _, said),) = form_problems(stream.tasks[0].train, kind)
+    assert message in said and "row sums/train/0 (" in said and "train.jsonl:1)" in said
 
 
 def test_rows_of_two_forms(tmp_path):
     train = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "d", "chosen": None, "rejected": None}]
     stream = load_stream(stream_of(tmp_path, train, questions(2, 10)), {})
-    with pytest.raises(UserError, match="the rows of one task must be of one form"):
-        stage_rows(stream.tasks[0], "dpo")
+    ((_, _, said),) = form_problems(stream.tasks[0].train, "dpo")
+    assert "the rows of one task must be of one form" in said
 
 
 TALK = [

@@ -125,7 +125,7 @@ MISTAKES = {
     ),
     "empty data": (
         lambda folder, _: rows_task(folder, [], plain_rows(2, 9)),
-        ["stream.reverse.data.train", "no rows; every task needs rows to train on and to evaluate"],
+        ["stream.reverse.data.train", "train.jsonl: holds no rows"],
     ),
     "zero evaluation rows": (
         changed("stream.0.data.eval", 0),
@@ -133,7 +133,7 @@ MISTAKES = {
     ),
     "no answer to compare with": (
         lambda folder, _: rows_task(folder, plain_rows(4), [{"prompt": "reversejjjjj="}]),
-        ["row reverse/eval/0 has no answer", "the verifier exact needs it"],
+        ["row reverse/eval/0 (eval.jsonl:1) has no answer", "the verifier exact needs it"],
     ),
     "a leak": (
         lambda folder, _: rows_task(folder, plain_rows(4), plain_rows(2, 3)),
@@ -204,7 +204,9 @@ MISTAKES = {
     ),
     "no demonstrations for sft": (
         lambda folder, _: rows_task(folder, plain_rows(4), plain_rows(2, 9), kind="sft"),
-        ["stream.reverse: row reverse/train/0 has answer, id, prompt; a sft stage needs a demonstration"],
+        [
+            "stream.reverse: row reverse/train/0 (train.jsonl:1) has answer, id, prompt; a sft stage needs a demonstration"
+        ],
     ),
     "a suite's verifier that is not there": (
         lambda folder, _: with_suite(

@@ -111,32 +111,46 @@ LONG = [user("copyab"), assistant("a" * 130)]
         ([{"messages": LONG}], {}, ["has 135 tokens with its messages"]),
         (rows(3, chosen="a" * 130, rejected="b"), {"kind": "dpo", "args": {"max_length": None}}, ["with its chosen"]),
         (rows(3, chosen="a", rejected="b" * 130), {"kind": "dpo", "args": {"max_length": None}}, ["with its rejected"]),
-        ([{"prompt": "reverseabcde="}], {"kind": "rlvr"}, ["data.train: row reverse/train/0 has no answer", "exact"]),
-        ([{"prompt": "reverseabcde="}], {"kind": "dpo"}, ["data.train: row reverse/train/0 has no answer"]),
+        (
+            [{"prompt": "reverseabcde="}],
+            {"kind": "rlvr"},
+            ["data.train: row reverse/train/0 (train.jsonl:1) has no", "exact"],
+        ),
+        (
+            [{"prompt": "reverseabcde="}],
+            {"kind": "dpo"},
+            ["data.train: row reverse/train/0 (train.jsonl:1) has no answer"],
+        ),
         (
             rows(1),
             {"kind": "rlvr", "reward": "reasoning_gym", "metric": "exact"},
-            ["row reverse/train/0 has no entry of reasoning-gym's", "take `source: reasoning_gym`"],
+            ["row reverse/train/0 (train.jsonl:1) has no entry of reasoning-gym's", "take `source: reasoning_gym`"],
         ),
         (
             [{"prompt": "reverseabcde=", "answer": "d"}],
             {"kind": "rlvr", "reward": [{"kind": "choice", "choices": "ABC"}], "metric": "exact"},
-            ["row reverse/train/0: no completion could match its answer 'd': it is none of the choices A, B, C"],
+            [
+                "row reverse/train/0 (train.jsonl:1): no completion could match its answer 'd': it is none of the choices"
+            ],
         ),
         (
             [*rows(2), *({"prompt": row["prompt"], "answer": "\\$20"} for row in rows(5)[2:])],
             {"kind": "rlvr", "reward": "math"},
             [
-                "row reverse/train/2: no completion could match its answer '\\\\$20': math-verify cannot read it",
-                "(3 rows",
+                "row reverse/train/2 (train.jsonl:3): no completion could match its answer '\\\\$20': math-verify cannot",
+                "(and 2 more rows like it: reverse/train/3, reverse/train/4)",
             ],
         ),
         (
             [{"prompt": "reverseabcde=", "answer": ""}],
             {"kind": "rlvr"},
-            ["row reverse/train/0: no completion could match its answer ''", "leave the row out"],
+            ["row reverse/train/0 (train.jsonl:1): no completion could match its answer ''", "leave the row out"],
         ),
-        (rows(1), {"kind": "sft"}, ["row reverse/train/0 has answer, id, prompt; a sft stage needs a demonstration"]),
+        (
+            rows(1),
+            {"kind": "sft"},
+            ["row reverse/train/0 (train.jsonl:1) has answer, id, prompt; a sft stage needs"],
+        ),
         (
             rows(1, demonstration="a"),
             {"validation": [{"prompt": "copyZ=", "answer": "a"}]},

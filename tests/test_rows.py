@@ -14,6 +14,15 @@ ANSWER = [{"role": "assistant", "content": "4"}]
         ("What is it?", "  what IS\n it? ", True),
         ("ｗｈａｔ", "what", True),  # full width
         ("a b", "ab", False),
+        ("wh\u200bat\ufeff", "what", True),  # zero width
+        ("wh\u00adat \u200e\u202eis", "what is", True),  # soft hyphen, marks of direction
+        ("what\u00a0\u2003\u3000\u2800\u2028is", "what is", True),  # spaces that are none of ASCII's
+        ("what\ufe0f\U000e0041\u3164\u034f", "what", True),  # variation selector, tag, filler, joiner
+        ("what\x00\x07\x7f", "what", True),
+        ("cafe\u0301", "caf\u00e9", True),
+        ("don\u2019t \u201csay\u201d 5\u22123", 'don\'t "say" 5-3', True),
+        ("resume", "r\u00e9sum\u00e9", False),
+        ("\u0430", "a", False),  # a Cyrillic letter is another one
         ([{"role": "user", "content": "what"}], "what", True),
         ([{"role": "system", "content": "s"}, {"role": "user", "content": "what"}], "what", False),
     ],
@@ -34,6 +43,10 @@ def test_prompts_are_compared_as_people_would(one, other, same):
         ({"prompt": CHAT, "demonstration": CHAT}, "demonstration has no turn of the assistant's"),
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": " \n"}, "prompt is empty"),
+        ({"prompt": "\u200b\u2800\ufeff"}, "prompt is empty"),
+        ({"prompt": "a", "demonstration": " "}, "demonstration is empty"),
+        ({"prompt": "a", "chosen": "", "rejected": "b"}, "chosen is empty"),
+        ({"prompt": "a", "chosen": "b", "rejected": ""}, None),
         ({"prompt": [{"role": "user", "content": ""}]}, "prompt is empty"),
         ({"prompt": "a", "chosen": "b"}, "has chosen but no rejected"),
         ({"prompt": "a", "rejected": "b"}, "has rejected but no chosen"),

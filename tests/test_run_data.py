@@ -1,5 +1,6 @@
 """Runs whose verifiers fail and whose rows are of the rarer forms: they end as they should, and say what was wrong."""
 
+import gzip
 import json
 
 import pytest
@@ -60,6 +61,29 @@ def test_conversations_are_trained_on(cpt, tmp_path):
     file = write_recipe(tmp_path / "recipe.yaml", content)
     assert cpt("run", file, "--out", tmp_path / "run") == 0, cpt.output
     assert results(tmp_path / "run")["questions"] == {"reverse": 2}, "two rows of one id became one question"
+
+
+def test_a_table_becomes_prompts(cpt, tmp_path):
+    """A compressed CSV of columns: check and run say what is kept and what is not used, and the prompts are evaluated."""
+    lines = [f"copy,{a}{b},{'-' if b == 'j' else a + b},x{a}" for a in "abcdef" for b in "ghij"]
+    (tmp_path / "rows.csv.gz").write_bytes(gzip.compress("\n".join(["skill,text,right,source", *lines]).encode()))
+    columns = {"template": "{{ skill }}{{ text }}=", "answer": "{{ right }}", "demonstration": "{{ text }}"}
+    content = short("sft", steps=2)
+    content["stream"][0]["data"] = {
+        "source": "file",
+        "train": "rows.csv.gz",
+        "eval": 4,
+        "where": "right != '-'",
+    } | columns
+    file = write_recipe(tmp_path / "recipe.yaml", content)
+    for command in (("check", file), ("run", file, "--out", tmp_path / "run")):
+        assert cpt(*command) == 0, cpt.output
+        assert "rows.csv.gz: `where` keeps 18 of 24 rows" in cpt.output
+        assert "rows.csv.gz: columns that are not used: source" in cpt.output
+    lines = (tmp_path / "run" / "evaluations" / "00-base.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    for line in map(json.loads, lines):
+        assert line["prompt"] == f"copy{line['answer']}=" and line["row"].startswith("reverse/row/")
 
 
 @pytest.mark.parametrize("command, code", [(["run", "quickstart"], 1), (["check", "quickstart"], 0)])

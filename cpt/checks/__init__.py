@@ -4,7 +4,6 @@
 and by `cpt check --full`; a plain `cpt check` says that it was not looked at.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +14,10 @@ from cpt.checks.samples import samples
 from cpt.checks.surroundings import check_surroundings
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
-from cpt.data.sources import SPLITS
-from cpt.data.stream import Stream, TaskData, load_task, prove_apart, splits
+from cpt.data.stream import Stream, read_stream
 from cpt.plan import world
 from cpt.preflight import check_forms, check_processes, check_teachers, check_top_k
-from cpt.recipe import Hub, Recipe, Suite, suites_of
+from cpt.recipe import Hub, Recipe, Suite, SuiteTask, Task, suites_of
 from cpt.rundir import Point, RunDir
 
 
@@ -35,11 +33,13 @@ class Fit:
 
 @dataclass
 class Looked:
-    """What `check` saw that the plan says: what could not be looked at here, warnings, and each task's samples."""
+    """What `check` saw that the plan says: what could not be looked at here, warnings, each task's samples, and how rows
+    were read."""
 
     unseen: list[str]
     warnings: list[str]
     samples: dict[str, list[str]]
+    notes: list[str]
 
 
 def check(recipe: Recipe, out: Path, full: bool = False) -> Looked:
@@ -68,7 +68,7 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> Looked:
     elif not findings.problems:
         shown = letters_samples(recipe, suites)
     findings.check()
-    return Looked(unseen, findings.warnings, shown)
+    return Looked(unseen, findings.warnings, shown, stream.notes())
 
 
 def before_run(recipe: Recipe, out: Path) -> Stream:
@@ -103,26 +103,15 @@ def check_rows(recipe: Recipe, suites: dict[str, Suite], findings: Findings, fet
     """
     unseen: list[str] = []
 
-    def load(tasks: Sequence, where: str, wanted: tuple[str, ...]) -> tuple[TaskData, ...]:
-        loaded = []
-        for task in tasks:
-            if findings.about(f"{where}.{task.task}.data"):
-                continue
-            if isinstance(task.data, Hub) and not fetch:
-                unseen.append(f"the rows of {task.task} ({task.data.path}, on the hub)")
-                continue
-            with findings.collecting():
-                data = load_task(task, recipe.data.seed, wanted)
-                for _, rows in splits(data):
-                    for _ in rows:
-                        pass
-                loaded.append(data)
-        return tuple(loaded)
+    def is_read(key: str, task: Task | SuiteTask) -> bool:
+        if isinstance(task.data, Hub) and not fetch:
+            unseen.append(f"the rows of {task.task} ({task.data.path}, on the hub)")
+            return False
+        return not findings.about(f"{key}.data")
 
-    asked = {name: load(suite.tasks, f"suite {name}: tasks", ("eval",)) for name, suite in suites.items()}
-    stream = Stream(load(recipe.stream, "stream", SPLITS), asked)
-    with findings.collecting():
-        prove_apart(stream)
+    stream, problems = read_stream(recipe, suites, is_read)
+    for problem in problems:
+        findings.take(problem)
     check_forms(recipe, stream, findings)
     return stream, unseen
 

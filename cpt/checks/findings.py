@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from cpt.data.problems import Others
+from cpt.data.rows import Row
 from cpt.errors import Problem, RecipeErrors, UserError
 
 # A UserError that begins with a key of the recipe or of a suite: "stream.tickets.data: ...", "suite general, task copy: ..."
@@ -18,25 +20,27 @@ class Findings:
 
     def __init__(self) -> None:
         self._found: list[Problem] = []
-        self._more: dict[tuple[str, str], list[int]] = {}  # (key, kind) -> [place in _found, how many more]
-        self._warned: dict[tuple[str, str], list] = {}  # (key, kind) -> [message, how many more]
+        self._more: dict[tuple[str, str], tuple[int, Others]] = {}  # (key, kind) -> place in _found, and more rows
+        self._warned: dict[tuple[str, str], tuple[str, Others]] = {}  # (key, kind) -> message, and more rows
 
-    def add(self, key: str, message: str, kind: str | None = None) -> None:
-        """Note what is wrong at `key`. Rows with the same key and `kind` are counted, not listed."""
-        self.take(Problem(None, None, key, message), kind)
+    def add(self, key: str, message: str, kind: str | None = None, row: Row | None = None) -> None:
+        """Note what is wrong at `key`. Rows with the same key and `kind` are counted, and a few of them (`row`) named."""
+        self.take(Problem(None, None, key, message), kind, row)
 
-    def warn(self, key: str, message: str, kind: str | None = None) -> None:
+    def warn(self, key: str, message: str, kind: str | None = None, row: Row | None = None) -> None:
         """Note what may not be meant at `key`, and is no reason to refuse. Rows of one `kind` are counted, as in `add`."""
-        there = self._warned.setdefault((key, kind or message), [message, -1])
-        there[1] += 1
+        if (key, kind or message) in self._warned:
+            self._warned[key, kind or message][1].add(row and row["id"])
+        else:
+            self._warned[key, kind or message] = message, Others()
 
-    def take(self, problem: Problem, kind: str | None = None) -> None:
+    def take(self, problem: Problem, kind: str | None = None, row: Row | None = None) -> None:
         if kind is not None and (problem.key, kind) in self._more:
-            self._more[problem.key, kind][1] += 1
+            self._more[problem.key, kind][1].add(row and row["id"])
         elif problem not in self._found:
             self._found.append(problem)
             if kind is not None:
-                self._more[problem.key, kind] = [len(self._found) - 1, 0]
+                self._more[problem.key, kind] = len(self._found) - 1, Others()
 
     @contextmanager
     def collecting(self, kind: str | None = None) -> Iterator[None]:
@@ -57,21 +61,17 @@ class Findings:
     @property
     def warnings(self) -> list[str]:
         """What `warn` noted, in order, one line each."""
-        return [f"{key}: {message}{others(more)}" for (key, _), (message, more) in self._warned.items()]
+        return [f"{key}: {message}{more}" for (key, _), (message, more) in self._warned.items()]
 
     @property
     def problems(self) -> list[Problem]:
         """What was found, in order; each with the number of further rows of its kind."""
         found = list(self._found)
         for place, more in self._more.values():
-            found[place] = replace(found[place], message=f"{found[place].message}{others(more)}")
+            found[place] = replace(found[place], message=f"{found[place].message}{more}")
         return found
 
     def check(self) -> None:
         """Raise RecipeErrors with all that was found, if anything was."""
         if self._found:
             raise RecipeErrors(self.problems)
-
-
-def others(more: int) -> str:
-    return f" (and {more} more row{'s' * (more > 1)} like it)" if more else ""

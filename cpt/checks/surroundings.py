@@ -6,9 +6,9 @@ from typing import Any
 
 from cpt.checks.findings import Findings
 from cpt.data import sources
-from cpt.errors import UserError
+from cpt.errors import RecipeErrors
 from cpt.plan import NO_VALIDATION, counted, searches
-from cpt.recipe import Recipe, Suite
+from cpt.recipe import File, Recipe, Suite
 from cpt.rewards import function
 from cpt.rundir import check_place
 from cpt.stages.arguments import ROLLOUT_KINDS, generation
@@ -55,22 +55,19 @@ def functions(reward: Any) -> list:
 
 
 def check_data(task: Any, key: str, wanted: tuple[str, ...], findings: Findings) -> None:
-    """Each split has rows, as far as they can be counted before they are loaded, and the columns that are named."""
+    """Each split has rows, as far as they can be counted before they are loaded. (Files are read with all other rows.)"""
     said: set[str] = set()
-    for split in wanted:
+    for split in () if isinstance(task.data, File) else wanted:
         try:
             number = sources.count(task.data, split)
-        except UserError as error:
-            if str(error) not in said:
-                findings.add(f"{key}.data.{split}", str(error))
-                said.add(str(error))
+        except RecipeErrors as error:
+            for problem in error.problems:
+                if problem.message not in said:
+                    findings.add(f"{key}.data.{problem.key}", problem.message)
+                    said.add(problem.message)
             continue
         if number is not None and number <= 0 and split != "validation":
             findings.add(f"{key}.data.{split}", "no rows; every task needs rows to train on and to evaluate")
-        elif isinstance(file := getattr(task.data, split), Path):
-            for field, problem in sources.column_problems(sources.scan(file).columns, task.data.columns):
-                place = f"{key}.data.columns.{field}" if field else f"{key}.data.{split}"
-                findings.add(place, f"{file}: {problem}")
 
 
 def check_generation(task: Any, key: str, findings: Findings) -> None:

@@ -33,7 +33,7 @@ from cpt.data.rows import (
     prompt_of,
     tools_of,
 )
-from cpt.data.stream import Chosen, Stream, TaskData
+from cpt.data.stream import Stream, TaskData
 from cpt.recipe import Recipe
 from cpt.recipe_stages import Sft
 from cpt.spelling import unspellable
@@ -132,7 +132,7 @@ class TokenChecks:
         counts = long.settle(self.findings)
         if counts:
             self.counts.setdefault(name, {})[split] = {"rows": len(rows)} | counts
-        return Chosen(rows, [i for i in range(len(rows)) if i not in long.left_out]) if long.left_out else rows
+        return rows.at([i for i in range(len(rows)) if i not in long.left_out]) if long.left_out else rows
 
     # -- one chunk of rows ---------------------------------------------------------------------------------------------------
 

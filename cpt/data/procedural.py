@@ -115,10 +115,7 @@ def rows(
     check_count(name, split, count, length)
     number = list(SKILLS).index(name)
     rng = np.random.default_rng([seed, number, ("train", "validation", "eval").index(split)])
-    made = []
-    for i, text in enumerate(strings(alphabet(name), length, split, count, rng)):
-        made.append({"id": f"{name}/{split}/{i}"} | row(name, text, demonstration))
-    return made
+    return [row(name, text, demonstration) for text in strings(alphabet(name), length, split, count, rng)]
 
 
 def row(name: str, text: str, demonstration: str = "restate") -> dict:

@@ -13,12 +13,12 @@
 | metadata | anything a verifier of the user's wants |
 """
 
-import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Iterable
 from typing import Any
+
+from cpt.data.prompt_keys import key, shows
 
 Row = dict[str, Any]
 
@@ -27,6 +27,12 @@ FIELDS = (*FIELDS, "tools", "metadata")
 CHAT_FIELDS = ("prompt", "completion", "demonstration", "chosen", "rejected", "messages")
 COMPLETIONS = ("completion", "demonstration", "chosen", "rejected")
 TEXT_ONLY_FIELDS = ("id", "answer")
+
+
+def called(row: Row) -> str:
+    """`row tickets/train/4 (tickets.jsonl:5)`, for messages."""
+    place = getattr(row, "place", "").rpartition("/")[2]
+    return f"row {row['id']} ({place})" if place else f"row {row['id']}"
 
 
 def prompt_of(row: Row) -> str | list:
@@ -57,10 +63,16 @@ def contents(text: str | list) -> list[str]:
 
 
 def prompt_key(prompt: str | list) -> bytes:
-    """16 bytes that two prompts share if they differ only in case, width of characters, or white space."""
-    text = prompt_text(prompt)
-    normal = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return hashlib.blake2b(normal.encode(), digest_size=16).digest()
+    """16 bytes that two prompts share if they show no difference (see `prompt_keys.normal`)."""
+    return key(prompt_text(prompt))
+
+
+def prompt_keys(row: Row) -> list[bytes]:
+    """The keys of all `trained_prompts`; that of `prompt_of` is the first."""
+    asked = prompt_of(row)
+    if row.get("messages") is None:
+        return [prompt_key(asked)]
+    return list(dict.fromkeys(map(prompt_key, [asked, *trained_prompts(row)])))
 
 
 def row_problem(row: Row) -> str | None:
@@ -70,21 +82,20 @@ def row_problem(row: Row) -> str | None:
         if value is None or (isinstance(value, str) and name != "messages"):
             continue
         if not isinstance(value, list) or not value:
-            return (
-                f"{name} must be {'a list' if name == 'messages' else 'a string or a list'} of messages, not {value!r}"
-            )
+            kind = "a list" if name == "messages" else "a string or a list"
+            return f"{name} must be {kind} of messages, not {value!r:.80}"
         for message in value:
             if isinstance(message, dict) and message.get("tool_calls") and message.get("content") is None:
                 message = message | {"content": ""}  # nothing is said beside the calls
             if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-                return f"each message of {name} must be a map with role and content, not {message!r}"
+                return f"each message of {name} must be a map with role and content, not {message!r:.80}"
             if not isinstance(message["role"], str) or not message["role"]:
-                return f"the role of each message of {name} must be a string, not {message['role']!r}"
+                return f"the role of each message of {name} must be a string, not {message['role']!r:.80}"
             if not isinstance(message["content"], str):
-                return f"the content of each message of {name} must be a string, not {message['content']!r}"
+                return f"the content of each message of {name} must be a string, not {message['content']!r:.80}"
     for name in TEXT_ONLY_FIELDS:
         if row.get(name) is not None and not isinstance(row[name], str):
-            return f"{name} must be a string, not {row[name]!r}"
+            return f"{name} must be a string, not {row[name]!r:.80}"
     try:
         tools = tools_of(row).get("tools", [])
     except ValueError as error:
@@ -93,19 +104,21 @@ def row_problem(row: Row) -> str | None:
         return f"tools must be a list of maps (JSON schemas of functions), not {row['tools']!r:.80}"
     markers = row.get("answer_markers", [])
     if not isinstance(markers, list) or not all(isinstance(each, str) for each in markers):
-        return f"answer_markers must be a list of strings, not {markers!r}"
+        return f"answer_markers must be a list of strings, not {markers!r:.80}"
     return shape_problem(row)
 
 
 def shape_problem(row: Row) -> str | None:
     """What is wrong between the fields of a row, each of which is right by itself."""
-    there = {name for name in FIELDS if row.get(name) is not None}
+    there = {name for name, value in row.items() if value is not None}
     if not there & {"prompt", "messages"}:
         return "has neither a prompt nor messages"
-    if "prompt" in there and not prompt_text(row["prompt"]).strip():
+    if "prompt" in there and not shows(prompt_text(row["prompt"])):
         return "prompt is empty: write what is asked, or leave the row out"
     for name in ("messages", *COMPLETIONS):
         value = row.get(name)
+        if isinstance(value, str) and name != "rejected" and not shows(value):
+            return f"{name} is empty, so there is nothing to learn: write one, or leave the row out"
         if isinstance(value, list) and all(message["role"] != "assistant" for message in value):
             return f"{name} has no turn of the assistant's, so there is nothing to learn: add one"
     for one, other in (("chosen", "rejected"), ("rejected", "chosen")):

@@ -1,0 +1,127 @@
+"""From the columns of a file to the fields of rows: `columns`, the templates, and `where` of a recipe's data."""
+
+import json
+import math
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+from cpt.data.problems import RowProblem
+from cpt.data.prompt_keys import edges
+from cpt.data.rows import COMPLETIONS, FIELDS, Row, row_problem
+from cpt.errors import listed, nearest
+from cpt.recipe_sources import WRITTEN
+from cpt.templates import ROW, TemplateProblem, columns_of, compiled, condition
+
+TEXTS = ("id", "answer", *COMPLETIONS)  # fields in which a number is the text that it is written as
+
+
+class Mapping:
+    """How a source (of the recipe) makes rows of records."""
+
+    def __init__(self, source: Any):
+        self.columns: dict[str, str] = dict(source.columns)
+        sources = {field: getattr(source, key) for field, key in WRITTEN.items()}
+        self.sources = {field: text for field, text in sources.items() if text is not None}
+        self.templates = {field: compiled(text) for field, text in self.sources.items()}
+        self.where = None if source.where is None else condition(source.where)
+        self.where_source = source.where
+
+    def missing(self, there: Iterable[str]) -> list[tuple[str | None, str]]:
+        """(field, message) of each column that `columns` names, or that every row needs, and none has."""
+        there, found = list(there), []
+        for field, column in self.columns.items():
+            if field not in FIELDS:
+                known = f"{nearest(field, FIELDS)}; there are: {', '.join(FIELDS)}"
+                found.append((field, f"columns: rows have no field {field!r}{known}"))
+            elif column not in there:
+                known = f"{nearest(column, there)}; there are: {listed(there)}"
+                found.append((field, f"no column {column!r:.60} (for {field}){known}"))
+        if not found and not {"prompt", "messages"} & {*there, *self.columns, *self.templates}:
+            found.append((None, f"no column prompt or messages; there are: {listed(there)}; {self.remedy(there)}"))
+        return found
+
+    @staticmethod
+    def remedy(there: list[str]) -> str:
+        likely = [
+            name for name in there if name.lower() in ("question", "input", "text", "instruction", "query", "problem")
+        ]
+        column = (likely or there or ["question"])[0]
+        shown = f"{{{{ {column} }}}}" if column.isidentifier() else f"{{{{ row['{column}'] }}}}"
+        return f'name it with `columns: {{prompt: {column}}}`, or write prompts with `template: "{shown}"`'
+
+    def unused(self, there: Iterable[str]) -> list[str]:
+        """The columns of which nothing gets into a row, each with the field that it is like."""
+        named = self.named()
+        if ROW in named:
+            return []
+        left = [name for name in there if name not in {*FIELDS, *self.columns.values(), *named}]
+        given = {*there, *self.columns, *self.templates}
+        free = [field for field in FIELDS if field not in given]
+        return [f"{name} ({near.removeprefix('; ')})" if (near := nearest(name, free)) else name for name in left]
+
+    def unknown(self, there: Iterable[str]) -> list[str]:
+        """The columns that templates name and no row has (they may: `is defined`, `default`), each with its nearest."""
+        there = list(there)
+        gone = sorted(self.named() - {ROW, *there})
+        return [f"{name} ({near.removeprefix('; ')})" if (near := nearest(name, there)) else name for name in gone]
+
+    def named(self) -> set[str]:
+        """The columns that templates and the condition name."""
+        texts = [*self.sources.values(), *([] if self.where_source is None else ["{{ " + self.where_source + " }}"])]
+        return {name for text in texts for name in columns_of(text)}
+
+    def row(self, record: dict[str, Any]) -> Row | None:
+        """The row, without an id where the record has none; None where `where` drops it. Raises RowProblem."""
+        if self.templates or self.where:
+            seen = {ROW: record, **record}
+            if self.where is not None and not self.applied("where", self.where, seen):
+                return None
+        row = {field: record[field] for field in FIELDS if record.get(field) is not None}
+        for field, column in self.columns.items():
+            row.pop(field, None)
+            if record.get(column) is not None:
+                row[field] = record[column]
+        for field, template in self.templates.items():
+            row[field] = self.applied(WRITTEN[field], template, seen)
+        for field in TEXTS:
+            if field in row and not isinstance(row[field], str | list | dict):
+                row[field] = text(field, row[field])
+        problem = row_problem(row) or answer_problem(row)
+        if problem:
+            raise RowProblem(problem)
+        return row
+
+    @staticmethod
+    def applied(key: str, function: Any, seen: dict[str, Any]) -> Any:
+        try:
+            return function(seen)
+        except TemplateProblem as error:
+            there = [name for name in seen if name != ROW]
+            name = error.undefined
+            hint = "" if name is None else f"{nearest(name, there)}; there are: {listed(there)}"
+            raise RowProblem(f"{key}: {error}{hint}", f"{key}: {error.kind}") from error
+
+
+def text(field: str, value: Any) -> str:
+    """A number as it is written, true and false as JSON writes them. Raises RowProblem for what is no number."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, int | float):
+        written = str(value)
+        if math.isfinite(value) or written[-1:].isdigit():
+            return written
+        raise RowProblem(f"{field} is {written}, which is no value: drop the row with `where`, or write what is meant")
+    raise RowProblem(f"{field} must be a string, not {value!r:.60}")
+
+
+def answer_problem(row: Row) -> str | None:
+    answer = row.get("answer")
+    hidden = edges(answer) if answer else ""
+    if hidden:
+        return (
+            f"answer begins or ends with invisible characters ({hidden}), which no completion would have: take them out"
+        )
+    return None
