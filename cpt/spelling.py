@@ -1,6 +1,51 @@
 """Whether a tokenizer can write a text at all: one that drops or replaces a character would train on something else."""
 
+import json
 from collections.abc import Iterator, Sequence
+
+
+def lost_bytes(tokenizer) -> frozenset[int] | None:
+    """The bytes that a tokenizer of bytes has no token for: a text of others is spelt whole, and need not be looked at.
+
+    None where the tokenizer splits into something else than bytes, or may take letters out of a text before that.
+    """
+    if not tokenizer.is_fast:
+        return None
+    backend, vocabulary = tokenizer.backend_tokenizer, tokenizer.get_vocab()
+    if backend.normalizer is not None and not all(map(is_harmless, parts(state(backend.normalizer)))):
+        return None
+    if backend.pre_tokenizer is not None and '"ByteLevel"' in json.dumps(state(backend.pre_tokenizer)):
+        return frozenset(byte for byte, letter in enumerate(byte_letters()) if letter not in vocabulary)
+    if getattr(backend.model, "byte_fallback", False):
+        return frozenset(byte for byte in range(256) if f"<0x{byte:02X}>" not in vocabulary)
+    return None
+
+
+def byte_letters() -> list[str]:
+    """The letter that GPT-2's byte-level BPE writes for each byte: itself where it can be seen, else one from 256 on."""
+    seen = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in seen else chr(next(others)) for byte in range(256)]
+
+
+def state(part) -> dict:
+    """A normalizer or pre-tokenizer, as the tokenizers library writes it."""
+    return json.loads(part.__getstate__())
+
+
+def parts(normalizer: dict) -> Iterator[dict]:
+    """The steps of a normalizer."""
+    if normalizer["type"] == "Sequence":
+        yield from (part for each in normalizer["normalizers"] for part in parts(each))
+    else:
+        yield normalizer
+
+
+def is_harmless(normalizer: dict) -> bool:
+    """Whether the step of a normalizer keeps all letters: composed forms, and SentencePiece's sign for a space."""
+    if normalizer["type"] == "Replace":
+        return normalizer["pattern"] == {"String": " "} and normalizer["content"] == "\u2581"
+    return normalizer["type"] in ("NFC", "Prepend")
 
 
 def unspellable(tokenizer, texts: Sequence[str]) -> Iterator[tuple[int, int]]:

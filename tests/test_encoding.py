@@ -2,7 +2,7 @@
 
 import pytest
 from fakes_tokenizers import CHATML, SPECIAL, byte_level, encoder, metaspace
-from tokenizers import normalizers
+from tokenizers import normalizers, pre_tokenizers
 
 from cpt.data.roundtrip import failure
 
@@ -219,6 +219,20 @@ def test_an_answer_is_read_to_the_letter():
     made = encoder(byte_level(None))
     for text in ("a , b . c 's", "  two  spaces ", "tab\tline\n", "ünï 漢字 🙂"):
         assert made.text(made.taught([lesson(text)])[0].completion) == text
+
+
+def test_texts_of_bytes_that_have_tokens_need_not_be_looked_at(tiny_folder):
+    from cpt import tiny
+    from cpt.spelling import byte_letters, lost_bytes, unspellable
+
+    whole = byte_level()
+    assert lost_bytes(whole) == frozenset() and not list(unspellable(whole, ["\x00ü漢🙂\t"]))
+    assert [whole.decode(whole(chr(byte))["input_ids"]) for byte in (0, 10, 32, 65)] == ["\x00", "\n", " ", "A"]
+    assert sorted(byte_letters()) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    assert byte_letters()[ord(" ")] == "Ġ" and byte_letters()[ord("\n")] == "Ċ"
+    assert lost_bytes(byte_level(normalizer=normalizers.Lowercase())) is None
+    assert lost_bytes(byte_level(normalizer=normalizers.NFC())) == frozenset()
+    assert lost_bytes(metaspace()) is lost_bytes(tiny.tokenizer()) is None
 
 
 # -- what is refused, with its remedy ----------------------------------------------------------------------------------------

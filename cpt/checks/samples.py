@@ -1,8 +1,8 @@
 """One rendered prompt and one rendered training example of each task, for the plan: what the model is asked and taught."""
 
 from cpt.checks.known import CHATS, OWN_ANSWERS
-from cpt.checks.tokens import lessons
 from cpt.data.encoding import Encoder, TemplateRefuses
+from cpt.data.rows import lessons
 from cpt.data.stream import TaskData
 
 SHOWN = 400  # characters of a text

@@ -4,6 +4,7 @@ training teaches of it is what evaluation asks and reads (`data.roundtrip`). Row
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -23,20 +24,18 @@ from cpt.data.encoding import Encoder, Encoding, Taught, TemplateRefuses
 from cpt.data.memory import memories, sft_forms
 from cpt.data.roundtrip import bare, failure
 from cpt.data.rows import (
-    STAGE_ROWS,
     Row,
     contents,
     demonstrated_row,
-    demonstration_of,
     in_context,
-    lesson,
+    lessons,
     prompt_of,
     tools_of,
 )
 from cpt.data.stream import Stream, TaskData
 from cpt.recipe import Recipe
 from cpt.recipe_stages import Sft
-from cpt.spelling import unspellable
+from cpt.spelling import lost_bytes, unspellable
 from cpt.stages.arguments import value_of
 
 CHUNK = 1000
@@ -79,6 +78,10 @@ class TokenChecks:
     vocabulary: int | None
     findings: Findings
     counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+
+    @cached_property
+    def lost_bytes(self) -> frozenset[int] | None:
+        return lost_bytes(self.model.tokenizer)
 
     def check(self, stream: Stream) -> Stream:
         """Look at all rows of the run; returns the stream without those that `overlong` leaves out."""
@@ -185,31 +188,38 @@ class TokenChecks:
                 self.findings.add(f"{where}.args.completion_only_loss", message, "conversation")
 
     def check_chunk(self, this: Split, first: int, rows: list[Row]) -> None:
-        """Spelling, prompts, and what is taught of rows whose places begin at `first`."""
+        """Spelling, what is taught, and prompts of rows whose places begin at `first`."""
         self.check_spelling(this, rows)
         places = {id(row): first + i for i, row in enumerate(rows)}
-        asked = [row for row in rows if row.get("prompt") is not None]
-        for row, ids in self.prompts(this, asked, "prompt"):
+        asked: dict[int, list[int]] = {}  # the prompts that were encoded with what is taught
+        for kind, limit in this.trained.items():
+            for row, name, form, taught in self.taught(this, lessons(rows, kind)):
+                self.check_taught(this, row, name, form, taught)
+                self.look_long(this, kind, limit, places[id(row)], row, name, taught)
+                if "prompt" in form and taught.asked is not None and taught.start == len(taught.asked):
+                    asked[id(row)] = taught.asked
+        others = [row for row in rows if row.get("prompt") is not None and id(row) not in asked]
+        known = [(row, asked[id(row)]) for row in rows if id(row) in asked]
+        for row, ids in (*known, *self.prompts(this, others, "prompt")):
             self.check_ids(this, row, "prompt", ids)
             this.long.look(places[id(row)], row["id"], "a prompt of {} tokens", len(ids), this.prompt_limit)
         for row in rows:
             self.check_written(this, row)
-        for kind, limit in this.trained.items():
-            for row, name, form, taught in self.taught(this, lessons(rows, kind)):
-                self.check_ids(this, row, name, taught.ids[taught.start :])
-                self.check_taught(this, row, name, form, taught)
-                place = places[id(row)]
-                this.long.look(place, row["id"], f"{{}} tokens with its {name}", len(taught.ids), limit)
-                if limit.tokens is not None and taught.start >= limit.tokens and not limit.keeps_end:
-                    this.long.emptied.add(place)
-                if kind == "hybrid":
-                    tokens = len(taught.ids) - taught.start
-                    this.long.look(place, row["id"], "a demonstration of {} tokens", tokens, this.demonstration_limit)
         for where, stage in this.teachers:
             self.check_contexts(this, where, stage, rows, places)
 
+    def look_long(self, this: Split, kind: str, limit: Limit, place: int, row: Row, name: str, taught: Taught) -> None:
+        """Whether what is taught of a row is too long for a stage of this kind."""
+        this.long.look(place, row["id"], f"{{}} tokens with its {name}", len(taught.ids), limit)
+        if limit.tokens is not None and taught.start >= limit.tokens and not limit.keeps_end:
+            this.long.emptied.add(place)
+        if kind == "hybrid":
+            tokens = len(taught.ids) - taught.start
+            this.long.look(place, row["id"], "a demonstration of {} tokens", tokens, this.demonstration_limit)
+
     def check_taught(self, this: Split, row: Row, name: str, form: dict, taught: Taught) -> None:
-        """What is taught is what evaluation asks and reads."""
+        """What is taught is what evaluation asks and reads, in tokens that the model knows."""
+        self.check_ids(this, row, name, taught.ids[taught.start :])
         wrong = failure(this.encoder, form, taught)
         if wrong is not None:
             told = self.findings.add if wrong.fatal else self.findings.warn
@@ -291,6 +301,8 @@ class TokenChecks:
 
     def check_texts(self, key: str, encoder: Encoder, texts: list[tuple[Row, str, str]]) -> None:
         """The tokenizer can spell the text of each (row, field, text)."""
+        if self.lost_bytes is not None:
+            texts = [each for each in texts if not self.lost_bytes.isdisjoint(each[2].encode())]
         for number, position in unspellable(encoder.tokenizer, [text for _, _, text in texts]):
             row, name, text = texts[number]
             self.findings.add(
@@ -370,21 +382,3 @@ class TokenChecks:
     def refused(self, this: Split, row: Row, name: str, error: TemplateRefuses) -> None:
         message = f"row {row.get('id')}: the chat template refuses its {name}: {error}"
         self.findings.add(this.data, message, f"template {name}")
-
-
-def lessons(rows: list[Row], kind: str) -> list[tuple[Row, str, dict]]:
-    """(row, field, {prompt, completion} or {messages}) of what a stage of this kind teaches of each row."""
-    found = []
-    for row in rows:
-        if kind == "hybrid":
-            there = demonstration_of(row) is not None and row.get("prompt") is not None
-            found += [(row, "demonstration", lesson(row, demonstration_of(row)))] if there else []
-            continue
-        form = STAGE_ROWS[kind](row) or {}
-        if "messages" in form:
-            found.append((row, "messages", form))
-        for name in ("completion", "chosen", "rejected"):
-            if name in form:
-                called = "demonstration" if name == "completion" and row.get("demonstration") is not None else name
-                found.append((row, called, lesson(row, form[name])))
-    return found

@@ -203,6 +203,24 @@ NEEDS = {
 }
 
 
+def lessons(rows: Iterable[Row], kind: str) -> list[tuple[Row, str, dict]]:
+    """(row, field, {prompt, completion} or {messages}) of what a stage of this kind teaches of each row."""
+    found = []
+    for row in rows:
+        if kind == "hybrid":
+            there = demonstration_of(row) is not None and row.get("prompt") is not None
+            found += [(row, "demonstration", lesson(row, demonstration_of(row)))] if there else []
+            continue
+        form = STAGE_ROWS[kind](row) or {}
+        if "messages" in form:
+            found.append((row, "messages", form))
+        for name in ("completion", "chosen", "rejected"):
+            if name in form:
+                called = "demonstration" if name == "completion" and row.get("demonstration") is not None else name
+                found.append((row, called, lesson(row, form[name])))
+    return found
+
+
 def in_context(row: Row, template: str) -> str | list:
     """The prompt as a self-distillation's teacher is asked it: by `template`, the demonstration put in.
 
