@@ -7,11 +7,14 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cpt.errors import CannotWrite, Interrupted, UserError
 
+NO_INODES = -1
 REASONS = {  # why, and what to do
+    NO_INODES: ("the disk has no room for one more file (its inodes are used up)", "delete some files"),
     errno.ENOSPC: ("the disk is full", "make room"),
     errno.EDQUOT: ("the disk quota is used up", "make room, or have the quota raised"),
     errno.EFBIG: ("files may not be that large here", "raise the limit (ulimit -f), or use another file system"),
@@ -27,6 +30,7 @@ REASONS = {  # why, and what to do
     errno.EEXIST: ("something else stands in its place", "move that away"),
     errno.EISDIR: ("a folder stands in its place", "move that away"),
     errno.ENOTEMPTY: ("a folder that is not empty stands in its place", "move that away"),
+    errno.EMLINK: ("the file system allows no more links to one file", "use another file system"),
     errno.ESTALE: ("the network file system lost it", "mount it again"),
 }
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what only writing meets
@@ -36,15 +40,17 @@ Bytes = int | Callable[[], int] | None
 
 
 @contextmanager
-def writing(place: Path, needed: Bytes = None) -> Iterator[None]:
+def writing(place: Path, needed: Bytes = None, undo: Callable[[], None] | None = None) -> Iterator[None]:
     """Around what writes to `place`, a file or a folder: what the system refuses becomes one line for the user.
 
-    `needed` is how many bytes are to be written, where that is known. A place that was not there before is removed again.
+    `needed` is how many bytes are to be written, where that is known. `undo` removes what was begun; without it a place that
+    was not there before is removed.
 
     Raises:
         CannotWrite: the system refuses, and says why.
     """
-    was_there = os.path.lexists(place)
+    if undo is None:
+        undo = (lambda: None) if os.path.lexists(place) else partial(remove, place)
     try:
         yield
     except (CannotWrite, Interrupted, UserError):
@@ -54,8 +60,8 @@ def writing(place: Path, needed: Bytes = None) -> Iterator[None]:
         if found is None:
             raise
         file, number = found
-        if not was_there:
-            remove(place)
+        number = closer(number, file)
+        undo()
         raise CannotWrite(told(file, number, needed, str(error))) from error
 
 
@@ -71,6 +77,8 @@ def refusal(error: BaseException, place: Path) -> tuple[Path, int | None] | None
         inside = [name for name in named if name.is_relative_to(place)]
         beside = any(place.parent in (name, name.parent) for name in named)
         file = inside[-1] if inside else newest(place)
+        if type(each).__name__ == "SafetensorError" and file.suffix != ".safetensors":
+            file = file.parent / "*.safetensors"  # it removes what it could not finish
         if number == errno.ENOENT and file.parent.is_dir():
             continue  # a file that should be read is missing
         if inside or beside or not named or number in FULL:
@@ -97,11 +105,11 @@ def chain(error: BaseException | None) -> Iterator[tuple[BaseException, bool]]:
 
 
 def number_of(error: BaseException) -> int | None:
-    """The system's number; that of safetensors' and other Rust errors stands in their text."""
-    if isinstance(error, OSError):
+    """The system's number; in the errors of libraries it stands in their text (safetensors' come from Rust)."""
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = re.search(r"\bOs \{ code: (\d+)|\(os error (\d+)\)", str(error))
-    return int(found[1] or found[2]) if found else None
+    found = re.search(r"\bOs \{ code: (\d+)|\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
+    return int(found[1] or found[2] or found[3]) if found else None
 
 
 def names_of(error: BaseException) -> list[str]:
@@ -119,24 +127,28 @@ def newest(place: Path) -> Path:
         return place
 
 
+def closer(number: int | None, file: Path) -> int | None:
+    """The number of the reason, as far as the file system shows it: torch keeps its own, and a disk is full in two ways."""
+    system = os.statvfs(existing(file))
+    if number == errno.ENOSPC and system.f_files and not system.f_favail:
+        return NO_INODES
+    if number is None and system.f_bavail * system.f_frsize < ALMOST_FULL:
+        return errno.ENOSPC
+    limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+    return errno.EFBIG if number is None and limited else number
+
+
 def told(file: Path, number: int | None, needed: Bytes = None, words: str = "") -> str:
     """One line: the file, the reason, the amounts, the remedy. `words` are the error's own, for one without a number."""
-    system = os.statvfs(existing(file))
-    room = system.f_bavail * system.f_frsize
-    if number is None and room < ALMOST_FULL:  # torch keeps the number to itself
-        number = errno.ENOSPC
-    reason, remedy = REASONS.get(
-        number, (os.strerror(number) if number else " ".join(words.split())[:200], "see to that")
-    )
-    amounts = []
+    unknown = os.strerror(number) if number else " ".join(words.split())[:200]
+    reason, remedy = REASONS.get(number, (unknown, "see to that"))
+    amounts, limit = [], resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         count = needed() if callable(needed) else needed
         amounts = [f"{human(count)} are needed"] if count else []
-    if number == errno.ENOSPC and system.f_files and not system.f_favail:
-        reason, remedy = "the disk has no room for one more file (its inodes are used up)", "delete some files"
-    elif number == errno.ENOSPC:
-        amounts.append(f"{human(room)} are free")
-    elif number == errno.EFBIG and (limit := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) != resource.RLIM_INFINITY:
+    if number == errno.ENOSPC:
+        amounts.append(f"{human(room(file))} are free")
+    elif number == errno.EFBIG and limit != resource.RLIM_INFINITY:
         amounts.append(f"{human(limit)} are allowed")
     why = f"{reason} ({', '.join(amounts)})" if amounts else reason
     return f"{file}: cannot be written: {why}: {remedy}"

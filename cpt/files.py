@@ -62,7 +62,19 @@ def digest(file: Path) -> str:
 def clone(source: Path, target: Path) -> None:
     """A folder of hard links to the files of `source`: no second copy on disk, and both names stay valid."""
     with writing(target):
-        shutil.copytree(source, target, copy_function=os.link)
+        target.mkdir()
+        for place in sorted(source.rglob("*")):
+            beside = target / place.relative_to(source)
+            if place.is_dir():
+                beside.mkdir()
+            else:
+                os.link(place, beside)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """A copy of its own of all files of `source`."""
+    with writing(target, sum(file.stat().st_size for file in source.rglob("*"))):
+        shutil.copytree(source, target)
 
 
 def replace_folder(target: Path, by: Path) -> None:

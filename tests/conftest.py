@@ -33,10 +33,11 @@ class Zygote:
         self.folder, self.output = folder, ""
         assert json.loads(self.process.stdout.readline()) == "ready"
 
-    def __call__(self, *arguments, at: dict | None = None) -> int:
+    def __call__(self, *arguments, at: dict | None = None, file_size: int | None = None) -> int:
         """The exit code; what was printed is in `self.output`."""
         file = self.folder / "output.txt"
         order = {"arguments": [str(each) for each in arguments], "output": str(file), "at": at}
+        order["file_size"] = file_size
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         code = json.loads(self.process.stdout.readline())

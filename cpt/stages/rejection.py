@@ -24,7 +24,7 @@ from cpt import ranks
 from cpt.data.encoding import Encoder
 from cpt.data.rows import lesson
 from cpt.errors import UserError
-from cpt.files import DONE, is_intact, seal, write_json
+from cpt.files import DONE, copy_folder, is_intact, seal, write_json
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.examples import teachable
@@ -62,7 +62,7 @@ def untrained(ctx: StageContext, number: int, present: Path, spent: dict) -> dic
     """A round that found no right answer, as its record: the policy in `present` is what it leaves."""
     ctx.screen.warn(f"{ctx.task.name} {ctx.name}: no answer of round {number} was right; the model is left as it was")
     ranks.on_main(partial(shutil.rmtree, ignore_errors=True), ctx.target)  # of a run killed before the stage's commit
-    ranks.on_main(shutil.copytree, present, ctx.target)
+    ranks.on_main(copy_folder, present, ctx.target)
     costs = {"train_tokens": 0, "peak_memory_bytes": peak_memory_bytes()} | spent
     return {"task": ctx.task.name, "stage": ctx.name, "kind": ctx.stage.kind, "steps": 0, **costs, "notes": ctx.notes}
 

@@ -23,9 +23,9 @@ from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from cpt import models, ranks
-from cpt.disk import writing
+from cpt.disk import remove, writing
 from cpt.errors import Interrupted, UserError
-from cpt.files import is_intact, seal, write_json
+from cpt.files import DONE, is_intact, seal, write_json
 from cpt.stages.configs import one_line
 from cpt.stages.context import StageContext
 from cpt.stages.random_state import random_state, restore
@@ -136,7 +136,7 @@ def train(ctx: StageContext, trainer: Trainer, strategies, spent: dict | None = 
                 trainer.rollout_policy = policy
         for callback in (*own, Narrator(ctx, keeper, bar), keeper):  # the keeper last: it seals what the others saved
             trainer.add_callback(callback)
-        with writing(ctx.work, partial(checkpoint_bytes, trainer)):
+        with writing(ctx.work, partial(checkpoint_bytes, trainer), partial(remove_unfinished, ctx.work)):
             try:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except Interrupted:  # the rollouts of a step were cut
@@ -176,6 +176,13 @@ def total_steps(trainer: Trainer) -> int:
     if trainer.args.max_steps > 0:
         return trainer.args.max_steps
     return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
+
+
+def remove_unfinished(work: Path) -> None:
+    """Remove the checkpoints in `work` that are not sealed."""
+    for folder in work.glob("checkpoint-*"):
+        if not (folder / DONE).exists():
+            remove(folder)
 
 
 def checkpoint_bytes(trainer: Trainer) -> int:
