@@ -23,6 +23,7 @@ END_LIMIT = 5.0  # seconds for a worker to end what its verifier has started
 LONGEST_LINE = 1_000_000  # bytes; a worker's answer is far shorter
 LAST_WORDS = 2000  # bytes of what a worker printed that are kept
 FRUITLESS = 3  # workers in a row that never came up, after which a batch's other calls are not tried
+SIGNALS = {128 + number: number.name for number in signal.Signals}  # by the exit code of a worker that they ended
 GARBLED = {"error": "garbled", "message": "the verifier wrote into its worker's pipe, or forked and answered twice"}
 
 
@@ -96,17 +97,10 @@ class Worker:
         """How the process ended, and the last line that it printed."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(END_LIMIT)
-        code = self.process.returncode
-        how = (
-            ""
-            if code is None
-            else f" ({signal.Signals(code - 128).name})"
-            if is_signal(code)
-            else f" (exit code {code})"
-        )
+        how = SIGNALS.get(self.process.returncode, f"exit code {self.process.returncode}")
         self.note_printed()
         printed = [each for each in self.printed.decode(errors="replace").splitlines() if each.strip()]
-        return f"the verifier ended its process{how}" + (f": {printed[-1].strip()}" if printed else "")
+        return f"the verifier ended its process ({how})" + (f": {printed[-1].strip()}" if printed else "")
 
     def end(self) -> None:
         """Ask it to end, with all that the verifier has started."""
@@ -244,7 +238,3 @@ def read_line(line: bytes) -> dict:
     except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
-
-
-def is_signal(code: int) -> bool:
-    return code - 128 in {*signal.Signals}

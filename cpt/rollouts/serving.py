@@ -112,15 +112,16 @@ class Serving:
     # -- how it is started -----------------------------------------------------------------------------------------------
 
     def _check_port(self) -> None:
-        wanted = self.recipe.rollouts.port
+        port = self.recipe.rollouts.port
+        if port is None:
+            return
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", wanted or 0))
+                probe.bind(("127.0.0.1", port))
             except OSError as error:
                 raise UserError(
-                    f"rollouts.port: {wanted} is taken by another process; choose another, or leave it out: then the server "
-                    "needs none"
+                    f"rollouts.port: {port} is taken by another process; choose another, or leave it out (it then needs none)"
                 ) from error
 
     def _command(self) -> list[str]:
