@@ -7,6 +7,8 @@ written as the file writes them, true and false as JSON does.
 import json
 import re
 from collections.abc import Callable
+from datetime import date, time, timedelta
+from decimal import Decimal
 from functools import wraps
 from typing import Any
 
@@ -15,6 +17,7 @@ from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 UNDEFINED = re.compile(r"'(.*)' is undefined")
+MARKED = re.compile(r'"\\u0000([-+.0-9eE]+)\\u0000"')
 ROW = "row"  # the row itself, for columns whose names are no names in Jinja: row['my column']
 
 
@@ -27,30 +30,58 @@ class TemplateProblem(ValueError):
         self.kind, self.undefined = kind, undefined
 
 
+WRITABLE = (str, int, float, Decimal, date, time, timedelta, jinja2.Undefined)  # the last raises by itself
+KINDS = {bytes: "bytes", dict: "a map", list: "a list", tuple: "a list"}
+
+
 def written(value: Any) -> Any:
     """What `{{ value }}` writes. Raises TemplateProblem for what has no one way to be written."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, WRITABLE):
+        return value
     if value is None:
         raise TemplateProblem(
             "a null or an empty cell would be written: put a default, as in {{ column or '' }}, or drop the row by `where`"
         )
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, bytes):
-        raise TemplateProblem("bytes would be written, which are no text")
-    if isinstance(value, list | tuple | dict):
-        raise TemplateProblem(
-            f"a {'map' if isinstance(value, dict) else 'list'} would be written: take a part of it, or write it with "
-            "{{ column | join(', ') }} or {{ column | tojson }}"
-        )
-    return value
+    if callable(value):
+        raise TemplateProblem("a function would be written: a key of a map that is called so is column['items']")
+    raise TemplateProblem(
+        f"{KINDS.get(type(value), 'a list')} would be written: take a part of it, or write it with "
+        "{{ column | join(', ') }} or {{ column | tojson }}"
+    )
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON in which numbers are as the file writes them; without the escapes that HTML would need."""
+    return MARKED.sub(r"\1", json.dumps(marked(value), ensure_ascii=False, indent=indent))
+
+
+def marked(value: Any) -> Any:
+    """The value with each number that knows its text (`data.readers.record.Number`) as a text that `MARKED` finds."""
+    if isinstance(value, dict):
+        return {key: marked(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [marked(each) for each in value]
+    return f"\0{value.text}\0" if isinstance(value, float) and hasattr(value, "text") else value
 
 
 def environment() -> ImmutableSandboxedEnvironment:
     made = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=written, keep_trailing_newline=True)
     made.tests |= {name: strict(test) for name, test in made.tests.items() if name not in ("defined", "undefined")}
     del made.filters["random"], made.globals["lipsum"]  # rows are the same whenever they are read
-    made.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    made.filters |= {"tojson": as_json, "join": careful_join(made.filters["join"])}
     return made
+
+
+def careful_join(join: Callable) -> Callable:
+    """The filter, which writes the parts of a list as `{{ part }}` would."""
+
+    @wraps(join)
+    def joined(context: Any, value: Any, between: str = "", attribute: str | None = None) -> str:
+        return join(context, value if attribute else [written(each) for each in value], between, attribute)
+
+    return joined
 
 
 def strict(test: Callable) -> Callable:
