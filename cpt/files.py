@@ -77,6 +77,13 @@ def copy_folder(source: Path, target: Path) -> None:
         shutil.copytree(source, target)
 
 
+def apply_umask(folder: Path) -> None:
+    """Give the files in `folder` the rights that the umask gave the folder: safetensors writes 0600 whatever it is."""
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(folder.stat().st_mode & 0o666)
+
+
 def replace_folder(target: Path, by: Path) -> None:
     """Move the folder `by` into the place of `target`. Killed in between, `target` is gone: not for what is committed."""
     shutil.rmtree(target)

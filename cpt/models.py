@@ -5,7 +5,6 @@ points hold the adapter alone, on that base.
 """
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,9 +14,10 @@ from typing import Any
 
 from cpt.disk import writing
 from cpt.errors import UserError
+from cpt.files import apply_umask
+from cpt.merging.lora import takes_from_base
 from cpt.recipe import Recipe
 
-log = logging.getLogger(__name__)
 BASE_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 
 
@@ -106,6 +106,8 @@ def check_weights(folder: Path) -> None:
     """Raise UserError where `folder` has no safetensors, lacks one that its index names, or holds one that is cut short."""
     from safetensors import safe_open
 
+    if is_adapter(folder):
+        raise UserError(f"model.path: {adapter_as_model(folder)}")
     index = folder / "model.safetensors.index.json"
     files = {file.name for file in folder.glob("*.safetensors")}
     if not files:
@@ -140,6 +142,29 @@ def check_vocabulary(folder: Path, tokenizer, recipe: Recipe) -> None:
 
 def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
+
+
+def adapter_as_model(folder: Path) -> str:
+    """What to do with an adapter that is named where a model belongs."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = None
+    base = (config.get("base_model_name_or_path") if isinstance(config, dict) else None) or "BASE"
+    return (
+        f"{folder} is an adapter, not a model: make a model of it and its base with `cpt merge {folder} --into {base} --out "
+        "DIR`, and name that"
+    )
+
+
+def check_start(folder: Path) -> None:
+    """Raise UserError where the adapter of `folder` was trained over a changed base that its files do not hold."""
+    how = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("init_lora_weights")
+    if isinstance(how, str) and how.startswith(("pissa_niter", "corda", "lora_ga", "loftq")):
+        raise UserError(
+            f"{folder}: its LoRA began with a part of the base ({how}), and its files do not say which: save it again with "
+            "path_initial_model_for_weight_conversion of PEFT's save_pretrained"
+        )
 
 
 def load_tokenizer(folder: Path, recipe: Recipe):
@@ -211,15 +236,20 @@ def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, se
     """The policy in `folder`: all weights, or the adapter on `base`; to train on one, a fresh adapter drawn from `seed`."""
     if recipe.adapter is None or not (trainable or is_adapter(folder)):
         return load_full(folder, recipe)
-    from peft import PeftModel, get_peft_model
+    from peft import PeftModel
     from transformers import set_seed
+
+    from cpt import pissa
 
     model = load_full(base, recipe)
     if is_adapter(folder):
         with loading("adapter", folder):
+            check_start(folder)
+            if trainable and takes_from_base(recipe.adapter.model_dump()):
+                return pissa.lay_saved(model, adapter_config(recipe), folder)
             return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     set_seed(seed)
-    return get_peft_model(model, adapter_config(recipe))
+    return pissa.lay(model, adapter_config(recipe))
 
 
 def adapter_config(recipe: Recipe):
@@ -232,57 +262,6 @@ def adapter_config(recipe: Recipe):
         return PEFT_TYPE_TO_CONFIG_MAPPING[kind](**{"task_type": TaskType.CAUSAL_LM, **options})
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"adapter: PEFT refuses {recipe.adapter.kind}: {error}") from error
-
-
-def check_adapter(base: Path, recipe: Recipe) -> None:
-    """Lay the recipe's adapter over the model of `base`. Raises UserError where that cannot be done."""
-    if recipe.adapter is None:
-        return
-    laid, config = laid_over(base, recipe), load_config(base, recipe)
-    if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies):
-        check_tied(laid, config)
-
-
-def laid_over(base: Path, recipe: Recipe):
-    """The recipe's adapter over the model of `base`, without its weights where PEFT's kind of adapter looks at none."""
-    import torch
-    from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    options, settings = load_config(base, recipe), adapter_config(recipe)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(options, trust_remote_code=recipe.model.trust_remote_code)
-        try:
-            return get_peft_model(empty, settings)
-        except (NotImplementedError, RuntimeError) as error:  # what torch says of weights that are not there
-            log.info("adapter %s: laid out with weights, for without them: %s", recipe.adapter.kind, error)
-        except Exception as error:
-            raise refused_adapter(recipe, error) from error
-    whole = load_full(base, recipe)  # boft, adamss, frod, shira, unilora read them
-    with torch.random.fork_rng(devices=[]):
-        try:
-            return get_peft_model(whole, adapter_config(recipe))
-        except Exception as error:
-            raise refused_adapter(recipe, error) from error
-
-
-def refused_adapter(recipe: Recipe, error: Exception) -> UserError:
-    said = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"adapter: PEFT cannot lay {recipe.adapter.kind} over this model: {said}")
-
-
-def check_tied(laid, config) -> None:
-    """Raise UserError where the adapter of the PEFT model `laid` changes an embedding that is the head too, or that head."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    ends = (laid.get_input_embeddings(), laid.get_output_embeddings())
-    adapted = any(isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) for module in ends)
-    if adapted and config.get_text_config().tie_word_embeddings:
-        raise UserError(
-            "adapter: it changes the embedding or the head, which this model ties together, so a merge with `adapters: "
-            "weights` cannot write the one without the other: leave both out of the adapter, or take adapters factors"
-        )
 
 
 def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe) -> None:
@@ -298,8 +277,7 @@ def _save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Re
     """
     target.mkdir(parents=True, exist_ok=True)
     if recipe.adapter is not None:
-        model.save_pretrained(target, state_dict=state_dict, selected_adapters=["default"])
-        (target / "README.md").unlink()  # PEFT's empty model card
+        save_adapter(model, target, state_dict)
         sets = [name for name, value in vars(model.peft_config["default"]).items() if isinstance(value, set)]
         settle_adapter_config(target, recipe, sets)
     else:
@@ -310,6 +288,17 @@ def _save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Re
         if (source / "generation_config.json").is_file():
             shutil.copyfile(source / "generation_config.json", target / "generation_config.json")
     load_tokenizer(source, recipe).save_pretrained(target)
+    apply_umask(target)
+
+
+def save_adapter(model, folder: Path, state_dict: dict | None = None) -> None:
+    """Write the policy's own adapter (not those that a trainer laid beside it), as one over the untouched base."""
+    from cpt.pissa import make_whole
+
+    model.save_pretrained(folder, state_dict=state_dict, selected_adapters=["default"])
+    (folder / "README.md").unlink()  # PEFT's empty model card
+    make_whole(model, folder)
+    apply_umask(folder)
 
 
 def settle_adapter_config(folder: Path, recipe: Recipe, sets: list[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from cpt.errors import Problem, RecipeErrors
+from cpt.recipe_adapter import bias_problems, initialisation_problems
 from cpt.recipe_hints import instead
 from cpt.recipe_messages import members, tags, validate
 from cpt.recipe_nodes import (
@@ -189,7 +190,7 @@ def check_arguments(root: Node, mistakes: Mistakes) -> None:
         mistakes.add(rollouts.at([name]), f"rollouts.{name}", message)
     adapter = root.value.get("adapter")
     if adapter is not None and isinstance(adapter.value, dict) and isinstance(adapter.at(["kind"]).value, str):
-        for name, message in arguments.adapter_problems(adapter.plain()):
+        for name, message in (*arguments.adapter_problems(adapter.plain()), *initialisation_problems(adapter.plain())):
             mistakes.add(adapter.at([name]), f"adapter.{name}", message)
 
 
@@ -265,6 +266,8 @@ def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
             for path, message in stage_problems(stage):
                 place = ("stream", number, "stages", index, *path)
                 mistakes.add(root.at(place), ".".join(map(str, place)), message)
+    for name, message in bias_problems(recipe.adapter, recipe.stream):
+        mistakes.add(root.at(["adapter", name]), f"adapter.{name}", message)
     found = [*strategy_problems(recipe.strategies, recipe.adapter, recipe.rollouts.engine)]
     found += against_stages(recipe.strategies, recipe.stream)
     for number, name, message in found:

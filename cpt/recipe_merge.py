@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cpt.merging.lora import refusal
+from cpt.merging.lora import refusal, takes_from_base
 from cpt.recipe_stages import Strict
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # what each method can be told
@@ -195,6 +195,11 @@ def adapter_problem(spec: Merge, adapter: Any, engine: str) -> tuple[str, str] |
             "aim joins changes of the point before the task, and before the first there is no adapter that could have "
             "changed: train all weights, or take wise, slerp, soup or fisher"
         )
+    if spec.method == "fisher" and takes_from_base(adapter.model_dump()):
+        return "method", (
+            f"fisher: a diagonal is of the factors that are trained, and with {adapter.model_dump()['init_lora_weights']} a "
+            "point holds those that it began with too: take another method, or another init_lora_weights"
+        )
     if spec.method in FROM_BASE:
         return "method", (
             f"{spec.method} works on changes of the untouched model, which has no adapter: take wise, slerp, soup or fisher, "
@@ -215,6 +220,8 @@ def weights_problem(adapter: Any, engine: str) -> tuple[str, str] | None:
             "weights is for a recipe that trains an adapter, and this one trains all weights: take it out",
         )
     options = adapter.model_dump()
+    if takes_from_base(options):
+        options["init_lora_weights"] = True  # points hold the LoRA over the untouched base
     said = refusal({"peft_type": options.pop("kind")} | options)
     if said is not None:
         return "adapters", f"weights: {said}: take adapters factors, or another adapter"

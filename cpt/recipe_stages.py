@@ -53,6 +53,15 @@ class Dpo(Strict):
     reference: Literal["stage-start", "base"] = "stage-start"
     pairs: Pairs = Pairs()
 
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.reference == "base" and self.args.get("precompute_ref_log_probs"):
+            raise ValueError(
+                "args.precompute_ref_log_probs measures from the policy as the stage begins, and `reference: base` names "
+                "another: take one of the two out"
+            )
+        return self
+
 
 class Filter(Strict):
     """Rollout-based instance filtering (RIF-RFT, 2507.05386): what gives no learning signal is not trained on."""

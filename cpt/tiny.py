@@ -22,7 +22,7 @@ import numpy as np
 from cpt.data.procedural import LETTERS, SKILLS, alphabet, strings
 from cpt.disk import FULL, told, writing
 from cpt.errors import CannotWrite, Interrupted, UserError
-from cpt.files import is_intact, seal
+from cpt.files import apply_umask, is_intact, seal
 
 GENERAL = ("copy", "last", "max", "succ", "swap")
 NEW = ("reverse", "caesar", "sort", "rot", "dedup")
@@ -221,6 +221,7 @@ def make(target: Path, seed: int, screen=None, stop=None, steps: int = TRAINING[
     with writing(target, PARAMETERS * 4):
         model.save_pretrained(target)
         tokenizer().save_pretrained(target)
+        apply_umask(target)
 
 
 def train(model, rng: np.random.Generator, steps: int, screen, stop=None) -> None:

@@ -8,6 +8,7 @@ from fakes import mistakes, short, write_recipe
 from safetensors.torch import load_file, save_file
 
 from cpt import cli
+from cpt.checks.adapter import check_adapter
 from cpt.errors import UserError
 from cpt.merging import stream
 from cpt.merging.adapters import Adapted
@@ -94,7 +95,7 @@ def test_ties_of_adapters_are_ties_of_the_models(base, tmp_path):
     assert sum(each.sum() for each in off.values()) <= 4, "but for values at a threshold"
     assert (tmp_path / "out" / "config.json").read_text() == (base / "config.json").read_text()
     record = json.loads((tmp_path / "out" / "merge.json").read_text())
-    assert record["base"] == record["into"] == str(base)
+    assert record["base"] == record["into"] == base.parent.name
 
 
 def test_an_adapter_and_whole_models_are_merged(base, tmp_path):
@@ -270,15 +271,14 @@ def test_methods_of_changes_in_a_stream(method, cpt, tmp_path):
 
 
 def test_an_adapter_of_a_tied_embedding_is_refused_before_training(tiny_folder, tmp_path):
-    from cpt import models
 
     adapter = LORA | {"target_modules": ["q_proj", "embed_tokens"]}
     recipe = load(write_recipe(tmp_path / "weights.yaml", with_adapter(WEIGHTS, adapter)))
     with pytest.raises(UserError, match="it changes the embedding or the head, which this model ties together"):
-        models.check_adapter(tiny_folder, recipe)
-    models.check_adapter(tiny_folder, load(write_recipe(tmp_path / "plain.yaml", with_adapter(WEIGHTS))))
+        check_adapter(tiny_folder, recipe)
+    check_adapter(tiny_folder, load(write_recipe(tmp_path / "plain.yaml", with_adapter(WEIGHTS))))
     factors = {"kind": "merge", "method": "wise"}
-    models.check_adapter(tiny_folder, load(write_recipe(tmp_path / "factors.yaml", with_adapter(factors, adapter))))
+    check_adapter(tiny_folder, load(write_recipe(tmp_path / "factors.yaml", with_adapter(factors, adapter))))
 
 
 WRONG = {

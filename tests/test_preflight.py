@@ -5,8 +5,8 @@ import json
 import pytest
 from fakes import recipe, write_recipe
 
-from cpt import models
 from cpt.checks import Findings
+from cpt.checks.adapter import check_adapter
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
 from cpt.data.stream import Stream, load_stream
@@ -234,4 +234,4 @@ def test_answers_that_evaluation_would_cut_off_are_told(tmp_path, tiny_folder):
 def test_an_adapter_that_reads_weights_is_laid_over_them(kind, tmp_path, tiny_folder):
     """Most kinds are tried without any."""
     content = recipe("sft") | {"adapter": {"kind": kind, "target_modules": ["q_proj"]}}
-    models.check_adapter(tiny_folder, load(write_recipe(tmp_path / "recipe.yaml", content)))
+    check_adapter(tiny_folder, load(write_recipe(tmp_path / "recipe.yaml", content)))

@@ -1,4 +1,4 @@
-"""The KL's reference, in all four cases, by numbers: all weights or adapter, from the stage's start or from the base.
+"""The KL's reference by numbers: all weights or an adapter, from the stage's start, the base or the previous task.
 
 TRL reloads the reference from the path the model came from: over several stages that silently anchors to an older one.
 Here the numbers that TRL logs at the first step are compared with ones computed from the saved weights alone.
@@ -21,6 +21,11 @@ from cpt.screen import QUIET, Screen
 
 BETA = 0.1
 ROWS = 8
+ADAPTERS = {
+    "all weights": "",
+    "lora": "adapter: {kind: lora, r: 4, target_modules: all-linear}",
+    "pissa": "adapter: {kind: lora, r: 4, target_modules: all-linear, init_lora_weights: pissa_niter_2}",
+}
 
 
 def write_rows(file: Path, split: str) -> Path:
@@ -33,7 +38,7 @@ def write_rows(file: Path, split: str) -> Path:
     return file
 
 
-def recipe_text(folder: Path, adapter: bool, reference: str) -> str:
+def recipe_text(folder: Path, adapter: str, reference: str) -> str:
     common = (
         "bf16: false, gradient_checkpointing: false, logging_steps: 1, learning_rate: 1e-2, lr_scheduler_type: constant"
     )
@@ -41,7 +46,7 @@ def recipe_text(folder: Path, adapter: bool, reference: str) -> str:
     return f"""
 name: references
 model: {{path: tiny}}
-{"adapter: {kind: lora, r: 4, target_modules: all-linear}" if adapter else ""}
+{ADAPTERS[adapter]}
 stream:
   - task: reverse
     data:
@@ -68,7 +73,7 @@ def runs(tmp_path_factory, tiny_folder):
 
     made = {}
 
-    def get(adapter: bool, reference: str):
+    def get(adapter: str, reference: str):
         if (adapter, reference) in made:
             return made[adapter, reference]
         folder = tmp_path_factory.mktemp("references")
@@ -113,7 +118,7 @@ def logprobs(folder: Path, recipe, run: Path, prompts: list[list[int]], completi
     return found
 
 
-CASES = [(adapter, reference) for adapter in (False, True) for reference in ("stage-start", "base")]
+CASES = [(adapter, reference) for adapter in ADAPTERS for reference in ("stage-start", "base")]
 
 
 @pytest.mark.parametrize("adapter, reference", CASES)
@@ -152,7 +157,7 @@ def test_grpo_measures_from_its_reference(runs, adapter, reference):
     assert expected < 1e-6 if reference == "stage-start" else expected > 1e-2
 
 
-@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("adapter", ADAPTERS)
 def test_a_point_loads_without_cpt(runs, adapter):
     """Any folder of a point loads with from_pretrained (or PEFT), tokenizer inside, and its config is the base's."""
     from peft import AutoPeftModelForCausalLM
@@ -160,11 +165,12 @@ def test_a_point_loads_without_cpt(runs, adapter):
 
     folder, _, _, _ = runs(adapter, "stage-start")
     point = folder / "run" / "final"
-    model = (AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM).from_pretrained(point)
+    kind = AutoModelForCausalLM if adapter == "all weights" else AutoPeftModelForCausalLM
+    model = kind.from_pretrained(point)
     assert AutoTokenizer.from_pretrained(point).chat_template
     names = [name for name in model.state_dict() if ".ref." in name]
     assert not names, "TRL's copy of the adapter was saved"
-    if not adapter:
+    if adapter == "all weights":
         base, mine = (AutoConfig.from_pretrained(p) for p in (folder / "run" / "points" / "00-base" / "model", point))
         assert mine.use_cache == base.use_cache
         assert mine.to_diff_dict() == base.to_diff_dict()
@@ -173,7 +179,7 @@ def test_a_point_loads_without_cpt(runs, adapter):
 # -- previous-task -------------------------------------------------------------------------------------------------------
 
 
-def previous_task_recipe(folder: Path, adapter: bool) -> Path:
+def previous_task_recipe(folder: Path, adapter: str) -> Path:
     """Two tasks of SFT and RLVR; the KL of both RLVR stages is measured from the point before the task."""
     common = "bf16: false, gradient_checkpointing: false, logging_steps: 1, learning_rate: 1e-2"
     sft = f"{{kind: sft, args: {{{common}, max_steps: 3, per_device_train_batch_size: {ROWS}}}}}"
@@ -181,7 +187,7 @@ def previous_task_recipe(folder: Path, adapter: bool) -> Path:
     rlvr = f"{{kind: rlvr, reference: previous-task, args: {{{common}, max_steps: 1, {groups}, beta: {BETA}}}}}"
     data = f"{{source: jsonl, train: {write_rows(folder / 'train.jsonl', 'train')}, eval: 2}}"
     text = "name: previous\nmodel: {path: tiny}\nevaluation: {max_completion_length: 8}\n"
-    text += "adapter: {kind: lora, r: 4, target_modules: all-linear}\n" if adapter else ""
+    text += f"{ADAPTERS[adapter]}\n"
     text += "stream:\n"
     for name in ("one", "two"):
         text += f"  - {{task: {name}, data: {data}, reward: exact, stages: [{sft}, {rlvr}]}}\n"
@@ -189,7 +195,7 @@ def previous_task_recipe(folder: Path, adapter: bool) -> Path:
     return folder / "recipe.yaml"
 
 
-@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("adapter", ADAPTERS)
 def test_grpo_measures_from_the_previous_task(adapter, tmp_path, tiny_folder, monkeypatch):
     from cpt.run import run
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cpt import models
+from cpt.checks.adapter import check_adapter
 from cpt.checks.findings import Findings
 from cpt.checks.known import letters_samples, needs_model, rows_are_known
 from cpt.checks.samples import samples
@@ -130,7 +131,7 @@ def check_with_model(recipe: Recipe, stream: Stream, folder: Path, findings: Fin
     if not findings.about("model"):
         fit = check_tokens(recipe, stream, folder, findings)
         with findings.collecting():
-            models.check_adapter(folder, recipe)
+            check_adapter(folder, recipe)
     check_configs(recipe, findings)
     return fit
 

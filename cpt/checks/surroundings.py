@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cpt import models
 from cpt.checks.findings import Findings
 from cpt.data import sources
 from cpt.errors import RecipeErrors
@@ -107,8 +108,13 @@ def check_folder(key: str, path: str, other: str, configs: tuple[str, ...], find
     """A model's folder is one, or is no path of this machine; `other` is what else the key may say."""
     folder = Path(os.path.expanduser(path))
     if os.path.isdir(folder):
-        if not any((folder / name).is_file() for name in configs):
-            findings.add(key, f"{path} is no model folder (no {' or '.join(configs)})")
+        if models.is_adapter(folder) and "adapter_config.json" not in configs:
+            findings.add(key, models.adapter_as_model(folder))
+        elif not any((folder / name).is_file() for name in configs):
+            hint = next(
+                (f": name {folder / name}" for name in ("final", "served", "model") if (folder / name).is_dir()), ""
+            )
+            findings.add(key, f"{path} is no model folder (no {' or '.join(configs)}){hint}")
         elif not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
             findings.add(key, f"{path} has no tokenizer (tokenizer.json): save it beside the weights")
     elif len(folder.parts) != 2 or path.startswith((".", "/", "~")):

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from cpt.errors import UserError
+from cpt.merging.heads import HEAD, is_embedding, ties_its_head
 from cpt.merging.lora import refusal, scaling
-from cpt.merging.reading import EMBEDDINGS, HEAD, Weights, by, read_config, ties_its_head
+from cpt.merging.reading import Weights, by, read_config
 
 ADAPTER_CONFIG = "adapter_config.json"
 FREE_TO_DIFFER = {"inference_mode", "revision", "auto_mapping", "peft_version"}  # of an adapter's config
@@ -113,7 +114,7 @@ class Adapted(Weights):
         if not ties_its_head(self.model):
             return
         for name, (origin, _) in self.origins.items():
-            if (name == HEAD or name.endswith(EMBEDDINGS)) and (name in self.changes or origin is self.adapter):
+            if (name == HEAD or is_embedding(name)) and (name in self.changes or origin is self.adapter):
                 raise UserError(
                     f"{self.place}: adapts {name}, and {self.model} ties its head to the embedding: the one without the "
                     "other cannot be written; save the model with tie_word_embeddings false first"

@@ -1,5 +1,6 @@
 """Which adapters are the weights W + scaling B A (LoRA, 2106.09685) and nothing else, by their PEFT config. No torch here."""
 
+from collections.abc import Mapping
 from typing import Any
 
 # What of a LoRA's config is read here, or says nothing of its weights. Every other field must be off.
@@ -9,7 +10,7 @@ OF_TRAINING = {
     "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "megatron_core",
     "qalora_group_size",
 }  # fmt: skip
-LEAVE_THE_BASE = (True, False, "gaussian", "orthogonal")  # ways to begin that do not change W
+LEAVE_THE_BASE = (True, False, "gaussian", "orthogonal", "mica", "eva")  # ways to begin that do not change W
 ALPHA = 8  # PEFT's, where the config has none
 
 
@@ -25,6 +26,13 @@ def refusal(config: dict[str, Any]) -> str | None:
         if not off and name not in READ | OF_TRAINING:
             return f"{name} {value!r} is not read (only W + scaling B A is)"
     return None
+
+
+def takes_from_base(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter of this config begins with a part of the base's weights (cpt/pissa.py)."""
+    kind, how = config.get("peft_type", config.get("kind")), config.get("init_lora_weights")
+    is_lora = str(getattr(kind, "value", kind)).upper() == "LORA"
+    return is_lora and isinstance(how, str) and (how.startswith("pissa") or how.lower() == "olora")
 
 
 def scaling(config: dict[str, Any], module: str, rank: int) -> float:

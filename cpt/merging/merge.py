@@ -1,6 +1,5 @@
 """Merge folders of safetensors into a new folder: `merge`. For `cpt merge`, and for strategies between two stages."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,8 +12,9 @@ from cpt import __version__
 from cpt.disk import writing
 from cpt.errors import UserError
 from cpt.files import DONE, sync_file, sync_folder, write_json
+from cpt.merging.heads import HEAD, is_embedding, ties_its_head
 from cpt.merging.plan import BESIDE_WEIGHTS, Plan, make_plan, partial
-from cpt.merging.reading import INDEX
+from cpt.merging.reading import INDEX, read_config
 from cpt.merging.stream import Pass
 from cpt.merging.writing import Writer
 from cpt.stop import current
@@ -90,12 +90,15 @@ def fill(plan: Plan, folder: Path, progress, stop) -> None:
 
 
 def copy_beside(plan: Plan, folder: Path) -> None:
-    """Config, tokenizer, generation config and chat template of `plan.first`; the config says the new dtype."""
+    """Config, tokenizer, generation config and chat template of `plan.first`; the config says what was written."""
     for file in sorted(plan.first.iterdir()):
         if file.is_file() and file.suffix in BESIDE_WEIGHTS and file.name not in (INDEX, RECORD, DONE):
             shutil.copyfile(file, folder / file.name)
             sync_file(folder / file.name)
-    if plan.dtype is not None and not plan.is_adapter:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config["torch_dtype" if "torch_dtype" in config else "dtype"] = plan.dtype
-        write_json(folder / "config.json", config)
+    if not plan.is_adapter:
+        config = read_config(folder / "config.json")
+        changes = {} if plan.dtype is None else {"torch_dtype" if "torch_dtype" in config else "dtype": plan.dtype}
+        if HEAD in plan.tensors and any(map(is_embedding, plan.tensors)) and ties_its_head(plan.first):
+            changes["tie_word_embeddings"] = False
+        if changes:
+            write_json(folder / "config.json", config | changes)

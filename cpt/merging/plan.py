@@ -12,8 +12,9 @@ import torch
 from cpt.disk import existing, room
 from cpt.errors import UserError
 from cpt.merging.adapters import Adapted, check_adapters, is_adapter
+from cpt.merging.heads import HEAD, is_embedding, names_of, tied_to
 from cpt.merging.methods import Method, settle
-from cpt.merging.reading import DTYPES, EMBEDDINGS, HEAD, Entry, Weights, by, read_config, ties_its_head
+from cpt.merging.reading import DTYPES, Entry, Weights, by, read_config
 from cpt.merging.writing import Shape, shards
 
 BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt", ".py")  # config, tokenizer, generation config, template, code
@@ -92,15 +93,17 @@ class Plan:
         return self.threads * chunk * (4 * len(self.sources) + 4)
 
     def record(self) -> dict[str, Any]:
-        """What was merged and how, for `merge.json`."""
+        """What was merged and how, for `merge.json`, which says nothing of where on this machine the sources lie."""
+        sources = [*self.models, *self.fishers, *(each for each in (self.base, self.into) if each is not None)]
+        named = short_names(sources)
         settings = {key: value for key, value in vars(self.method).items() if key != "weights"}
         weights = {} if self.method.weight is None else {"weights": list(self.method.weights)}
         return {
             "method": self.name,
-            "models": [str(place) for place in self.models],
-            "base": None if self.base is None else str(self.base),
-            "into": None if self.into is None else str(self.into),
-            "fishers": [str(place) for place in self.fishers],
+            "models": [named[place] for place in self.models],
+            "base": None if self.base is None else named[self.base],
+            "into": None if self.into is None else named[self.into],
+            "fishers": [named[place] for place in self.fishers],
             **weights,
             **settings,
             "dtype": self.dtype,
@@ -252,7 +255,7 @@ def check_into(folders: Sequence[Path], into: Path) -> list[str]:
 
 def match(sources: Sequence[Weights], fishers: Sequence[Weights], dtype: str | None) -> dict[str, Tensors]:
     """The tensors of the output: those of the first model, each found in every source. Raises UserError."""
-    named = [by_name(source) for source in sources]
+    named = [names_of(source) for source in sources]
     first = named[0]
     for source, theirs in zip(sources[1:], named[1:], strict=True):
         if HEAD in first and HEAD not in theirs:
@@ -286,19 +289,6 @@ def match(sources: Sequence[Weights], fishers: Sequence[Weights], dtype: str | N
     return tensors
 
 
-def by_name(source: Weights) -> dict[str, str]:
-    """Each tensor's name; a head that the config ties to the embedding is left out, whether it was saved or not."""
-    tied = ties_its_head(source.model)
-    return {name: name for name in source.entries if not (name == HEAD and tied)}
-
-
-def tied_to(source: Weights) -> str:
-    found = [name for name in source.entries if name.endswith(EMBEDDINGS)]
-    if len(found) != 1:
-        raise UserError(f"{source.place}: has no {HEAD}, and no embedding that it could be tied to")
-    return found[0]
-
-
 def compare_names(one: Weights, mine: dict, other: Weights, theirs: dict) -> None:
     for place, lacks in ((other.place, mine.keys() - theirs.keys()), (one.place, theirs.keys() - mine.keys())):
         if lacks:
@@ -308,11 +298,21 @@ def compare_names(one: Weights, mine: dict, other: Weights, theirs: dict) -> Non
 
 def unlike(name: str, one: Weights, mine: tuple, other: Weights, theirs: tuple) -> str:
     said = f"{name}: {by(mine)} in {one.place}, {by(theirs)} in {other.place}"
-    if (name == HEAD or name.endswith(EMBEDDINGS)) and mine[1:] == theirs[1:]:
+    if (name == HEAD or is_embedding(name)) and mine[1:] == theirs[1:]:
         return (
             f"{said}: the vocabularies differ; bring them to one size first (resize_token_embeddings of transformers)"
         )
     return f"{said}: models of the same shapes can be merged"
+
+
+def short_names(places: Sequence[Path]) -> dict[Path, str]:
+    """Each source's last name (`01-reverse` of a point), with as much before it as tells it from the others."""
+    parts = {place: place.absolute().parts for place in places}
+    parts = {place: each[:-1] if each[-1] in ("model", "served") else each for place, each in parts.items()}
+    length, most = 1, max(map(len, parts.values()))
+    while length < most and len({each[-length:] for each in parts.values()}) < len(set(parts.values())):
+        length += 1
+    return {place: "/".join(each[-length:]) for place, each in parts.items()}
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 INDEX = "model.safetensors.index.json"
-HEAD, EMBEDDINGS = "lm_head.weight", ("embed_tokens.weight", "wte.weight")
 
 
 @dataclass(frozen=True)
@@ -167,13 +166,6 @@ def read_config(file: Path) -> dict:
     if not isinstance(config, dict):
         raise UserError(f"{file}: is no JSON object: copy it again")
     return config
-
-
-def ties_its_head(folder: Path) -> bool:
-    """Whether the config of the model in `folder` ties the head to the embedding."""
-    file = folder / "config.json"
-    config = read_config(file) if file.is_file() else {}
-    return config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings")) is True
 
 
 def by(shape: Sequence[int]) -> str:

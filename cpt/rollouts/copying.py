@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
+from cpt import pissa
 from cpt.disk import writing
-from cpt.models import stop_ids
+from cpt.models import save_adapter, stop_ids
 from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, StaleWeights, Tensors, each_sampling, groups
 from cpt.rollouts.batches import Limits
@@ -119,7 +120,7 @@ class CopyingEngine(ABC):
         name = f"{ADAPTER}{self.adapters}"
         folder = self.place / name
         with writing(folder):
-            model.save_pretrained(folder, selected_adapters=["default"])
+            save_adapter(model, folder)
         self._push_adapter(folder, name, self.adapters)
         self.adapter = name
         shutil.rmtree(self.place / f"{ADAPTER}{self.adapters - 1}", ignore_errors=True)
@@ -129,7 +130,7 @@ class CopyingEngine(ABC):
             for has, before in self._counting("cpt_adapter"):
                 if has["number"] - before != self.adapters:
                     wrong.append(f"adapters ({has['number'] - before} arrived, {self.adapters} were sent)")
-                elif has["digests"] != adapter_digests(model, has["dtype"]):
+                elif has["digests"] != adapter_digests(*pissa.saved_form(model), has["dtype"]):
                     wrong.append("the adapter")
             return wrong
 

@@ -1,7 +1,8 @@
 """Digests of tensors, the same on both sides of a weight transfer. Torch and the standard library alone."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -71,14 +72,11 @@ class Witness:
         return wrong
 
 
-def adapter_digests(model, dtype: str) -> list[str]:
-    """The digests that vLLM's copy of a PEFT LoRA must have: it folds the scaling into B."""
-    from peft.utils import get_peft_model_state_dict
-
-    config = model.peft_config["default"]
-    scaling = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+def adapter_digests(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], dtype: str) -> list[str]:
+    """The digests that vLLM's copy of a LoRA of PEFT's `config` must have: it folds the scaling into B."""
+    scaling = config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
     found = []
-    for name, tensor in get_peft_model_state_dict(model, adapter_name="default").items():
+    for name, tensor in tensors.items():
         cast = tensor.detach().clone().to(getattr(torch, dtype))
         if "lora_B" in name and scaling != 1:
             cast *= scaling

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cpt.errors import UserError
+from cpt.merging.lora import takes_from_base
 from cpt.recipe import Recipe
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM makes room for
@@ -52,7 +53,8 @@ def engine_arguments(recipe: Recipe) -> dict[str, Any]:
         if "gpu_memory_utilization" not in given:
             ours["kv_cache_memory_bytes"] = KV_CACHE_BYTES
     if recipe.adapter is not None:
-        rank = recipe.adapter.model_extra.get("r", 8)  # PEFT's default
+        options = recipe.adapter.model_dump()
+        rank = options.get("r", 8) * (2 if takes_from_base(options) else 1)  # 8 is PEFT's default
         fitting = [each for each in LORA_RANKS if each >= rank]
         if not fitting:
             raise UserError(f"adapter.r: vLLM serves ranks up to {LORA_RANKS[-1]}, not {rank}")

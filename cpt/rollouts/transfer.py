@@ -23,6 +23,7 @@ import torch
 from cpt import ranks
 from cpt.disk import writing
 from cpt.errors import UserError
+from cpt.files import apply_umask
 from cpt.recipe import ServerRollouts
 from cpt.rollouts.buckets import Channel, Named, address_towards, send
 from cpt.rollouts.client import Helpers, ServerLost, Servers
@@ -76,6 +77,7 @@ def write_shards(tensors: Iterable[Named], folder: Path) -> None:
 
     for number, bucket in enumerate(bucketed(tensors, SHARD_BYTES)):
         save_file({name: tensor.contiguous() for name, tensor in bucket}, folder / f"model-{number:05d}.safetensors")
+    apply_umask(folder)
 
 
 class Gloo:

@@ -270,6 +270,8 @@ def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
             continue
         if name not in known:
             yield name, f"{kinds[kind][2]} has no such field{hint('adapter', name, known)}"
+        elif name == "init_lora_weights" and isinstance(value, str):
+            continue  # `recipe_adapter` knows which there are: PEFT's annotation spells out no pissa_niter_N
         elif wrong := wrong_type(value, known[name].annotation) or outside(name, value):
             yield name, wrong
 

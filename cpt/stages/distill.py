@@ -59,6 +59,7 @@ def load_teacher(ctx: StageContext):
             from peft import AutoPeftModelForCausalLM
 
             with models.loading("teacher's adapter", folder):
+                models.check_start(folder)
                 model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=recipe.model.dtype).merge_and_unload()
         else:
             model = models.load_full(folder, recipe)

@@ -22,8 +22,8 @@ from cpt.stages.sampling import made_once, verified
 from cpt.stages.training import (
     CountsTokens,
     build,
-    drop_reference_adapter,
     load_policy,
+    set_reference_adapter,
     train,
 )
 
@@ -55,7 +55,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         ),
         processing_class=encoder.tokenizer,
     )
-    drop_reference_adapter(trainer, ctx)
+    set_reference_adapter(trainer, ctx)
     return train(ctx, trainer, strategies, spent)
 
 

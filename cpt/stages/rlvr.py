@@ -22,7 +22,7 @@ from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with,
 from cpt.stages.overlong import overlong_reward
 from cpt.stages.resampling import Resampling
 from cpt.stages.snr import SnrStep, WholeGroups
-from cpt.stages.training import build, drop_reference_adapter, load_policy, load_reference_adapter, train
+from cpt.stages.training import build, load_policy, set_reference_adapter, train
 from cpt.stages.ttrl import Vote, without_answers
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
@@ -205,8 +205,7 @@ def make_trainer(
         encoder=encoder,
         **options,
     )
-    drop_reference_adapter(trainer, ctx)
-    load_reference_adapter(trainer, ctx)
+    set_reference_adapter(trainer, ctx)
     if ctx.rollouts.corrected:
         trainer.add_callback(MismatchAlarm(ctx))
     return trainer

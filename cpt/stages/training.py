@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import math
+import re
 import resource
 import shutil
 import sys
@@ -22,7 +23,7 @@ import torch
 from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
-from cpt import models, ranks
+from cpt import models, pissa, ranks
 from cpt.disk import remove, writing
 from cpt.errors import Interrupted, UserError
 from cpt.files import DONE, is_intact, seal, write_json
@@ -31,6 +32,7 @@ from cpt.stages.context import StageContext
 from cpt.stages.random_state import random_state, restore
 
 log = logging.getLogger(__name__)
+REFERENCE = re.compile(r"\.ref(?=\.|$)")  # in the names of the weights of TRL's copy of an adapter
 
 
 def take_numbered_cpu(storage, location: str):
@@ -60,8 +62,7 @@ def load_policy(ctx: StageContext, reference: Path | None = None):
     """The policy of `ctx.source`, with TRL's reference pointed at the folder `reference`.
 
     TRL loads the reference of a model with all its weights from the path in its config, so that path is the reference.
-    With an adapter it copies the adapter as loaded (stage-start); `drop_reference_adapter` makes it the base, and
-    `load_reference_adapter` the previous task's.
+    With an adapter it copies the adapter as loaded; `set_reference_adapter` makes that what `reference` names.
     """
     policy = models.load_policy(ctx.source, ctx.base, ctx.recipe, trainable=True, seed=ctx.seed)
     if reference is not None:
@@ -69,22 +70,29 @@ def load_policy(ctx: StageContext, reference: Path | None = None):
     return policy
 
 
-def drop_reference_adapter(trainer: Trainer, ctx: StageContext) -> None:
-    """`reference: base` with an adapter: without TRL's copy of the adapter the reference is the model with none."""
-    adapters = getattr(trainer.model, "peft_config", {})
-    if ctx.stage.reference == "base" and "ref" in adapters:
-        trainer.model.delete_adapter("ref")
+def set_reference_adapter(trainer: Trainer, ctx: StageContext) -> None:
+    """Let TRL's reference under an adapter be what `reference` names: the model with TRL's copy "ref", or without any.
+
+    TRL makes that copy of the policy's adapter as it came, and of some kinds (IA3, VeRA) leaves weights out.
+    """
+    model = trainer.model
+    if "ref" not in getattr(model, "peft_config", {}):
+        return
+    if ctx.stage.reference == "stage-start":
+        for name, weight in of_reference(model).items():
+            weight.data.copy_(model.get_parameter(name))
+    elif models.is_adapter(ctx.reference):
+        saved = load_peft_weights(ctx.reference, "cpu")
+        saved = pissa.trained(saved) if pissa.is_split(model) else saved
+        missing = set_peft_model_state_dict(model, saved, adapter_name="ref")
+        assert not missing.unexpected_keys, "the previous task's adapter is another than this one's"
+    else:
+        model.delete_adapter("ref")
 
 
-def load_reference_adapter(trainer: Trainer, ctx: StageContext) -> None:
-    """`reference: previous-task` with an adapter: TRL's copy takes that task's weights; before the first task it goes."""
-    if ctx.stage.reference != "previous-task" or "ref" not in getattr(trainer.model, "peft_config", {}):
-        return
-    if not models.is_adapter(ctx.previous):
-        trainer.model.delete_adapter("ref")
-        return
-    missing = set_peft_model_state_dict(trainer.model, load_peft_weights(ctx.previous, "cpu"), adapter_name="ref")
-    assert not missing.unexpected_keys, "the previous task's adapter is another than this one's"
+def of_reference(model) -> dict[str, torch.nn.Parameter]:
+    """The weights of TRL's copy of the adapter, by the names of the policy's."""
+    return {REFERENCE.sub(".default", name): each for name, each in model.named_parameters() if REFERENCE.search(name)}
 
 
 @contextmanager
@@ -164,8 +172,7 @@ def reference_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     if getattr(trainer, "ref_model", None) is not None:
         there = dict(trainer.accelerator.unwrap_model(trainer.ref_model).named_parameters())
     elif "ref" in getattr(trainer.model, "peft_config", {}):
-        named = dict(trainer.model.named_parameters())
-        there = {name.replace(".ref.", ".default."): named[name] for name in named if ".ref." in name}
+        there = of_reference(trainer.model)
     else:
         return {}
     return {name: there[name] for name in trained}

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from cpt import ranks
 from cpt.disk import writing
+from cpt.files import apply_umask
 
 
 def is_sharded() -> bool:
@@ -27,6 +28,7 @@ def write(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         with writing(file_in(folder), sum(tensor.nbytes for tensor in held.values())):
             folder.mkdir(parents=True, exist_ok=True)
             save_file(held, file_in(folder))
+            apply_umask(folder)
 
 
 def read(folder: Path) -> dict[str, torch.Tensor]:

@@ -1,0 +1,62 @@
+"""Whether the recipe's adapter can be laid over its model: PEFT tries."""
+
+import logging
+from pathlib import Path
+
+from cpt import models
+from cpt.errors import UserError
+from cpt.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def check_adapter(base: Path, recipe: Recipe) -> None:
+    """Lay the recipe's adapter over the model of `base`. Raises UserError where that cannot be done."""
+    if recipe.adapter is None:
+        return
+    laid, config = laid_over(base, recipe), models.load_config(base, recipe)
+    if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies):
+        check_tied(laid, config)
+
+
+def laid_over(base: Path, recipe: Recipe):
+    """The recipe's adapter over the model of `base`, without its weights where PEFT's kind of adapter looks at none."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from cpt.pissa import lay
+
+    options, settings = models.load_config(base, recipe), models.adapter_config(recipe)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(options, trust_remote_code=recipe.model.trust_remote_code)
+        try:
+            return lay(empty, settings)
+        except (NotImplementedError, RuntimeError) as error:  # what torch says of weights that are not there
+            log.info("adapter %s: laid out with weights, for without them: %s", recipe.adapter.kind, error)
+        except Exception as error:
+            raise refused_adapter(recipe, error) from error
+    whole = models.load_full(base, recipe)  # boft, adamss, frod, shira, unilora read them
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return lay(whole, models.adapter_config(recipe))
+        except Exception as error:
+            raise refused_adapter(recipe, error) from error
+
+
+def refused_adapter(recipe: Recipe, error: Exception) -> UserError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"adapter: PEFT cannot lay {recipe.adapter.kind} over this model: {said}")
+
+
+def check_tied(laid, config) -> None:
+    """Raise UserError where the adapter of the PEFT model `laid` changes an embedding that is the head too, or that head."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    ends = (laid.get_input_embeddings(), laid.get_output_embeddings())
+    adapted = any(isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) for module in ends)
+    if adapted and config.get_text_config().tie_word_embeddings:
+        raise UserError(
+            "adapter: it changes the embedding or the head, which this model ties together, so a merge with `adapters: "
+            "weights` cannot write the one without the other: leave both out of the adapter, or take adapters factors"
+        )
