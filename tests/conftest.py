@@ -31,13 +31,16 @@ class Zygote:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
         )
         self.folder, self.output = folder, ""
+        self.given: tuple[str, ...] = ()  # see tests/given.py
         assert json.loads(self.process.stdout.readline()) == "ready"
 
-    def __call__(self, *arguments, at: dict | None = None, file_size: int | None = None) -> int:
+    def __call__(
+        self, *arguments, at: dict | None = None, file_size: int | None = None, given: tuple[str, ...] | None = None
+    ) -> int:
         """The exit code; what was printed is in `self.output`."""
         file = self.folder / "output.txt"
         order = {"arguments": [str(each) for each in arguments], "output": str(file), "at": at}
-        order["file_size"] = file_size
+        order |= {"file_size": file_size, "given": self.given if given is None else given}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         code = json.loads(self.process.stdout.readline())
@@ -70,9 +73,17 @@ def server(tiny_folder, tmp_path_factory):
     serving.stop()
 
 
+@pytest.fixture
+def given_rewards(cpt):
+    """The runs of this test are given the rewards of their rollouts: there are right and wrong ones whatever was answered."""
+    cpt.given = ("rewards",)
+    yield
+    cpt.given = ()
+
+
 @pytest.fixture(scope="session")
 def alone(cpt, tmp_path_factory):
-    """Runs that nothing disturbed, one for each recipe, made on first use."""
+    """Runs with given rewards that nothing disturbed, one for each recipe, made on first use."""
     from fakes import RECIPES, write_recipe
 
     folder, made = tmp_path_factory.mktemp("alone"), {}
@@ -80,7 +91,8 @@ def alone(cpt, tmp_path_factory):
     def get(kind: str):
         if kind not in made:
             write_recipe(folder / f"{kind}.yaml", RECIPES[kind])
-            assert cpt("run", folder / f"{kind}.yaml", "--out", folder / kind, "--quiet") == 0, cpt.output
+            run = ("run", folder / f"{kind}.yaml", "--out", folder / kind, "--quiet")
+            assert cpt(*run, given=("rewards",)) == 0, cpt.output
             made[kind] = folder / kind
         return made[kind]
 

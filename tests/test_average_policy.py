@@ -2,6 +2,7 @@
 
 import signal
 
+import given
 import pytest
 import torch
 from fakes import mistakes, recipe, short, write_recipe
@@ -94,6 +95,7 @@ def test_who_answers_and_who_is_the_reference(tmp_path, tiny_folder, monkeypatch
         seen.append((worst, moved, kl))
         return output
 
+    given.rewards(monkeypatch)
     monkeypatch.setattr(TransformersEngine, "generate", generating)
     monkeypatch.setattr(RlvrStageTrainer, "_generate_and_score_completions", making)
     content = with_average("rlvr", tasks=("reverse",), evaluate=2) | ({"adapter": adapter} if adapter else {})
@@ -104,6 +106,7 @@ def test_who_answers_and_who_is_the_reference(tmp_path, tiny_folder, monkeypatch
         assert (moved > 1e-3) == (step > 0), "by then the live weights are others"
 
 
+@pytest.mark.usefixtures("given_rewards")
 def test_killed_inside_a_stage(cpt, tmp_path):
     file = write_recipe(tmp_path / "recipe.yaml", with_average("rlvr"))
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output

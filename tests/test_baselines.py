@@ -143,7 +143,8 @@ def test_a_kill_changes_nothing_and_the_plan_says_it(cpt, tmp_path):
     text = plan.describe(load(write_recipe(tmp_path / "recipe.yaml", content)), tmp_path / "run")
     assert "reward is agreement with the majority of 4 (the rows' answers are not read)" in text
     assert "gradient-weighted baseline, each step's lr times 0 to 1 by its signal-to-noise ratio" in text
-    out = assert_a_kill_changes_nothing(cpt, tmp_path, content, "cpt.stages.training.Narrator.on_step_end", 5)
+    place = "cpt.stages.training.Narrator.on_step_end"
+    out = assert_a_kill_changes_nothing(cpt, tmp_path, content, place, 5, given=["answers"])
     lines = logged(out)
     assert all({"baseline/mean", "baseline/shift", "snr/step", "ttrl/majority_share"} <= line.keys() for line in lines)
     assert all(0 <= line["snr/step"] <= 1 for line in lines) and len({line["snr/step"] for line in lines}) > 1

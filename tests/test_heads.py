@@ -1,10 +1,12 @@
 """Heads in merges: tied because the config says so or by default, saved though tied, untied all the same, lost."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from fakes import recipe, write_recipe
 from safetensors.torch import load_file, save_file
 
 from cpt.errors import UserError
@@ -111,3 +113,28 @@ def test_what_has_no_head_or_one_of_another_name_is_merged(tmp_path):
             save_file(tensors_of(folder) | {other: torch.ones(12, 4)}, folder / "model.safetensors")
         merge("linear", folders, out=tmp_path / f"out{number}")
         assert tensors_of(tmp_path / f"out{number}").keys() == tensors_of(folders[0]).keys()
+
+
+def test_a_lost_head_is_found_by_check(cpt, tiny_folder, tmp_path):
+    """A model whose head was its embedding, once the config unties the two."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    content = recipe("sft", tasks=("reverse",)) | {"model": {"path": str(folder)}}
+    assert cpt("check", write_recipe(tmp_path / "recipe.yaml", content)) == 2, cpt.output
+    assert "the weights have no lm_head.weight: it was lost when the model was saved" in cpt.output
+    assert "Traceback" not in cpt.output
+
+
+def test_a_model_path_that_is_no_model(cpt, tiny_folder, tmp_path):
+    """An adapter is named with the command that makes a model of it, a run with its last model."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "adapter", ignore=shutil.ignore_patterns("config.json"))
+    for config, base in (({"base_model_name_or_path": "a/b"}, "a/b"), ({}, "BASE")):
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        content = recipe("sft", tasks=("reverse",)) | {"model": {"path": str(folder)}}
+        assert cpt("check", write_recipe(tmp_path / "recipe.yaml", content)) == 2, cpt.output
+        assert f"`cpt merge {folder} --into {base} --out DIR`" in cpt.output
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    content["model"]["path"] = str(tmp_path / "run")
+    assert cpt("check", write_recipe(tmp_path / "recipe.yaml", content)) == 2
+    assert f"is no model folder (no config.json): name {tmp_path / 'run' / 'final'}" in cpt.output

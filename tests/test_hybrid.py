@@ -105,7 +105,7 @@ def test_chords_schedule():
 
 def hybrid(name: str, steps: int = 1, **more) -> dict:
     content = recipe("rlvr", tasks=("reverse",))
-    args = {**content["stream"][0]["stages"][0]["args"], "max_steps": steps, "top_k": 1, **more.pop("args", {})}
+    args = {**content["stream"][0]["stages"][0]["args"], "max_steps": steps, **more.pop("args", {})}
     content["stream"][0]["data"]["demonstration"] = "terse"
     content["stream"][0]["stages"] = [{"kind": "hybrid", "method": name, "args": args, **more}]
     return content
@@ -121,18 +121,20 @@ def first_step(folder: Path) -> tuple[dict, dict]:
     [("hpt", {}), ("hpt", {"gate": "soft", "alpha": 0.5}), ("luffy", {}), ("srft", {}), ("chord", {})],
 )
 def test_accumulation_does_not_change_the_mix(cpt, tmp_path, name, options):
-    """The same 16 rollouts (the likeliest tokens, so that draws do not differ) in one pass or in four: one gradient."""
+    """The same 16 given answers, of groups that are solved, unsolved and mixed, in one pass or in four: one gradient."""
     ends = []
     for size, accumulated in ((16, 1), (4, 4)):
         args = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated, "optim": "sgd"}
         content = hybrid(name, args=args | {"learning_rate": 1.0, "max_grad_norm": 1e9}, **options)
         out = tmp_path / f"{size}"
-        assert cpt("run", write_recipe(tmp_path / f"{size}.yaml", content), "--out", out, "--quiet") == 0, cpt.output
+        file = write_recipe(tmp_path / f"{size}.yaml", content)
+        assert cpt("run", file, "--out", out, "--quiet", given=["answers"]) == 0, cpt.output
         ends.append(first_step(out))
     assert_same_step(*ends)
 
 
 def assert_same_step(one: tuple, other: tuple) -> None:
+    assert one[1]["frac_reward_zero_std"] < 1 and one[1]["hybrid/rollout_grad_norm"] > 1e-3, "RL has no gradient"
     for key in (
         "hybrid/rollout_loss",
         "hybrid/demonstration_loss",
@@ -155,9 +157,9 @@ def test_two_processes_do_not_change_the_mix(cpt, tmp_path):
         args = {"per_device_train_batch_size": size, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 1e9}
         file, out = write_recipe(tmp_path / f"{size}.yaml", hybrid("hpt", args=args)), tmp_path / f"{size}"
         if size == 16:
-            assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
+            assert cpt("run", file, "--out", out, "--quiet", given=["answers"]) == 0, cpt.output
         else:
-            done = launch(LAUNCHERS / "ddp-cpu.yaml", "run", file, "--out", out, "--quiet")
+            done = launch(LAUNCHERS / "ddp-cpu.yaml", "run", file, "--out", out, "--quiet", given="answers")
             assert done.returncode == 0, done.stdout + done.stderr
         ends.append(first_step(out))
     assert 0 < ends[0][1]["hybrid/demonstration_share"] < 1, "both branches must be there, or nothing is shown"
@@ -318,6 +320,7 @@ def test_defaults_need_not_name_the_method(cpt, tmp_path):
 # -- resume ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("given_rewards")
 @pytest.mark.parametrize("name", HYBRIDS)
 def test_killed_inside_a_stage(cpt, tmp_path, name):
     content = recipe("rlvr")

@@ -16,17 +16,20 @@ from cpt import ranks
 LAUNCHERS = Path(__file__).parent.parent / "recipes" / "accelerate"
 
 
-def command(config: Path, *arguments) -> list[str]:
+def command(config: Path, *arguments, given: str | None = None) -> list[str]:
+    """`cpt` under a launcher; `given` (answers, rewards): with what tests/given.py puts into each rank."""
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
-    return [*launcher, "-m", "cpt", *map(str, arguments)]
+    program = ["-m", "cpt"] if given is None else [str(Path(__file__).parent / "given.py"), given]
+    return [*launcher, *program, *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def launch(config: Path, *arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(command(config, *arguments), capture_output=True, text=True, env=environment(), timeout=400)
+def launch(config: Path, *arguments, given: str | None = None) -> subprocess.CompletedProcess:
+    words = command(config, *arguments, given=given)
+    return subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=400)
 
 
 def kill_with_descendants(launcher: subprocess.Popen) -> None:
@@ -99,7 +102,7 @@ def answers_of_one_process(folder: Path) -> list[str]:
 def test_two_processes_and_a_kill(mixed, tmp_path, tiny_folder):
     """The stream on two ranks; killed (all, -9) inside each stage and started again, it ends with the same weights."""
     config = LAUNCHERS / "ddp-cpu.yaml"
-    done = launch(config, "run", mixed, "--out", tmp_path / "alone")
+    done = launch(config, "run", mixed, "--out", tmp_path / "alone", given="rewards")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("reverse 2-rlvr: 10 steps in") == 1, "not one rank alone speaks"
     manifest = json.loads((tmp_path / "alone" / "manifest.json").read_text())
@@ -112,9 +115,13 @@ def test_two_processes_and_a_kill(mixed, tmp_path, tiny_folder):
 
     out = tmp_path / "killed"
     for stage, step in (("0-sft", 4), ("1-dpo", 4), ("2-rlvr", 6)):  # all in the second epoch of their stage
-        kill_at(command(config, "run", mixed, "--out", out), out / "points" / ".01-reverse.work" / stage, step)
+        kill_at(
+            command(config, "run", mixed, "--out", out, given="rewards"),
+            out / "points" / ".01-reverse.work" / stage,
+            step,
+        )
         assert not (out / "points" / "01-reverse").exists()
-    done = launch(config, "run", mixed, "--out", out)
+    done = launch(config, "run", mixed, "--out", out, given="rewards")
     assert done.returncode == 0, done.stdout + done.stderr
     weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (tmp_path / "alone", out)]
     assert weights[0] == weights[1]
@@ -151,7 +158,7 @@ def test_fewer_pairs_than_processes(tmp_path):
     stage["args"] |= {"max_steps": 1}
     stage["pairs"] = {"prompts": 1, "samples": 32}
     file = write_recipe(tmp_path / "recipe.yaml", content)
-    done = launch(LAUNCHERS / "ddp-cpu.yaml", "run", file, "--out", tmp_path / "run")
+    done = launch(LAUNCHERS / "ddp-cpu.yaml", "run", file, "--out", tmp_path / "run", given="rewards")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "on-policy pairs" in done.stdout
 

@@ -16,6 +16,7 @@ from cpt import plan
 from cpt.data.rows import prompt_text
 from cpt.recipe import load
 
+pytestmark = pytest.mark.usefixtures("given_rewards")  # right and wrong answers, whatever the model can do
 STEP = "cpt.stages.training.Narrator.on_step_end"
 SAMPLE = "cpt.stages.sampling.sample"
 KILLED = {  # where; and where the run that goes on would be killed, if it did again what was done
@@ -40,7 +41,8 @@ def weights(run: Path, name: str = "model.safetensors") -> bytes:
 def alone(cpt, tmp_path_factory):
     """A run of two rounds that nothing disturbed."""
     folder = tmp_path_factory.mktemp("alone")
-    assert cpt("run", write_recipe(folder / "recipe.yaml", small()), "--out", folder / "run") == 0, cpt.output
+    file = write_recipe(folder / "recipe.yaml", small())
+    assert cpt("run", file, "--out", folder / "run", given=("rewards",)) == 0, cpt.output
     return folder / "run"
 
 
@@ -94,7 +96,8 @@ def test_a_damaged_round_is_made_again(cpt, alone, tmp_path):
 
 def test_what_is_kept_is_right(cpt, tmp_path):
     file, out = write_recipe(tmp_path / "recipe.yaml", small()), tmp_path / "run"
-    assert cpt("run", file, "--out", out, "--quiet", at={"place": STEP, "call": 1}) == -signal.SIGKILL, cpt.output
+    at = {"place": STEP, "call": 1}
+    assert cpt("run", file, "--out", out, "--quiet", at=at, given=("answers",)) == -signal.SIGKILL, cpt.output
     (answers,) = (out / "points").rglob("answers.json")
     asked = json.loads(answers.read_text())["answers"]
     prompts = [prompt_text(each["row"]["prompt"]) for each in asked]
@@ -111,12 +114,12 @@ def test_no_right_answer(cpt, tmp_path):
     content = small()
     content["stream"][0]["data"] = {"source": "jsonl", "train": "rows.jsonl", "eval": 4}
     file = write_recipe(tmp_path / "recipe.yaml", content)
-    assert cpt("run", file, "--out", tmp_path / "run", "--quiet") == 2, cpt.output
+    assert cpt("run", file, "--out", tmp_path / "run", "--quiet", given=()) == 2, cpt.output
     assert "stream.reverse.stages.0: none of the 256 answers sampled for reverse was verified right" in cpt.output
     assert "raise samples.prompts" in cpt.output and "Traceback" not in cpt.output
     # The run that was refused has a model to go on from, and both rounds leave it as it is.
     content["stream"][0]["stages"][0]["none_right"] = "skip"
-    assert cpt("run", write_recipe(file, content), "--out", tmp_path / "skips", "--quiet") == 0, cpt.output
+    assert cpt("run", write_recipe(file, content), "--out", tmp_path / "skips", "--quiet", given=()) == 0, cpt.output
     assert "no answer of round 2 was right; the model is left as it was" in cpt.output
     base = tmp_path / "skips" / "points" / "00-base" / "model" / "model.safetensors"
     assert weights(tmp_path / "skips") == base.read_bytes()

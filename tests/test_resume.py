@@ -7,6 +7,7 @@ import pytest
 from fakes import RECIPES, recipe, write_recipe
 from same_end import assert_same_end, logged, results, trained_steps, weights
 
+pytestmark = pytest.mark.usefixtures("given_rewards")  # right and wrong answers, whatever the model can do
 IN_STAGE = {
     "between checkpoints": {"place": "cpt.stages.training.Narrator.on_step_end", "call": 7},
     "while the first checkpoint is sealed": {"place": "cpt.stages.training.seal", "call": 1},

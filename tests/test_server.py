@@ -29,6 +29,7 @@ def with_server(content: dict, **rollouts) -> dict:
     return content | {"rollouts": {"engine": "server"} | rollouts}
 
 
+@pytest.mark.usefixtures("given_rewards")
 @pytest.mark.parametrize("transfer", ["gloo", "directory"])
 def test_a_running_server_serves_a_run(cpt, server, tmp_path, transfer):
     content = with_server(short("dpo", "rlvr", tasks=("reverse",)), url=server.url, transfer=transfer)

@@ -114,6 +114,7 @@ IN_A_RUN = {
 }
 
 
+@pytest.mark.usefixtures("given_rewards")
 @pytest.mark.parametrize("name", IN_A_RUN)
 def test_a_run_stops_soon_and_goes_on_to_the_same_bytes(cpt, alone, tmp_path, name):
     kind, at, saved = IN_A_RUN[name]

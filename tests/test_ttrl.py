@@ -114,7 +114,7 @@ def test_no_answer_of_a_row_is_read(cpt, tmp_path):
     for number, answer in enumerate((lambda row: row["answer"], lambda row: "aaaaa", lambda row: None)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        ends.append(run(cpt, folder, with_answers(folder, answer)))
+        ends.append(run(cpt, folder, with_answers(folder, answer), given=["answers"]))
     assert weights(ends[0]) == weights(ends[1]) == weights(ends[2])
     assert logged(ends[0]) == logged(ends[1]) == logged(ends[2])
     for line in logged(ends[0]):
@@ -123,10 +123,10 @@ def test_no_answer_of_a_row_is_read(cpt, tmp_path):
 
 
 def test_a_collapse_in_a_run_is_told_once(cpt, tmp_path):
-    """A learning rate that ruins the model: after two steps no completion gives an answer any more."""
+    """No completion of 72 prompts gives an answer."""
     content = rlvr(ttrl={}, steps=9)
-    content["stream"][0]["stages"][0]["args"] |= {"learning_rate": 2e-2, "per_device_train_batch_size": 32}
-    out = run(cpt, tmp_path, content)
+    content["stream"][0]["stages"][0]["args"] |= {"per_device_train_batch_size": 32}
+    out = run(cpt, tmp_path, content, given=["silence"])
     assert logged(out)[-1]["ttrl/majority_share"] == 0
     assert cpt.output.count("reverse 0-rlvr: ttrl has collapsed: no completion of") == 1
 

@@ -267,7 +267,7 @@ def alone(cpt, tmp_path_factory):
     def get(kind: str):
         if kind not in made:
             write_recipe(folder / f"{kind}.yaml", with_engine(RECIPES[kind]))
-            assert cpt("run", folder / f"{kind}.yaml", "--out", folder / kind) == 0, cpt.output
+            assert cpt("run", folder / f"{kind}.yaml", "--out", folder / kind, given=("rewards",)) == 0, cpt.output
             made[kind] = folder / kind
         return made[kind]
 
@@ -307,6 +307,7 @@ def test_a_ratio_far_from_one_is_an_alarm_once():
     )
 
 
+@pytest.mark.usefixtures("given_rewards")
 @pytest.mark.parametrize("kind", ["rlvr-two-iterations", "dpo"])
 def test_a_killed_run_ends_as_one_left_alone(cpt, alone, tmp_path, kind):
     reference = alone(kind)

@@ -1,9 +1,10 @@
 """A process that has imported everything, and forks a child for each command line: runs in tests without 10 s of imports.
 
-Reads one JSON object a line from stdin: {"arguments": [...], "output": FILE, "at": {...} or null, "file_size": ... or null},
-forks, runs `cpt` with the arguments in the child, and answers with the child's exit code (negative: the signal that ended
-it). `at` sends the child a signal at a chosen place: {"place": "cpt.files.seal", "call": 3, "when": "before", "signal": 9};
-with "when": "instead" that call does nothing at all. `file_size` is the largest number of bytes that its files may have.
+Reads one JSON object a line from stdin: {"arguments": [...], "output": FILE, "at": {...} or null, "file_size": ... or null,
+"given": [...]}, forks, runs `cpt` with the arguments in the child, and answers with the child's exit code (negative: the
+signal that ended it). `at` sends the child a signal at a chosen place: {"place": "cpt.files.seal", "call": 3, "when": "before",
+"signal": 9}; with "when": "instead" that call does nothing at all. `file_size` is the largest number of bytes that its files
+may have. `given` names what tests/given.py puts into the child.
 """
 
 import importlib
@@ -12,6 +13,9 @@ import os
 import resource
 import signal
 import sys
+
+import given
+import pytest
 
 
 def interrupt_at(place: str, call: int, when: str, number: int) -> None:
@@ -48,6 +52,8 @@ def child(order: dict) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if order["file_size"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"], resource.RLIM_INFINITY))
+    for name in order["given"]:
+        given.GIVEN[name](pytest.MonkeyPatch())
     if order["at"]:
         at = order["at"]
         interrupt_at(at["place"], at["call"], at.get("when", "before"), at.get("signal", signal.SIGKILL))

@@ -138,8 +138,12 @@ def check_with_model(recipe: Recipe, stream: Stream, folder: Path, findings: Fin
 
 def check_tokens(recipe: Recipe, stream: Stream, folder: Path, findings: Findings) -> Fit:
     """The weights and the tokenizer in `folder` are whole and belong together, and every row fits them."""
+    from cpt.merging.heads import names_of
+    from cpt.merging.reading import Weights
+
     with findings.collecting():
         models.check_weights(folder)
+        names_of(Weights(folder))  # a lost head is refused
     with findings.collecting():
         model = encoding.load(folder, folder, recipe)
         models.check_vocabulary(folder, model.tokenizer, recipe)
