@@ -6,18 +6,19 @@
     python given.py answers run recipe.yaml --out DIR
 """
 
+import hashlib
 import sys
-import zlib
 from collections import Counter
 
 import pytest
 
 PATTERNS = ((1, 0, 0, 1), (0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 0, 0))  # which of a prompt's four answers are right
+SALT = 72  # with it the first four prompts of test_hybrid have one pattern each, and so have the next four
 
 
 def pattern(of: str) -> tuple[int, ...]:
-    """Which of a prompt's answers are right. Every fourth prompt or so is solved, every fourth is not."""
-    return PATTERNS[zlib.crc32(of.encode()) % len(PATTERNS)]
+    """Which answers are right to the prompt, or of the row with the id, `of`."""
+    return PATTERNS[hashlib.sha256(f"{SALT}{of}".encode()).digest()[0] % len(PATTERNS)]
 
 
 def answer(prompt: str, number: int) -> str:

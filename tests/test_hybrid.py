@@ -140,7 +140,6 @@ def assert_same_step(one: tuple, other: tuple) -> None:
         "hybrid/demonstration_loss",
         "hybrid/demonstration_share",
         "grad_norm",
-        "entropy",
     ):
         assert one[1][key] == pytest.approx(other[1][key], abs=1e-4, rel=1e-4), key
     for key in ("hybrid/rollout_grad_norm", "hybrid/demonstration_grad_norm"):
