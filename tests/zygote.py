@@ -2,9 +2,9 @@
 
 Reads one JSON object a line from stdin: {"arguments": [...], "output": FILE, "at": {...} or null, "file_size": ... or null,
 "given": [...]}, forks, runs `cpt` with the arguments in the child, and answers with the child's exit code (negative: the
-signal that ended it). `at` sends the child a signal at a chosen place: {"place": "cpt.files.seal", "call": 3, "when": "before",
-"signal": 9}; with "when": "instead" that call does nothing at all. `file_size` is the largest number of bytes that its files
-may have. `given` names what tests/given.py puts into the child.
+signal that ended it). `at` sends the child a signal at a chosen place: {"place": "cpt.files.seal", "call": 3, "when":
+"before", "signal": 9}; with "when": "instead" that call does nothing at all. `file_size` is the largest number of bytes that
+its files may have. `given` names what tests/given.py puts into the child.
 """
 
 import importlib
