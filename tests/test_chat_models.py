@@ -314,6 +314,96 @@ def test_what_check_refuses(name, tmp_path):
     assert any(all(part.replace("stream.0", "stream.t") in line for part in parts) for line in lines), lines
 
 
+@pytest.mark.parametrize(
+    "options, where, words",
+    [
+        (
+            {"enable_thinkin": False},
+            "enable_thinkin",
+            "knows no enable_thinkin, so it would do nothing; did you mean enable_thinking?",
+        ),
+        (
+            {"add_generation_prompt": False},
+            "add_generation_prompt",
+            "is not for the chat template, but the run's to say",
+        ),
+        ({"enable_thinking": False}, None, None),
+    ],
+)
+def test_an_option_that_the_template_does_not_know(options, where, words, tmp_path):
+    template = CHATML.replace("assistant\n{%", "assistant\n{% if enable_thinking is false %}{% endif %}{%")
+    folder = model_of(byte_level(template), tmp_path / "model")
+    settings = made(tmp_path, folder, "sft")
+    settings = settings.model_copy(
+        update={"model": settings.model.model_copy(update={"chat_template_kwargs": options})}
+    )
+    if words is None:
+        assert not checks.check(settings, tmp_path / "run").warnings
+        raw = settings.model_copy(update={"stream": (settings.stream[0].model_copy(update={"prompt": "raw"}),)})
+        (warning,) = checks.check(raw, tmp_path / "run").warnings
+        assert "no prompt goes through the chat template, so they do nothing" in warning
+        return
+    (line,) = lines_of(settings, tmp_path)
+    assert line.startswith(f"model.chat_template_kwargs.{where}: ") and words in line
+
+
+def test_a_template_that_writes_the_day(tmp_path):
+    dated = "{{ date_string or strftime_now('%d') }} " + CHATML
+    settings = made(tmp_path, model_of(byte_level(dated), tmp_path / "model"), "sft")
+    (warning,) = checks.check(settings, tmp_path / "run").warnings
+    assert "writes the day into every prompt" in warning and "date_string" in warning
+    given = settings.model.model_copy(update={"chat_template_kwargs": {"date_string": "26 Jul 2024"}})
+    assert not checks.check(settings.model_copy(update={"model": given}), tmp_path / "run").warnings
+
+
+SPECIAL_ANSWERS = [{"prompt": f"which colour? {i}", "answer": "<answer>red", "demonstration": "red"} for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    "train, reward, metric, words",
+    [
+        (None, {"kind": "format", "pattern": "<answer>.*"}, "exact", ["stream.t.reward: format looks for '<answer>'"]),
+        (None, "exact", {"kind": "format", "pattern": r"\<answer\>"}, ["stream.t.metric: format looks for '<answer>'"]),
+        (None, {"kind": "exact", "after": ["<answer>"]}, None, ["stream.t.reward: exact looks for '<answer>'"]),
+        (
+            SPECIAL_ANSWERS,
+            "exact",
+            None,
+            ["row t/train/0: its answer '<answer>red' holds special", "given 'red'", "(and 3 more"],
+        ),
+    ],
+)
+def test_verifiers_that_look_for_special_tokens(train, reward, metric, words, tmp_path):
+    folder = model_of(byte_level(CHATML, (*SPECIAL, "<answer>")), tmp_path / "model")
+    more = {"reward": reward} | ({"metric": metric} if metric else {})
+    lines = lines_of(made(tmp_path, folder, "sft", train, **more), tmp_path)
+    assert any(all(word in line for word in words) and "special_tokens: keep" in line for line in lines), lines
+    checks.check(made(tmp_path, folder, "sft", train, special_tokens="keep", **more), tmp_path / "run")
+
+
+def test_answers_that_are_sampled_longer_than_evaluated(chat_model, tmp_path):
+    looked = checks.check(made(tmp_path, chat_model, "rlvr", max_completion_length=8), tmp_path / "run")
+    assert looked.warnings == [
+        "stream.t.stages.0: samples answers of up to 12 tokens, and evaluation cuts at 8: raise max_completion_length of the "
+        "task, or lower that of `args`"
+    ]
+
+
+def test_earlier_answers_that_are_context_only(tmp_path):
+    """A template that opens the answer with a sign, and takes that out of earlier answers."""
+    template = CHATML.replace(
+        "{{ m.content }}", "{% if loop.last and m.role == 'assistant' %}!{% endif %}{{ m.content }}"
+    )
+    template = template.replace("assistant\n{%", "assistant\n!{%")
+    folder = model_of(byte_level(template), tmp_path / "model")
+    user, answer = {"role": "user", "content": "red"}, {"role": "assistant", "content": "yes"}
+    train = [{"messages": [user, answer, user | {"content": str(i)}, answer]} for i in range(4)]
+    looked = checks.check(made(tmp_path, folder, "sft", train, args={"assistant_only_loss": True}), tmp_path / "run")
+    assert [
+        each for each in looked.warnings if "1 of its 2 answers are written otherwise than they are asked for" in each
+    ]
+
+
 def test_system_and_raw_are_a_contradiction(chat_model, tmp_path):
     with pytest.raises(RecipeErrors, match="system is a message of a chat, and `prompt: raw` sends none"):
         made(tmp_path, chat_model, "sft", system="be brief", prompt="raw")

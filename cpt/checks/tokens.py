@@ -20,6 +20,8 @@ from cpt.checks.lengths import (
     tightest,
     trained_limits,
 )
+from cpt.checks.split import Split
+from cpt.checks.template import check_options, check_special_answer, check_special_tokens, warn_of_options
 from cpt.data.encoding import Encoder, Encoding, Taught, TemplateRefuses
 from cpt.data.memory import memories, sft_forms
 from cpt.data.roundtrip import bare, failure
@@ -44,28 +46,6 @@ TOOL_ROLES = ("tool", "function", "ipython")  # whose content a template may wri
 
 
 @dataclass
-class Split:
-    """The rows of one split of a task while they are checked. `key` is the task's, `trained` what stages train on."""
-
-    key: str
-    name: str
-    encoder: Encoder
-    rows: Sequence[Row]
-    long: Overlong
-    prompt_limit: Limit
-    answer_limit: int
-    trained: dict[str, Limit] = field(default_factory=dict)  # {sft, dpo or hybrid: the most tokens of a row}
-    demonstration_limit: Limit = NONE  # of hybrids
-    teachers: list[tuple[str, Any]] = field(default_factory=list)  # (key, stage) of self-distillations
-    roles: set[str] = field(default_factory=set)  # that the chat template is known to write
-    unreachable: dict[str, int] = field(default_factory=dict)  # {row id: tokens} of answers longer than any evaluated
-
-    @property
-    def data(self) -> str:
-        return f"{self.key}.data.{self.name}"
-
-
-@dataclass
 class TokenChecks:
     """Checks rows against a model: its `context` and its `vocabulary` (rows of its embedding), each None if unknown.
 
@@ -78,6 +58,7 @@ class TokenChecks:
     vocabulary: int | None
     findings: Findings
     counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    chats: bool = False  # whether any prompt so far goes through the chat template
 
     @cached_property
     def lost_bytes(self) -> frozenset[int] | None:
@@ -85,6 +66,8 @@ class TokenChecks:
 
     def check(self, stream: Stream) -> Stream:
         """Look at all rows of the run; returns the stream without those that `overlong` leaves out."""
+        if not check_options(self.model, self.findings):
+            return stream
         tasks = tuple(self.check_task(f"stream.{task.name}", task.name, task) for task in stream.tasks)
         self.check_memories(tasks)
         suites = {
@@ -93,12 +76,14 @@ class TokenChecks:
             )
             for name, asked in stream.suites.items()
         }
+        warn_of_options(self.model, self.chats, self.findings)
         return Stream(tasks, suites)
 
     def check_task(self, key: str, name: str, task: TaskData) -> TaskData:
         """Look at the rows of a task; returns it without those that `overlong` leaves out."""
         with self.findings.collecting():
             encoder = self.model.of(task.spec)
+            check_special_tokens(key, task.spec, encoder, self.findings)
             kept = {}
             for split in ("train", "validation", "eval"):
                 rows = getattr(task, split)
@@ -113,9 +98,15 @@ class TokenChecks:
         limit = task.spec.max_completion_length or self.recipe.evaluation.max_completion_length
         follows = max((longest_answer(limit, stage) for stage in stages), default=limit)
         long = Overlong(key, split, len(rows), task.spec.overlong)
-        this = Split(key, split, encoder, rows, long, prompt_limit(self.context, follows), limit)
+        this = Split(key, split, task.spec, encoder, rows, long, prompt_limit(self.context, follows), limit)
         for index, stage in enumerate(stages):
             where = f"{key}.stages.{index}"
+            if longest_answer(0, stage) > limit:
+                self.findings.warn(
+                    where,
+                    f"samples answers of up to {longest_answer(0, stage)} tokens, and evaluation cuts at {limit}: raise "
+                    f"{LONGEST} of the task, or lower that of `args`",
+                )
             if stage.kind in ("sft", "dpo", "hybrid"):
                 earlier = [this.trained[stage.kind]] if stage.kind in this.trained else []
                 this.trained[stage.kind] = tightest([*earlier, *trained_limits(self.context, where, stage)])
@@ -127,7 +118,7 @@ class TokenChecks:
                 self.check_loss(this, where, stage.args)
         iterator, place = iter(rows), 0
         while chunk := list(islice(iterator, CHUNK)):
-            if not self.check_form(this, task.spec, chunk):
+            if not self.check_form(this, chunk):
                 return rows
             self.check_chunk(this, place, chunk)
             place += len(chunk)
@@ -139,11 +130,12 @@ class TokenChecks:
 
     # -- one chunk of rows ---------------------------------------------------------------------------------------------------
 
-    def check_form(self, this: Split, spec: Any, rows: list[Row]) -> bool:
+    def check_form(self, this: Split, rows: list[Row]) -> bool:
         """Whether the rows can be sent as the task says: by a chat template that is there, or as they are."""
         chats = [row for row in rows if row.get("messages") or not isinstance(row["prompt"], str)]
         texts = [row for row in rows if row.get("prompt") is not None and isinstance(row["prompt"], str)]
         encoder, key = this.encoder, this.key
+        self.chats = self.chats or bool(chats) or (bool(texts) and encoder.form.chat)
         if encoder.tokenizer.chat_template is None and (chats or encoder.form.chat):
             rows_are = f"rows are conversational ({chats[0]['id']})" if chats else f"{key} says `prompt: chat`"
             if not self.findings.about("model.chat_template"):
@@ -153,10 +145,10 @@ class TokenChecks:
                     "plain prompts",
                 )
             return False
-        if chats and spec.prompt == "raw":
+        if chats and this.spec.prompt == "raw":
             message = f"raw sends strings as they are, and row {chats[0]['id']} is a chat: take `prompt` out"
             self.findings.add(f"{key}.prompt", message, "raw")
-        if texts and spec.system is not None and not encoder.form.chat:
+        if texts and this.spec.system is not None and not encoder.form.chat:
             message = f"is a message of a chat, and its prompts are sent raw ({encoder.form.why}): say `prompt: chat`"
             self.findings.add(f"{key}.system", message, "raw")
         if texts and not encoder.form.chat and encoder.appended:
@@ -175,6 +167,7 @@ class TokenChecks:
     def check_loss(self, this: Split, where: str, args: dict) -> None:
         """The rows have the parts that the stage's arguments would train on."""
         asked = {name: args.get(name) is True for name in ("assistant_only_loss", "completion_only_loss")}
+        this.answers_alone = this.answers_alone or asked["assistant_only_loss"]
         for row in this.rows if any(asked.values()) else ():
             if asked["assistant_only_loss"] and not this.encoder.is_chat(row):
                 message = (
@@ -205,6 +198,7 @@ class TokenChecks:
             this.long.look(places[id(row)], row["id"], "a prompt of {} tokens", len(ids), this.prompt_limit)
         for row in rows:
             self.check_written(this, row)
+            check_special_answer(this.data, this.spec, row, this.encoder, self.findings)
         for where, stage in this.teachers:
             self.check_contexts(this, where, stage, rows, places)
 
@@ -224,6 +218,13 @@ class TokenChecks:
         if wrong is not None:
             told = self.findings.add if wrong.fatal else self.findings.warn
             told(this.data, f"row {row['id']}, {name}: {wrong.message}", wrong.kind)
+        if this.answers_alone and "messages" in form and taught.asked is not None:
+            spans, otherwise = this.encoder.answers(form, taught)
+            if otherwise:
+                said = (
+                    f"{otherwise} of its {otherwise + len(spans)} answers are written otherwise than they are asked for"
+                )
+                self.findings.warn(this.data, f"row {row['id']}: {said}, and are context only", "context only")
         if name != "rejected" and taught.end is not None and len(taught.completion) > this.answer_limit:
             this.unreachable[row["id"]] = len(taught.completion)
 
@@ -344,7 +345,7 @@ class TokenChecks:
             for task in tasks[:-1]:
                 rows = kept.get(task.name, [])
                 long = Overlong(f"stream.{task.name}", "train", len(rows), task.spec.overlong)
-                this = Split(f"stream.{task.name}", "train", self.model.of(task.spec), [], long, NONE, 10**9)
+                this = Split(f"stream.{task.name}", "train", task.spec, self.model.of(task.spec), [], long, NONE, 10**9)
                 named = [(row, "messages" if "messages" in form else "demonstration", form) for _, row, form in rows]
                 places = {id(row): number for number, row, _ in rows}
                 for row, name, form, taught in self.taught(this, named):

@@ -6,6 +6,7 @@ tokens that follow the prompt as evaluation encodes it: of a chat, what the temp
 the end of sequence. An answer ends with the first stop token: a line end that a template writes after it is not trained on.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -146,10 +147,18 @@ class Encoder:
             return prompt
         return [{"role": "system", "content": self.system}, *prompt]
 
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """The tokens that decoding leaves out where special tokens are stripped, with their ids."""
+        added = {token.content: each for each, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)) | added
+
+    @cached_property
+    def special_pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, self.special_tokens)))
+
     def is_special(self, each: int) -> bool:
-        """Whether decoding leaves this id out where special tokens are stripped."""
-        added = self.tokenizer.added_tokens_decoder.get(each)
-        return each in self.tokenizer.all_special_ids or (added is not None and added.special)
+        return each in self.special_tokens.values()
 
     @cached_property
     def appended(self) -> list[int]:

@@ -1,0 +1,78 @@
+"""What the chat template makes of the recipe's options, and what special tokens are to verifiers."""
+
+import re
+from typing import Any
+
+from cpt.checks.findings import Findings
+from cpt.data.encoding import Encoder, Encoding
+from cpt.data.rows import Row
+from cpt.errors import nearest
+from cpt.rewards.verifiers import build, single
+
+RUN_DECIDES = ("conversation", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message")
+RUN_DECIDES = (*RUN_DECIDES, "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict")
+READS_AT_ONCE = ("exact", "f1", "choice", "label")  # verifiers that need no process of their own
+
+
+def check_options(model: Encoding, findings: Findings) -> bool:
+    """The chat template knows each option that the recipe gives it: a name that it does not know would do nothing.
+
+    Returns whether a chat can be written with them.
+    """
+    template = text_of(model.tokenizer.chat_template)
+    for name in model.options:
+        key = f"model.chat_template_kwargs.{name}"
+        if name in RUN_DECIDES:
+            findings.add(key, "is not for the chat template, but the run's to say: take it out")
+        elif not re.search(rf"\b{re.escape(name)}\b", template):
+            near = nearest(name, set(re.findall(r"[^\W\d]\w+", template)))
+            findings.add(key, f"the chat template knows no {name}, so it would do nothing{near}")
+    return not set(RUN_DECIDES) & set(model.options)
+
+
+def warn_of_options(model: Encoding, chats: bool, findings: Findings) -> None:
+    """Options that nothing goes through, and prompts that hold the day; `chats`: whether any prompt is a chat."""
+    if model.options and not chats:
+        findings.warn("model.chat_template_kwargs", "no prompt goes through the chat template, so they do nothing")
+    if chats and "strftime_now" in text_of(model.tokenizer.chat_template) and "date_string" not in model.options:
+        findings.warn(
+            "model.chat_template_kwargs",
+            "the chat template writes the day into every prompt, so that a run of another day asks others: give the day "
+            'where the template takes one, e.g. {date_string: "26 Jul 2024"}, or another template as model.chat_template',
+        )
+
+
+def text_of(template: str | dict[str, str] | None) -> str:
+    """All of a chat template; there may be several by name, or none."""
+    return template if isinstance(template, str) else "\n".join((template or {}).values())
+
+
+def check_special_tokens(key: str, spec: Any, encoder: Encoder, findings: Findings) -> None:
+    """What the verifiers of the task `spec` look for can be in what they are given."""
+    if encoder.keep:
+        return
+    for name in ("reward", "metric"):
+        reward = getattr(spec, name)
+        for each in single(reward.model_dump()) if reward is not None else ():
+            looked_for = [each.get("pattern", "").replace("\\", ""), *each.get("after", ()), *each.get("labels", ())]
+            for token in (token for text in looked_for for token in encoder.special_tokens if token in text):
+                message = f"{each['kind']} looks for {token!r}, a special token, and answers come without those"
+                findings.add(f"{key}.{name}", f"{message}: say `special_tokens: keep` in the task", token)
+
+
+def check_special_answer(key: str, spec: Any, row: Row, encoder: Encoder, findings: Findings) -> None:
+    """No row's answer is right only with special tokens that verifiers are not given."""
+    answer = row.get("answer")
+    if encoder.keep or not isinstance(answer, str) or not encoder.special_pattern.search(answer):
+        return
+    given = encoder.special_pattern.sub("", answer)
+    for each in single(spec.verifier.model_dump()):
+        if each["kind"] in READS_AT_ONCE:
+            verifier, seen = build(each), row | {"finished": True}
+            if verifier(answer, seen) == 1 and verifier(given, seen) < 1:
+                findings.add(
+                    key,
+                    f"row {row['id']}: its answer {answer[:60]!r} holds special tokens of the tokenizer, and verifiers are "
+                    f"given {given[:60]!r}, which {each['kind']} calls wrong: say `special_tokens: keep` in the task",
+                    "special answer",
+                )
