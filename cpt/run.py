@@ -107,6 +107,8 @@ def prepare(this: Run) -> list[list[int]]:
     ranks.on_main(manifest.add, this.rundir, "overlong", fit.counts)
     for warning in findings.warnings:
         this.screen.warn(warning)
+    for name, words in fit.forms.items():
+        this.screen.line(f"prompts of {name}: {words}")
     for name, lines in fit.samples.items():
         log.info("%s: %s", name, "; ".join(lines))
     last = ranks.on_main(lambda: [point for point in points if this.rundir.committed(point)][-1])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from fakes import recipe, stage, write_recipe
@@ -184,7 +185,7 @@ def lines_of(settings, tmp_path) -> list[str]:
         checks.check(settings, tmp_path / "run")
     lines = str(caught.value).splitlines()
     assert len(lines) == len(caught.value.problems)
-    return lines
+    return [re.sub(r" \((train|eval)\.jsonl:\d+\)", "", line) for line in lines]
 
 
 def test_the_plan_shows_a_prompt_and_an_example(chat_model, tmp_path):

@@ -1,6 +1,7 @@
 """What is refused before the first step: rows that a stage, the verifier, the template or the context cannot take."""
 
 import json
+import re
 
 import pytest
 from fakes import recipe, write_recipe
@@ -51,6 +52,11 @@ def checked(
     kept = checks.check(stream)
     findings.check()
     return checks, kept
+
+
+def unplaced(line: str) -> str:
+    """The line without the places of rows in their files."""
+    return re.sub(r" \([a-z]+\.jsonl:\d+\)", "", line)
 
 
 GYM = {"reasoning_gym": "chain_sum", "entry": "{}"}
@@ -178,7 +184,8 @@ def test_what_is_refused(train, more, parts, tmp_path, tiny_folder):
         checked(tmp_path, tiny_folder, train, **more)
     lines = str(caught.value).splitlines()
     assert len(lines) == len(caught.value.problems), lines
-    assert any(all(part in line for part in parts) for line in lines), lines
+    plain = [unplaced(line) for line in lines]
+    assert any(all(unplaced(part) in line for part in parts) for line in plain), lines
 
 
 MIXED = [*rows(2, demonstration="a"), *rows(5, demonstration="a" * 9)[2:4], rows(5, demonstration="a" * 300)[4]]
@@ -225,9 +232,8 @@ def test_answers_that_evaluation_would_cut_off_are_told(tmp_path, tiny_folder):
     train = [*rows(1, demonstration="a"), *rows(3, demonstration="a" * 20)[1:]]
     checks, _ = checked(tmp_path, tiny_folder, train, max_completion_length=12)
     (warning,) = checks.findings.warnings
-    assert (
-        "2 of 3 rows teach answers that evaluation would cut off, such as row reverse/train/1 of 21 tokens" in warning
-    )
+    said = "2 of 3 rows teach answers that evaluation would cut off, such as row reverse/train/1 of 21 tokens"
+    assert said in unplaced(warning)
 
 
 @pytest.mark.parametrize("kind", ["lora", "shira", "unilora"])

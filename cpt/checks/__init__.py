@@ -10,8 +10,8 @@ from pathlib import Path
 from cpt import models
 from cpt.checks.adapter import check_adapter
 from cpt.checks.findings import Findings
-from cpt.checks.known import letters_samples, needs_model, rows_are_known
-from cpt.checks.samples import samples
+from cpt.checks.known import CHATS, letters_samples, needs_model, rows_are_known
+from cpt.checks.samples import form_words, samples
 from cpt.checks.surroundings import check_surroundings
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
@@ -25,11 +25,13 @@ from cpt.rundir import Point, RunDir
 @dataclass
 class Fit:
     """How the rows fit the model. `stream` has none that `overlong` leaves out; `counts` say how many those were, and
-    `samples` are a rendered prompt and example of each task (a suite's task is SUITE/TASK)."""
+    `samples` are a rendered prompt and example of each task (a suite's task is SUITE/TASK), `forms` how its strings are sent,
+    where that was chosen here."""
 
     stream: Stream
     counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     samples: dict[str, list[str]] = field(default_factory=dict)
+    forms: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -158,13 +160,16 @@ def check_tokens(recipe: Recipe, stream: Stream, folder: Path, findings: Finding
 def fitted(checks: TokenChecks, stream: Stream) -> Fit:
     """Look at all rows of the stream."""
     kept = checks.check(stream)
-    shown = {}
-    for name, task in [(task.name, task) for task in kept.tasks] + [
-        (f"{suite}/{task.name}", task) for suite, tasks in kept.suites.items() for task in tasks
-    ]:
-        if not checks.findings.problems and (len(task.train) or len(task.eval)):
-            shown[name] = samples(task, checks.model.of(task.spec))
-    return Fit(kept, checks.counts, shown)
+    fit = Fit(kept, checks.counts)
+    named = [(task.name, task) for task in kept.tasks]
+    named += [(f"{suite}/{task.name}", task) for suite, tasks in kept.suites.items() for task in tasks]
+    for name, task in named if not checks.findings.problems else ():
+        encoder = checks.model.of(task.spec)
+        fit.samples[name] = samples(task, encoder)
+        words = form_words((task.train if len(task.train) else task.eval)[0], encoder)
+        if task.spec.prompt is None and words != CHATS and encoder.tokenizer.chat_template is not None:
+            fit.forms[name] = words
+    return fit
 
 
 def check_evaluated(recipe: Recipe, stream: Stream, folder: Path, base: Path) -> tuple[Stream, list[str]]:

@@ -82,10 +82,10 @@ class Overlong:
     found: dict[tuple[str, Limit], list[tuple[int, str, int]]] = field(default_factory=dict)
     emptied: set[int] = field(default_factory=set)
 
-    def look(self, place: int, row_id: str, what: str, length: int, limit: Limit) -> None:
-        """Take note of the row at `place` if `length` tokens are more than the limit; `what` says what has so many ({})."""
+    def look(self, place: int, row: str, what: str, length: int, limit: Limit) -> None:
+        """Take note of the row at `place` (called `row`) if `length` tokens are more than the limit; `what` has so many."""
         if limit.tokens is not None and length > limit.tokens:
-            self.found.setdefault((what, limit), []).append((place, row_id, length))
+            self.found.setdefault((what, limit), []).append((place, row, length))
 
     @property
     def left_out(self) -> set[int]:
@@ -110,14 +110,14 @@ class Overlong:
         return counts
 
     def _refusal(self, what: str, limit: Limit, rows: list[tuple[int, str, int]]) -> str:
-        _, row_id, length = rows[0]
+        _, row, length = rows[0]
         others = f" ({len(rows)} of {self.rows} rows are too long)" if len(rows) > 1 else ""
         kept = "`overlong: truncate` cuts no prompts: " if self.action == "truncate" else ""
-        return f"row {row_id} has {what.format(length)}, and {limit.words}{others}: {kept}{limit.remedy}"
+        return f"{row} has {what.format(length)}, and {limit.words}{others}: {kept}{limit.remedy}"
 
     def _sentence(self, counts: dict[str, int]) -> str:
         (what, limit), rows = next(iter(self.found.items()))
-        example = f"row {rows[0][1]} has {what.format(rows[0][2])}, and {limit.words}"
+        example = f"{rows[0][1]} has {what.format(rows[0][2])}, and {limit.words}"
         said = {
             "left_out": "are left out" if self.action == "drop" else "lose their whole answer, and are left out",
             "cut": "are cut, so that their ends are not trained on",

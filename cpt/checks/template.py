@@ -5,7 +5,7 @@ from typing import Any
 
 from cpt.checks.findings import Findings
 from cpt.data.encoding import Encoder, Encoding
-from cpt.data.rows import Row
+from cpt.data.rows import Row, called
 from cpt.errors import nearest
 from cpt.rewards.verifiers import build, single
 
@@ -72,7 +72,7 @@ def check_special_answer(key: str, spec: Any, row: Row, encoder: Encoder, findin
             if verifier(answer, seen) == 1 and verifier(given, seen) < 1:
                 findings.add(
                     key,
-                    f"row {row['id']}: its answer {answer[:60]!r} holds special tokens of the tokenizer, and verifiers are "
+                    f"{called(row)}: its answer {answer[:60]!r} holds special tokens of the tokenizer, and verifiers are "
                     f"given {given[:60]!r}, which {each['kind']} calls wrong: say `special_tokens: keep` in the task",
                     "special answer",
                 )

@@ -27,6 +27,7 @@ from cpt.data.memory import memories, sft_forms
 from cpt.data.roundtrip import bare, failure
 from cpt.data.rows import (
     Row,
+    called,
     contents,
     demonstrated_row,
     in_context,
@@ -146,7 +147,7 @@ class TokenChecks:
                 )
             return False
         if chats and this.spec.prompt == "raw":
-            message = f"raw sends strings as they are, and row {chats[0]['id']} is a chat: take `prompt` out"
+            message = f"raw sends strings as they are, and {called(chats[0])} is a chat: take `prompt` out"
             self.findings.add(f"{key}.prompt", message, "raw")
         if texts and this.spec.system is not None and not encoder.form.chat:
             message = f"is a message of a chat, and its prompts are sent raw ({encoder.form.why}): say `prompt: chat`"
@@ -155,7 +156,7 @@ class TokenChecks:
             [asked] = encoder.prompts(texts[:1])
             self.findings.add(
                 this.data,
-                f"row {texts[0]['id']}: evaluation asks {encoder.shown(asked)[-60:]!r}, and training goes on after "
+                f"{called(texts[0])}: evaluation asks {encoder.shown(asked)[-60:]!r}, and training goes on after "
                 f"{texts[0]['prompt'][-60:]!r}: the tokenizer puts {encoder.shown(encoder.appended)!r} after every text by "
                 "itself: take that out of its files (add_eos_token of tokenizer_config.json, post_processor of "
                 "tokenizer.json), or say `prompt: chat` where it has a chat template",
@@ -171,12 +172,12 @@ class TokenChecks:
         for row in this.rows if any(asked.values()) else ():
             if asked["assistant_only_loss"] and not this.encoder.is_chat(row):
                 message = (
-                    f"is for chats, and the prompt of row {row['id']} is sent raw: take it out, or say `prompt: chat`"
+                    f"is for chats, and the prompt of {called(row)} is sent raw: take it out, or say `prompt: chat`"
                 )
                 self.findings.add(f"{where}.args.assistant_only_loss", message, "raw")
             if asked["completion_only_loss"] and row.get("messages"):
                 message = (
-                    f"row {row['id']} is a conversation, no part of which is the completion: take assistant_only_loss"
+                    f"{called(row)} is a conversation, no part of which is the completion: take assistant_only_loss"
                 )
                 self.findings.add(f"{where}.args.completion_only_loss", message, "conversation")
 
@@ -195,7 +196,7 @@ class TokenChecks:
         known = [(row, asked[id(row)]) for row in rows if id(row) in asked]
         for row, ids in (*known, *self.prompts(this, others, "prompt")):
             self.check_ids(this, row, "prompt", ids)
-            this.long.look(places[id(row)], row["id"], "a prompt of {} tokens", len(ids), this.prompt_limit)
+            this.long.look(places[id(row)], called(row), "a prompt of {} tokens", len(ids), this.prompt_limit)
         for row in rows:
             self.check_written(this, row)
             check_special_answer(this.data, this.spec, row, this.encoder, self.findings)
@@ -204,12 +205,12 @@ class TokenChecks:
 
     def look_long(self, this: Split, kind: str, limit: Limit, place: int, row: Row, name: str, taught: Taught) -> None:
         """Whether what is taught of a row is too long for a stage of this kind."""
-        this.long.look(place, row["id"], f"{{}} tokens with its {name}", len(taught.ids), limit)
+        this.long.look(place, called(row), f"{{}} tokens with its {name}", len(taught.ids), limit)
         if limit.tokens is not None and taught.start >= limit.tokens and not limit.keeps_end:
             this.long.emptied.add(place)
         if kind == "hybrid":
             tokens = len(taught.ids) - taught.start
-            this.long.look(place, row["id"], "a demonstration of {} tokens", tokens, this.demonstration_limit)
+            this.long.look(place, called(row), "a demonstration of {} tokens", tokens, this.demonstration_limit)
 
     def check_taught(self, this: Split, row: Row, name: str, form: dict, taught: Taught) -> None:
         """What is taught is what evaluation asks and reads, in tokens that the model knows."""
@@ -217,16 +218,16 @@ class TokenChecks:
         wrong = failure(this.encoder, form, taught)
         if wrong is not None:
             told = self.findings.add if wrong.fatal else self.findings.warn
-            told(this.data, f"row {row['id']}, {name}: {wrong.message}", wrong.kind)
+            told(this.data, f"{called(row)}, {name}: {wrong.message}", wrong.kind)
         if this.answers_alone and "messages" in form and taught.asked is not None:
             spans, otherwise = this.encoder.answers(form, taught)
             if otherwise:
                 said = (
                     f"{otherwise} of its {otherwise + len(spans)} answers are written otherwise than they are asked for"
                 )
-                self.findings.warn(this.data, f"row {row['id']}: {said}, and are context only", "context only")
+                self.findings.warn(this.data, f"{called(row)}: {said}, and are context only", "context only")
         if name != "rejected" and taught.end is not None and len(taught.completion) > this.answer_limit:
-            this.unreachable[row["id"]] = len(taught.completion)
+            this.unreachable[called(row)] = len(taught.completion)
 
     def warn_unreachable(self, this: Split) -> None:
         """Answers that are taught and can never be given: evaluation stops before their ends."""
@@ -234,7 +235,7 @@ class TokenChecks:
             name, length = next(iter(this.unreachable.items()))
             self.findings.warn(
                 this.data,
-                f"{len(this.unreachable)} of {len(this.rows)} rows teach answers that evaluation would cut off, such as row "
+                f"{len(this.unreachable)} of {len(this.rows)} rows teach answers that evaluation would cut off, such as "
                 f"{name} of {length} tokens: raise {LONGEST} of the task ({this.answer_limit})",
             )
 
@@ -246,7 +247,7 @@ class TokenChecks:
         token = this.encoder.tokenizer.convert_ids_to_tokens(beyond)
         self.findings.add(
             this.data,
-            f"row {row['id']}: its {name} holds {token!r} (id {beyond}), and the model has embeddings for {self.vocabulary} "
+            f"{called(row)}: its {name} holds {token!r} (id {beyond}), and the model has embeddings for {self.vocabulary} "
             "tokens: the token was added to the tokenizer and not to the model: resize the model's embeddings "
             "(resize_token_embeddings) and save it again, or write the rows without the token",
             f"embedding {name}",
@@ -257,9 +258,7 @@ class TokenChecks:
         sent = this.encoder.sent(prompt_of(row))
         if isinstance(sent, str):
             if tools_of(row):
-                message = (
-                    f"row {row['id']} has tools, and its prompt is sent raw: say `prompt: chat`, or leave them out"
-                )
+                message = f"{called(row)} has tools, and its prompt is sent raw: say `prompt: chat`, or leave them out"
                 self.findings.add(this.data, message, "tools")
             return
         new = [each for each in sent if each["role"] not in this.roles and contents([each])[0].strip()]
@@ -278,7 +277,7 @@ class TokenChecks:
         if message["role"] not in ("assistant", *TOOL_ROLES) and bare(said) not in text:
             self.findings.add(
                 this.data,
-                f"row {row['id']}: the chat template leaves messages of the role {message['role']!r} out ({said[:60]!r}): "
+                f"{called(row)}: the chat template leaves messages of the role {message['role']!r} out ({said[:60]!r}): "
                 "write the role as the template knows it, or give another as model.chat_template",
                 f"role {message['role']}",
             )
@@ -290,7 +289,7 @@ class TokenChecks:
         if without == ids:
             self.findings.add(
                 this.data,
-                f"row {row['id']} has tools, and the chat template leaves them out: give one that writes them as "
+                f"{called(row)} has tools, and the chat template leaves them out: give one that writes them as "
                 "model.chat_template",
                 "tools",
             )
@@ -308,7 +307,7 @@ class TokenChecks:
             row, name, text = texts[number]
             self.findings.add(
                 key,
-                f"row {row['id']}: the tokenizer cannot spell {text[position]!r} (character {position + 1} of {name} "
+                f"{called(row)}: the tokenizer cannot spell {text[position]!r} (character {position + 1} of {name} "
                 f"{text[:60]!r}): change the row, or take a model that knows it",
                 "spelling",
             )
@@ -320,9 +319,9 @@ class TokenChecks:
             if demonstrated_row(row) is None:
                 continue  # `preflight.check_stages` notes it
             try:
-                asked.append((row, {"prompt": in_context(row, stage.template)} | tools_of(row)))
+                asked.append((row, {"id": row["id"], "prompt": in_context(row, stage.template)} | tools_of(row)))
             except ValueError as error:
-                message = f"row {row['id']}: {error}: a self-distillation stage cannot use it"
+                message = f"{called(row)}: {error}: a self-distillation stage cannot use it"
                 self.findings.add(this.data, message, "teacher's context")
         texts = [(row, "teacher's context", contents(form["prompt"])[-1]) for row, form in asked]
         self.check_texts(f"{where}.template", this.encoder, texts)
@@ -330,7 +329,7 @@ class TokenChecks:
         whose = {id(form): row for row, form in asked}
         for form, ids in self.prompts(this, [form for _, form in asked], "teacher's context"):
             row = whose[id(form)]
-            this.long.look(places[id(row)], row["id"], "a teacher's prompt of {} tokens", len(ids), limit)
+            this.long.look(places[id(row)], called(row), "a teacher's prompt of {} tokens", len(ids), limit)
 
     def check_memories(self, tasks: Sequence[TaskData]) -> None:
         """What is kept of every task that another follows can be trained on."""
@@ -350,7 +349,7 @@ class TokenChecks:
                 places = {id(row): number for number, row, _ in rows}
                 for row, name, form, taught in self.taught(this, named):
                     self.check_taught(this, row, name, form, taught)
-                    long.look(places[id(row)], row["id"], f"{{}} tokens with its {name}", len(taught.ids), limit)
+                    long.look(places[id(row)], called(row), f"{{}} tokens with its {name}", len(taught.ids), limit)
                 long.settle(self.findings)
 
     # -- the encoder, row by row where the template refuses one --------------------------------------------------------------
@@ -381,5 +380,5 @@ class TokenChecks:
                     yield from self.taught(this, [each])
 
     def refused(self, this: Split, row: Row, name: str, error: TemplateRefuses) -> None:
-        message = f"row {row.get('id')}: the chat template refuses its {name}: {error}"
+        message = f"{called(row)}: the chat template refuses its {name}: {error}"
         self.findings.add(this.data, message, f"template {name}")
