@@ -8,3 +8,5 @@ __version__ = "0.1.0"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # TRL warns whoever imports its experimental part. Its version is pinned and what is used of it is tested here.
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+# Bars of datasets would stand between a command's own lines.
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.nodes import Node as Composed
 from ruamel.yaml.reader import ReaderError
@@ -76,7 +76,7 @@ def parse(text: str, file: Path | str) -> Node:
             composed = yaml.compose(text)
     except RecipeErrors as error:
         raise RecipeErrors([replace(each, file=file) for each in error.problems]) from error
-    except (YAMLError, ValueError) as error:
+    except Exception as error:  # ruamel lets IndexError and the like through
         line, message = what_is_not_yaml(error, text)
         raise RecipeErrors([Problem(file, line, "", message)]) from error
     builder = Builder(yaml.constructor, file)
@@ -189,8 +189,8 @@ class Builder:
             return None
         try:
             value = self.constructor.construct_object(composed)
-        except (YAMLError, ValueError, OverflowError, KeyError) as error:
-            self.note(composed, path, f"{shown(composed.value)} is not readable: {' '.join(str(error).split())[:100]}")
+        except Exception:  # of ruamel, for a text that is called !!int or !!bool and is none
+            self.note(composed, path, f"{shown(composed.value)} is no {composed.tag.removeprefix(TAG)}")
             return None
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             self.note(composed, path, beyond)

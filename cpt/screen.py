@@ -207,6 +207,20 @@ def logs_to(path: Path, level: int = NORMAL) -> Iterator[None]:
             handler.close()
 
 
+@contextmanager
+def no_log() -> Iterator[None]:
+    """What libraries log and warn in this block goes nowhere: `cpt check` has no log, and says itself what is wrong."""
+    root, nowhere, filters = logging.getLogger(), logging.NullHandler(), warnings.filters[:]
+    root.addHandler(nowhere)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        warnings.filters[:] = filters
+        root.removeHandler(nowhere)
+
+
 def hush_libraries(level: int = NORMAL) -> None:
     """Take the libraries' own handlers and bars off the screen; their records go to the root logger (see `logs_to`)."""
     import datasets

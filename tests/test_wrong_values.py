@@ -160,6 +160,8 @@ def bomb(levels: int) -> str:
         ("a: !!binary aGk=\n", "recipe.yaml:1: a: the tag 'tag:yaml.org,2002:binary' has no meaning here: take it out"),
         ("a: !!python/object:os.system x\n", "recipe.yaml:1: a: the tag"),
         ("a: !!set {x}\n", "recipe.yaml:1: a: the tag"),
+        ("a: !!int ''\n", "recipe.yaml:1: a: '' is no int"),
+        ("a: !!bool maybe\n", "recipe.yaml:1: a: 'maybe' is no bool"),
         ("? [a]\n: 1\n", "a key must be a word, not a map or a list"),
         ('1: a\n"1": b\n', "recipe.yaml:2: 1: this key stands twice; keep one"),
     ],

@@ -20,6 +20,7 @@ from cpt.plan import world
 from cpt.preflight import check_forms, check_processes, check_teachers, check_top_k
 from cpt.recipe import Hub, Recipe, Suite, SuiteTask, Task, suites_of
 from cpt.rundir import Point, RunDir
+from cpt.screen import hush_libraries, no_log
 
 
 @dataclass
@@ -60,16 +61,17 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> Looked:
     unseen: list[str] = []
     stream, shown = Stream((), {}), {}
     with_model = full or needs_model(recipe, suites)
-    if with_model or not rows_are_known(recipe, suites):
-        stream, unseen = check_rows(recipe, suites, findings, fetch=full)
-    if with_model:
-        folder = models.resolve(recipe) if full and not findings.problems else model_here(recipe, out)
-        if folder is None:
-            unseen.append(f"the model {recipe.model.path}, and so the tokens of all rows")
-        else:
-            shown = check_with_model(recipe, stream, folder, findings).samples
-    elif not findings.problems:
-        shown = letters_samples(recipe, suites)
+    with no_log():
+        if with_model or not rows_are_known(recipe, suites):
+            stream, unseen = check_rows(recipe, suites, findings, fetch=full)
+        if with_model:
+            folder = models.resolve(recipe) if full and not findings.problems else model_here(recipe, out)
+            if folder is None:
+                unseen.append(f"the model {recipe.model.path}, and so the tokens of all rows")
+            else:
+                shown = check_with_model(recipe, stream, folder, findings).samples
+        elif not findings.problems:
+            shown = letters_samples(recipe, suites)
     findings.check()
     return Looked(unseen, findings.warnings, shown, stream.notes())
 
@@ -88,7 +90,8 @@ def before_run(recipe: Recipe, out: Path) -> Stream:
     check_processes(recipe, world(), findings)
     stream, _ = check_rows(recipe, suites, findings, fetch=True)
     if findings.problems and needs_model(recipe, suites) and (folder := model_here(recipe, out)) is not None:
-        check_with_model(recipe, stream, folder, findings)
+        with no_log():
+            check_with_model(recipe, stream, folder, findings)
     findings.check()
     return stream
 
@@ -129,6 +132,7 @@ def check_with_model(recipe: Recipe, stream: Stream, folder: Path, findings: Fin
     """What needs the tokenizer and the config in `folder`: each row's tokens, teachers, the adapter; and TRL's configs."""
     from cpt.stages.configs import check_configs
 
+    hush_libraries()
     fit = Fit(stream)
     if not findings.about("model"):
         fit = check_tokens(recipe, stream, folder, findings)
