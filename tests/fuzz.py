@@ -90,17 +90,18 @@ SUITE = {
         {"task": "copy", "data": {"source": "procedural", "name": "copy", "eval": 4}, "reward": "exact", "stop": ["="]},
         {
             "task": "rows",
-            "data": {"source": "jsonl", "eval": "train.jsonl"},
-            "metric": {"kind": "choice", "choices": "AB"},
+            "data": {"source": "jsonl", "eval": "held.jsonl"},
+            "metric": {"kind": "choice", "choices": "ab"},
         },
         {
             "task": "sum",
-            "data": {"source": "jsonl", "eval": "train.jsonl"},
+            "data": {"source": "jsonl", "eval": "held.jsonl"},
             "reward": ["exact", "f1"],
-            "metric": "math",
+            "metric": "exact",
         },
     ],
 }
+HELD = [{"prompt": f"copy{letter}a=", "answer": "a"} for letter in "abcd"]
 
 
 # -- what is done to them ---------------------------------------------------------------------------------------------------

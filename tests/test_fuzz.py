@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fuzz import (
+    HELD,
     SUITE,
     as_lines,
     as_yaml,
@@ -35,15 +36,23 @@ TEXTS += [
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("fuzz")
     (made / "train.jsonl").write_bytes(as_lines(right_rows("sft")))
+    (made / "held.jsonl").write_bytes(as_lines(HELD))
     import cpt.stages.configs  # noqa: F401 (seconds, once)
 
     return made
+
+
+def with_suite() -> dict:
+    return BASES[0] | {"evaluation": {"suites": ["held.yaml"], "max_completion_length": 12}}
 
 
 def test_the_recipes_themselves_are_right(folder):
     for number, content in enumerate(BASES):
         (folder / "recipe.yaml").write_text(as_yaml(content))
         assert looked_at(folder, "recipe.yaml") == 0, (number, content)
+    (folder / "held.yaml").write_text(as_yaml(SUITE))
+    (folder / "recipe.yaml").write_text(as_yaml(with_suite()))
+    assert looked_at(folder, "recipe.yaml") == 0
 
 
 @examples(800)
@@ -70,10 +79,8 @@ def test_overrides(folder, words):
 @examples(100)
 @given(content=changed(SUITE))
 def test_suites(folder, content):
-    recipe = json.loads(json.dumps(BASES[0]))
-    recipe["evaluation"] = {"suites": ["held.yaml"], "max_completion_length": 12}
     (folder / "held.yaml").write_text(as_yaml(content), encoding="utf-8", errors="surrogatepass")
-    (folder / "recipe.yaml").write_text(as_yaml(recipe))
+    (folder / "recipe.yaml").write_text(as_yaml(with_suite()))
     looked_at(folder, "recipe.yaml")
 
 
