@@ -196,7 +196,7 @@ def load_tokenizer(folder: Path, recipe: Recipe):
 
 def load_full(folder: Path, recipe: Recipe):
     """All weights of `folder` in the recipe's dtype, on the CPU (the trainer places them). Raises UserError."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     options = {"attn_implementation": recipe.model.attn_implementation} if recipe.model.attn_implementation else {}
     options |= {"dtype": recipe.model.dtype, "trust_remote_code": recipe.model.trust_remote_code}
@@ -213,6 +213,9 @@ def load_full(folder: Path, recipe: Recipe):
         )
     if strange := not_finite(model.named_parameters()):
         raise UserError(f"{folder}: {holds_nan(strange)}: repair the model, or give another")
+    own = model.generation_config
+    ids = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**ids)  # one that can be saved; the file goes with the weights as it is
     return model
 
 
