@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from cpt.errors import nearest, nearest_or_all
 
 IN_ARGS = "write it under `args` of a stage, or `defaults: {{sft: {{args: {{{0}: ...}}}}}}`"
-DATA = "name it in a task: `stream: [{task: mine, data: {source: jsonl, train: train.jsonl, eval: eval.jsonl}, ...}]`"
+DATA = "name it in a task: `stream: [{task: mine, data: {source: file, train: train.jsonl, eval: eval.jsonl}, ...}]`"
 ADAPTER = "write `adapter: {kind: lora, r: 16}`"
 LAUNCH = "give it to `accelerate launch --config_file` (docs/recipe.md)"
 SEED = "use the recipe's `seed`"
@@ -218,6 +218,12 @@ DATA_KEYS = {
     ),
     **dict.fromkeys(("type", "kind", "format", "provider"), "source"),
     **dict.fromkeys(("column", "fields", "mapping", "column_mapping", "field_map"), "columns"),
+    **dict.fromkeys(("prompt_template", "prompt_format", "input_template", "prompt"), "template"),
+    **dict.fromkeys(("answer_template", "target", "solution"), "answer"),
+    **dict.fromkeys(("completion_template", "output_template", "completion"), "demonstration"),
+    **dict.fromkeys(("filter", "condition", "keep_if", "select"), "where"),
+    **dict.fromkeys(("sep", "delim", "separator"), "delimiter"),
+    **dict.fromkeys(("key", "json_key", "root", "records"), "field"),
     **{
         f"{field}_{end}": "name columns with `columns`, e.g. {prompt: question, answer: solution}"
         for field in ("prompt", "answer", "input", "output", "response", "question", "text", "label", "messages")
@@ -225,7 +231,7 @@ DATA_KEYS = {
     },
 }
 SOURCES = {
-    **dict.fromkeys(("json", "local", "file", "files", "jsonlines"), "jsonl"),
+    **dict.fromkeys(("json", "jsonlines", "csv", "tsv", "parquet", "local", "files", "folder", "disk"), "file"),
     **dict.fromkeys(("huggingface", "hf", "datasets", "hf_hub", "hugging_face"), "hub"),
     **dict.fromkeys(("reasoning-gym", "reasoninggym", "gym"), "reasoning_gym"),
     **dict.fromkeys(("letters", "synthetic"), "procedural"),

@@ -114,7 +114,7 @@ def make_paths_absolute(root: Node) -> None:
         for parent, key in matching(root, pattern.split(".")):
             node, source = parent.value[key], parent.value.get("source")
             if isinstance(node.value, str) and (source is None or source.value in ("file", "jsonl")):
-                node.value = absolute(node)
+                node.value = absolute(node) if node.value else node.value
     for pattern in MODELS:
         for parent, key in matching(root, pattern.split(".")):
             node = parent.value[key]

@@ -83,6 +83,13 @@ class File(Mapped):
     field: str | None = Field(None, description="the key of a JSON document under which its rows are")
     delimiter: str | None = Field(None, min_length=1, max_length=1, description="between the cells of a CSV; a comma")
 
+    @field_validator("train", "validation", "eval", mode="before")
+    @classmethod
+    def is_named(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("is empty: name a file or a folder")
+        return value
+
     @property
     def file_format(self) -> str | None:
         """The format of all files; None where their endings say it."""

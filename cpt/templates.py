@@ -157,5 +157,25 @@ def columns_of(source: str) -> set[str]:
     return meta.find_undeclared_variables(ENVIRONMENT.parse(source))
 
 
+def comparisons(source: str) -> list[tuple[str, Any]]:
+    """(column, text, number or truth) of each comparison of the two for equality. Raises jinja2.TemplateSyntaxError."""
+    found = []
+    for node in ENVIRONMENT.parse(source).find_all(nodes.Compare):
+        for operand in node.ops:
+            if operand.op in ("eq", "ne"):
+                found += [(node.expr, operand.expr), (operand.expr, node.expr)]
+            elif operand.op in ("in", "notin") and isinstance(operand.expr, nodes.List | nodes.Tuple):
+                found += [(node.expr, item) for item in operand.expr.items]
+    named = ((column_of(one), other) for one, other in found)
+    return [(name, other.as_const()) for name, other in named if name and isinstance(other, nodes.Const | nodes.Neg)]
+
+
+def column_of(node: nodes.Node) -> str | None:
+    """The column that an expression is: `label`, or row['label']."""
+    if isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and node.node.name == ROW:
+        return node.arg.value if isinstance(node.arg, nodes.Const) else None
+    return node.name if isinstance(node, nodes.Name) else None
+
+
 def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]

@@ -62,7 +62,7 @@ def test_kinds_of_rewards_and_sources_are_there():
         (changed("kind: rlvr", "type: grpo"), "stream.0.stages.0: kind is missing (not `type`): one of sft, dpo,"),
         (changed("kind: rlvr", "kind: rlvr\n        lr: 1"), "lr: unknown key; write `args: {learning_rate: ...}`"),
         (BASE + "lr: 1\n", "lr: unknown key; write it under `args` of a stage, or `defaults: {sft: {args: {learning_rate:"),
-        (BASE + "dataset: x\n", "dataset: unknown key; name it in a task: `stream: [{task: mine, data: {source: jsonl,"),
+        (BASE + "dataset: x\n", "dataset: unknown key; name it in a task: `stream: [{task: mine, data: {source: file,"),
         (BASE + "model_name_or_path: x\n", "unknown key; write `model: {path: ...}`"),
         (BASE + "defaults: {grpo: {args: {}}}\n", "defaults.grpo: no such kind of stage; did you mean rlvr?"),
         (BASE + "adapter: {kind: lora, rank: 3}\n", "adapter.rank: LoraConfig has no such field; did you mean r?"),

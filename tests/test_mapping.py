@@ -165,13 +165,37 @@ def told(made: File) -> list[str]:
         ({"template": "{{ txt }}"}, ["rows.jsonl:1: template: no column 'txt'; did you mean text?; there are: text,",
                                      "(and 3 more rows like it: rows.jsonl:2, rows.jsonl:3, rows.jsonl:4)"]),
         ({"template": "{{ text }}", "where": "stars > 'a'"}, ["rows.jsonl:1: where: TypeError", "(and 3 more rows like it"]),
-        ({"template": "{{ text }}", "where": "stars == '1'"}, ["train: ", "rows.jsonl: `where` drops all of its 4 rows"]),
+        ({"template": "{{ text }}", "where": "label == '1'"}, ["train: ", "rows.jsonl: `where` drops all of its 4 rows"]),
+        ({"template": "{{ text }}", "where": "stars in ['x', '1']"}, ["rows.jsonl:2: where: compares stars with '1',",
+                                                                       "(1), which is never equal: write 1 without quotes"]),
+        ({"template": "{{ 'a' if row['stars'] != '2' else text }}"}, ["rows.jsonl:3: template: compares stars with '2'"]),
         ({"columns": {"prompt": "stars"}}, ["rows.jsonl:1: prompt must be a string or a list of messages", "(and 3"]),
     ],
 )  # fmt: skip
 def test_every_row_is_counted_and_the_first_named(more, parts, tmp_path):
     (line,) = told(source(tmp_path, **more))
     assert all(part in line for part in parts), line
+
+
+@pytest.mark.parametrize("where", ["label != -1", "row['label'] not in [-1, -2]", "1 == label", "{{"])
+def test_the_cells_of_a_csv_are_texts(where, tmp_path):
+    """A comparison with a number that they read like would be wrong in silence, in templates too."""
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label\na,1\nb,-1\n")
+    more = {"where": where} if where != "{{" else {"answer": "{{ 'yes' if label == 1 else 'no' }}"}
+    (line,) = told(File(source="file", train=file, eval=file, template="{{ text }}", **more))
+    assert "compares label with" in line and "in quotes, or for example label | int" in line
+    more = {
+        key: text.replace("label", "label | int").replace("row['label | int']", "label | int")
+        for key, text in more.items()
+    }
+    assert sources.load(File(source="file", train=file, eval=file, template="{{ text }}", **more), "eval", "t", 0)
+
+
+def test_a_column_of_several_types_may_be_compared(tmp_path):
+    rows = [{"prompt": "a", "label": 1}, {"prompt": "b", "label": "-"}]
+    assert len(sources.load(source(tmp_path, rows, where="label != '-'"), "train", "t", 0)) == 1
+    assert len(sources.load(source(tmp_path, rows, where="label == 1"), "train", "t", 0)) == 1
 
 
 def test_several_things_are_told_at_once(tmp_path):
@@ -246,6 +270,9 @@ def test_columns_that_are_not_used_are_named(tmp_path):
         ({"source": "jsonl", "format": "csv"}, "write `source: file` for csv"),
         ({"format": "xml"}, "must be one of jsonl, json, csv, tsv, parquet"),
         ({"eval": -1}, "data.eval"),
+        ({"eval": ""}, "data.eval: is empty: name a file or a folder"),
+        ({"source": "csv"}, "no source 'csv'; did you mean file?"),
+        ({"filter": "label != '-'"}, "data.filter: unknown key; did you mean where?"),
     ],
 )  # fmt: skip
 def test_mistakes_in_the_recipe(data, told, tmp_path):

@@ -156,6 +156,7 @@ def test_broken_records_are_named(name, content, options, told, tmp_path):
     [
         ("a.json", '{"rows": [{"a": 1}]}', {}, "is a JSON object, not an array: name the key of its rows"),
         ("a.json", '{"rows": [{"a": 1}]}', {"field": "row"}, "has no key 'row'; did you mean rows?"),
+        ("a.json", '{"prompt": ["a"], "answer": ["b"]}', {}, "is a JSON object that holds no array of rows"),
         ("a.json", '{"rows": [], "v": 1}', {"field": "v"}, "under the key 'v' stands no array of rows; arrays there are"),
         ("a.json", '[{"a": 1}]', {"field": "rows"}, "is a JSON array, so there is no key 'rows' in it"),
         ("a.json", '"text"', {}, "must hold a JSON array of rows"),
@@ -217,6 +218,8 @@ def test_one_format_of_several(tmp_path):
         ("rows.jsonl", "row.jsonl", "no such file; did you mean rows.jsonl?"),
         ("cafe\u0301.jsonl", "caf\u00e9.jsonl", "whose accents are other Unicode characters"),
         ("rows.jsonl", "gone/rows.jsonl", "there is no folder"),
+        ("rows.jsonl", "*.jsonl", "a path is taken literally: for several files name their folder"),
+        ("rows.jsonl", "https:/somewhere/rows.jsonl", "files are read from this machine: download it first"),
     ],
 )
 def test_files_that_are_not_there(there, asked, told, tmp_path):

@@ -11,7 +11,7 @@ from cpt.data.prompt_keys import edges
 from cpt.data.rows import COMPLETIONS, FIELDS, Row, row_problem
 from cpt.errors import listed, nearest
 from cpt.recipe_sources import WRITTEN
-from cpt.templates import ROW, TemplateProblem, columns_of, compiled, condition
+from cpt.templates import ROW, TemplateProblem, columns_of, comparisons, compiled, condition
 
 TEXTS = ("id", "answer", *COMPLETIONS)  # fields in which a number is the text that it is written as
 
@@ -26,6 +26,12 @@ class Mapping:
         self.templates = {field: compiled(text) for field, text in self.sources.items()}
         self.where = None if source.where is None else condition(source.where)
         self.where_source = source.where
+        self.compared = [(key, column, literal) for key, text in self.texts() for column, literal in comparisons(text)]
+
+    def texts(self) -> list[tuple[str, str]]:
+        """(key, Jinja) of all templates and the condition."""
+        found = [(WRITTEN[field], text) for field, text in self.sources.items()]
+        return found + ([] if self.where_source is None else [("where", "{{ " + self.where_source + " }}")])
 
     def missing(self, there: Iterable[str]) -> list[tuple[str | None, str]]:
         """(field, message) of each column that `columns` names, or that every row needs, and none has."""
@@ -46,6 +52,11 @@ class Mapping:
         likely = [
             name for name in there if name.lower() in ("question", "input", "text", "instruction", "query", "problem")
         ]
+        chats = [
+            name for name in there if name.lower() in ("conversations", "conversation", "dialogue", "dialog", "chat")
+        ]
+        if chats and not likely:
+            return f"name it with `columns: {{messages: {chats[0]}}}` (a list of {{role, content}})"
         column = (likely or there or ["question"])[0]
         shown = f"{{{{ {column} }}}}" if column.isidentifier() else f"{{{{ row['{column}'] }}}}"
         return f'name it with `columns: {{prompt: {column}}}`, or write prompts with `template: "{shown}"`'
@@ -68,13 +79,15 @@ class Mapping:
 
     def named(self) -> set[str]:
         """The columns that templates and the condition name."""
-        texts = [*self.sources.values(), *([] if self.where_source is None else ["{{ " + self.where_source + " }}"])]
-        return {name for text in texts for name in columns_of(text)}
+        return {name for _, text in self.texts() for name in columns_of(text)}
 
     def row(self, record: dict[str, Any]) -> Row | None:
         """The row, without an id where the record has none; None where `where` drops it. Raises RowProblem."""
         if self.templates or self.where:
             seen = {ROW: record, **record}
+            for key, column, literal in self.compared:
+                if looks_equal(record.get(column), literal):
+                    raise never_equal(key, column, record[column], literal)
             if self.where is not None and not self.applied("where", self.where, seen):
                 return None
         row = {field: record[field] for field in FIELDS if record.get(field) is not None}
@@ -84,6 +97,13 @@ class Mapping:
                 row[field] = record[column]
         for field, template in self.templates.items():
             row[field] = self.applied(WRITTEN[field], template, seen)
+        if isinstance(row.get("answer"), list | dict):
+            column = self.columns.get("answer", "answer")
+            raise RowProblem(
+                f"answer must be a string, not {row['answer']!r:.60}: take what is right of it, for example by `answer: "
+                f'"{{{{ {column}[0] }}}}"`',
+                "answer is no text",
+            )
         for field in TEXTS:
             if field in row and not isinstance(row[field], str | list | dict):
                 row[field] = text(field, row[field])
@@ -101,6 +121,30 @@ class Mapping:
             name = error.undefined
             hint = "" if name is None else f"{nearest(name, there)}; there are: {listed(there)}"
             raise RowProblem(f"{key}: {error}{hint}", f"{key}: {error.kind}") from error
+
+
+def looks_equal(value: Any, literal: Any) -> bool:
+    """Whether a text and a number (or a truth) read alike, which are never equal."""
+    if isinstance(value, str) == isinstance(literal, str) or value is None or literal is None:
+        return False
+    words, other = (value, literal) if isinstance(value, str) else (literal, value)
+    if isinstance(other, bool):
+        return words.strip().lower() == str(other).lower()
+    try:
+        return isinstance(other, int | float) and float(words) == other
+    except (ValueError, OverflowError):
+        return False
+
+
+def never_equal(key: str, column: str, value: Any, literal: Any) -> RowProblem:
+    if isinstance(value, str):
+        kind, remedy = "a text in this row", f"write {value!r} in quotes, or for example {column} | int"
+    else:
+        kind, remedy = "no text in this row", f"write {str(value).lower()} without quotes"
+    return RowProblem(
+        f"{key}: compares {column} with {literal!r}, and it is {kind} ({value!r:.40}), which is never equal: {remedy}",
+        f"{key}: compares {column}",
+    )
 
 
 def text(field: str, value: Any) -> str:

@@ -65,6 +65,8 @@ def why_no_file(path: Path) -> str:
     """What to say of a path where no file is: what is there, or the file beside it that is meant, if one is like it."""
     if os.path.islink(path) and not os.path.exists(path):
         return f"is a link to a file that is not there ({os.readlink(path)})"
+    if re.match(r"/?([a-z0-9]+:/|.*/(https?|s3|gs|hf):/)", str(path)):
+        return "files are read from this machine: download it first (a data set of the hub is `source: hub`)"
     if os.path.lexists(path):
         return "is no file (a pipe, a socket or a device): name a file that can be read more than once"
     try:
@@ -76,4 +78,5 @@ def why_no_file(path: Path) -> str:
         return (
             f"no such file; there is {alike[0]}, whose accents are other Unicode characters: copy its name from there"
         )
-    return f"no such file{nearest(path.name, names)}"
+    literally = "; a path is taken literally: for several files name their folder" * any(c in path.name for c in "*?[")
+    return f"no such file{nearest(path.name, names)}{literally}"

@@ -128,7 +128,7 @@ class Document:
             key = self.key()
             if key in keys:
                 raise ValueError(f"the key {key!r} stands twice")
-            keys[key] = self.text.startswith("[", self.place)
+            keys[key] = self.text.startswith("[", self.place) and self.text[self.after(self.place + 1)] in "{]"
             if key == field and keys[key]:
                 yield from self.array()
             else:
