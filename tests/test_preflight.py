@@ -236,6 +236,17 @@ def test_answers_that_evaluation_would_cut_off_are_told(tmp_path, tiny_folder):
     assert said in unplaced(warning)
 
 
+def test_every_row_is_counted_once_and_the_first_named(tmp_path, tiny_folder):
+    train = [row | {"answer": "Z", "demonstration": "Z"} for row in rows(7)] + rows(3, demonstration="a")[2:]
+    train = [row | {"prompt": row["prompt"].replace("bcde", "bcdZ")} for row in train[:7]]
+    with pytest.raises(UserError) as caught:
+        checked(tmp_path, tiny_folder, train)
+    line = next(line for line in str(caught.value).splitlines() if "cannot spell" in line)
+    assert "row reverse/train/0 (train.jsonl:1): the tokenizer cannot spell 'Z'" in line
+    named = ", ".join(f"reverse/train/{place}" for place in range(1, 5))
+    assert line.endswith(f"(and 6 more rows like it: {named}, ...)")
+
+
 @pytest.mark.parametrize("kind", ["lora", "shira", "unilora"])
 def test_an_adapter_that_reads_weights_is_laid_over_them(kind, tmp_path, tiny_folder):
     """Most kinds are tried without any."""

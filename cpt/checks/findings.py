@@ -32,7 +32,7 @@ class Findings:
         if (key, kind or message) in self._warned:
             self._warned[key, kind or message][1].add(row and row["id"])
         else:
-            self._warned[key, kind or message] = message, Others()
+            self._warned[key, kind or message] = message, Others(row and row["id"])
 
     def take(self, problem: Problem, kind: str | None = None, row: Row | None = None) -> None:
         if kind is not None and (problem.key, kind) in self._more:
@@ -40,7 +40,7 @@ class Findings:
         elif problem not in self._found:
             self._found.append(problem)
             if kind is not None:
-                self._more[problem.key, kind] = len(self._found) - 1, Others()
+                self._more[problem.key, kind] = len(self._found) - 1, Others(row and row["id"])
 
     @contextmanager
     def collecting(self, kind: str | None = None) -> Iterator[None]:

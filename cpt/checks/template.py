@@ -75,4 +75,5 @@ def check_special_answer(key: str, spec: Any, row: Row, encoder: Encoder, findin
                     f"{called(row)}: its answer {answer[:60]!r} holds special tokens of the tokenizer, and verifiers are "
                     f"given {given[:60]!r}, which {each['kind']} calls wrong: say `special_tokens: keep` in the task",
                     "special answer",
+                    row,
                 )

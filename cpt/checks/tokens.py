@@ -218,14 +218,14 @@ class TokenChecks:
         wrong = failure(this.encoder, form, taught)
         if wrong is not None:
             told = self.findings.add if wrong.fatal else self.findings.warn
-            told(this.data, f"{called(row)}, {name}: {wrong.message}", wrong.kind)
+            told(this.data, f"{called(row)}, {name}: {wrong.message}", wrong.kind, row)
         if this.answers_alone and "messages" in form and taught.asked is not None:
             spans, otherwise = this.encoder.answers(form, taught)
             if otherwise:
                 said = (
                     f"{otherwise} of its {otherwise + len(spans)} answers are written otherwise than they are asked for"
                 )
-                self.findings.warn(this.data, f"{called(row)}: {said}, and are context only", "context only")
+                self.findings.warn(this.data, f"{called(row)}: {said}, and are context only", "context only", row)
         if name != "rejected" and taught.end is not None and len(taught.completion) > this.answer_limit:
             this.unreachable[called(row)] = len(taught.completion)
 
@@ -251,6 +251,7 @@ class TokenChecks:
             "tokens: the token was added to the tokenizer and not to the model: resize the model's embeddings "
             "(resize_token_embeddings) and save it again, or write the rows without the token",
             f"embedding {name}",
+            row,
         )
 
     def check_written(self, this: Split, row: Row) -> None:
@@ -259,7 +260,7 @@ class TokenChecks:
         if isinstance(sent, str):
             if tools_of(row):
                 message = f"{called(row)} has tools, and its prompt is sent raw: say `prompt: chat`, or leave them out"
-                self.findings.add(this.data, message, "tools")
+                self.findings.add(this.data, message, "tools", row)
             return
         new = [each for each in sent if each["role"] not in this.roles and contents([each])[0].strip()]
         tools = bool(tools_of(row)) and "tools of the row" not in this.roles
@@ -310,6 +311,7 @@ class TokenChecks:
                 f"{called(row)}: the tokenizer cannot spell {text[position]!r} (character {position + 1} of {name} "
                 f"{text[:60]!r}): change the row, or take a model that knows it",
                 "spelling",
+                row,
             )
 
     def check_contexts(self, this: Split, where: str, stage: Any, rows: list[Row], places: dict[int, int]) -> None:
@@ -322,7 +324,7 @@ class TokenChecks:
                 asked.append((row, {"id": row["id"], "prompt": in_context(row, stage.template)} | tools_of(row)))
             except ValueError as error:
                 message = f"{called(row)}: {error}: a self-distillation stage cannot use it"
-                self.findings.add(this.data, message, "teacher's context")
+                self.findings.add(this.data, message, "teacher's context", row)
         texts = [(row, "teacher's context", contents(form["prompt"])[-1]) for row, form in asked]
         self.check_texts(f"{where}.template", this.encoder, texts)
         limit = prompt_limit(self.context, value_of(stage.args, stage.kind, LONGEST))
@@ -381,4 +383,4 @@ class TokenChecks:
 
     def refused(self, this: Split, row: Row, name: str, error: TemplateRefuses) -> None:
         message = f"{called(row)}: the chat template refuses its {name}: {error}"
-        self.findings.add(this.data, message, f"template {name}")
+        self.findings.add(this.data, message, f"template {name}", row)

@@ -12,13 +12,18 @@ class RowProblem(ValueError):
 
 
 class Others:
-    """The rows that have the same thing wrong as the one that a message is about; as text, what is added to the message."""
+    """The rows that have the same thing wrong as the row `first`, which a message is about; as text, what is added to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: str | None = None) -> None:
+        self.last = first
         self.number = 0
         self.named: list[str] = []
 
     def add(self, name: str | None) -> None:
+        """One more; a row that has it wrong several times, one after the other, counts once."""
+        if name and name == self.last:
+            return
+        self.last = name
         self.number += 1
         if name and len(self.named) < NAMED:
             self.named.append(name)
@@ -42,7 +47,7 @@ class RowProblems:
         if kind in self._found:
             self._found[kind][1].add(place.rpartition("/")[2])
         else:
-            self._found[kind] = message, Others()
+            self._found[kind] = message, Others(place.rpartition("/")[2])
 
     def lines(self) -> list[str]:
         return [f"{message}{others}" for message, others in self._found.values()]
