@@ -111,26 +111,44 @@ def stable(name: str, logps_BT, advantages_BT, old_BT=None, mask_BT=None, bounds
 
 
 def centred(rewards_PG):
-    """R minus the mean of its group."""
-    return rewards_PG - rewards_PG.mean(1, keepdim=True)
+    """R minus the mean of its group. NaN (unscorable) is in no mean and has no advantage: 0, here and below."""
+    return torch.where(rewards_PG.isnan(), 0.0, rewards_PG - group_mean(rewards_PG))
 
 
 def standardised(rewards_PG):
-    """R minus the mean of its group, over its (unbiased) standard deviation."""
-    return centred(rewards_PG) / (rewards_PG.std(1, keepdim=True) + EPSILON)
+    """R minus the mean of its group, over its (unbiased) standard deviation; 0 where fewer than two are scored."""
+    return centred(rewards_PG) / (group_deviation(rewards_PG) + EPSILON)
+
+
+def group_mean(rewards_PG):
+    """The mean of the scored rewards of each group, (P, 1); 0 where there are none."""
+    return rewards_PG.nanmean(1, keepdim=True).nan_to_num(0.0)
+
+
+def group_deviation(rewards_PG):
+    """Their unbiased standard deviation, (P, 1); 0 where fewer than two are scored."""
+    squares_P1 = (centred(rewards_PG) ** 2).sum(1, keepdim=True)
+    return (squares_P1 / ((~rewards_PG.isnan()).sum(1, keepdim=True) - 1).clamp(min=1)).sqrt()
 
 
 def leave_one_out(rewards_PG, weights_PG=None):
-    """R_i minus the (weighted) mean of the other rewards of its group: a baseline that does not depend on its own draw."""
-    weights_PG = torch.ones_like(rewards_PG) if weights_PG is None else weights_PG
+    """R_i minus the (weighted) mean of the other rewards of its group: a baseline that does not depend on its own draw.
+
+    0 for one that no other stands beside.
+    """
+    scored_PG, rewards_PG = ~rewards_PG.isnan(), rewards_PG.nan_to_num(0.0)
+    weights_PG = scored_PG * (1.0 if weights_PG is None else weights_PG)
     total = (weights_PG * rewards_PG).sum(1, keepdim=True) - weights_PG * rewards_PG
-    return rewards_PG - total / (weights_PG.sum(1, keepdim=True) - weights_PG).clamp(min=1e-12)
+    baseline_PG = total / (weights_PG.sum(1, keepdim=True) - weights_PG).clamp(min=1e-12)
+    return torch.where(scored_PG & (scored_PG.sum(1, keepdim=True) > 1), rewards_PG - baseline_PG, 0.0)
 
 
 def length_weighted(rewards_PG, lengths_PG):
     """R minus the mean of its group weighted by length: optimal where |grad log pi|^2 grows with length (OPO)."""
-    mean_P1 = (lengths_PG * rewards_PG).sum(1, keepdim=True) / lengths_PG.sum(1, keepdim=True).clamp(min=1)
-    return rewards_PG - mean_P1
+    scored_PG, rewards_PG = ~rewards_PG.isnan(), rewards_PG.nan_to_num(0.0)
+    lengths_PG = lengths_PG * scored_PG
+    mean_P1 = (lengths_PG * rewards_PG).sum(1, keepdim=True) / lengths_PG.sum(1, keepdim=True).clamp(min=1e-12)
+    return torch.where(scored_PG, rewards_PG - mean_P1, 0.0)
 
 
 def gradient_proxy(logps_BT, mask_BT):
@@ -141,9 +159,9 @@ def gradient_proxy(logps_BT, mask_BT):
 def advantages(name: str, rewards_PG, lengths_PG=None, gradients_PG=None):
     """The advantage of that name, (P, G). `gradients`: |grad log pi|^2 of each rollout, or its proxy."""
     if name == "fixed":
-        return torch.ones_like(rewards_PG)
+        return (~rewards_PG.isnan()).to(rewards_PG.dtype)
     if name == "raw":
-        return rewards_PG
+        return rewards_PG.nan_to_num(0.0)
     if name == "group-mean":
         return centred(rewards_PG)
     if name == "group-mean-std":

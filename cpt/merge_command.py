@@ -87,6 +87,11 @@ def add_arguments(commands) -> None:
     )
     merge.add_argument("--gamma", type=float, help="breadcrumbs: share of the largest changes that goes (.01)")
     merge.add_argument("--epsilon", type=float, help="della: half the range of the chances of being kept (.15)")
+    merge.add_argument(
+        "--trim",
+        metavar="tensor|model",
+        help="ties: keep the share of each tensor (default), or of the whole model (the paper)",
+    )
     merge.add_argument("--seed", type=int, help="of the random methods dare, dare-ties, della (0)")
     merge.add_argument(
         "--fisher", type=Path, nargs="+", default=[], metavar="FILE", help="diagonal Fisher of each model, safetensors"
@@ -115,7 +120,8 @@ def run(asked: argparse.Namespace) -> int:
 
     gc.freeze()
     gc.enable()
-    options = {key: getattr(asked, key) for key in ("density", "scale", "gamma", "epsilon", "seed", "dtype", "threads")}
+    names = ("density", "scale", "gamma", "epsilon", "trim", "seed", "dtype", "threads")
+    options = {key: getattr(asked, key) for key in names}
     plan = make_plan(
         asked.method,
         models,

@@ -12,7 +12,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # what each method can be told
     "slerp": ("weight",),
     "soup": (),
     "task-arithmetic": ("scale",),
-    "ties": ("scale", "density"),
+    "ties": ("scale", "density", "trim"),
     "dare": ("scale", "density"),
     "dare-ties": ("scale", "density"),
     "della": ("scale", "density", "epsilon"),
@@ -71,6 +71,9 @@ class Merge(Strict):
         None, ge=0, lt=1, description="breadcrumbs: share of the largest changes that goes (.01)"
     )
     epsilon: float | None = Field(None, ge=0, description="della: half the range of the chances of being kept (.15)")
+    trim: Literal["tensor", "model"] | None = Field(
+        None, description="ties: the share is kept of each tensor (where left out), or of the whole model (the paper)"
+    )
     search: tuple[float, ...] | None = Field(
         None,
         min_length=1,
@@ -96,7 +99,7 @@ class Merge(Strict):
     @model_validator(mode="after")
     def fits_the_method(self):
         method = self.method
-        for name in ("weight", "scale", "density", "gamma", "epsilon"):
+        for name in ("weight", "scale", "density", "gamma", "epsilon", "trim"):
             if getattr(self, name) is not None and name not in OPTIONS[method]:
                 having = ", ".join(each for each, options in OPTIONS.items() if name in options)
                 raise ValueError(f"{name} is an option of {having}, not of {method}: take it out")

@@ -149,10 +149,32 @@ class Hybrid(Strict):
     )
     gamma: int = Field(0, ge=0, description="hpt: up to so many right rollouts, a prompt is taught by demonstration")
     gate: Literal["hard", "soft"] = Field("hard", description="hpt: either branch, or both by the share that is right")
-    alpha: float = Field(1.0, ge=0, description="hpt: weight of the RL branch")
-    beta: float = Field(1.0, ge=0, description="hpt: weight of the SFT branch (the KL's beta is in `args`)")
-    buffer: int = Field(128, gt=0, description="relift: unsolved prompts that make a SFT step")
-    sft_learning_rate: float = Field(1e-6, gt=0, le=100, description="relift: of the SFT steps (the authors' code)")
+    alpha: float = Field(1.0, ge=0, description="hpt: weight of the RL loss")
+    beta: float = Field(1.0, ge=0, description="hpt: weight of the SFT loss (the KL's beta is in `args`)")
+    mixing: Literal["branch", "question"] = Field(
+        "branch",
+        description="hpt: each branch is a mean over its own rows, or each question has both losses and all weigh alike "
+        "(Algorithm 1)",
+    )
+    clip: bool | None = Field(
+        None,
+        description="clip the ratio of rollouts to the policy that sampled them (`epsilon` in `args`); left out: chord and "
+        "chord-phi do, hpt, luffy and relift do not, as in their authors' scripts",
+    )
+    rl: Literal["dr-grpo", "grpo"] = Field(
+        "dr-grpo",
+        description="relift: advantage without deviation over a constant length (the authors' script), or with it over "
+        "each answer's length, clipped",
+    )
+    buffer: int = Field(128, gt=0, description="relift: unsolved prompts that make a SFT step (the authors' script)")
+    recheck: bool = Field(
+        False, description="relift: ask them once more before the step, and leave out those that are solved by now"
+    )
+    sft_learning_rate: float = Field(1e-6, gt=0, le=100, description="relift: of the SFT steps (the authors' script)")
+    sft_weight_decay: float = Field(0.01, ge=0, description="relift: of the SFT steps (the authors' fsdp_worker.py)")
+    sft_max_grad_norm: float = Field(
+        1.0, ge=0, description="relift: clip of the SFT steps' gradient, 0: none (the authors' relift_trainer.yaml)"
+    )
     mu_peak: float | None = Field(None, ge=0, le=1, description="chord: highest share of SFT; 0.9 (chord-phi: 0.1)")
     mu_valley: float | None = Field(None, ge=0, le=1, description="chord: lowest share of SFT; 0.05 (chord-phi: 0.1)")
     mu_warmup: int = Field(0, ge=0, description="chord: steps to the highest")
@@ -168,12 +190,26 @@ class Hybrid(Strict):
             raise ValueError(f"gamma ({self.gamma}) counts right rollouts: it must be below num_generations ({group})")
         if self.method == "srft" and self.args.get("max_grad_norm", 1.0) == 0:
             raise ValueError("srft pushes wrong answers down without a bound: args.max_grad_norm must be above 0")
+        for name in ("epsilon", "epsilon_high"):
+            if name in self.args and not self.clips:
+                remedy = "take it out" if self.method == "srft" else "say `clip: true` beside `args`, or take it out"
+                raise ValueError(f"args.{name} is of a clip, and {self.method} has none: {remedy}")
         return self
+
+    @property
+    def clips(self) -> bool:
+        """Whether the ratio of rollouts is clipped."""
+        if self.clip is not None:
+            return self.clip
+        return self.method in ("chord", "chord-phi") or self.rl == "grpo"
 
 
 OPTIONS_OF = {
-    **dict.fromkeys(("gamma", "gate", "alpha", "beta"), ("hpt",)),
-    **dict.fromkeys(("buffer", "sft_learning_rate"), ("relift",)),
+    **dict.fromkeys(("gamma", "gate", "alpha", "beta", "mixing"), ("hpt",)),
+    **dict.fromkeys(
+        ("rl", "buffer", "recheck", "sft_learning_rate", "sft_weight_decay", "sft_max_grad_norm"), ("relift",)
+    ),
+    "clip": ("hpt", "luffy", "relift", "chord", "chord-phi"),
     **dict.fromkeys(("mu_peak", "mu_valley", "mu_warmup", "mu_decay"), ("chord", "chord-phi")),
 }
 

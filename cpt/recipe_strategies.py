@@ -42,9 +42,9 @@ class Ema(Averaged):
     decay: float = Field(
         0.99, gt=0, lt=1, description="what stays of the average; of the gradient's rules, where they have no answer"
     )
-    bias_power: float = Field(0.2, ge=0, description="bema: of the correction (2508.00180)")
-    ema_power: float = Field(0.5, gt=0, le=1, description="bema: of the average's weight")
-    lag: float = Field(10.0, gt=0, description="bema: steps that both powers are shifted by")
+    bias_power: float = Field(0.2, ge=0, description="bema: of the correction (the authors' bema.yaml)")
+    ema_power: float = Field(0.5, gt=0, le=1, description="bema: of the average's weight (the authors' bema.yaml)")
+    lag: float = Field(10.0, ge=0, description="bema: steps that both powers are shifted by (the authors' bema.yaml)")
     protected: float = Field(
         0.03,
         gt=0,
@@ -65,7 +65,8 @@ class Ema(Averaged):
 
 
 OPTIONS_OF_RULES = {"bias_power": "bema", "ema_power": "bema", "lag": "bema", "protected": "psmt"}
-GRADIENT_RULES = ("lcia-paper", "lcia-code", "balanced", "psmt")
+LCIA_RULES = ("lcia-paper", "lcia-code")
+GRADIENT_RULES = (*LCIA_RULES, "balanced", "psmt")
 
 
 class Mcl(Averaged):

@@ -1,7 +1,7 @@
 """DELLA (2406.11617): like DARE, but large parameters are kept more often than small ones of their row; signs are elected.
 
-As in mergekit: what is left is rescaled so that the sum of its magnitudes over the tensor is as before. (The paper divides
-each parameter by its own probability of being kept.)
+As in mergekit: what is left is rescaled so that the sum of its magnitudes over the tensor is as before, however small that is
+(mergekit leaves sums below 1e-7 as they are). The paper divides each parameter by its own probability of being kept.
 """
 
 from collections.abc import Sequence
@@ -49,8 +49,8 @@ def magnitudes(tau: Tensor, left: Tensor) -> tuple[float, float]:
 
 
 def ratio(before: float, after: float) -> float:
-    """before / after, and 1 where one of them is below 1e-7 (mergekit's)."""
-    return before / after if min(before, after) >= 1e-7 else 1.0
+    """before / after; 1 where nothing is left."""
+    return before / after if after else 1.0
 
 
 def drawn(taus: Sequence[Tensor], density: float, epsilon: float, seed: int, name: str, start: int = 0) -> list[Tensor]:

@@ -35,7 +35,7 @@ def merge(
 ) -> dict[str, Any]:
     """Write the merge of the folders `models` to the folder `out`, and return what is in its merge.json.
 
-    `out` appears whole or not at all. `options`: density, scale, gamma, epsilon, seed (those that the method has), fishers,
+    `out` appears whole or not at all. `options`: density, scale, gamma, epsilon, trim, seed (those of the method), fishers,
     into, dtype, threads, shard_bytes. Raises UserError for whatever cannot be merged (docs/merging.md).
     """
     return carry_out(make_plan(method, models, base, weights, out, **options), progress, stop)

@@ -1,92 +1,19 @@
-"""The methods by name, as the streaming pass runs them: some passes that measure a tensor, then one that merges it by chunks.
+"""The methods of merging by name, as the streaming pass runs them (cpt/merging/method.py)."""
 
-A method that must know something of a whole tensor before its first element can be merged (a threshold, an angle) measures
-it chunk by chunk: `measure` gives a part, `add` joins two parts, `learn` turns what was gathered into what is known.
-"""
-
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
-from typing import Any, ClassVar
+from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cpt.errors import UserError
-from cpt.merging import arithmetic, average, breadcrumbs, dare, della, selection, slerp, stock, ties
+from cpt.merging import arithmetic, average, breadcrumbs, dare, della, slerp, stock, ties
+from cpt.merging.magnitudes import ByMagnitude
+from cpt.merging.method import Chunk, Measuring, Method
 from cpt.merging.tensors import one_each, shares, task_vectors
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Elements `start` and on of the tensor `name`: of the base, each model, and each model's Fisher, in one dtype."""
-
-    name: str
-    start: int
-    base: Tensor | None
-    models: Sequence[Tensor]
-    fishers: Sequence[Tensor] = ()
-
-
-@dataclass(frozen=True)
-class Method(ABC):
-    """One method with its settings. Subclasses say what it needs, and merge.
-
-    Attributes:
-        weights: one a model.
-    """
-
-    weights: tuple[float, ...]
-    strides: ClassVar[
-        tuple[int, ...]
-    ] = ()  # a pass that measures each, before the one that merges: every n-th chunk is seen
-    whole_rows = False  # whether a chunk must hold whole rows (the last dimension)
-    bfloat16_pairs = False  # whether two models in bfloat16 need no float32 copies: average.interpolated
-    needs_base = False
-    needs_fisher = False
-    least, most = 1, None  # models
-    paper = ""
-    weight: ClassVar[float | None] = 1.0  # of each model unless given; None where the method has no weights
-
-    def check(self) -> None:
-        """Try the settings on a tensor of a few elements. Raises UserError."""
-        tensor = torch.zeros(1, 2)
-        chunk = Chunk(
-            "", 0, tensor if self.needs_base else None, [tensor] * len(self.weights), [tensor] * len(self.weights)
-        )
-        merge_tensor(self, chunk)
-
-    @abstractmethod
-    def merge(self, known: Any, chunk: Chunk) -> Tensor:
-        """The merge of a chunk; `known` is what the last pass learnt."""
-
-
-@dataclass(frozen=True)
-class Measuring(Method):
-    """A method with passes before the merge, one for each of `strides`."""
-
-    @abstractmethod
-    def measure(self, number: int, known: Any, chunk: Chunk) -> Any:
-        """What pass `number` finds in the chunk."""
-
-    def add(self, number: int, one: Any, two: Any) -> Any:
-        return [a + b for a, b in zip(one, two, strict=True)]
-
-    @abstractmethod
-    def learn(self, number: int, known: Any, found: Any, size: int) -> Any:
-        """What is known after pass `number` over a tensor of `size` elements."""
-
-
-def merge_tensor(method: Method, chunk: Chunk) -> Tensor:
-    """The merge of whole tensors (a chunk that is all of it), by the passes."""
-    known, number = None, 0
-    while number < len(method.strides):
-        learnt = method.learn(number, known, method.measure(number, known, chunk), chunk.models[0].numel())
-        again = isinstance(learnt, Again)
-        known, number = (learnt.known, number) if again else (learnt, number + 1)
-    return method.merge(known, chunk)
+from cpt.merging.whole import Survey
 
 
 @dataclass(frozen=True)
@@ -189,86 +116,21 @@ class ModelStock(FromBase, Measuring):
 
 
 @dataclass(frozen=True)
-class Again:
-    """From `learn`: the pass is to be repeated over the whole tensor, with this known."""
-
-    known: Any
-
-
-@dataclass(frozen=True)
-class Search:
-    """Of one rank in one task vector: the bins between which it should lie (selection.between), or None: not known."""
-
-    rank: int
-    bins: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class ByMagnitude(FromBase, Measuring):
-    """Finds, in each task vector, the magnitudes of the ranks that `ranks` names.
-
-    Pass 0 counts the bins of a sample; pass 1 collects the few between which a rank should lie. Where it does not, the bins
-    of the whole are counted, and pass 1 comes again with the right one.
-    """
-
-    density: float = 1.0
-    strides = (8, 1)
-
-    @abstractmethod
-    def ranks(self, size: int) -> tuple[int, ...]:
-        """1 is the largest of `size` magnitudes."""
-
-    def measure(self, number, known, chunk):
-        _, taus = task_vectors(chunk.base, chunk.models)
-        if known is None:
-            return [selection.count(tau) for tau in taus]
-        return [Found.of(tau, search) for tau, searches in zip(taus, known, strict=True) for search in searches]
-
-    def learn(self, number, known, found, size):
-        ranks = self.ranks(size)
-        if number == 0:
-            return [[Search(k, selection.between(bins, k, size)) for k in ranks] for bins in found]
-        if known is None:
-            exact = [[selection.locate(bins, k)[0] for k in ranks] for bins in found]
-            return Again([[Search(k, (place, place)) for k, place in zip(ranks, mine, strict=True)] for mine in exact])
-        if not all(each.has_it for each in found):
-            return Again(None)
-        return [[each.value() for each in found[n : n + len(ranks)]] for n in range(0, len(found), len(ranks))]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a chunk holds of a search: how many magnitudes above its bins, and the bits of those in them."""
-
-    search: Search
-    dtype: torch.dtype
-    above: int
-    parts: tuple[np.ndarray, ...]
-
-    @classmethod
-    def of(cls, tau: Tensor, search: Search) -> "Found":
-        above, part = selection.collect(tau, *search.bins)
-        return cls(search, tau.dtype, above, (part,))
-
-    def __add__(self, other: "Found") -> "Found":
-        return Found(self.search, self.dtype, self.above + other.above, self.parts + other.parts)
-
-    @property
-    def has_it(self) -> bool:
-        return self.above < self.search.rank <= self.above + sum(part.size for part in self.parts)
-
-    def value(self) -> float:
-        return selection.select(self.parts, self.search.rank - self.above, self.dtype)
-
-
-@dataclass(frozen=True)
 class Ties(ByMagnitude):
     density: float = 0.2
     scale: float = 1.0
+    trim: Literal["tensor", "model"] = "tensor"
     paper = "2306.01708"
+
+    @property
+    def strides(self):
+        return () if self.trim == "model" else ByMagnitude.strides
 
     def ranks(self, size):
         return (ties.kept(self.density, size),)
+
+    def survey(self, size, dtype):
+        return Survey(self.ranks(size) * len(self.weights), dtype) if self.trim == "model" else None
 
     def merge(self, known, chunk):
         thresholds = [threshold for (threshold,) in known]
@@ -354,7 +216,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def settle(name: str, count: int, weights: Sequence[float] = (), **options: float | None) -> Method:
+def settle(name: str, count: int, weights: Sequence[float] = (), **options: float | str | None) -> Method:
     """The method `name` for `count` models; an option that is None has its default.
 
     `weights`: none (the default), one, or one a model. One weight is that of each model; in an average of two models (linear,
@@ -373,7 +235,10 @@ def settle(name: str, count: int, weights: Sequence[float] = (), **options: floa
         raise UserError(f"--weight: {name} has no weights; leave it out")
     own = {field.name for field in fields(kind)} - {"weights"}
     given = {key: value for key, value in options.items() if value is not None}
-    for key, value in [*given.items(), *(("weight", weight) for weight in weights)]:
+    if "trim" in own and given.get("trim", "tensor") not in ("tensor", "model"):
+        raise UserError(f"--trim: no {given['trim']}; there are tensor, model")
+    numbers = [(key, value) for key, value in given.items() if key != "trim"]
+    for key, value in [*numbers, *(("weight", weight) for weight in weights)]:
         if not isfinite(value) or (key == "seed" and value < 0):
             raise UserError(f"--{key}: {value:g}: give a number{' of at least 0' if key == 'seed' else ''}")
     for key in given.keys() - own:

@@ -13,8 +13,10 @@ from cpt.disk import existing, room
 from cpt.errors import UserError
 from cpt.merging.adapters import Adapted, check_adapters, is_adapter
 from cpt.merging.heads import HEAD, is_embedding, names_of, tied_to
-from cpt.merging.methods import Method, settle
+from cpt.merging.method import Method
+from cpt.merging.methods import settle
 from cpt.merging.reading import DTYPES, Entry, Weights, by, read_config
+from cpt.merging.whole import COUNTS, Survey
 from cpt.merging.writing import Shape, shards
 
 BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt", ".py")  # config, tokenizer, generation config, template, code
@@ -77,7 +79,8 @@ class Plan:
     @property
     def read(self) -> int:
         """Bytes read, once for each pass over a merged tensor."""
-        passes = 1 + sum(1 / stride for stride in self.method.strides)
+        survey = survey_of(self)
+        passes = 1 + sum(1 / stride for stride in self.method.strides) + (0 if survey is None else survey.passes)
         return sum(
             int(entry.bytes * (passes if tensor.merged else 1))
             for tensor in self.tensors.values()
@@ -90,7 +93,8 @@ class Plan:
         row = max((t.shape.shape[-1] for t in self.tensors.values() if t.shape.shape), default=1)
         item = max((compute_dtype(self, t).itemsize for t in self.tensors.values()), default=4)
         chunk = max(CHUNK, row * item) if self.method.whole_rows else CHUNK
-        return self.threads * chunk * (4 * len(self.sources) + 4)
+        counts = 0 if survey_of(self) is None else len(self.models) * COUNTS
+        return self.threads * (chunk * (4 * len(self.sources) + 4) + 2 * counts)
 
     def record(self) -> dict[str, Any]:
         """What was merged and how, for `merge.json`, which says nothing of where on this machine the sources lie."""
@@ -122,7 +126,7 @@ def make_plan(
     dtype: str | None = None,
     threads: int | None = None,
     shard_bytes: int = SHARD_BYTES,
-    **options: float | None,
+    **options: float | str | None,
 ) -> Plan:
     """Check the sources and the place of the output. Raises UserError for whatever cannot be merged.
 
@@ -167,6 +171,14 @@ def compute_dtype(plan: Plan, tensor: Tensors) -> torch.dtype:
     if plan.method.bfloat16_pairs and len(plan.models) == 2 and dtypes | {tensor.shape.dtype} == {torch.bfloat16}:
         return torch.bfloat16
     return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def survey_of(plan: Plan) -> Survey | None:
+    """What must be known of all tensors that are merged together before the first is; None: nothing."""
+    merged = [tensor for tensor in plan.tensors.values() if tensor.merged]
+    dtypes = {compute_dtype(plan, tensor) for tensor in merged}
+    dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+    return plan.method.survey(sum(tensor.size for tensor in merged), dtype) if merged else None
 
 
 # -- the place of the output -------------------------------------------------------------------------------------------

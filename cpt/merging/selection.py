@@ -39,12 +39,24 @@ def count(tau: Tensor) -> Tensor:
     return torch.bincount(bits(tau) >> upper(tau.dtype), minlength=BINS)
 
 
+def count_next(tau: Tensor, prefix: int, level: int) -> Tensor:
+    """Of the magnitudes that begin with the 16 * `level` bits `prefix`, how many have each next 16 bits: int64 (65536,)."""
+    whole, left = bits(tau), tau.dtype.itemsize * 8 - 16 * level
+    inside = whole if level == 0 else whole[whole >> left == prefix]
+    return torch.bincount(inside >> (left - 16) & 0xFFFF, minlength=1 << 16)
+
+
+def from_bits(magnitude: int, dtype: torch.dtype) -> float:
+    """The float of that dtype whose bits these are."""
+    return torch.tensor([magnitude], dtype=TORCH[dtype]).view(dtype).item()
+
+
 def locate(bins: Tensor, k: int) -> tuple[int, int]:
     """The bin of the k-th largest magnitude, and which of that bin's it is (from 1, the largest first)."""
     from_above = bins.flip(0).cumsum(0)
     place = int(torch.searchsorted(from_above, k))
     before = int(from_above[place - 1]) if place else 0
-    return BINS - 1 - place, k - before
+    return len(bins) - 1 - place, k - before
 
 
 def between(bins: Tensor, k: int, size: int) -> tuple[int, int]:

@@ -1,4 +1,8 @@
-"""SLERP: from one model to another along the arc between their directions, a tensor at a time. As in mergekit."""
+"""SLERP: from one model to another along the arc between their directions, a tensor at a time.
+
+As in mergekit, but for its lower bound of 1e-8 on a norm: below it any two tensors would be perpendicular, even equal ones.
+Here that is so only where one is 0, and has no direction.
+"""
 
 from math import acos, sin, sqrt
 
@@ -6,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cpt.errors import UserError
+from cpt.merging import tensors
 from cpt.merging.tensors import dot, raised
 
 NEARLY_PARALLEL = 0.9995  # of |cos|: above it the straight line (mergekit's)
@@ -34,6 +39,5 @@ def products(one: Tensor, two: Tensor) -> Tensor:
 
 
 def cosine_of(one: float, two: float, both: float) -> float:
-    """The cosine of the angle from the three products; 0 where a norm is below 1e-8 (mergekit's)."""
-    norms = [sqrt(float(each)) for each in (one, two)]
-    return 0.0 if min(norms) <= 1e-8 else max(-1.0, min(1.0, float(both) / (norms[0] * norms[1])))
+    """The cosine of the angle from the three products; 0 where a tensor is 0."""
+    return tensors.cosine_of(both, sqrt(one), sqrt(two))

@@ -1,4 +1,8 @@
-"""Model Stock (2403.19522): from the base towards the mean of the models, as far as their angles say. As in mergekit."""
+"""Model Stock (2403.19522): from the base towards the mean of the models, as far as their angles say.
+
+As in mergekit, but for its lower bound of 1e-6 on the product of two norms: a small tensor that was trained gently lies below
+it, and would be put back to the base whatever its angles.
+"""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -8,7 +12,7 @@ from torch import Tensor
 
 from cpt.errors import UserError
 from cpt.merging.average import soup
-from cpt.merging.tensors import dot, raised, task_vectors
+from cpt.merging.tensors import cosine_of, dot, raised, task_vectors
 
 
 def model_stock(base: Tensor, models: Sequence[Tensor], share: float | None = None) -> Tensor:
@@ -30,11 +34,10 @@ def gram(taus: Sequence[Tensor]) -> Tensor:
 
 
 def share_of(products: Tensor) -> float:
-    """t from the products of the task vectors; 0 where 1 + (N - 1) cos vanishes."""
+    """t from the products of the task vectors; 0 where 1 + (N - 1) cos vanishes. With what did not change the cosine is 0."""
     count = len(products)
     pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
     norms = [sqrt(float(products[i, i])) for i in range(count)]
-    cosines = [float(products[i, j]) / max(norms[i] * norms[j], 1e-6) for i, j in pairs]
-    cosine = sum(max(-1.0, min(1.0, each)) for each in cosines) / len(pairs)
+    cosine = sum(cosine_of(float(products[i, j]), norms[i], norms[j]) for i, j in pairs) / len(pairs)
     below = 1 + (count - 1) * cosine
     return 0.0 if abs(below) < 1e-6 else count * cosine / below

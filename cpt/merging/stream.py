@@ -1,8 +1,9 @@
 """The streaming pass: threads that each read a chunk of every source, merge it, and write it in its place.
 
 A task is a block of one tensor in one pass over it. All blocks of a pass come before the next pass of that tensor; what was
-measured is joined in the order of the blocks, so the result does not depend on threads. A thread's buffers are all the memory
-there is: no tensor is ever held whole.
+measured is joined in the order of the blocks, so the result does not depend on threads. Where something must be known of the
+whole model (a survey), its passes over all tensors come first; they count, so their order does not matter. A thread's buffers
+are all the memory there is: no tensor is ever held whole.
 """
 
 import threading
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 
 from cpt.errors import UserError
-from cpt.merging.methods import Again, Chunk
-from cpt.merging.plan import CHUNK, Plan, Tensors, compute_dtype
+from cpt.merging.method import Again, Chunk
+from cpt.merging.plan import CHUNK, Plan, Tensors, compute_dtype, survey_of
 from cpt.merging.writing import Writer
 
 BLOCK = 1 << 22  # elements of a task
@@ -48,9 +49,18 @@ class Pass:
         self.plan, self.writer = plan, writer
         jobs = [self._job(name, tensor) for name, tensor in plan.tensors.items()]
         jobs.sort(key=lambda job: -job.tensor.size)
+        self.jobs, self.survey = jobs, survey_of(plan)
         self.tasks = deque((job, start) for job in jobs for start in job.starts)
+        self.surveyed = 0  # blocks of this pass of the survey that are still to be counted
+        if self.survey is not None:
+            self._survey_all()
         self.unfinished, self.bytes_done, self.error = len(jobs), 0, None
         self.changed = threading.Condition()
+
+    def _survey_all(self) -> None:
+        """Begin a pass of the survey over all tensors that are merged."""
+        self.tasks = deque((job, start) for job in self.jobs if job.tensor.merged for start in job.starts)
+        self.surveyed = len(self.tasks)
 
     def _job(self, name: str, tensor: Tensors) -> Job:
         row = tensor.shape.shape[-1] if self.plan.method.whole_rows and tensor.shape.shape else 1
@@ -118,6 +128,9 @@ class Pass:
         if job.stride == 1:
             for source, name, entry in self.plan.places(job.tensor):
                 source.soon(name, start * entry.dtype.itemsize, (end - start) * entry.dtype.itemsize)
+        if self.surveyed:
+            self._count(job, start, end, buffers)
+            return
         found = None
         for place in range(start, end, job.step * job.stride):
             count = min(job.step, end - place)
@@ -129,6 +142,27 @@ class Pass:
             item = job.tensor.shape.dtype.itemsize
             self.writer.begun(job.name, start * item, (end - start) * item)
         self._finish(job, start, found)
+
+    def _count(self, job: Job, start: int, end: int, buffers: "Buffers") -> None:
+        """Count a block in this pass of the survey; after the last one learn from all, and begin the next, or the merge."""
+        for place in range(start, end, job.step):
+            chunk = self._read(job, place, min(job.step, end - place), buffers)
+            found = self.survey.measure(chunk.base, chunk.models)
+            with self.changed:
+                self.survey.add(found)
+                self.bytes_done += chunk.models[0].numel() * self._bytes_of_one(job)
+        with self.changed:
+            self.surveyed -= 1
+            if self.surveyed:
+                return
+            self.survey.learn()
+            if self.survey.known is None:
+                self._survey_all()
+            else:
+                for each in self.jobs:
+                    each.known = self.survey.known
+                self.tasks = deque((each, start) for each in self.jobs for start in each.starts)
+            self.changed.notify_all()
 
     def _chunk(self, job: Job, start: int, count: int, buffers: "Buffers") -> Any:
         """Measure the chunk (its part is returned), or merge and write it, or copy it."""
@@ -178,12 +212,16 @@ class Pass:
                 )
         self.writer.write(job.name, start * item, first)
 
+    def _bytes_of_one(self, job: Job) -> int:
+        """Bytes that are read for one element, of all sources."""
+        return sum(entry.dtype.itemsize for _, _, entry in self.plan.places(job.tensor))
+
     def _finish(self, job: Job, start: int, found: Any) -> None:
         """Note the block; after the last one of a pass, learn from all and begin the next."""
         method = self.plan.method
         count = min(job.block, job.tensor.size - start) // job.stride
         with self.changed:
-            self.bytes_done += count * sum(entry.dtype.itemsize for _, _, entry in self.plan.places(job.tensor))
+            self.bytes_done += count * self._bytes_of_one(job)
             job.found[start] = found
             if len(job.found) < len(job.starts):
                 return

@@ -34,6 +34,11 @@ def dot(one: Tensor, two: Tensor) -> float:
     return sum(torch.dot(a, b).item() for a, b in pairs)
 
 
+def cosine_of(both: float, one: float, two: float) -> float:
+    """The cosine of the angle between two vectors from their inner product and norms, of any size; 0 where one is 0."""
+    return 0.0 if one == 0 or two == 0 else max(-1.0, min(1.0, both / one / two))
+
+
 def one_each(weights: float | Sequence[float], count: int) -> list[float]:
     """A weight for each of `count` models; a number is the weight of each. Raises UserError where the counts differ."""
     each = [float(weights)] * count if isinstance(weights, int | float) else [float(weight) for weight in weights]

@@ -1,6 +1,9 @@
 """TIES (2306.01708): trim each task vector, elect a sign for each parameter, average the task vectors that agree with it.
 
-Differs from the paper in nothing but its ties: see `trim` and `elected_mean`.
+1. The paper and its authors' code (github.com/prateeky2806/ties-merging) trim the task vector of the whole model, flattened:
+   `trim: model`. The default, as in mergekit, trims each tensor by itself, so that each keeps the same share however little
+   of the change it has. The authors keep one parameter more, for theirs is the threshold of the largest that goes.
+2. Ties: see `trim` and `elected_mean`. The authors give a vote of 0 the sign that most parameters of the model have.
 """
 
 from collections.abc import Sequence
@@ -26,7 +29,7 @@ def ties(
     """theta_0 + lambda * (the mean of the agreeing trimmed tau_i) (2306.01708; the top 20 %, lambda 1).
 
     `density` is the share of each task vector that is kept, by magnitude. `thresholds` are the smallest magnitudes kept,
-    where they are known already (a chunk of a tensor is trimmed by the whole tensor's).
+    where they are known already (a chunk of a tensor is trimmed by the whole tensor's, or the whole model's).
     """
     start, taus = task_vectors(base, models)
     if thresholds is None:
@@ -46,8 +49,10 @@ def trim(tau: Tensor, threshold: float) -> Tensor:
     """tau where |tau| >= threshold, else 0. All that tie at the threshold stay: the parameters' order does not matter."""
     if threshold == 0:
         return tau
-    below = torch.nextafter(torch.tensor(threshold, dtype=tau.dtype), torch.tensor(-inf, dtype=tau.dtype)).item()
-    return hardshrink(tau, below)
+    least = torch.tensor(threshold, dtype=tau.dtype)
+    if least.item() >= threshold:  # else it is a float64's, and rounded down: what lies below it here goes already
+        least = torch.nextafter(least, torch.tensor(-inf, dtype=tau.dtype))
+    return hardshrink(tau, least.item())
 
 
 def elected_mean(taus: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

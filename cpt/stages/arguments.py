@@ -76,12 +76,15 @@ REFUSED_OF = {  # what only one kind refuses
     "hybrid": dict.fromkeys(
         (
             *("loss_type", "scale_rewards", "importance_sampling_level", "multi_objective_aggregation", "delta"),
-            *("off_policy_mask_threshold", "top_entropy_quantile", "use_bias_correction_kl", "entropy_coef"),
-            *("use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"),
+            *("off_policy_mask_threshold", "top_entropy_quantile", "use_bias_correction_kl"),
             *("sapo_temperature_pos", "sapo_temperature_neg"),
             *("vespo_k_pos", "vespo_k_neg", "vespo_lambda_pos", "vespo_lambda_neg"),
         ),
         METHOD_DECIDES,
+    )
+    | dict.fromkeys(
+        ("use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"),
+        "a hybrid stage has a constant `entropy_coef`: take it out",
     ),
     "self-distillation": {
         "distillation_alpha": "use `direction` (and `alpha`) beside `args`",

@@ -1,5 +1,10 @@
 """ReLIFT's buffer (2506.07527): unsolved prompts with their demonstrations, and the SFT steps taken on them between RL steps.
 
+As in the authors' code (relift/verl/verl/relift/trainer.py): a generation's unsolved prompts go before those that are kept
+already, one that is asked again and is still unsolved stands there again, and after the RL steps of a generation at most one
+SFT step is taken, on the first `buffer` of them. Its loss is the mean over all their tokens; theirs is a mean over the means
+of micro-batches. With `recheck` (ours) they are asked once more first, and those that are solved by now are left out.
+
 The buffer is the same on all ranks. It and the state of its AdamW are in every in-stage checkpoint (JSON and safetensors).
 """
 
@@ -13,18 +18,17 @@ from transformers import TrainerCallback
 from cpt import ranks
 from cpt.errors import UserError
 from cpt.files import write_json
-from cpt.losses import METHODS, surrogate
 from cpt.stages.context import StageContext
 
 
 class UnsolvedBuffer(TrainerCallback):
-    """Holds {prompt, row, demonstration_ids}; at `size` of them takes a step. `trainer` is set once it is built."""
+    """Holds {prompt, row, demonstration_ids}, newest first. `trainer` is set once it is built."""
 
     def __init__(self, ctx: StageContext):
-        spec = ctx.stage
-        self.size, self.learning_rate = spec.buffer, spec.sft_learning_rate
+        self.spec, self.size = ctx.stage, ctx.stage.buffer
         self.trainer = None
         self.entries: list[dict] = []
+        self.due_at: int | None = None  # the trainer's micro-batch at which the generation under way is trained on
         self.optimizer: torch.optim.AdamW | None = None
         if self.size % ranks.world_size():
             raise UserError(f"{ctx.key}.buffer ({self.size}) must be a multiple of the {ranks.world_size()} processes")
@@ -38,17 +42,17 @@ class UnsolvedBuffer(TrainerCallback):
         trainer.add_callback(self)
 
     def keep(self, inputs: list[dict]) -> None:
-        """Take unsolved rows (those of all ranks, in one order); one that is kept already stays once."""
-        there = {entry["row"] for entry in self.entries}
-        for x in inputs:
-            if x["row"] not in there:
-                there.add(x["row"])
-                self.entries.append({name: x[name] for name in ("prompt", "row", "demonstration_ids")})
+        """Take the unsolved rows of a generation (those of all ranks, in one order)."""
+        names = ("prompt", "row", "demonstration_ids")
+        self.entries = [{name: x[name] for name in names} for x in inputs] + self.entries
+        self.due_at = self.trainer._step + self.trainer.args.steps_per_generation * self.trainer.num_iterations
 
     def on_step_end(self, args, state, control, **_):
-        while len(self.entries) >= self.size:
-            self._teach(self.entries[: self.size])
-            del self.entries[: self.size]
+        if self.due_at is not None and self.trainer._step >= self.due_at:
+            self.due_at = None
+            if len(self.entries) >= self.size:
+                taught, self.entries = self.entries[: self.size], self.entries[self.size :]
+                self._teach(taught)
         self.trainer._metrics["train"]["relift/buffer"].append(float(len(self.entries)))
 
     # -- the step ------------------------------------------------------------------------------------------------------------
@@ -56,12 +60,13 @@ class UnsolvedBuffer(TrainerCallback):
     def _teach(self, entries: list[dict]) -> None:
         trainer, share = self.trainer, self.size // ranks.world_size()
         mine = entries[ranks.state().process_index * share :][:share]
-        unsolved = trainer.unsolved(mine)
+        unsolved = trainer.unsolved(mine) if self.spec.recheck else [True] * len(mine)
         trainer._last_loaded_step = -1  # the weights change within this step: the engine must be given them anew
         tokens = sum(len(entry["demonstration_ids"]) for entry, still in zip(mine, unsolved, strict=True) if still)
         count, still = (sum(each) for each in zip(*ranks.gather([(tokens, sum(unsolved))]), strict=True))
         metrics = trainer._metrics["train"]
-        metrics["relift/still_unsolved"].append(still / self.size)
+        if self.spec.recheck:
+            metrics["relift/still_unsolved"].append(still / self.size)
         if not count:
             return
         optimizer = self._optimizer()
@@ -73,8 +78,8 @@ class UnsolvedBuffer(TrainerCallback):
             loss = trainer.imitation(mine[part], [float(each) for each in unsolved[part]])
             trainer.accelerator.backward(loss * scale)
             total += loss.item()
-        if trainer.args.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self._parameters(), trainer.args.max_grad_norm)
+        if self.spec.sft_max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self._parameters(), self.spec.sft_max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         metrics["relift/sft_loss"].append(sum(ranks.gather([total])) / count)
@@ -84,7 +89,8 @@ class UnsolvedBuffer(TrainerCallback):
 
     def _optimizer(self) -> torch.optim.AdamW:
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(self._parameters(), lr=self.learning_rate, weight_decay=0.0)
+            options = {"lr": self.spec.sft_learning_rate, "weight_decay": self.spec.sft_weight_decay}
+            self.optimizer = torch.optim.AdamW(self._parameters(), **options)
         return self.optimizer
 
     # -- in-stage checkpoints ------------------------------------------------------------------------------------------------
@@ -112,8 +118,3 @@ class UnsolvedBuffer(TrainerCallback):
             states.setdefault(int(number), {})[name] = value
         groups = self._optimizer().state_dict()["param_groups"]
         self._optimizer().load_state_dict({"state": states, "param_groups": groups})
-
-
-def imitation_loss(logps_BT, mask_BT, weights_B):
-    """The summed NLL of demonstrations, each by its weight."""
-    return (surrogate(METHODS["sft"], logps_BT, torch.ones_like(logps_BT[:, :1]), mask_BT).sum(1) * weights_B).sum()

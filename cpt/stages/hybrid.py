@@ -3,6 +3,8 @@
 What the two are worth is a method's (`stages.methods`), of all rows of a generation over all ranks; each row then carries its
 weight through shuffling and micro-batches, and each branch is divided by its count in the whole batch. So neither packing
 nor accumulation nor the number of processes changes the mix. The demonstration of a prompt travels with its first rollout.
+Rollouts are scored at the temperature they were sampled at, demonstrations at 1. `entropy_coef` (TRL's) weighs the mean
+entropy of the tokens that are trained on, rollouts and demonstrations alike (so do HPT, LUFFY and ReLIFT).
 """
 
 import torch
@@ -12,10 +14,11 @@ from cpt import ranks
 from cpt.data.encoding import Encoder
 from cpt.data.rows import demonstration_of, lesson, unpack
 from cpt.errors import UserError
-from cpt.losses import Bounds
-from cpt.stages.buffer import UnsolvedBuffer, imitation_loss
+from cpt.losses import METHODS, Bounds, surrogate
+from cpt.stages.buffer import UnsolvedBuffer
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
+from cpt.stages.heads import SftHead
 from cpt.stages.methods import HYBRIDS, Groups, HybridMethod, Mix
 from cpt.stages.rlvr import RlvrStageTrainer, make_trainer
 from cpt.stages.training import train
@@ -32,6 +35,7 @@ class HybridStageTrainer(RlvrStageTrainer):
     def __init__(self, *args, method: HybridMethod, score, buffer: UnsolvedBuffer | None, **kwargs):
         self.method, self.score_answers, self.buffer = method, score, buffer
         super().__init__(*args, **kwargs)
+        self.sft_head = SftHead(self)
         self.last_norm = last_norm(self.model)
         self.branch_gradients = None  # of the last norm's weights, in this optimiser step so far: (2, width)
 
@@ -66,8 +70,10 @@ class HybridStageTrainer(RlvrStageTrainer):
         output |= self._rows(mix, mine) | self._padded(ids, device)
         output |= {"rollout_count": counts[0], "demonstration_count": counts[1]}
         output |= {"scales": torch.tensor([mix.rollout_scale, mix.demonstration_scale], device=device).repeat(own, 1)}
-        taught = (mix.demonstration_weights_P > 0).float().mean().item()
-        self._metrics["train"]["hybrid/demonstration_share"].append(taught)
+        taught_P = (mix.demonstration_weights_P > 0).double()
+        rolled_N = (mix.rollout_weights_PG.reshape(-1) > 0).double()
+        output |= {"taught": taught_P.sum(), "tokens": rolled_N @ rollout_lengths_N + taught_P @ lengths_N[::group]}
+        self._metrics["train"]["hybrid/demonstration_share"].append(taught_P.mean().item())
         self._metrics["train"]["hybrid/without_demonstration"].append(1 - demonstrated_P.float().mean().item())
         self._metrics["train"]["hybrid/demonstration_scale"].append(mix.demonstration_scale)
         return output
@@ -83,9 +89,8 @@ class HybridStageTrainer(RlvrStageTrainer):
 
     def _groups(self, demonstrated_P, demonstration_rewards_P) -> Groups:
         rewards_PG = self.rewards_NF[:, 0].view(-1, self.num_generations)
-        means_P1 = rewards_PG.nanmean(1, keepdim=True).nan_to_num(0.0)
         return Groups(
-            rewards_PG=torch.where(rewards_PG.isnan(), means_P1, rewards_PG),
+            rewards_PG=rewards_PG,
             correct_PG=rewards_PG >= self.method.spec.correct_at,  # NaN is not
             demonstrated_P=demonstrated_P,
             demonstration_rewards_P=demonstration_rewards_P,
@@ -99,8 +104,8 @@ class HybridStageTrainer(RlvrStageTrainer):
         if self.method.demonstration_length == "token":
             demonstrations = demonstrations * demonstration_lengths_P
         counts = rollouts.sum(), demonstrations.sum()
-        if mix.rollout_count is not None:
-            counts = torch.full_like(counts[0], mix.rollout_count), counts[1]
+        said = mix.rollout_count, mix.demonstration_count
+        counts = tuple(c if n is None else torch.full_like(c, n) for c, n in zip(counts, said, strict=True))
         if mix.together:
             counts = (counts[0] + counts[1],) * 2
         return counts[0].clamp(min=1e-12).float(), counts[1].clamp(min=1e-12).float()
@@ -121,7 +126,7 @@ class HybridStageTrainer(RlvrStageTrainer):
         }
 
     def _padded(self, ids: list[list[int]], device) -> dict[str, torch.Tensor]:
-        width = max(map(len, ids), default=0)
+        width = max(1, *map(len, ids))
         pad = self._tokenizer.pad_token_id
         return {
             "demonstration_ids": torch.tensor(
@@ -138,7 +143,8 @@ class HybridStageTrainer(RlvrStageTrainer):
         """Whether none of a new group of rollouts of the present policy solves each."""
         group = self.num_generations
         prompts = [entry["prompt"] for entry in entries for _ in range(group)]
-        completion_ids = self._generate(prompts)[1]
+        with self.uncounted():
+            completion_ids = self._generate(prompts)[1]
         texts = [self.encoder.text(ids) for ids in completion_ids]
         finished = [bool(ids) and ids[-1] in self.encoder.ends for ids in completion_ids]
         rewards = self.score_answers([entry for entry in entries for _ in range(group)], texts, finished)
@@ -146,84 +152,85 @@ class HybridStageTrainer(RlvrStageTrainer):
         return [not any(right[first : first + group]) for first in range(0, len(right), group)]
 
     def imitation(self, entries: list[dict], weights: list[float]):
-        """The summed NLL of the demonstrations of these rows, each by its weight."""
+        """The loss of the demonstrations of these rows, each by its weight: the sum over tokens, to be divided by their
+        number. Counts them as trained."""
         device, pad = self.accelerator.device, self._tokenizer.pad_token_id
         prompts = [torch.tensor(ids) for ids in self._tokenize_prompts([entry["prompt"] for entry in entries])[0]]
         taught = self._padded([entry["demonstration_ids"] for entry in entries], device)
         prompt_ids = padded(prompts, padding_value=pad, padding_side="left").to(device)
         prompt_mask = padded([torch.ones_like(ids) for ids in prompts], padding_value=0, padding_side="left").to(device)
-        mask = taught["demonstration_mask"]
-        logps, _, _ = self._get_per_token_logps_and_entropies(
-            self.model_wrapped,
-            torch.cat([prompt_ids, taught["demonstration_ids"]], dim=1),
-            torch.cat([prompt_mask, mask], dim=1),
-            mask.shape[1],
-        )
-        return imitation_loss(logps, mask, torch.tensor(weights, device=device))
+        mask, weights_B = taught["demonstration_mask"], torch.tensor(weights, device=device)
+        with self.sft_head.at_one():
+            logps, entropies, _ = self._scores(
+                self.model_wrapped, prompt_ids, prompt_mask, taught["demonstration_ids"], mask
+            )
+        self.count_trained(prompt_mask, mask * (weights_B > 0)[:, None])
+        nll_BT = surrogate(METHODS["sft"], logps, torch.ones_like(logps[:, :1]), mask)
+        return ((nll_BT - self.entropy_coef * entropies * mask).sum(1) * weights_B).sum()
 
     # -- the loss ------------------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model, inputs):
-        rollouts, width = len(inputs["completion_ids"]), inputs["completion_ids"].shape[1]
-        taught = inputs["demonstration_weights"].nonzero()[:, 0]
-        logps, entropies, auxiliary = self._forward(model, inputs, taught)
-        mask = inputs["completion_mask"]
-        bounds = Bounds(low=self.epsilon_low, high=self.epsilon_high)
-        loss_BT = self.method.rollout_loss(
-            logps[:rollouts, :width],
-            entropies[:rollouts, :width],
-            inputs["advantages"][:, None],
-            mask,
-            inputs.get("old_per_token_logps"),
-            bounds,
-        )
-        if self.use_vllm and self.vllm_importance_sampling_correction:
-            loss_BT = loss_BT * inputs["importance_sampling_ratio"]
-        rollout_loss = self._branch(loss_BT, mask, inputs["rollout_weights"], self.method.rollout_length)
-        rollout_loss = rollout_loss / self._share(inputs["rollout_count"])
-        there = inputs["demonstration_mask"][taught, : logps.shape[1]]  # which is wide enough, where any is taught
-        loss_DT = self.method.demonstration_loss(
-            logps[rollouts:, : there.shape[1]],
-            entropies[rollouts:, : there.shape[1]],
-            inputs["demonstration_advantages"][taught, None],
-            there,
-        )
-        demonstration_loss = self._branch(
-            loss_DT, there, inputs["demonstration_weights"][taught], self.method.demonstration_length
-        ) / self._share(inputs["demonstration_count"])
+        names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+        logps, entropies, auxiliary = self._scores(model, *(inputs[name] for name in names))
+        trained_mask = inputs["completion_mask"] * (inputs["rollout_weights"] > 0)[:, None]
+        self.count_trained(inputs["prompt_mask"], trained_mask)
+        entropy = (entropies * trained_mask).sum()
+        rollout_loss = self._rollout_loss(inputs, logps, entropies)
+        demonstration_loss = torch.zeros_like(rollout_loss)
+        if inputs["taught"] > 0:  # on any rank: all take the same passes
+            demonstration_loss, more = self._demonstration_loss(model, inputs)
+            entropy = entropy + more
         scales = inputs["scales"][0]
-        rollout_part, demonstration_part = scales[0] * rollout_loss, scales[1] * demonstration_loss
-        self._compare_gradients(rollout_part, demonstration_part)
-        loss = rollout_part + demonstration_part
+        parts = scales[0] * rollout_loss, scales[1] * demonstration_loss
+        self._compare_gradients(*parts)
+        loss = sum(parts)
+        if self.entropy_coef:
+            loss = loss - self.entropy_coef * entropy / self._share(inputs["tokens"].clamp(min=1)).float()
         if self.beta != 0.0:
-            loss = loss + self.beta * self._kl(logps[:rollouts, :width], inputs)
+            loss = loss + self.beta * self._kl(logps, inputs)
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * auxiliary / self.current_gradient_accumulation_steps
-        self._tell(rollout_loss, demonstration_loss, entropies[:rollouts, :width], mask)
+        self._tell(rollout_loss, demonstration_loss, entropies, inputs["completion_mask"])
         return loss
 
-    def _forward(self, model, inputs, taught):
-        """Log-probabilities and entropies of the rollouts and, below them, of the demonstrations `taught`: one pass."""
-        completion_ids, completion_mask = inputs["completion_ids"], inputs["completion_mask"]
-        prompts, prompt_mask = inputs["prompt_ids"], inputs["prompt_mask"]
-        if len(taught):
-            width = max(completion_ids.shape[1], inputs["demonstration_ids"].shape[1])
-            pad = self._tokenizer.pad_token_id
-            completion_ids = torch.cat(
-                [widened(completion_ids, width, pad), widened(inputs["demonstration_ids"][taught], width, pad)]
-            )
-            completion_mask = torch.cat(
-                [widened(completion_mask, width, 0), widened(inputs["demonstration_mask"][taught], width, 0)]
-            )
-            prompts, prompt_mask = torch.cat([prompts, prompts[taught]]), torch.cat([prompt_mask, prompt_mask[taught]])
+    def _scores(self, model, prompt_ids, prompt_mask, completion_ids, completion_mask):
+        """Log-probabilities and entropies of the completions' tokens, and the routers' loss: one forward pass."""
         return self._get_per_token_logps_and_entropies(
             model,
-            torch.cat([prompts, completion_ids], dim=1),
+            torch.cat([prompt_ids, completion_ids], dim=1),
             torch.cat([prompt_mask, completion_mask], dim=1),
             completion_ids.shape[1],
             compute_entropy=True,
             compute_aux_loss=self.aux_loss_enabled,
         )
+
+    def _rollout_loss(self, inputs, logps_BT, entropies_BT):
+        mask_BT = inputs["completion_mask"]
+        advantages_B1, old_BT = inputs["advantages"][:, None], inputs.get("old_per_token_logps")
+        bounds = Bounds(low=self.epsilon_low, high=self.epsilon_high)
+        loss_BT = self.method.rollout_loss(logps_BT, entropies_BT, advantages_B1, mask_BT, old_BT, bounds)
+        if self.use_vllm and self.vllm_importance_sampling_correction:
+            loss_BT = loss_BT * inputs["importance_sampling_ratio"]
+        summed = self._branch(loss_BT, mask_BT, inputs["rollout_weights"], self.method.rollout_length)
+        return summed / self._share(inputs["rollout_count"])
+
+    def _demonstration_loss(self, model, inputs):
+        """The loss of this micro-batch's demonstrations and the sum of their tokens' entropies. Where it has none, one row of
+        no weight stands in: ranks that share weights pass through the model together."""
+        taught = inputs["demonstration_weights"].nonzero()[:, 0]
+        rows = taught if len(taught) else inputs["demonstration_weights"].new_zeros(1).long()
+        weights_D, advantages_D1 = inputs["demonstration_weights"][rows], inputs["demonstration_advantages"][rows, None]
+        mask_DT = inputs["demonstration_mask"][rows] * (weights_D > 0)[:, None]
+        width = int(mask_DT.sum(1).max().clamp(min=1))
+        mask_DT, ids_DT = mask_DT[:, :width], inputs["demonstration_ids"][rows, :width]
+        prompt_ids, prompt_mask = inputs["prompt_ids"][rows], inputs["prompt_mask"][rows]
+        with self.sft_head.at_one():
+            logps_DT, entropies_DT, _ = self._scores(model, prompt_ids, prompt_mask, ids_DT, mask_DT)
+        self.count_trained(prompt_mask, mask_DT)
+        loss_DT = self.method.demonstration_loss(logps_DT, entropies_DT, advantages_D1, mask_DT)
+        summed = self._branch(loss_DT, mask_DT, weights_D, self.method.demonstration_length)
+        return summed / self._share(inputs["demonstration_count"]), (entropies_DT * mask_DT).sum()
 
     def _branch(self, loss_BT, mask_BT, weights_B, length: str):
         """The sum over rows, each by its weight and divided as `length` says."""
@@ -260,7 +267,12 @@ class HybridStageTrainer(RlvrStageTrainer):
         loss comes through there, and asking costs the head's backward pass alone. Not of adapters or sharded weights."""
         if self.last_norm is None or not self.last_norm.numel():
             return
-        found = [torch.autograd.grad(part, self.last_norm, retain_graph=True, allow_unused=True)[0] for part in parts]
+        found = [
+            torch.autograd.grad(part, self.last_norm, retain_graph=True, allow_unused=True)[0]
+            if part.requires_grad
+            else torch.zeros_like(self.last_norm)  # no demonstration
+            for part in parts
+        ]
         if any(each is None for each in found):  # FSDP2 computes with another tensor
             self.last_norm = None
             return
@@ -284,10 +296,6 @@ def last_norm(model) -> torch.nn.Parameter | None:
         each for name, each in model.named_parameters() if each.dim() == 1 and "norm" in name and "layers." not in name
     ]
     return found[-1] if found and found[-1].requires_grad else None
-
-
-def widened(rows_BT, width: int, value: int):
-    return torch.nn.functional.pad(rows_BT, (0, width - rows_BT.shape[1]), value=value)
 
 
 # -- demonstrations ----------------------------------------------------------------------------------------------------------

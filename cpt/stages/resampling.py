@@ -7,7 +7,6 @@ task's own reward differs within it: an overlong penalty alone gives none.
 
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -31,7 +30,7 @@ class Group:
 
 
 class Resampling:
-    """For a GRPOTrainer in one process: each generation is drawn and judged here first, then trained on as chosen.
+    """For a RlvrStageTrainer in one process: each generation is drawn and judged here first, then trained on as chosen.
 
     `inputs` of `_generate_and_score_completions` is changed in place, so that whoever overrides it sees the chosen rows.
     """
@@ -90,7 +89,7 @@ class Resampling:
     def _roll_out(self, rows: list[dict]) -> list[Group]:
         """One completion for each of `rows` (neighbours of one prompt are a group), judged."""
         prompts = [row["prompt"] for row in rows]
-        with self._uncounted():
+        with self.uncounted():
             _, ids, _, completions, logprobs, *_ = self._generate(prompts)
         rewards = self._calculate_rewards(rows, prompts, completions, ids)
         size = self.num_generations
@@ -98,13 +97,3 @@ class Resampling:
             Group(rows[i : i + size], ids[i : i + size], logprobs and logprobs[i : i + size], rewards[i : i + size])
             for i in range(0, len(rows), size)
         ]
-
-    @contextmanager
-    def _uncounted(self) -> Iterator[None]:
-        """TRL counts trained tokens and logs lengths where it generates: here only what is chosen counts."""
-        seen, logged = self.state.num_input_tokens_seen, self._metrics["train"]
-        lengths = {name: list(logged[name]) for name in logged if name.startswith("completions/")}
-        yield
-        self.state.num_input_tokens_seen = seen
-        for name in [name for name in logged if name.startswith("completions/")]:
-            logged[name] = lengths.get(name, [])

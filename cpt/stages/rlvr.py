@@ -1,6 +1,7 @@
 """Reinforcement learning from verifiable rewards: TRL's GRPOTrainer (2402.03300) on the run's own rollout engine."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -49,6 +50,7 @@ class RlvrStageTrainer(GRPOTrainer):
     ):
         self.engine, self.drift, self.encoder, self.stops = engine, drift, encoder, encoder.stops
         self.opening, self.given = opening, None
+        self.trained = 0  # tokens, on this rank, since the trainer began
         self.rollout_policy = partial(nullcontext, False)
         with generating_with(engine, self.stops, grpo_trainer, self._heard):
             super().__init__(*args, **kwargs)
@@ -108,11 +110,31 @@ class RlvrStageTrainer(GRPOTrainer):
         sampler = super()._get_train_sampler(dataset)
         return OrderOfEpoch(sampler, self.args.seed, lambda: int(self.state.epoch or 0), opening)
 
+    def _compute_loss(self, model, inputs):
+        self.count_trained(inputs["prompt_mask"], inputs["completion_mask"])
+        return super()._compute_loss(model, inputs)
+
+    def count_trained(self, prompt_mask, completion_mask) -> None:
+        """Count the tokens of the rows, prompts included, that a loss is computed on: those with a token in the mask."""
+        lengths = completion_mask.sum(1)
+        self.trained += int(((prompt_mask.sum(1) + lengths) * (lengths > 0)).sum())
+
     def train_tokens(self) -> int:
-        return int(self.state.num_input_tokens_seen) * self.num_iterations
+        """Of all ranks, since the trainer began: a collective."""
+        return sum(ranks.gather([self.trained]))
 
     def resume_tokens(self, count: int) -> None:
-        """Nothing: the trainer's state, which is in the checkpoint, counts them."""
+        """Nothing: a resumed stage adds what it trains on to what its checkpoint says."""
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is generated in this block is not trained on as it is: TRL's token count and lengths stay as they were."""
+        seen, logged = self.state.num_input_tokens_seen, self._metrics["train"]
+        lengths = {name: list(logged[name]) for name in logged if name.startswith("completions/")}
+        yield
+        self.state.num_input_tokens_seen = seen
+        for name in [name for name in logged if name.startswith("completions/")]:
+            logged[name] = lengths.get(name, [])
 
     def is_exact(self) -> bool:
         """Whether this is a place between two generations: rollouts and their counter are not in checkpoints.

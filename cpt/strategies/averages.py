@@ -2,8 +2,16 @@
 
     average <- average + a * (theta - average),  a in [0, 1] of one tensor or of all
 
-`constant` has a = 1 - decay; `warmup` begins with a long step and never averages more than it has seen; `bema` (2508.00180)
-lets a fall with a power of the steps, and corrects the lag of what is served by a part of theta - theta_0.
+`constant` has a = 1 - decay; `warmup` begins with a long step and never averages more than it has seen.
+
+**bema** (2508.00180) lets a fall with a power of the *steps*, however rarely it is updated, and corrects the lag of what is
+served by a part of theta - theta_0: with t steps since its beginning, at an update
+
+    average <- average + (1 + lag + t)^-ema_power (theta - average)
+    served   = average + (1 + lag + t)^-bias_power (theta - theta_0)
+
+as in the authors' code (github.com/abblock/bema, core_offline.py and core_online.py), which updates every 400 steps. TRL's
+callback writes (lag + t): the same with a lag that is smaller by 1.
 
 **LCIA** (2410.10868) asks, tensor by tensor, for the share b of the old weights that balances the loss of theta - b d against
 the distance kept from the old, d = theta - average: to second order b = (g.d + |d|) / (d.H.d), which it writes with norms as
@@ -17,7 +25,7 @@ and the denominator is left out: between two steps of stochastic gradients the q
 rate), not the curvature. With c = cos(g, d), log a = (1 + c) log(1 - decay). Where the loss still falls along the drift
 (c < 0) the average follows, up to a = 1; where it rises (c > 0), the live weights have gone too far and the average stays,
 down to a = (1 - decay)^2; where drift and gradient are unrelated it is the constant rule. Neither the size of a tensor, nor
-the scale of the loss, nor that of the weights changes it.
+the scale of the loss, nor that of the weights changes it. Its drift is that before the step, where the gradient was taken.
 
 **psmt** (2407.02253): average <- m average + (1 - m) (decay average + (1 - decay) theta), elementwise, m = 1 where the Fisher
 is largest: what matters most stays. That is the paper's equation, read by its abstract ("preservation measures applied to
@@ -46,9 +54,9 @@ def warmup(decay: float, updates: int) -> float:
     return 1 - min(decay, (1 + updates) / (10 + updates))
 
 
-def falling(updates: int, power: float, lag: float) -> float:
-    """(lag + updates)^-power, at most 1: BEMA's weight of the average (ema_power) and of its correction (bias_power)."""
-    return min(1.0, (lag + updates) ** -power)
+def falling(steps: int, power: float, lag: float) -> float:
+    """(1 + lag + steps)^-power: BEMA's weight of the average (ema_power) and of its correction (bias_power)."""
+    return (1 + lag + steps) ** -power
 
 
 def lcia_paper(

@@ -48,9 +48,10 @@ class Strategy:
         return None
 
     def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
-        """The stage's weights are saved, and still in `model`, which nobody needs any more. `save(folder)` saves it again.
+        """The stage's weights are saved, and still in `model`. `save(folder)` saves it again, as it is then.
 
-        On all ranks; `save` is a collective.
+        What a strategy writes to the model it takes back (`tensors.put_back`): those after it look at the stage's weights
+        too. On all ranks; `save` is a collective.
         """
 
     def after_stage(self, ctx, rows) -> Path | None:

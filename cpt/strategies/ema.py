@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from cpt.errors import UserError
 from cpt.recipe import Recipe
-from cpt.recipe_strategies import GRADIENT_RULES
+from cpt.recipe_strategies import GRADIENT_RULES, LCIA_RULES
 from cpt.strategies import averages, tensors
 from cpt.strategies.average import Average, OffloadedAverage, groups_of
 from cpt.strategies.base import Strategy
@@ -53,11 +53,12 @@ class Ema(Strategy):
         return self.follower.standing_in if self.spec.rollouts == "ema" else None
 
     def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
-        """The average as a model, beside the stage's own. The weights in `model` are no longer needed."""
+        """The average as a model, beside the stage's own."""
         if self.follower.average is not None:
-            with torch.no_grad():
-                torch._foreach_copy_(self.follower.weights, self.follower.as_served())
-            save(self.folder(ctx))
+            served, weights = self.follower.as_served(), self.follower.weights
+            with tensors.put_back(weights), torch.no_grad():
+                torch._foreach_copy_(weights, served)
+                save(self.folder(ctx))
 
     def after_stage(self, ctx, rows) -> None:
         self._let_go()
@@ -104,7 +105,10 @@ class Follower(TrainerCallback):
         self.average: Average | None = None
         self.weights: list[torch.Tensor] = []
         self.names: list[str] = []
-        self.extra: dict[str, list[torch.Tensor]] = {}  # what the rule needs besides: first, gradients, weights, fisher
+        self.extra: dict[
+            str, list[torch.Tensor]
+        ] = {}  # what the rule needs besides: first, moved, gradients, weights, fisher
+        self.steps: list[torch.Tensor] = []  # lcia-paper: by how much the weights had moved when the gradient was taken
         self.means: list[torch.Tensor] = []  # of each tensor's shares in an update, where each element has its own
         self.taken: list[float] = []  # of each update since the last log
         self.reference: list[torch.Tensor] = []  # weights that follow the average
@@ -154,12 +158,22 @@ class Follower(TrainerCallback):
         if self.average is None:
             return
         self.average.before_step()
-        if self.owner.rule in GRADIENT_RULES and self._is_due(self.owner.steps + 1):
-            gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in self.weights]
-            if self.owner.rule == "psmt":
-                self._add_to_fisher(gradients)
-            else:
-                self.shares = self._of_gradients(gradients)
+        if not self._is_due(self.owner.steps + 1):
+            return
+        if self.owner.rule == "psmt":
+            self._add_to_fisher(self._gradients())
+        elif self.owner.rule == "balanced":
+            self.shares = self._of_gradients(self._gradients())
+        elif self.owner.rule == "lcia-paper":
+            self._remember_weights()
+
+    def on_optimizer_step(self, args, state, control, **_):
+        """The weights have taken the step; the gradients that it was taken with are still there."""
+        if self.average is not None and self.owner.rule in LCIA_RULES and self._is_due(self.owner.steps + 1):
+            self.shares = self._of_gradients(self._gradients())
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [w.grad if w.grad is not None else torch.zeros_like(w) for w in self.weights]
 
     @torch.no_grad()
     def _add_to_fisher(self, gradients: list[torch.Tensor]) -> None:
@@ -178,7 +192,7 @@ class Follower(TrainerCallback):
 
     @torch.no_grad()
     def _of_gradients(self, gradients: list[torch.Tensor]) -> list[float]:
-        """One share for each tensor, from the gradients that the optimiser is about to use."""
+        """One share for each tensor, from the gradients of this step and the weights as they are."""
         gradients = [g.to(t.dtype) for g, t in zip(gradients, self.average.tensors, strict=True)]
         decay, found = self.spec.decay, []
         before = self.extra.get("gradients")
@@ -195,13 +209,20 @@ class Follower(TrainerCallback):
             elif self.owner.rule == "lcia-code":
                 found.append(averages.lcia_code(g, torch._foreach_sub(g, before[group]), drifts, decay))
             else:
-                steps = torch._foreach_sub(live, self.extra["weights"][group])
-                found.append(averages.lcia_paper(g, torch._foreach_sub(g, before[group]), drifts, steps, decay))
+                changes, steps = torch._foreach_sub(g, before[group]), self.steps[group]
+                found.append(averages.lcia_paper(g, changes, drifts, steps, decay))
         if self.owner.rule != "balanced":
             self._remember("gradients", gradients)
-        if self.owner.rule == "lcia-paper":
-            self._remember("weights", self.weights)
+        self.steps = []
         return torch.cat([each.float() for each in found]).tolist()
+
+    @torch.no_grad()
+    def _remember_weights(self) -> None:
+        """The weights that this step's gradient was taken at, and how far they are from those of the last one."""
+        before = self.extra.get("weights")
+        live = [w.detach().to(t.dtype) for w, t in zip(self.weights, self.average.tensors, strict=True)]
+        self.steps = [] if before is None else list(torch._foreach_sub(live, before))
+        self._remember("weights", live)
 
     def _remember(self, what: str, tensors: list[torch.Tensor]) -> None:
         if what not in self.extra:
@@ -243,6 +264,8 @@ class Follower(TrainerCallback):
             share = self._share()
             self.average.update(share)
             owner.updates += 1
+            if owner.rule == "bema" and self.spec.every > 1:
+                self._remember("moved", self._correction())
             each = torch.stack(self.means).tolist() if callable(share) else share
             self.taken.append(each if isinstance(each, float) else sum(each) / len(each))
 
@@ -254,19 +277,29 @@ class Follower(TrainerCallback):
         if owner.rule in GRADIENT_RULES:
             return self.shares
         if owner.rule == "bema":
-            return averages.falling(owner.updates, spec.ema_power, spec.lag)
+            return averages.falling(self._age(), spec.ema_power, spec.lag)
         return averages.constant(spec.decay) if owner.rule == "constant" else averages.warmup(spec.decay, owner.updates)
+
+    def _age(self) -> int:
+        """Steps since the average began."""
+        return self.owner.steps - self.spec.start
 
     def on_log(self, args, state, control, logs=None, **_):
         if self.taken:
-            logs[f"{self.owner.spec.kind}/share"] = sum(self.taken) / len(self.taken)
+            name = f"{self.spec.kind}/share"  # of several averages the first has the plain name
+            logs[f"{self.owner.name}/share" if name in logs else name] = sum(self.taken) / len(self.taken)
             self.taken.clear()
 
+    @torch.no_grad()
     def as_served(self) -> list[torch.Tensor]:
-        """The average, with BEMA's correction where that is the rule."""
+        """The average, with BEMA's correction (of its last update) where that is the rule."""
         self.average.wait()
-        if self.owner.rule != "bema":
+        if self.owner.rule != "bema" or not self.owner.updates:
             return self.average.tensors
-        a = averages.falling(self.owner.updates, self.spec.bias_power, self.spec.lag)
-        moved = [w.detach().to(f.dtype) - f for w, f in zip(self.weights, self.extra["first"], strict=True)]
-        return [t + a * m.to(t.device) for t, m in zip(self.average.tensors, moved, strict=True)]
+        moved = self.extra["moved"] if self.spec.every > 1 else self._correction()
+        return [t + m.to(t.device) for t, m in zip(self.average.tensors, moved, strict=True)]
+
+    def _correction(self) -> list[torch.Tensor]:
+        """BEMA's part of theta - theta_0."""
+        a = averages.falling(self._age(), self.spec.bias_power, self.spec.lag)
+        return [a * (w.detach().to(f.dtype) - f) for w, f in zip(self.weights, self.extra["first"], strict=True)]

@@ -69,10 +69,15 @@ def keeps_squares(optimizer, weights: Sequence[torch.Tensor]) -> bool:
     return adam and all("step" in s and "exp_avg_sq" in s and s["exp_avg_sq"].shape == shape for shape, s in known)
 
 
+def floats_of(model) -> list[torch.Tensor]:
+    """All of the model's tensors that are no integers, the untrained among them."""
+    return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+
+
 @torch.no_grad()
 def put_squares(model, optimizer) -> None:
     """v / (1 - beta2^steps) in the place of each trained weight of the model, in its dtype; 0 in that of all else."""
-    torch._foreach_zero_([tensor for tensor in model.state_dict().values() if tensor.is_floating_point()])
+    torch._foreach_zero_(floats_of(model))
     for group in optimizer.param_groups:
         for weight in group["params"]:
             if known := optimizer.state.get(weight):
@@ -96,9 +101,10 @@ class Diagonals:
 
     def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
         """The stage's diagonal beside its model, as a model, so that the names are those of saved models. On all ranks."""
-        put_squares(model, self.squares.optimizer)
+        with tensors.put_back(floats_of(model)):
+            put_squares(model, self.squares.optimizer)
+            save(ctx.target.parent / self.name)
         self.squares = None
-        save(ctx.target.parent / self.name)
 
     def after_task(self, ctx, models: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         """Those of `models` (the new one first) that have a diagonal, and the files of these. On all ranks.

@@ -229,7 +229,8 @@ def arguments(spec: Any, models: Sequence[Path], base: Path, value: float | None
         weights = [1 - value, *[value / old] * old]
         method = "linear" if spec.method == "wise" and old > 1 else spec.method
         return {"method": method, "models": models, "weights": weights}
-    told = {name: getattr(spec, name) for name in ("density", "gamma", "epsilon") if getattr(spec, name) is not None}
+    names = ("density", "gamma", "epsilon", "trim")
+    told = {name: getattr(spec, name) for name in names if getattr(spec, name) is not None}
     told |= {"scale": value} if spec.option == "scale" else {}
     told |= {"seed": seed} if spec.method in RANDOM else {}
     return {"method": spec.method, "models": models, "base": base if spec.method in FROM_BASE else None, **told}

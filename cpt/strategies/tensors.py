@@ -1,11 +1,13 @@
 """Tensors of a strategy's state as safetensors: one file, or one a process where they hold parts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
 from cpt import ranks
 from cpt.disk import writing
@@ -39,3 +41,15 @@ def read(folder: Path) -> dict[str, torch.Tensor]:
 def trained(model) -> dict[str, torch.Tensor]:
     """The weights that training changes, by name: all of a model's, or an adapter's."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+@contextmanager
+def put_back(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Whatever is written to the tensors in this block, they have their values again after it (kept in CPU memory)."""
+    here = [(each.to_local() if isinstance(each, DTensor) else each).detach() for each in tensors]  # FSDP2: our shard
+    kept = [tensor.to("cpu", copy=True) for tensor in here]
+    try:
+        yield
+    finally:
+        for tensor, value in zip(here, kept, strict=True):
+            tensor.copy_(value)

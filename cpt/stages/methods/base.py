@@ -5,7 +5,7 @@ ranks, so that no packing into micro-batches can change the mix.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from cpt.recipe_stages import Hybrid
 class Groups:
     """What the rollouts of one generation were worth.
 
-    An unscorable rollout (NaN) has the mean reward of its group here, so no advantage; it is never correct.
+    The reward of an unscorable rollout is NaN: it is never correct, has no advantage, and is in no mean or deviation.
     `demonstration_rewards` are 0 where a prompt has none (`demonstrated`), and where the method does not ask for them.
     """
 
@@ -27,13 +27,18 @@ class Groups:
     demonstrated_P: torch.Tensor  # bool
     demonstration_rewards_P: torch.Tensor
 
+    @property
+    def scored_PG(self) -> torch.Tensor:
+        """1.0 for the rollouts that could be scored: the weight of each where all are trained on."""
+        return (~self.rewards_PG.isnan()).float()
+
 
 @dataclass(frozen=True)
 class Mix:
     """The weights (0: left out) and advantages of one generation, and the scales of the two branches.
 
     A branch is divided by its count: the sum of its weights (times lengths, where it is a mean over tokens) unless
-    `rollout_count` says otherwise; `together` divides both by the sum of the two.
+    `rollout_count` or `demonstration_count` says otherwise; `together` divides both by the sum of the two.
     """
 
     rollout_weights_PG: torch.Tensor
@@ -43,6 +48,7 @@ class Mix:
     rollout_scale: float = 1.0
     demonstration_scale: float = 1.0
     rollout_count: float | None = None
+    demonstration_count: float | None = None
     together: bool = False
 
 
@@ -52,15 +58,17 @@ class HybridMethod(ABC):
     constant: max_completion_length (Dr. GRPO); sequence: its own length; token: nothing, and the count is of tokens.
     """
 
-    rollouts: ClassVar[Method]
+    rollouts: Method
     demonstrations: ClassVar[Method] = METHODS["sft"]
-    rollout_length: ClassVar[str] = "constant"
-    demonstration_length: ClassVar[str] = "token"
+    rollout_length: str = "constant"
+    demonstration_length: str = "token"
     asks_demonstration_rewards: ClassVar[bool] = False
     keeps_unsolved: ClassVar[bool] = False  # in a buffer, for SFT steps of their own
 
     def __init__(self, spec: Hybrid):
         self.spec = spec
+        if not spec.clips:
+            self.rollouts = replace(self.rollouts, mask="none")
 
     @abstractmethod
     def mix(self, groups: Groups, step: int) -> Mix:
