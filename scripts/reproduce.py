@@ -5,8 +5,9 @@
 
 A cell is one `cpt run`. What it showed is kept in eval/reference/TABLE.json as soon as it ends, so that the script goes on
 with the next one when it is called again; a run that was stopped inside goes on as well. A cell whose recipe has changed is
-made again. The table goes to eval/reference/TABLE.md: means over the seeds with 95 % intervals of Student's t, and the
-differences of neighbours in the published ranking, paired by seed.
+made again, and one whose method has: `revision` of a method in the table's file is raised where the code computes or counts
+something else than before. The table goes to eval/reference/TABLE.md: means over the seeds with 95 % intervals of Student's
+t, and the differences of neighbours in the published ranking, paired by seed.
 """
 
 import argparse
@@ -66,11 +67,13 @@ class Table:
         return [method["recipe"], *self.plan["set"], *method.get("set", []), *scaled, f"seed={cell.seed}"]
 
     def composed(self, cell: Cell) -> str:
-        """The digest of all that a cell's recipe says, so that a cell is what its recipe is today."""
+        """The digest of all that a cell's recipe says, so that a cell is what its recipe and its method are today."""
         from cpt.recipe import load
 
         recipe, *overrides = self.words(cell)
         text = load(recipe, overrides).model_dump_json(exclude={"description"}, exclude_defaults=True)
+        revision = self.plan["methods"][cell.method].get("revision", 1)
+        text += f" revision {revision}" if revision > 1 else ""
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def is_there(self, cell: Cell) -> bool:

@@ -23,8 +23,8 @@ SHAPES = ((3, 4), (5,), (2, 2, 2))
 def test_shares_by_hand():
     assert averages.constant(0.99) == pytest.approx(0.01)
     assert [averages.warmup(0.9, n) for n in (0, 10, 1000)] == pytest.approx([0.9, 9 / 20, 0.1])
-    assert [averages.falling(n, 0.5, 10) for n in (0, 90)] == pytest.approx([10**-0.5, 0.1])
-    assert averages.falling(0, 0.5, 0.25) == 1.0
+    assert [averages.falling(n, 0.5, 10) for n in (0, 89)] == pytest.approx([11**-0.5, 0.1])
+    assert averages.falling(0, 0.5, 0) == 1.0
 
 
 def test_lcia_as_the_code_has_it():

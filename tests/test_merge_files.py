@@ -17,7 +17,8 @@ from cpt import cli
 from cpt.errors import Interrupted, UserError
 from cpt.merging import plan, stream
 from cpt.merging.merge import merge
-from cpt.merging.methods import METHODS, Chunk, merge_tensor, settle
+from cpt.merging.method import Chunk, merge_tensor
+from cpt.merging.methods import METHODS, settle
 from cpt.merging.reading import Weights, read_header
 from cpt.merging.writing import Shape, Writer
 

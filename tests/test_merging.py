@@ -15,7 +15,8 @@ from cpt.merging.arithmetic import aim, magmax, task_arithmetic
 from cpt.merging.breadcrumbs import breadcrumbs
 from cpt.merging.dare import dare, dare_ties
 from cpt.merging.draws import uniform_bits
-from cpt.merging.methods import METHODS, Chunk, merge_tensor, settle
+from cpt.merging.method import Chunk, merge_tensor
+from cpt.merging.methods import METHODS, settle
 from cpt.merging.slerp import slerp
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

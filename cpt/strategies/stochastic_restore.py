@@ -1,10 +1,11 @@
 """Stochastic restore (CoTTA, 2203.13591): after a step each weight goes back to its anchor by a small chance.
 
 The anchor is the trained weights (an adapter's, where one is trained) as the stream, or the task, began with them. Who goes
-back depends on the stage's seed and the step alone, so that a resumed stage restores the same weights, and every process of a
-data-parallel run the same as the others.
+back depends on the stage's seed, the step and the strategy's place among those of its kind alone. So a resumed stage restores
+the same weights, every process of a data-parallel run the same as the others, and two of these strategies each its own.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ class StochasticRestore(Strategy, TrainerCallback):
     def __init__(self, recipe, spec, name):
         super().__init__(recipe, spec, name)
         self.task, self.anchor = "", {}
+        before = recipe.strategies[: int(name.split("-")[0])]
+        self.number = sum(each.kind == spec.kind for each in before)  # of those of its kind
 
     def before_stage(self, ctx, rows):
         if self.spec.to == "task-start" and self.task != ctx.task.name:
@@ -46,7 +49,8 @@ class StochasticRestore(Strategy, TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if state.global_step % self.spec.every:
             return
-        generator = torch.Generator().manual_seed(self.seed + state.global_step)
+        digest = hashlib.sha256(f"{self.seed} {state.global_step} {self.number}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
         for name, weight in self.weights.items():
             back = torch.rand(weight.shape, generator=generator) < self.spec.probability
             weight.copy_(torch.where(back.to(weight.device), self.anchor[name], weight))
