@@ -8,7 +8,7 @@ import torch
 from fakes import write_recipe
 from test_rlvr import assert_a_kill_changes_nothing, logged, rlvr
 
-from cpt import models, plan, tiny
+from cpt import losses, models, plan, tiny
 from cpt.recipe import RecipeErrors, load
 from cpt.stages.baselines import OwnBaseline, group_advantages
 from cpt.stages.values import CHOICES
@@ -87,6 +87,44 @@ def test_what_cannot_be_scored_is_in_no_baseline():
     assert found[1].tolist() == [0, 0, 0, 0], "an answer that no other stands beside has no advantage"
     assert group_advantages("leave-one-out", rewards)[0].tolist() == pytest.approx([1, 0, -0.5, -0.5])
     assert group_advantages("gradient-weighted", rewards, lengths)[0].tolist() == pytest.approx([1, 0, -2 / 3, -2 / 3])
+
+
+UNSCORED = [1.0, None, 0.0, 0.0, None, None, 3.0, None]  # the second group has one that is scored
+HOLES = {  # of UNSCORED, for answers of 2, 3, 4, 5 tokens; TRL's: (1 - 1/3) / .577, not over the .471 of a filled hole
+    None: [1.1547, 0, -0.57735, -0.57735, 0, 0, 0, 0],
+    "leave-one-out": [1, 0, -0.5, -0.5, 0, 0, 0, 0],
+    "length-weighted": [1 - 2 / 11, 0, -2 / 11, -2 / 11, 0, 0, 0, 0],
+}
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_what_cannot_be_scored_has_no_advantage_in_a_step(tokenizer, tmp_path, name):
+    """Of rlvr itself, and of each baseline: as it reaches the loss."""
+    parts, options = ((), {}) if name is None else ((OwnBaseline,), {"advantage": name})
+    made = one_step.trainer(tmp_path, one_step.answers(tokenizer), UNSCORED, parts, options, scale_rewards="group")
+    made.train()
+    found, expected = reached(made), wanted(tokenizer, HOLES[name])
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["group-mean", "group-mean-std", "leave-one-out", "length-weighted", "gradient-weighted"]
+)
+def test_no_estimator_counts_what_cannot_be_scored(name):
+    """Each group of three with a hole is the group of two without it."""
+    generator = torch.Generator().manual_seed(0)
+    rewards, weights = (torch.rand(4, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    for hole in range(3):
+        others = [place for place in range(3) if place != hole]
+        holed = rewards.clone()
+        holed[:, hole] = math.nan
+        found = losses.advantages(name, holed, lengths_PG=weights, gradients_PG=weights)
+        alone = losses.advantages(
+            name, rewards[:, others], lengths_PG=weights[:, others], gradients_PG=weights[:, others]
+        )
+        torch.testing.assert_close(found[:, others], alone)
+        assert found[:, hole].tolist() == [0] * 4
 
 
 def test_where_the_policy_is_certain():

@@ -151,6 +151,8 @@ class Pass:
             with self.changed:
                 self.survey.add(found)
                 self.bytes_done += chunk.models[0].numel() * self._bytes_of_one(job)
+            if not self._going():
+                return
         with self.changed:
             self.surveyed -= 1
             if self.surveyed:

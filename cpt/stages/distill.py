@@ -12,11 +12,12 @@ from cpt.data.encoding import Encoder
 from cpt.stages import teacher
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
+from cpt.stages.counting import CountsAtLoss
 from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
 from cpt.stages.training import build, load_policy, train
 
 
-class DistillStageTrainer(DistillationTrainer):
+class DistillStageTrainer(CountsAtLoss, DistillationTrainer):
     """DistillationTrainer whose answers come from the run's engine, synced to the policy before every generation."""
 
     def __init__(self, *args, engine, encoder: Encoder, **kwargs):
@@ -38,12 +39,6 @@ class DistillStageTrainer(DistillationTrainer):
 
     def _get_train_sampler(self, dataset=None):
         return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: int(self.state.epoch or 0))
-
-    def train_tokens(self) -> int:
-        return int(self.state.num_input_tokens_seen)
-
-    def resume_tokens(self, count: int) -> None:
-        """Nothing: the trainer's state, which is in the checkpoint, counts them."""
 
     def is_exact(self) -> bool:
         """Whether this is a place between two generations: rollouts and their counter are not in checkpoints."""

@@ -164,17 +164,21 @@ class HybridStageTrainer(RlvrStageTrainer):
             logps, entropies, _ = self._scores(
                 self.model_wrapped, prompt_ids, prompt_mask, taught["demonstration_ids"], mask
             )
-        self.count_trained(prompt_mask, mask * (weights_B > 0)[:, None])
+        self.count_rows(prompt_mask, mask * (weights_B > 0)[:, None])
         nll_BT = surrogate(METHODS["sft"], logps, torch.ones_like(logps[:, :1]), mask)
         return ((nll_BT - self.entropy_coef * entropies * mask).sum(1) * weights_B).sum()
 
     # -- the loss ------------------------------------------------------------------------------------------------------------
 
+    def count_inputs(self, inputs) -> None:
+        for kind in ("rollout", "demonstration"):
+            mask = inputs["completion_mask" if kind == "rollout" else "demonstration_mask"]
+            self.count_rows(inputs["prompt_mask"], mask * (inputs[f"{kind}_weights"] > 0)[:, None])
+
     def _compute_loss(self, model, inputs):
         names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
         logps, entropies, auxiliary = self._scores(model, *(inputs[name] for name in names))
         trained_mask = inputs["completion_mask"] * (inputs["rollout_weights"] > 0)[:, None]
-        self.count_trained(inputs["prompt_mask"], trained_mask)
         entropy = (entropies * trained_mask).sum()
         rollout_loss = self._rollout_loss(inputs, logps, entropies)
         demonstration_loss = torch.zeros_like(rollout_loss)
@@ -227,7 +231,6 @@ class HybridStageTrainer(RlvrStageTrainer):
         prompt_ids, prompt_mask = inputs["prompt_ids"][rows], inputs["prompt_mask"][rows]
         with self.sft_head.at_one():
             logps_DT, entropies_DT, _ = self._scores(model, prompt_ids, prompt_mask, ids_DT, mask_DT)
-        self.count_trained(prompt_mask, mask_DT)
         loss_DT = self.method.demonstration_loss(logps_DT, entropies_DT, advantages_D1, mask_DT)
         summed = self._branch(loss_DT, mask_DT, weights_D, self.method.demonstration_length)
         return summed / self._share(inputs["demonstration_count"]), (entropies_DT * mask_DT).sum()

@@ -16,6 +16,7 @@ from cpt.data.rows import unpack
 from cpt.stages.baselines import OwnBaseline, logps_of
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
+from cpt.stages.counting import CountsAtLoss
 from cpt.stages.drift import NAME as DRIFT
 from cpt.stages.drift import Drift
 from cpt.stages.filtering import Opening, filtered
@@ -29,7 +30,7 @@ from cpt.stages.ttrl import Vote, without_answers
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
 
 
-class RlvrStageTrainer(GRPOTrainer):
+class RlvrStageTrainer(CountsAtLoss, GRPOTrainer):
     """GRPOTrainer whose rollouts come from the run's engine, synced to the policy before every generation.
 
     An engine that is the policy itself (transformers) generates here; one that is a copy (vLLM) goes through TRL's own
@@ -50,7 +51,6 @@ class RlvrStageTrainer(GRPOTrainer):
     ):
         self.engine, self.drift, self.encoder, self.stops = engine, drift, encoder, encoder.stops
         self.opening, self.given = opening, None
-        self.trained = 0  # tokens, on this rank, since the trainer began
         self.rollout_policy = partial(nullcontext, False)
         with generating_with(engine, self.stops, grpo_trainer, self._heard):
             super().__init__(*args, **kwargs)
@@ -109,22 +109,6 @@ class RlvrStageTrainer(GRPOTrainer):
         opening = len(self.opening.rollouts) if self.opening is not None else 0
         sampler = super()._get_train_sampler(dataset)
         return OrderOfEpoch(sampler, self.args.seed, lambda: int(self.state.epoch or 0), opening)
-
-    def _compute_loss(self, model, inputs):
-        self.count_trained(inputs["prompt_mask"], inputs["completion_mask"])
-        return super()._compute_loss(model, inputs)
-
-    def count_trained(self, prompt_mask, completion_mask) -> None:
-        """Count the tokens of the rows, prompts included, that a loss is computed on: those with a token in the mask."""
-        lengths = completion_mask.sum(1)
-        self.trained += int(((prompt_mask.sum(1) + lengths) * (lengths > 0)).sum())
-
-    def train_tokens(self) -> int:
-        """Of all ranks, since the trainer began: a collective."""
-        return sum(ranks.gather([self.trained]))
-
-    def resume_tokens(self, count: int) -> None:
-        """Nothing: a resumed stage adds what it trains on to what its checkpoint says."""
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:

@@ -20,8 +20,9 @@ from cpt.errors import UserError
 from cpt.stages.average import ADAPTER, MovingAverage, add_average_adapter
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
+from cpt.stages.counting import CountsAtLoss
 from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
-from cpt.stages.training import CountsTokens, build, load_policy, train
+from cpt.stages.training import build, load_policy, train
 
 
 class ReadyContext(DemonstrationTeacherContextBuilder):
@@ -31,7 +32,7 @@ class ReadyContext(DemonstrationTeacherContextBuilder):
         return privileged_context
 
 
-class SelfDistillationTrainer(CountsTokens, SDFTTrainer):
+class SelfDistillationTrainer(CountsAtLoss, SDFTTrainer):
     """SDFTTrainer whose answers come from the run's engine, synced to the policy before every generation.
 
     `encoder` is the task's. `rate` and `every` are the teacher's (`MovingAverage`).
@@ -39,7 +40,6 @@ class SelfDistillationTrainer(CountsTokens, SDFTTrainer):
 
     def __init__(self, *args, engine, encoder: Encoder, rate: float, every: int, **kwargs):
         self.engine, self.encoder, self.stops, self.rate, self.every = engine, encoder, encoder.stops, rate, every
-        self._total_train_tokens = 0
         with generating_with(engine, self.stops, vllm_generation, self._heard):
             super().__init__(*args, **kwargs)
         self.teacher_context_builder = ReadyContext(self)
@@ -70,12 +70,6 @@ class SelfDistillationTrainer(CountsTokens, SDFTTrainer):
     def _generate_transformers(self, prompt_ids):
         sampling = sampling_of(self.args, self.stops, self.args.generation_kwargs or {})
         return prompt_ids, engine_answers(self, prompt_ids, sampling)
-
-    def sample_rollouts(self, inputs):
-        batch = super().sample_rollouts(inputs)
-        tokens = batch["prompt_mask"].sum() + batch["completion_mask"].sum()
-        self._total_train_tokens += int(self.accelerator.gather(tokens).sum()) * self.num_iterations
-        return batch
 
     def _get_train_sampler(self, dataset=None):
         return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: int(self.state.epoch or 0))

@@ -45,7 +45,7 @@ torch.serialization.register_package(11, lambda storage: None, take_numbered_cpu
 
 
 class CountsTokens:
-    """For TRL's SFT and DPO trainers, whose count of trained tokens is not in their checkpoints (GRPO's is)."""
+    """For TRL's SFT and DPO trainers, which count the tokens they train on, but not in their checkpoints."""
 
     def train_tokens(self) -> int:
         return int(self._total_train_tokens)
@@ -286,9 +286,7 @@ class Keeper(TrainerCallback):
         }
 
     def on_train_begin(self, args, state, control, **_):
-        self.trained_at_start = (
-            self.trainer.train_tokens()
-        )  # GRPO's count is restored with its state, the others' is not
+        self.trained_at_start = self.trainer.train_tokens()  # of SFT and DPO that before a resume
 
     def on_step_begin(self, args, state, control, **_):
         self.begun = True
