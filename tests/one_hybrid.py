@@ -9,6 +9,8 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from cpt import models, tiny
+from cpt.data import encoding
+from cpt.data.rows import packed
 from cpt.recipe import load
 from cpt.recipe_stages import Hybrid
 from cpt.stages.buffer import UnsolvedBuffer
@@ -67,10 +69,8 @@ def trainer(
     stage = Hybrid(kind="hybrid", method=method, args={"num_generations": GROUP}, **options)
     settings = load("quickstart")
     ids = [[] if text is None else ids_of(text) for text in demonstrations]
-    rows = [
-        {"prompt": prompt, "row": str(i), "demonstration_ids": each}
-        for i, (prompt, each) in enumerate(zip(prompts, ids, strict=True))
-    ]
+    rows = [packed({"prompt": p, "id": i}) | {"demonstration_ids": ids[i]} for i, p in enumerate(prompts)]
+    encoder = encoding.load(tiny.path(), tiny.path(), settings).of(settings.stream[0])
     chosen = HYBRIDS[method](stage)
     buffer = UnsolvedBuffer(SimpleNamespace(stage=stage, key="stage")) if chosen.keeps_unsolved else None
     made = Looking(
@@ -78,8 +78,9 @@ def trainer(
         reward_funcs=[reward],
         args=GRPOConfig(output_dir=str(folder), **common | args),
         train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer(),
+        processing_class=encoder.tokenizer,
         engine=one_step.GivenAnswers(given or answers()),
+        encoder=encoder,
         method=chosen,
         score=score,
         buffer=buffer,

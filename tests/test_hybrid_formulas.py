@@ -4,6 +4,7 @@ With rollouts that cannot be scored, at other temperatures than 1, however the b
 term; and which tokens count as trained.
 """
 
+import json
 import math
 
 import one_hybrid
@@ -210,10 +211,14 @@ def test_two_updates_of_one_generation_count_twice_and_each_its_own(tmp_path, ti
 # -- ReLIFT's buffer ---------------------------------------------------------------------------------------------------------
 
 
-def taught_of(made) -> list[list[str]]:
+def ids(entries: list[dict]) -> list[int]:
+    return [json.loads(each["row"])["id"] for each in entries]
+
+
+def taught_of(made) -> list[list[int]]:
     """The rows of each SFT step, in its order."""
     steps, teach = [], made.buffer._teach
-    made.buffer._teach = lambda entries: (steps.append([each["row"] for each in entries]), teach(entries))
+    made.buffer._teach = lambda entries: (steps.append(ids(entries)), teach(entries))
     return steps
 
 
@@ -263,7 +268,7 @@ def test_the_sft_step_comes_after_all_updates_of_a_generation(tmp_path, tiny_fol
     )
     steps = taught_of(made)
     made.train()
-    assert steps == [["0"], ["0"]]
+    assert steps == [[0], [0]]
     assert ["relift/sft_loss" in line for line in made.state.log_history[:4]] == [False, True, False, True]
 
 
