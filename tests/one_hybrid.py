@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import one_step
 import torch
 from datasets import Dataset
+from peft import get_peft_model
 from trl import GRPOConfig
 
 from cpt import models, tiny
@@ -41,8 +42,8 @@ def trainer(
     folder, method: str, rewards: list[list], demonstrations=DEMONSTRATIONS, prompts=PROMPTS, given=None, **args
 ):
     """A trainer with `rewards[i]` for the answers of generation i (the last one from then on). `args` are GRPOConfig's,
-    and `options` the stage's. `losses` holds the loss of each micro-batch."""
-    options = args.pop("options", {})
+    `options` the stage's, `adapter` PEFT's config. `losses` holds the loss of each micro-batch."""
+    options, adapter = args.pop("options", {}), args.pop("adapter", None)
     turns = iter([*rewards[:-1]])
 
     class Looking(HybridStageTrainer):
@@ -73,8 +74,9 @@ def trainer(
     encoder = encoding.load(tiny.path(), tiny.path(), settings).of(settings.stream[0])
     chosen = HYBRIDS[method](stage)
     buffer = UnsolvedBuffer(SimpleNamespace(stage=stage, key="stage")) if chosen.keeps_unsolved else None
+    policy = models.load_policy(tiny.path(), tiny.path(), settings, trainable=True, seed=0)
     made = Looking(
-        model=models.load_policy(tiny.path(), tiny.path(), settings, trainable=True, seed=0),
+        model=policy if adapter is None else get_peft_model(policy, adapter),
         reward_funcs=[reward],
         args=GRPOConfig(output_dir=str(folder), **common | args),
         train_dataset=Dataset.from_list(rows),

@@ -11,6 +11,7 @@ import one_hybrid
 import pytest
 import torch
 from one_hybrid import LIMIT, Expected, change_of, tokens_of
+from peft import LoraConfig
 
 from cpt.errors import UserError
 from cpt.recipe_stages import Hybrid
@@ -146,10 +147,11 @@ def test_the_step_is_that_of_the_formula(tmp_path, expected, name, cut):
     assert made.train_tokens() == tokens_of(rollouts, demonstrations), "what the loss is computed on"
 
 
+@pytest.mark.parametrize("adapter", [None, LoraConfig(r=2, target_modules="all-linear")], ids=["all", "lora"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_the_sft_loss_is_not_divided_by_the_rollouts_temperature(tmp_path, expected, temperature):
-    """SFT alone: its logged loss is the mean NLL of the demonstrations at temperature 1, from logits of the model alone."""
-    made = one_hybrid.trainer(tmp_path, "hpt", [ALL_WRONG], temperature=temperature)
+def test_the_sft_loss_is_not_divided_by_the_rollouts_temperature(tmp_path, expected, temperature, adapter):
+    """SFT alone: its loss is the mean NLL of the demonstrations at temperature 1, from logits of the model alone."""
+    made = one_hybrid.trainer(tmp_path, "hpt", [ALL_WRONG], temperature=temperature, adapter=adapter)
     made.train()
     with torch.no_grad():
         wanted = token_mean(expected.demonstrations()).item()
@@ -239,10 +241,8 @@ def test_newest_first_and_one_sft_step_for_each_generation(tmp_path, tiny_folder
     steps = taught_of(made)
     made.train()
     # generation 1 keeps 0 and 1, and 0 is taught; 2 keeps 3, which goes before 1 and is taught; 3 keeps 0 and 1 again, ...
-    assert steps == [["0"], ["3"], ["0"], ["2"]]
-    assert [each["row"] for each in made.buffer.entries] == ["3", "1", "1"], (
-        "newest first; one asked again stands twice"
-    )
+    assert steps == [[0], [3], [0], [2]]
+    assert ids(made.buffer.entries) == [3, 1, 1], "newest first; one asked again stands twice"
     assert [line["relift/buffer"] for line in made.state.log_history[:4]] == [1, 1, 2, 3]
     assert made.train_tokens() == relift_tokens(prompts, ["edcba", "abc", "dcb", "abc"], [0, 3, 0, 2])
 

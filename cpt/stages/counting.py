@@ -4,6 +4,9 @@ What counts is what the loss of an optimiser step is computed on, prompts includ
 answers that were dropped, or asked for besides, count as rollouts alone, and rows that are trained on twice count twice.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from cpt import ranks
 
 
@@ -31,3 +34,14 @@ class CountsAtLoss:
 
     def resume_tokens(self, count: int) -> None:
         """Nothing: a resumed stage adds what it trains on to what its checkpoint says."""
+
+
+@contextmanager
+def uncounted(trainer) -> Iterator[None]:
+    """What a GRPOTrainer generates in this block is not trained on: TRL's token count and lengths stay as they were."""
+    seen, logged = trainer.state.num_input_tokens_seen, trainer._metrics["train"]
+    lengths = {name: list(logged[name]) for name in logged if name.startswith("completions/")}
+    yield
+    trainer.state.num_input_tokens_seen = seen
+    for name in [name for name in logged if name.startswith("completions/")]:
+        logged[name] = lengths.get(name, [])

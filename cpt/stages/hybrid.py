@@ -18,6 +18,7 @@ from cpt.losses import METHODS, Bounds, surrogate
 from cpt.stages.buffer import UnsolvedBuffer
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
+from cpt.stages.counting import uncounted
 from cpt.stages.heads import SftHead
 from cpt.stages.methods import HYBRIDS, Groups, HybridMethod, Mix
 from cpt.stages.rlvr import RlvrStageTrainer, make_trainer
@@ -143,7 +144,7 @@ class HybridStageTrainer(RlvrStageTrainer):
         """Whether none of a new group of rollouts of the present policy solves each."""
         group = self.num_generations
         prompts = [entry["prompt"] for entry in entries for _ in range(group)]
-        with self.uncounted():
+        with uncounted(self):
             completion_ids = self._generate(prompts)[1]
         texts = [self.encoder.text(ids) for ids in completion_ids]
         finished = [bool(ids) and ids[-1] in self.encoder.ends for ids in completion_ids]

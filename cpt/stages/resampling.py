@@ -13,6 +13,8 @@ from itertools import chain, islice
 import numpy as np
 import torch
 
+from cpt.stages.counting import uncounted
+
 
 @dataclass(frozen=True)
 class Group:
@@ -30,7 +32,7 @@ class Group:
 
 
 class Resampling:
-    """For a RlvrStageTrainer in one process: each generation is drawn and judged here first, then trained on as chosen.
+    """For a GRPOTrainer in one process: each generation is drawn and judged here first, then trained on as chosen.
 
     `inputs` of `_generate_and_score_completions` is changed in place, so that whoever overrides it sees the chosen rows.
     """
@@ -89,7 +91,7 @@ class Resampling:
     def _roll_out(self, rows: list[dict]) -> list[Group]:
         """One completion for each of `rows` (neighbours of one prompt are a group), judged."""
         prompts = [row["prompt"] for row in rows]
-        with self.uncounted():
+        with uncounted(self):
             _, ids, _, completions, logprobs, *_ = self._generate(prompts)
         rewards = self._calculate_rewards(rows, prompts, completions, ids)
         size = self.num_generations

@@ -1,7 +1,6 @@
 """Reinforcement learning from verifiable rewards: TRL's GRPOTrainer (2402.03300) on the run's own rollout engine."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -109,16 +108,6 @@ class RlvrStageTrainer(CountsAtLoss, GRPOTrainer):
         opening = len(self.opening.rollouts) if self.opening is not None else 0
         sampler = super()._get_train_sampler(dataset)
         return OrderOfEpoch(sampler, self.args.seed, lambda: int(self.state.epoch or 0), opening)
-
-    @contextmanager
-    def uncounted(self) -> Iterator[None]:
-        """What is generated in this block is not trained on as it is: TRL's token count and lengths stay as they were."""
-        seen, logged = self.state.num_input_tokens_seen, self._metrics["train"]
-        lengths = {name: list(logged[name]) for name in logged if name.startswith("completions/")}
-        yield
-        self.state.num_input_tokens_seen = seen
-        for name in [name for name in logged if name.startswith("completions/")]:
-            logged[name] = lengths.get(name, [])
 
     def is_exact(self) -> bool:
         """Whether this is a place between two generations: rollouts and their counter are not in checkpoints.

@@ -70,7 +70,9 @@ def keeps_squares(optimizer, weights: Sequence[torch.Tensor]) -> bool:
 
 
 def floats_of(model) -> list[torch.Tensor]:
-    """All of the model's tensors that are no integers, the untrained among them."""
+    """What is saved of the model and is no integer: all its tensors, the untrained among them, or an adapter's."""
+    if hasattr(model, "peft_config"):
+        return [weight.detach() for weight in tensors.trained(model).values()]
     return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
 
 
