@@ -74,6 +74,14 @@ def server(tiny_folder, tmp_path_factory):
 
 
 @pytest.fixture
+def given_answers(cpt):
+    """The runs of this test are given their rollouts."""
+    cpt.given = ("answers",)
+    yield
+    cpt.given = ()
+
+
+@pytest.fixture
 def given_rewards(cpt):
     """The runs of this test are given the rewards of their rollouts: there are right and wrong ones whatever was answered."""
     cpt.given = ("rewards",)

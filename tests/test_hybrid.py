@@ -292,7 +292,7 @@ def test_defaults_need_not_name_the_method(cpt, tmp_path):
 # -- resume ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("given_rewards")
+@pytest.mark.usefixtures("given_answers")
 @pytest.mark.parametrize("name", HYBRIDS)
 def test_killed_inside_a_stage(cpt, tmp_path, name):
     content = recipe("rlvr")
