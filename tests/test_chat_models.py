@@ -12,7 +12,7 @@ from cpt import checks, plan
 from cpt.checks import Findings
 from cpt.data import encoding
 from cpt.data.stream import load_stream, stage_rows
-from cpt.errors import RecipeErrors
+from cpt.errors import RecipeErrors, UserError
 from cpt.recipe import load
 
 TOOLS = CHATML.replace("{% for m", "{% if tools %}{{ tools | tojson }}\n{% endif %}{% for m", 1)
@@ -97,7 +97,7 @@ HYBRID = {"kind": "hybrid", "method": "chord"}
 CASES = {
     "sft": {},
     "dpo": {"args": {"max_length": None}},
-    "rlvr": {},
+    "rlvr": {"stop": [" "]},
     "hybrid": {"stage": HYBRID},
     "self-distillation": {"stage": {"template": "{prompt} like {demonstration}"}},
     "distill": {},
@@ -133,6 +133,8 @@ def test_every_stage_asks_what_evaluation_asks(kind, chat_model, tmp_path):
         assert teachers[0] == wanted.replace("colour? 0", "colour? 0 like red") and teachers[4].startswith("[{")
     else:
         assert trainer._tokenize_prompts(dataset["prompt"])[0] == asked
+    if kind == "rlvr":
+        assert {*encoder.ends} <= {*trainer.eos_token_ids}, "answers that a task's stop ends are not cut off"
     if kind == "hybrid":
         assert [encoder.shown(ids) for ids in dataset["demonstration_ids"]][:2] == ["red<|im_end|>", "green<|im_end|>"]
 
@@ -149,6 +151,68 @@ def test_conversations_teach_all_or_the_answers_alone(chat_model, tmp_path):
         whole = encoder.shown(row["input_ids"])
         assert whole.endswith("no<|im_end|>") and whole.count("<|im_start|>") == 4
         assert encoder.shown([label for label in row["labels"] if label != -100]) == (taught or whole)
+
+
+def test_what_of_a_prompt_and_its_answer_is_trained_on(chat_model, tmp_path):
+    calls = [
+        {"role": "assistant", "content": "red"},
+        {"role": "tool", "content": "7"},
+        {"role": "assistant", "content": "no"},
+    ]
+    train = [{"prompt": [{"role": "user", "content": str(i)}], "demonstration": calls} for i in range(8)]
+    whole = "red<|im_end|>\n<|im_start|>tool\n7<|im_end|>\n<|im_start|>assistant\nno<|im_end|>"
+    for args, taught in (
+        ({}, whole),
+        ({"assistant_only_loss": True}, "red<|im_end|>no<|im_end|>"),
+        ({"completion_only_loss": False}, None),
+    ):
+        trainer, _, encoder = trainer_of(tmp_path, made(tmp_path, chat_model, "sft", train, args=args))
+        row = trainer.train_dataset[0]
+        found = encoder.shown([label for label in row["labels"] if label != -100])
+        assert found == (taught or encoder.shown(row["input_ids"])) and encoder.shown(row["input_ids"]).endswith(whole)
+
+
+def test_rows_are_cut_at_the_limit(chat_model, tmp_path):
+    """At the end, or at the beginning; what keeps nothing of its answer is left out."""
+    from types import SimpleNamespace
+
+    from cpt.data.rows import dpo_row, sft_row
+    from cpt.stages.examples import dpo_examples, sft_examples
+
+    settings = made(tmp_path, chat_model, "sft", prompt="raw", overlong="truncate")
+    encoder = encoding.load(chat_model, chat_model, settings).of(settings.stream[0])
+    row = {"prompt": "red green", "demonstration": " blue yes no", "chosen": " blue yes no", "rejected": " no"}
+    size = len(encoder.prompts([row])[0])
+
+    def config(limit, mode="keep_start"):
+        flags = {"packing": False, "assistant_only_loss": False, "completion_only_loss": None}
+        return SimpleNamespace(max_length=limit, truncation_mode=mode, **flags)
+
+    def sft(*arguments) -> list[tuple[str, str]]:
+        found = sft_examples([(encoder, sft_row(row))], *arguments, "k")
+        return [
+            (encoder.shown(each["input_ids"]), encoder.shown([i for i in each["labels"] if i != -100]))
+            for each in found
+        ]
+
+    whole = "red green blue yes no<|end|>"
+    assert sft(config(None), None) == [(whole, " blue yes no<|end|>")]
+    assert sft(config(size + 2), None) == sft(config(None), size + 2) == [("red green blue yes", " blue yes")]
+    assert sft(config(3, "keep_end"), None) == [(" yes no<|end|>", " yes no<|end|>")]
+    with pytest.raises(UserError, match="k: no row has anything of its answer within the limit"):
+        sft(config(size), None)
+
+    def dpo(*arguments) -> list[tuple[str, str, str]]:
+        found = dpo_examples([(encoder, dpo_row(row))], *arguments, "k")
+        return [
+            tuple(encoder.shown(each[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected")) for each in found
+        ]
+
+    assert dpo(config(None), None) == [("red green", " blue yes no<|end|>", " no<|end|>")]
+    assert dpo(config(size + 1), None) == [("red green", " blue", " no")]
+    assert dpo(config(5, "keep_end"), None) == [(" green", " blue yes no<|end|>", " no<|end|>")]
+    with pytest.raises(UserError, match="k: no row has anything of its answer"):
+        dpo(config(size), None)
 
 
 def test_verifiers_are_given_special_tokens_where_the_task_says(tmp_path):

@@ -55,9 +55,11 @@ def check_special_tokens(key: str, spec: Any, encoder: Encoder, findings: Findin
         reward = getattr(spec, name)
         for each in single(reward.model_dump()) if reward is not None else ():
             looked_for = [each.get("pattern", "").replace("\\", ""), *each.get("after", ()), *each.get("labels", ())]
-            for token in (token for text in looked_for for token in encoder.special_tokens if token in text):
-                message = f"{each['kind']} looks for {token!r}, a special token, and answers come without those"
-                findings.add(f"{key}.{name}", f"{message}: say `special_tokens: keep` in the task", token)
+            tokens = [token for token in encoder.special_tokens if any(token in text for text in looked_for)]
+            if tokens:
+                named = " and ".join(map(repr, tokens))
+                message = f"{each['kind']} looks for {named}, and answers come without special tokens"
+                findings.add(f"{key}.{name}", f"{message}: say `special_tokens: keep` in the task")
 
 
 def check_special_answer(key: str, spec: Any, row: Row, encoder: Encoder, findings: Findings) -> None:

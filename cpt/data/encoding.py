@@ -245,8 +245,7 @@ class Encoder:
         """What the chat template writes, up to the end of the last answer."""
         wholes, asked, prompts, tools = [], [], [], []
         for i, sent in chats:
-            form = forms[i]
-            messages = sent + completion_messages(sent, form["completion"]) if "prompt" in form else sent
+            form, messages = forms[i], self.conversation(forms[i])
             last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
             wholes.append(messages)
             asked.append(messages[:last])
@@ -270,6 +269,13 @@ class Encoder:
             else:
                 yield self._ended(before, whole, start, merges, cut=ends_there)
 
+    def conversation(self, form: dict) -> list[dict]:
+        """All messages of what is taught, where that is a chat."""
+        if "prompt" not in form:
+            return self.sent(form["messages"])
+        sent = self.sent(form["prompt"])
+        return sent + completion_messages(sent, form["completion"])
+
     def _ended(self, asked: list[int], ids: list[int], start: int, merges: bool, cut: bool) -> Taught:
         """What is taught up to the first stop token after `asked`; what follows that is trained on unless `cut`."""
         end = next((place + 1 for place in range(len(asked), len(ids)) if ids[place] in self.ends), None)
@@ -278,7 +284,7 @@ class Encoder:
     def answers(self, form: dict, taught: Taught) -> tuple[list[tuple[int, int]], int]:
         """(start, end) in `taught.ids` of each answer of a conversation, and how many answers the template writes otherwise
         than it would ask for them (they are not among those)."""
-        messages = self.sent(form["messages"])
+        messages = self.conversation(form)
         places = [place for place, message in enumerate(messages) if message["role"] == "assistant" and place]
         texts = self._rendered([messages[:place] for place in places], [form.get("tools")] * len(places), asking=True)
         spans = []
