@@ -296,7 +296,11 @@ REFUSED = {
     "a token that the model does not know": (
         lambda: byte_level(CHATML, added=["<sep>"]),
         {"train": rows(4, prompt="red<sep>"), "embeddings": -1},
-        ["row t/train/0: its prompt holds '<sep>'", "resize_token_embeddings", "(and 3 more rows like it)"],
+        [
+            "row t/train/0: its prompt holds '<sep>'",
+            "resize_token_embeddings",
+            "(and 3 more rows like it: t/train/1, t/train/2",
+        ],
     ),
     "an answer of a token that the model does not know": (
         lambda: byte_level(CHATML, added=["<sep>"]),
