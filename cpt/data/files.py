@@ -12,7 +12,7 @@ from pathlib import Path
 from cpt.data.loaded import Rows
 from cpt.data.readers import Options, before_number, ending_format, records
 from cpt.data.readers.folder import files
-from cpt.data.tables import rows_of
+from cpt.data.reading import rows_of
 from cpt.errors import RecipeErrors, UserError
 from cpt.recipe import File
 
@@ -26,7 +26,7 @@ def load(source: File, path: Path) -> Rows:
 
     Raises:
         UserError: it cannot be read.
-        RecipeErrors: see `tables.rows_of`.
+        RecipeErrors: see `reading.rows_of`.
     """
     options = Options(source.file_format, source.field, source.delimiter)
     found = files(path, options)

@@ -1,7 +1,7 @@
 """Rows of a data set of the hub, loaded by `datasets`."""
 
 from cpt.data.loaded import Rows
-from cpt.data.tables import rows_of
+from cpt.data.reading import rows_of
 from cpt.errors import UserError
 from cpt.recipe import Hub
 
@@ -13,7 +13,7 @@ def load(source: Hub, words: str) -> Rows:
 
     Raises:
         UserError: it is not to be had.
-        RecipeErrors: see `tables.rows_of`.
+        RecipeErrors: see `reading.rows_of`.
     """
     import datasets
 
