@@ -445,9 +445,9 @@ SPECIAL_ANSWERS = [{"prompt": f"which colour? {i}", "answer": "<answer>red", "de
 def test_verifiers_that_look_for_special_tokens(train, reward, metric, words, tmp_path):
     folder = model_of(byte_level(CHATML, (*SPECIAL, "<answer>")), tmp_path / "model")
     more = {"reward": reward} | ({"metric": metric} if metric else {})
-    lines = lines_of(made(tmp_path, folder, "sft", train, **more), tmp_path)
+    lines = lines_of(made(tmp_path, folder, "rlvr", train, **more), tmp_path)
     assert any(all(word in line for word in words) and "special_tokens: keep" in line for line in lines), lines
-    checks.check(made(tmp_path, folder, "sft", train, special_tokens="keep", **more), tmp_path / "run")
+    checks.check(made(tmp_path, folder, "rlvr", train, special_tokens="keep", **more), tmp_path / "run")
 
 
 def test_answers_that_are_sampled_longer_than_evaluated(chat_model, tmp_path):

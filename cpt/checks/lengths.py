@@ -50,7 +50,9 @@ def trained_limits(context: int | None, where: str, stage: Any) -> list[Limit]:
     keeps_end = stage.kind != "hybrid" and value_of(stage.args, stage.kind, "truncation_mode") == "keep_end"
     limits = [Limit(context, f"the model's context of {context} holds no more", remedy, True, keeps_end)]
     cut = value_of(stage.args, stage.kind, "max_length") if stage.kind != "hybrid" else None
-    if cut is not None and not splits_rows(stage):
+    if cut is not None and splits_rows(stage) and (context is None or cut <= context):
+        return []
+    if cut is not None:
         words = f"args.max_length of {where} is {cut}"
         if "max_length" not in stage.args:
             words = f"{CONFIGS[stage.kind][2]} takes {cut} where args.max_length of {where} says nothing"

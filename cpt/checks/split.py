@@ -7,6 +7,7 @@ from typing import Any
 from cpt.checks.lengths import NONE, Limit, Overlong
 from cpt.data.encoding import Encoder
 from cpt.data.rows import Row
+from cpt.preflight import UNJUDGED
 
 
 @dataclass
@@ -27,6 +28,11 @@ class Split:
     roles: set[str] = field(default_factory=set)  # that the chat template is known to write
     answers_alone: bool = False  # whether of conversations the answers alone are trained on
     unreachable: dict[str, int] = field(default_factory=dict)  # {row id: tokens} of answers longer than any evaluated
+
+    @property
+    def judged(self) -> bool:
+        """Whether answers to these rows are judged by the task's verifiers."""
+        return self.name != "train" or any(stage.kind not in UNJUDGED for stage in self.spec.stages)
 
     @property
     def data(self) -> str:

@@ -78,5 +78,4 @@ def check_special_answer(key: str, spec: Any, row: Row, encoder: Encoder, findin
                     f"given {given[:60]!r}, which {each['kind']} calls wrong: say `special_tokens: keep` in the task",
                     "special answer",
                     row,
-                    row,
                 )

@@ -199,7 +199,8 @@ class TokenChecks:
             this.long.look(places[id(row)], called(row), "a prompt of {} tokens", len(ids), this.prompt_limit)
         for row in rows:
             self.check_written(this, row)
-            check_special_answer(this.data, this.spec, row, this.encoder, self.findings)
+            if this.judged:
+                check_special_answer(this.data, this.spec, row, this.encoder, self.findings)
         for where, stage in this.teachers:
             self.check_contexts(this, where, stage, rows, places)
 
