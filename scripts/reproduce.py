@@ -72,9 +72,17 @@ class Table:
 
         recipe, *overrides = self.words(cell)
         text = load(recipe, overrides).model_dump_json(exclude={"description"}, exclude_defaults=True)
-        revision = self.plan["methods"][cell.method].get("revision", 1)
+        revision = self.revision(cell.method)
         text += f" revision {revision}" if revision > 1 else ""
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def revision(self, method: str) -> int:
+        return self.plan["methods"][method].get("revision", 1)
+
+    def older(self, method: str, budget: str) -> int:
+        """How many of the cells that are there were made by an earlier revision of the method."""
+        cells = [self.cells.get(Cell(method, budget, seed).key) for seed in self.plan["seeds"]]
+        return sum(cell is not None and cell.get("revision", 1) < self.revision(method) for cell in cells)
 
     def is_there(self, cell: Cell) -> bool:
         return self.cells.get(cell.key, {}).get("recipe") == self.composed(cell)
@@ -168,6 +176,7 @@ def run(table: Table, cell: Cell, **besides) -> dict:
     stages = results["stages"]
     found = {
         "recipe": table.composed(cell),
+        **({"revision": table.revision(cell.method)} if table.revision(cell.method) > 1 else {}),
         "commit": commit(),
         **{column: results["metrics"][column] for column in COLUMNS if column in results["metrics"]},
         "general": results["held_out"]["general"][-1],
@@ -229,7 +238,9 @@ def markdown(table: Table) -> str:
             cells = [shown(table.values(method, budget, column)) for column in COLUMNS]
             updates, tokens = (table.values(method, budget, column) for column in ("updates", "tokens"))
             if (there := ~np.isnan(updates)).any():
-                counts = f"{updates[there].mean():.0f} | {tokens[there].mean() / 1000:.0f} | {there.sum()}"
+                older = table.older(method, budget)
+                seeds = f"{there.sum()}{f', {older} of an earlier revision' if older else ''}"
+                counts = f"{updates[there].mean():.0f} | {tokens[there].mean() / 1000:.0f} | {seeds}"
                 lines.append(f"| {spec['name']} | {' | '.join(cells)} | {counts} |")
         lines += ["", *ranked(table, budget)]
     return "\n".join(lines)

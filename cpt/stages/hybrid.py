@@ -221,20 +221,29 @@ class HybridStageTrainer(RlvrStageTrainer):
         return summed / self._share(inputs["rollout_count"])
 
     def _demonstration_loss(self, model, inputs):
-        """The loss of this micro-batch's demonstrations and the sum of their tokens' entropies. Where it has none, one row of
-        no weight stands in: ranks that share weights pass through the model together."""
-        taught = inputs["demonstration_weights"].nonzero()[:, 0]
-        rows = taught if len(taught) else inputs["demonstration_weights"].new_zeros(1).long()
+        """The loss of this micro-batch's demonstrations and the sum of their tokens' entropies."""
+        rows = inputs["demonstration_weights"].nonzero()[:, 0]
+        if not len(rows):
+            return self._no_demonstration(model, inputs)
         weights_D, advantages_D1 = inputs["demonstration_weights"][rows], inputs["demonstration_advantages"][rows, None]
-        mask_DT = inputs["demonstration_mask"][rows] * (weights_D > 0)[:, None]
-        width = int(mask_DT.sum(1).max().clamp(min=1))
+        mask_DT = inputs["demonstration_mask"][rows]
+        width = int(mask_DT.sum(1).max())
         mask_DT, ids_DT = mask_DT[:, :width], inputs["demonstration_ids"][rows, :width]
-        prompt_ids, prompt_mask = inputs["prompt_ids"][rows], inputs["prompt_mask"][rows]
+        prompts = inputs["prompt_ids"][rows], inputs["prompt_mask"][rows]
         with self.sft_head.at_one():
-            logps_DT, entropies_DT, _ = self._scores(model, prompt_ids, prompt_mask, ids_DT, mask_DT)
+            logps_DT, entropies_DT, _ = self._scores(model, *prompts, ids_DT, mask_DT)
         loss_DT = self.method.demonstration_loss(logps_DT, entropies_DT, advantages_D1, mask_DT)
         summed = self._branch(loss_DT, mask_DT, weights_D, self.method.demonstration_length)
         return summed / self._share(inputs["demonstration_count"]), (entropies_DT * mask_DT).sum()
+
+    def _no_demonstration(self, model, inputs):
+        """Zeros. Processes that share weights must pass through the model together: then two tokens, for nothing, go too."""
+        none = torch.zeros((), device=self.accelerator.device)
+        if self.accelerator.num_processes == 1:
+            return none, none
+        ids, mask = inputs["prompt_ids"][:1, -1:], inputs["prompt_mask"][:1, -1:]
+        logps, _, _ = self._scores(model, ids, mask, ids, mask)
+        return none * logps.sum(), none
 
     def _branch(self, loss_BT, mask_BT, weights_B, length: str):
         """The sum over rows, each by its weight and divided as `length` says."""
