@@ -27,27 +27,13 @@ def write(rundir: RunDir, recipe: Recipe, stream: Stream, verifiers: dict[str, d
     `verifiers` are the files of the user's functions (`Scorers.keep`).
 
     Raises:
-        UserError: the rows, the verifiers' files, or the number of processes are not those that the run began with.
+        UserError: as `check` does.
     """
-    file, data = rundir.path / "manifest.json", stream.manifest()
-    if file.exists() and rundir.begun():
-        stored = read(file)
-        began_with, processes = stored["data"], stored.get("world_size", ranks.world_size())
-        if processes != ranks.world_size() and not all(rundir.committed(point) for point in points_of(recipe)):
-            raise UserError(
-                f"{rundir.path}: this run began with {processes} process(es), and its batches would be others with "
-                f"{ranks.world_size()}: start {processes}, or give another --out to start a new run"
-            )
-        changed = [name for name in data if data[name] != began_with.get(name)]
-        if changed:
-            raise UserError(
-                f"{rundir.path}: the rows of {', '.join(changed)} are not those that this run began with (hashes in "
-                "manifest.json): put them back, or give another --out to start a new run"
-            )
-        check_verifiers(rundir, stored.get("verifiers"), verifiers)
+    data = stream.manifest()
+    if check(rundir, recipe, data, verifiers, ranks.world_size()):
         return
     write_json(
-        file,
+        rundir.path / "manifest.json",
         {
             "cpt": cpt.__version__,
             "versions": versions(),
@@ -63,6 +49,32 @@ def write(rundir: RunDir, recipe: Recipe, stream: Stream, verifiers: dict[str, d
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         },
     )
+
+
+def check(rundir: RunDir, recipe: Recipe, data: dict, verifiers: dict, processes: int) -> bool:
+    """Whether a run that began goes on here; nothing is written. `data` are the hashes of the rows (`Stream.manifest`).
+
+    Raises:
+        UserError: the rows, the verifiers' files, or the number of processes are not those that the run began with.
+    """
+    file = rundir.path / "manifest.json"
+    if not file.exists() or not rundir.begun():
+        return False
+    stored = read(file)
+    began_with = stored.get("world_size", processes)
+    if began_with != processes and not all(rundir.committed(point) for point in points_of(recipe)):
+        raise UserError(
+            f"{rundir.path}: this run began with {began_with} process(es), and its batches would be others with "
+            f"{processes}: start {began_with}, or give another --out to start a new run"
+        )
+    changed = [name for name in data if data[name] != stored["data"].get(name)]
+    if changed:
+        raise UserError(
+            f"{rundir.path}: the rows of {', '.join(changed)} are not those that this run began with (hashes in "
+            "manifest.json): put them back, or give another --out to start a new run"
+        )
+    check_verifiers(rundir, stored.get("verifiers"), verifiers)
+    return True
 
 
 def check_verifiers(rundir: RunDir, before: dict | None, now: dict[str, dict[str, str]]) -> None:

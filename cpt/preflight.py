@@ -3,6 +3,7 @@
 A mistake found here costs seconds; found in task 7 it costs a night. Each check notes what it finds and goes on.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cpt.data.rows import Row, called
 from cpt.data.stream import Stream, TaskData, form_problems
 from cpt.plan import NO_VALIDATION, searches
 from cpt.recipe import Recipe
+from cpt.recipe_strategies import GRADIENT_RULES
 from cpt.rewards.answers import unreadable
 from cpt.rewards.verifiers import compares, kinds
 from cpt.stages import teacher
@@ -39,6 +41,41 @@ def check_processes(recipe: Recipe, processes: int, findings: Findings) -> None:
                 )
             if getattr(stage, "method", None) == "relift" and stage.buffer % processes:
                 findings.add(f"{key}.buffer", f"({stage.buffer}) must be a multiple of the {processes} processes")
+
+
+SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # set by accelerate's launcher
+
+
+def check_sharding(recipe: Recipe, findings: Findings) -> None:
+    """Nothing needs whole weights or gradients on each process where the launcher shares them out."""
+    if not any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in SHARDED):
+        return
+    for key, what in whole_weights(recipe):
+        message = f"{what} on each process: not under DeepSpeed or FSDP (launch with recipes/accelerate/ddp.yaml)"
+        findings.add(key, message)
+
+
+def whole_weights(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(key, what it needs) of all that works on whole weights or gradients."""
+    for task in recipe.stream:
+        for index, stage in enumerate(task.stages):
+            key = f"stream.{task.task}.stages.{index}"
+            if getattr(stage, "snr_step", None) is not None:
+                yield f"{key}.snr_step", "needs whole gradients"
+            if getattr(stage, "method", None) == "relift":
+                yield f"{key}.method", "relift's own optimiser needs whole weights"
+            if stage.kind == "self-distillation":
+                yield f"{key}.kind", "the teacher's average needs whole weights"
+    for number, spec in enumerate(recipe.strategies):
+        key = f"strategies.{number}"
+        if getattr(spec, "rule", None) in GRADIENT_RULES:
+            yield f"{key}.rule", f"{spec.rule} needs whole gradients"
+        if "ema" in (getattr(spec, "reference", None), getattr(spec, "rollouts", None)):
+            yield f"{key}.{'reference' if spec.reference == 'ema' else 'rollouts'}", "the average needs whole weights"
+        if spec.kind == "stochastic-restore":
+            yield f"{key}.kind", "stochastic-restore draws for whole weights"
+        if getattr(spec, "method", None) == "fisher":
+            yield f"{key}.method", "fisher needs whole squares of gradients"
 
 
 def check_teachers(recipe: Recipe, base: Path, findings: Findings) -> int | None:

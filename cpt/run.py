@@ -95,7 +95,7 @@ def prepare(this: Run) -> list[list[int]]:
     """
     points = points_of(this.recipe)
     ranks.on_main(discard_damaged, this)
-    verifiers = this.scorers.keep(verifiers_of(this.stream))
+    verifiers = this.scorers.keep(this.stream.verifiers())
     if ranks.on_main(lambda: verifiers) != verifiers:
         raise UserError("the verifiers' files are not the same for all processes: share one folder, or copy them again")
     ranks.on_main(make_base, this, points[0], verifiers)
@@ -138,12 +138,6 @@ def settle(recipe: Recipe) -> None:
     stages.load(kinds | {"sft"} if memories(recipe) else kinds)
     gc.collect()
     gc.freeze()
-
-
-def verifiers_of(stream: Stream) -> list[dict]:
-    """All that answers are judged by, as the recipe's plain data."""
-    specs = [task.spec for task in (*stream.tasks, *(task for suite in stream.suites.values() for task in suite))]
-    return [each.model_dump() for spec in specs for each in (spec.reward, spec.metric) if each is not None]
 
 
 def make_base(this: Run, base: Point, verifiers: dict[str, dict[str, str]]) -> None:

@@ -7,7 +7,7 @@ and by `cpt check --full`; a plain `cpt check` says that it was not looked at.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cpt import models
+from cpt import manifest, models
 from cpt.checks.adapter import check_adapter
 from cpt.checks.findings import Findings
 from cpt.checks.known import CHATS, letters_samples, needs_model, rows_are_known
@@ -17,8 +17,9 @@ from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
 from cpt.data.stream import Stream, read_stream
 from cpt.plan import world
-from cpt.preflight import check_forms, check_processes, check_teachers, check_top_k
+from cpt.preflight import check_forms, check_processes, check_sharding, check_teachers, check_top_k
 from cpt.recipe import Hub, Recipe, Suite, SuiteTask, Task, suites_of
+from cpt.rewards.verifiers import function_files
 from cpt.rundir import Point, RunDir
 from cpt.screen import hush_libraries, no_log
 
@@ -56,14 +57,17 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> Looked:
     """
     findings = Findings()
     suites = load_suites(recipe, findings)
-    check_surroundings(recipe, suites, out, findings)
-    check_processes(recipe, world(), findings)
+    check_world(recipe, suites, out, findings)
     unseen: list[str] = []
     stream, shown = Stream((), {}), {}
-    with_model = full or needs_model(recipe, suites)
+    with_model, goes_on = full or needs_model(recipe, suites), RunDir(out).begun()
     with no_log():
-        if with_model or not rows_are_known(recipe, suites):
+        if with_model or goes_on or not rows_are_known(recipe, suites):
             stream, unseen = check_rows(recipe, suites, findings, fetch=full)
+        if goes_on and not unseen and not findings.problems:
+            with findings.collecting():
+                verifiers = function_files(stream.verifiers())
+                manifest.check(RunDir(out), recipe, stream.manifest(), verifiers, world())
         if with_model:
             folder = models.resolve(recipe) if full and not findings.problems else model_here(recipe, out)
             if folder is None:
@@ -86,14 +90,20 @@ def before_run(recipe: Recipe, out: Path) -> Stream:
     """
     findings = Findings()
     suites = load_suites(recipe, findings)
-    check_surroundings(recipe, suites, out, findings)
-    check_processes(recipe, world(), findings)
+    check_world(recipe, suites, out, findings)
     stream, _ = check_rows(recipe, suites, findings, fetch=True)
     if findings.problems and needs_model(recipe, suites) and (folder := model_here(recipe, out)) is not None:
         with no_log():
             check_with_model(recipe, stream, folder, findings)
     findings.check()
     return stream
+
+
+def check_world(recipe: Recipe, suites: dict[str, Suite], out: Path, findings: Findings) -> None:
+    """What the recipe names outside of itself, and how many processes there are."""
+    check_surroundings(recipe, suites, out, findings)
+    check_processes(recipe, world(), findings)
+    check_sharding(recipe, findings)
 
 
 def load_suites(recipe: Recipe, findings: Findings) -> dict[str, Suite]:

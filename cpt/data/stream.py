@@ -43,6 +43,11 @@ class Stream:
         named |= {f"{suite}/{task.name}": task for suite, tasks in self.suites.items() for task in tasks}
         return {name: {split: fingerprint(rows) for split, rows in splits(task)} for name, task in named.items()}
 
+    def verifiers(self) -> list[dict]:
+        """All that answers are judged by, as the recipe's plain data."""
+        specs = [task.spec for task in (*self.tasks, *(task for suite in self.suites.values() for task in suite))]
+        return [each.model_dump() for spec in specs for each in (spec.reward, spec.metric) if each is not None]
+
 
 def validation_of(stream: Stream, tasks: int) -> Stream:
     """The first `tasks` tasks alone, asked their validation rows in the place of their evaluation rows; no suite."""

@@ -1,9 +1,9 @@
 """The table of verifiers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from cpt.rewards import choice, exact, f1, format, function, label, math, reasoning_gym, weighted_sum
+from cpt.rewards import choice, exact, f1, format, function, label, math, reasoning_gym, sources, weighted_sum
 
 Verifier = Callable[[str, dict], float]
 Reader = Callable[[str, dict], str | None]
@@ -56,6 +56,14 @@ def problem(spec: dict) -> Callable[[str], str | None]:
 def single(spec: dict) -> list[dict]:
     """The verifiers of a spec, those within sums included, and no sum."""
     return [each for part in spec["parts"] for each in single(part["reward"])] if spec["kind"] == "sum" else [spec]
+
+
+def function_files(specs: Iterable[dict]) -> dict[str, dict[str, str]]:
+    """{function: {file: SHA-256}} of the users' functions among verifiers, as their files are now."""
+    found: dict[str, dict[str, str]] = {}
+    for each in (each for spec in specs for each in single(spec) if each["kind"] == "function"):
+        found.setdefault(each["path"], {}).update(sources.digests(each, sources.read(each)))
+    return found
 
 
 def kinds(spec: dict) -> list[str]:
