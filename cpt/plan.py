@@ -93,7 +93,7 @@ def stage_line(stage: Any, task: Any, strategies: Sequence[Any]) -> str:
         group = group_of(stage.args, stage.kind)
         words.insert(1, f"{group} rollout{'s' * (group > 1)} a prompt")
     if stage.kind == "hybrid":
-        words.insert(0, stage.method)
+        words.insert(0, hybrid_words(stage))
     if stage.kind == "rlvr":
         words += rlvr_words(stage)
     if stage.kind == "rejection":
@@ -105,6 +105,13 @@ def stage_line(stage: Any, task: Any, strategies: Sequence[Any]) -> str:
         beta = value_of(stage.args, stage.kind, "beta")
         words.append(f"KL {beta:g} to {'the average' if averaged else stage.reference}")
     return ", ".join(words)
+
+
+def hybrid_words(stage: Any) -> str:
+    """The method and the options that are set: `hpt (gamma 2, mixing question)`."""
+    given = stage.model_dump(exclude={"kind", "method", "args"}, exclude_defaults=True)
+    options = ", ".join(f"{name} {str(value).lower()}" for name, value in given.items())
+    return f"{stage.method} ({options})" if options else stage.method
 
 
 def rlvr_words(stage: Any) -> list[str]:

@@ -2,11 +2,13 @@
 order: what one writes to the weights to save them, no other sees."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from strategy_training import Training, made, made_all
+from transformers import AutoModelForCausalLM
 
 # -- BEMA ----------------------------------------------------------------------------------------------------------------
 
@@ -43,6 +45,25 @@ def test_bema_by_its_authors_formula(tmp_path, case, device):
     for value in values:
         training.step(value)
     assert training.served() == pytest.approx(bema(**case), rel=1e-5)
+
+
+def test_bema_is_trls_callback_with_a_lag_of_one_more(tmp_path, tiny_folder):
+    """TRL writes (lag + step) for the authors' (1 + lag + step)."""
+    from trl import BEMACallback
+
+    training = Training(tmp_path, made("ema", rule="bema", every=3, lag=10.0))
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    theirs, state = BEMACallback(update_freq=3, lag=11), SimpleNamespace(global_step=0)
+    theirs.on_train_begin(None, state, None, model=model)
+    start = model.model.norm.weight.detach().clone()
+    for step in range(1, 9):
+        training.step(step**1.5)
+        with torch.no_grad():
+            model.model.norm.weight.copy_(start + step**1.5)
+        state.global_step = step
+        theirs.on_step_end(None, state, None, model=model)
+    moved = theirs.running_model.model.norm.weight - start
+    assert moved.tolist() == pytest.approx([training.served()] * len(moved), rel=1e-4)
 
 
 def test_bemas_share_is_of_the_step(tmp_path):

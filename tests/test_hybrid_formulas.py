@@ -13,6 +13,7 @@ import torch
 from one_hybrid import LIMIT, Expected, change_of, tokens_of
 from peft import LoraConfig
 
+from cpt import plan
 from cpt.errors import UserError
 from cpt.recipe_stages import Hybrid
 
@@ -340,3 +341,9 @@ def test_where_it_is_clipped_a_bound_is_taken():
     assert Hybrid(kind="hybrid", method="chord", args={"epsilon": 0.1}).clips
     assert Hybrid(kind="hybrid", method="luffy", clip=True, args={"epsilon": 0.1}).clips
     assert Hybrid(kind="hybrid", method="relift", rl="grpo", args={"epsilon": 0.1}).clips
+
+
+def test_the_plan_says_what_is_set():
+    stage = Hybrid(kind="hybrid", method="hpt", gamma=2, mixing="question", clip=True)
+    assert plan.hybrid_words(stage) == "hpt (gamma 2, mixing question, clip true)"
+    assert plan.hybrid_words(Hybrid(kind="hybrid", method="srft")) == "srft"
