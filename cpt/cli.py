@@ -145,8 +145,10 @@ def main(arguments: list[str] | None = None) -> None:
         except KeyboardInterrupt:  # a library's own
             code = interrupted(stop, arguments, f"ended at once; {stop.kept}", 2)
         except Exception as error:
-            code = complaint(asked, error, stop.kept)
-            if stop.signal is not None:  # the signal reached others of our group too: a worker, a server, another rank
+            if stop.signal is None or isinstance(error, UserError):
+                code = complaint(asked, error, stop.kept)
+            else:  # the signal reached others of our group too: a worker, a server, another rank
+                noted(asked, error)
                 code = interrupted(stop, arguments, f"ended; {stop.kept}", stop.signal)
     sys.exit(code)
 
@@ -284,12 +286,15 @@ def run(asked: argparse.Namespace) -> int:
     screen = Screen(level_of(asked))
     with in_their_places(asked):
         from cpt import checks
+        from cpt.plan import too_little_room
 
         stream = checks.before_run(recipe, out)
         number = len(recipe.stream)
         screen.line(f"{recipe.name}: {number} task{'s' * (number > 1)} in {out}")
         for note in stream.notes():
             screen.line(note)
+        if warning := too_little_room(recipe, out):
+            screen.warn(f"--out: {warning}")
         from cpt.run import run as run_recipe
 
         asked.log = out / "run.log"

@@ -34,7 +34,13 @@ REASONS = {  # why, and what to do
     errno.ESTALE: ("the network file system lost it", "mount it again"),
 }
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # what only writing meets
-NO_NUMBER = ("PytorchStreamWriter failed", "iostream error", "file write failed", "unexpected pos")  # torch's words
+NO_NUMBER = (
+    "PytorchStreamWriter failed",
+    "open file failed",
+    "iostream error",
+    "file write failed",
+    "unexpected pos",
+)  # torch's words
 ALMOST_FULL = 2**20  # bytes
 Bytes = int | Callable[[], int] | None
 
@@ -108,6 +114,8 @@ def number_of(error: BaseException) -> int | None:
     """The system's number; in the errors of libraries it stands in their text (safetensors' come from Rust)."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
+    if "No space left on device" in str(error):
+        return errno.ENOSPC
     found = re.search(r"\bOs \{ code: (\d+)|\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
     return int(found[1] or found[2] or found[3]) if found else None
 
@@ -174,9 +182,9 @@ def remove(place: Path) -> None:
 
 
 def human(number: float) -> str:
-    """`1.5 MB`."""
+    """`1.46 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
         number /= 1000
-    return f"{number:.1f} TB"
+    return f"{number:.3g} TB"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpt.data import sources
+from cpt.disk import human, room
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.recipe_strategies import words as strategy_words
@@ -54,7 +55,7 @@ def describe(recipe: Recipe, out: Path, looked: "Looked | None" = None) -> str:
         lines.append(
             f"    gate: {name} {word} {gate.limit:g}" + (" for the whole interval" * (gate.rule == "interval"))
         )
-    lines += ["", f"  disk      {disk_line(recipe)}"]
+    lines += ["", f"  disk      {disk_line(recipe, out)}"]
     if looked and looked.unseen:
         named = "; ".join(looked.unseen)
         lines += [f"  unseen    {named}: not on this machine; `cpt check --full` downloads and checks them"]
@@ -211,11 +212,30 @@ def evaluation_lines(recipe: Recipe, suites: dict[str, Suite], samples: dict[str
     return lines
 
 
-def disk_line(recipe: Recipe) -> str:
-    """The points that stay, and the in-stage checkpoints of one stage (weights and two Adam moments, two of them)."""
+def disk_line(recipe: Recipe, out: Path) -> str:
+    """What `disk_needs` says, and what is free."""
+    needs = disk_needs(recipe)
+    if needs is None:
+        return "unknown until the model is here"
+    points, running, free = map(human, (*needs, room(out)))
+    return f"about {points} for {len(recipe.stream) + 1} points, and up to {running} while a stage runs; {free} free"
+
+
+def too_little_room(recipe: Recipe, out: Path) -> str | None:
+    """A warning where a new run will not fit on the disk of `out`."""
+    needs = disk_needs(recipe)
+    if needs is None or (out / "points").exists() or sum(needs) <= room(out):
+        return None
+    needed, free = human(sum(needs)), human(room(out))
+    return f"{out} will need about {needed}, and {free} are free: make room, or choose another place"
+
+
+def disk_needs(recipe: Recipe) -> tuple[int, int] | None:
+    """Bytes of the points that stay, and of the in-stage checkpoints of one stage (weights and two Adam moments, two of
+    them); None where the model is not here."""
     sizes = weight_bytes(recipe)
     if sizes is None:
-        return "unknown until the model is here"
+        return None
     base, weights = sizes
     trained = weights // 50 if recipe.adapter else weights
     merged = weights if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies) else 0
@@ -225,8 +245,7 @@ def disk_line(recipe: Recipe) -> str:
     )  # beside the weights that are trained on
     points = base + len(recipe.stream) * (trained + merged + served + sum(states))
     averaged = any(stage.kind == "self-distillation" for task in recipe.stream for stage in task.stages)
-    running = trained * (10 if averaged else 8) + 2 * sum(states)  # averages are in both checkpoints
-    return f"about {human(points)} for {len(recipe.stream) + 1} points, and up to {human(running)} while a stage runs"
+    return points, trained * (10 if averaged else 8) + 2 * sum(states)  # averages are in both checkpoints
 
 
 def width(recipe: Recipe) -> int:
@@ -274,11 +293,3 @@ def parameters(file: Path) -> int:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(min(length, file.stat().st_size)))
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-
-
-def human(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

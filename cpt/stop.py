@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from cpt.errors import Interrupted
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TOGETHER = 0.5  # seconds; signals this close are one: timeout(1) and launchers signal a process and its group
 PROMPT = 7.0  # seconds that evaluation, sampling, loading and merging have to end by themselves
 LOOKS = 0.1  # seconds between two looks of the thread, once a signal came

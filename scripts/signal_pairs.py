@@ -22,7 +22,6 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-STARTED = 0.1  # seconds in which Python itself starts: before that nobody listens, and a signal kills
 ARGS = {"bf16": False, "gradient_checkpointing": False, "max_steps": 8, "logging_steps": 1, "save_steps": 3}
 ARGS |= {"per_device_train_batch_size": 8, "learning_rate": 1e-3}
 STAGES = [
@@ -66,9 +65,20 @@ def start(words: list[str], log: Path, fresh: bool) -> int:
             main(words)
         except SystemExit as end:
             os._exit(end.code or 0)
-        os._exit(70)
+        finally:
+            os._exit(70)
     os.close(out)
     return pid
+
+
+def listens(pid: int) -> bool:
+    """Whether the process catches SIGTERM: before that Python itself starts, and a signal kills it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+    caught = int(status.split("SigCgt:")[1].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
 def ended(pid: int, seconds: float) -> int | None:
@@ -110,9 +120,9 @@ def main() -> int:
     with recipe.open("w") as stream:
         YAML(typ="safe", pure=True).dump(RECIPE, stream)
     if not asked.fresh:
-        from cpt import run, stages
+        from cpt import cli, run, stages
 
-        assert run
+        assert cli and run
         stages.load({"sft", "dpo", "rlvr"})
     alone, log = asked.folder / "alone", asked.folder / "alone.log"
     began = time.monotonic()
@@ -124,7 +134,11 @@ def main() -> int:
         out, log, number = asked.folder / f"run-{number}", asked.folder / f"run-{number}.log", number + 1
         while True:
             pid = start(["run", str(recipe), "--out", str(out)], log, asked.fresh)
-            code = ended(pid, draw.uniform(STARTED, whole / 3)) if pairs < asked.pairs else ended(pid, 3600)
+            code = None
+            while code is None and not listens(pid):
+                code = ended(pid, 0.01)
+            if code is None:
+                code = ended(pid, draw.uniform(0, whole / 3) if pairs < asked.pairs else 3600)
             if code is None:
                 first, second = draw.choices([signal.SIGTERM, signal.SIGINT], k=2)
                 os.kill(pid, first)

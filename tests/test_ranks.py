@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,13 +44,17 @@ def kill_with_descendants(launcher: subprocess.Popen) -> None:
     assert not psutil.wait_procs(everyone[1:], timeout=10)[1], "a worker is still alive"
 
 
+def wait_for(file: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 300
+    while not file.exists():
+        assert process.poll() is None and time.monotonic() < deadline, f"it never came to {file}"
+        time.sleep(0.005)
+
+
 def kill_at(words: list[str], stage: Path, step: int) -> None:
     """Run until the checkpoint of `step` is sealed, then kill: the stage has that checkpoint and is not finished."""
     process = subprocess.Popen(words, env=environment(), start_new_session=True)
-    deadline = time.monotonic() + 200
-    while not (stage / "trainer" / f"checkpoint-{step}" / "DONE").exists():
-        assert process.poll() is None and time.monotonic() < deadline, f"it never came to step {step} of {stage.name}"
-        time.sleep(0.005)
+    wait_for(stage / "trainer" / f"checkpoint-{step}" / "DONE", process)
     kill_with_descendants(process)
     assert list(stage.glob("trainer/checkpoint-*/DONE")) and not (stage / "DONE").exists()
 
@@ -122,6 +127,30 @@ def test_two_processes_and_a_kill(mixed, tmp_path, tiny_folder):
         )
         assert not (out / "points" / "01-reverse").exists()
     done = launch(config, "run", mixed, "--out", out, given="rewards")
+    assert done.returncode == 0, done.stdout + done.stderr
+    weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (tmp_path / "alone", out)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_all_ranks_and_saves_the_place(number, mixed, tmp_path):
+    """To the launcher, which hands it on: every rank saves the same step and ends; nothing is left running."""
+    config, out = LAUNCHERS / "ddp-cpu.yaml", tmp_path / "run"
+    done = launch(config, "run", mixed, "--out", tmp_path / "alone")
+    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.Popen(
+        command(config, "run", mixed, "--out", out), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    stage = out / "points" / ".01-reverse.work" / "2-rlvr" / "trainer"
+    wait_for(stage / "checkpoint-2" / "DONE", process)
+    everyone = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert not psutil.wait_procs(everyone, timeout=10)[1], "a worker is still alive"
+    assert process.returncode != 0 and said.count("cpt: interrupted and saved") == 1, said
+    assert list(stage.glob("checkpoint-*/DONE")) and not (stage.parent / "DONE").exists()
+    done = launch(config, "run", mixed, "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
     weights = [(folder / "final" / "model.safetensors").read_bytes() for folder in (tmp_path / "alone", out)]
     assert weights[0] == weights[1]

@@ -125,3 +125,54 @@ def test_a_run_stops_soon_and_goes_on_to_the_same_bytes(cpt, alone, tmp_path, na
     assert sorted(file.parent.name for file in (out / "points").glob(".*.work/**/DONE")) == saved
     assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
     assert_same_end(out, alone(kind))
+
+
+# -- other commands, and the whole process -------------------------------------------------------------------------------
+
+SUITE = """
+name: held
+tasks: [{task: copy, data: {source: procedural, name: copy, eval: 8}, reward: exact}]
+"""
+
+
+@pytest.mark.parametrize("number, code", CODES)
+def test_cpt_eval_keeps_nothing(number, code, cpt, tiny_folder, tmp_path):
+    (tmp_path / "held.yaml").write_text(SUITE)
+    words = ("eval", tiny_folder, "--suite", tmp_path / "held.yaml", "--out", tmp_path / "answers", "--quiet")
+    assert cpt(*words, at={"place": TOKEN, "call": 2, "signal": number}) == code
+    assert cpt.output == f"cpt: interrupted; no answer is kept, the same command begins again (signal {number})\n"
+    assert [each.name for each in tmp_path.iterdir()] == ["held.yaml"]
+
+
+@pytest.mark.parametrize("number, code", CODES)
+def test_cpt_merge_keeps_nothing(number, code, cpt, tiny_folder, tmp_path):
+    words = ("merge", tiny_folder, tiny_folder, "--method", "linear", "--out", tmp_path / "out", "--quiet")
+    assert cpt(*words, at={"place": "cpt.merging.stream.Pass._chunk", "call": 2, "signal": number}) == code
+    assert cpt.output == f"cpt: interrupted; nothing is kept, the same command begins again (signal {number})\n"
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("number, code", CODES)
+def test_a_signal_while_the_libraries_are_imported(number, code, tmp_path):
+    file = write_recipe(tmp_path / "recipe.yaml", RECIPES["sft"])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cpt", "run", str(file), "--out", str(tmp_path / "run")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert "test: 2 tasks in" in process.stdout.readline()
+    began = time.monotonic()
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == code and time.monotonic() - began < 10
+    assert (
+        error
+        == f"cpt: ended at once; what was committed is kept, the same command goes on from there (signal {number})\n"
+    )
+
+
+def test_a_library_that_fails_because_of_the_signal_is_no_failure(cpt, tmp_path):
+    """A signal to the whole group also ends servers and workers: what that raises is not told as an error of the run."""
+    file, out = write_recipe(tmp_path / "recipe.yaml", RECIPES["sft"]), tmp_path / "run"
+    at = {"place": "cpt.models.load_full", "call": 2, "when": "raise", "signal": signal.SIGTERM}
+    assert cpt("run", file, "--out", out, "--quiet", at=at) == 143
+    assert "Traceback" not in cpt.output and cpt.output.startswith("cpt: ended; what was committed is kept")

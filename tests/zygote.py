@@ -3,8 +3,8 @@
 Reads one JSON object a line from stdin: {"arguments": [...], "output": FILE, "at": {...} or null, "file_size": ... or null,
 "given": [...]}, forks, runs `cpt` with the arguments in the child, and answers with the child's exit code (negative: the
 signal that ended it). `at` sends the child a signal at a chosen place: {"place": "cpt.files.seal", "call": 3, "when":
-"before", "signal": 9}; with "when": "instead" that call does nothing at all. `file_size` is the largest number of bytes that
-its files may have. `given` names what tests/given.py puts into the child.
+"before", "signal": 9}; with "when": "instead" that call does nothing at all, with "raise" it fails after the signal.
+`file_size` is the largest number of bytes that its files may have. `given` names what tests/given.py puts into the child.
 """
 
 import importlib
@@ -37,6 +37,9 @@ def interrupt_at(place: str, call: int, when: str, number: int) -> None:
             os.kill(os.getpid(), number)
         if seen[0] == call and when == "instead":
             return None
+        if seen[0] == call and when == "raise":
+            os.kill(os.getpid(), number)
+            raise RuntimeError("what a library raises that the signal reached too")
         value = function(*arguments, **options)
         if seen[0] == call and when == "after":
             os.kill(os.getpid(), number)

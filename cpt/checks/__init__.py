@@ -16,7 +16,7 @@ from cpt.checks.surroundings import check_surroundings
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
 from cpt.data.stream import Stream, read_stream
-from cpt.plan import world
+from cpt.plan import too_little_room, world
 from cpt.preflight import check_forms, check_processes, check_sharding, check_teachers, check_top_k
 from cpt.recipe import Hub, Recipe, Suite, SuiteTask, Task, suites_of
 from cpt.rewards.verifiers import function_files
@@ -58,6 +58,8 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> Looked:
     findings = Findings()
     suites = load_suites(recipe, findings)
     check_world(recipe, suites, out, findings)
+    if warning := too_little_room(recipe, out):
+        findings.warn("--out", warning)
     unseen: list[str] = []
     stream, shown = Stream((), {}), {}
     with_model, goes_on = full or needs_model(recipe, suites), RunDir(out).begun()
