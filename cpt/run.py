@@ -20,9 +20,8 @@ from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
 from cpt.errors import UserError
 from cpt.evaluation.evaluate import evaluate
 from cpt.evaluation.results import greedy_scores
-from cpt.files import DONE, replace_folder
-from cpt.layout import check_strangers
-from cpt.metrics_log import mend
+from cpt.files import replace_folder
+from cpt.mending import mend_run, mend_task
 from cpt.recipe import Recipe
 from cpt.rehearsal import rehearse
 from cpt.results import write_results
@@ -94,7 +93,7 @@ def prepare(this: Run) -> list[list[int]]:
     Returns a few prompts of the stream (token ids), for the engine's proofs.
     """
     points = points_of(this.recipe)
-    ranks.on_main(discard_damaged, this)
+    ranks.on_main(mend_run, this.rundir, points, this.screen.warn)
     verifiers = this.scorers.keep(this.stream.verifiers())
     if ranks.on_main(lambda: verifiers) != verifiers:
         raise UserError("the verifiers' files are not the same for all processes: share one folder, or copy them again")
@@ -150,33 +149,13 @@ def make_base(this: Run, base: Point, verifiers: dict[str, dict[str, str]]) -> N
     manifest.write(this.rundir, this.recipe, this.stream, verifiers)
 
 
-def discard_damaged(this: Run) -> None:
-    """A damaged point and all that was trained from it are made again, from the last whole point before it."""
-    points = points_of(this.recipe)
-    damaged = this.rundir.damaged(points)
-    if damaged:
-        first = damaged[0]
-        whole = points[first.index - 1].name if first.index else "the model itself"
-        there = this.rundir.point(first).exists()
-        what = "damaged (its files are not those that were committed)" if there else "gone, though it was committed"
-        this.screen.warn(f"{first.name} is {what}: going on from {whole}")
-        this.rundir.discard(points[first.index :])
-    for point in this.rundir.damaged_evaluations(points):
-        this.screen.warn(f"the evaluation of {point.name} is damaged (not what was written): evaluating it again")
-        this.rundir.discard_evaluation(point)
-    this.rundir.tidy(points)
-    sealed = sorted(file.parent for file in this.rundir.points.rglob(DONE))
-    for line in (*mend(this.rundir.metrics), *check_strangers(sealed)):
-        this.screen.warn(line)
-
-
 def make(this: Run, point: Point) -> None:
     """Train one task: stage after stage, each committed when it ends, then the point."""
     spec = this.recipe.stream[point.index - 1]
     task = this.stream.tasks[point.index - 1]
     before = points_of(this.recipe)[point.index - 1]
     states = this.rundir.states(before)
-    ranks.on_main(discard_damaged_stage, this, point)
+    ranks.on_main(mend_task, this.rundir, point, stage_names(this, point), this.screen.warn)
     for index, stage in enumerate(spec.stages):
         ctx = context(this, point, task, index, stage)
         if not ranks.on_main(this.rundir.stage_committed, point, ctx.name):
@@ -197,13 +176,6 @@ def make(this: Run, point: Point) -> None:
     states = this.rundir.work(point) / "strategies"
     save_states(this, states)
     ranks.on_main(commit, this, point, model, served, states)
-
-
-def discard_damaged_stage(this: Run, point: Point) -> None:
-    """Inside a task too: what was damaged, and what was trained from it, is made again."""
-    name = this.rundir.discard_damaged_stage(point, stage_names(this, point))
-    if name is not None:
-        this.screen.warn(f"{point.task} {name}: the finished stage is damaged: training it again, and what followed it")
 
 
 def load_states(this: Run, folder: Path) -> None:

@@ -1,0 +1,38 @@
+"""Before a run goes on: what is damaged is made again from what is whole, and what does not belong there is told."""
+
+from collections.abc import Callable, Sequence
+
+from cpt import metrics_log
+from cpt.files import DONE
+from cpt.layout import check_strangers
+from cpt.rundir import Point, RunDir
+
+
+def mend_run(rundir: RunDir, points: Sequence[Point], warn: Callable[[str], None]) -> None:
+    """Discard a damaged point and all that was trained from it: they are made again, from the last whole point before it.
+
+    Raises:
+        UserError: a file that was not committed could be loaded as a part of a model.
+    """
+    damaged = rundir.damaged(points)
+    if damaged:
+        first = damaged[0]
+        whole = points[first.index - 1].name if first.index else "the model itself"
+        there = rundir.point(first).exists()
+        what = "damaged (its files are not those that were committed)" if there else "gone, though it was committed"
+        warn(f"{first.name} is {what}: going on from {whole}")
+        rundir.discard(points[first.index :])
+    for point in rundir.damaged_evaluations(points):
+        warn(f"the evaluation of {point.name} is damaged (not what was written): evaluating it again")
+        rundir.discard_evaluation(point)
+    rundir.tidy(points)
+    sealed = sorted(file.parent for file in rundir.points.rglob(DONE))
+    for line in (*metrics_log.mend(rundir.metrics), *check_strangers(sealed)):
+        warn(line)
+
+
+def mend_task(rundir: RunDir, point: Point, names: Sequence[str], warn: Callable[[str], None]) -> None:
+    """Inside a task too: the first of its stages (`names`) that is damaged, and those after it, are made again."""
+    name = rundir.discard_damaged_stage(point, names)
+    if name is not None:
+        warn(f"{point.task} {name}: the finished stage is damaged: training it again, and what followed it")
