@@ -278,24 +278,27 @@ def under_launcher() -> bool:
 
 
 def run(asked: argparse.Namespace) -> int:
-    from cpt.recipe import load
+    from cpt.recipe import load, unused
     from cpt.screen import Screen
 
     recipe = load(asked.recipe, asked.overrides)
     out = asked.out or default_out(recipe, asked)
     screen = Screen(level_of(asked))
     with in_their_places(asked):
-        from cpt import checks
-        from cpt.plan import too_little_room
+        with screen.progress("looking at the recipe and its rows"):
+            from cpt import checks
+            from cpt.plan import too_little_room
 
-        stream = checks.before_run(recipe, out)
+
+            stream = checks.before_run(recipe, out)
         number = len(recipe.stream)
         screen.line(f"{recipe.name}: {number} task{'s' * (number > 1)} in {out}")
-        for note in stream.notes():
-            screen.line(note)
+        for line in (*unused(asked.recipe, asked.overrides), *stream.notes()):
+            screen.line(line)
         if warning := too_little_room(recipe, out):
             screen.warn(f"--out: {warning}")
-        from cpt.run import run as run_recipe
+        with screen.progress("loading the libraries"):
+            from cpt.run import run as run_recipe
 
         asked.log = out / "run.log"
         results = run_recipe(recipe, out, screen, stream)
@@ -315,13 +318,15 @@ def in_their_places(asked: argparse.Namespace) -> Iterator[None]:
 
 def check(asked: argparse.Namespace) -> int:
     from cpt import checks, plan
-    from cpt.recipe import load
+    from cpt.recipe import load, unused
 
     recipe = load(asked.recipe, asked.overrides)
     out = asked.out or default_out(recipe, asked)
     with in_their_places(asked):
         looked = checks.check(recipe, out, asked.full)
     print(plan.describe(recipe, out, looked))
+    for line in unused(asked.recipe, asked.overrides):
+        print(f"\n{line}")
     return 0
 
 
@@ -361,8 +366,11 @@ def level_of(asked: argparse.Namespace) -> int:
 
 def default_out(mine: Any, asked: argparse.Namespace) -> Path:
     """`runs/NAME-sSEED`, and six digits more where the overrides change what the run is."""
-    from cpt.recipe import identity, load
+    from cpt.recipe import RecipeErrors, identity, load
 
-    plain = load(asked.recipe, [f"seed={mine.seed}"]) if asked.overrides else mine
-    changed = "" if identity(mine) == identity(plain) else f"-{identity(mine)}"
+    try:
+        plain = load(asked.recipe, [f"seed={mine.seed}"]) if asked.overrides else mine
+    except RecipeErrors:  # the overrides put it right
+        plain = None
+    changed = "" if plain is not None and identity(mine) == identity(plain) else f"-{identity(mine)}"
     return Path("runs") / f"{mine.name}-s{mine.seed}{changed}"

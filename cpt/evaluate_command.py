@@ -8,17 +8,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from cpt import checks, models, ranks, rollouts
+from cpt.adapters import CONFIG, named_base, run_around
 from cpt.checks.surroundings import check_suites
 from cpt.data import encoding
 from cpt.data.stream import load_stream
 from cpt.errors import UserError
-from cpt.evaluation.evaluate import evaluate
+from cpt.evaluation.evaluate import evaluate, probes
 from cpt.evaluation.statistics import interval
 from cpt.files import write_whole
 from cpt.layout import check_sealed, check_strangers
 from cpt.recipe import Adapter, Evaluation, Model, Recipe, Suite, load, load_suite
 from cpt.rewards import Scorers, told
-from cpt.run import probes
 from cpt.rundir import RunDir, points_of
 from cpt.screen import Screen, hush_libraries
 from cpt.stop import PROMPT, listening
@@ -34,9 +34,11 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
     if out is not None:
         check_out(out)
     asked = load_suites(suites)
-    folder, base, recipe = find(target, point, screen)
-    stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
-    stream, warnings = checks.check_evaluated(recipe, stream, folder, base)
+    with screen.progress(f"looking at the files of {target}"):
+        folder, base, recipe = find(target, point, screen)
+    with screen.progress("looking at the model and the rows"):
+        stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
+        stream, warnings = checks.check_evaluated(recipe, stream, folder, base)
     for note in stream.notes():
         screen.line(note)
     for warning in warnings:
@@ -49,9 +51,10 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
         stop.within(PROMPT),
     ):
         log = Path(place, "engine.log")
-        with closing(
-            rollouts.start(recipe, base, Path(place), probes(stream, encoding.load(folder, base, recipe)), log)
-        ) as engine:
+        with screen.progress(f"starting the rollout engine ({recipe.rollouts.engine})"):
+            compared = probes(stream, encoding.load(folder, base, recipe))
+            started = rollouts.start(recipe, base, Path(place), compared, log)
+        with closing(started) as engine:
             lines, cost = evaluate(
                 folder,
                 base,
@@ -113,7 +116,7 @@ def find(target: Path, point: str | None, screen: Screen) -> tuple[Path, Path, R
     if (run := run_around(folder)) is not None:
         return with_base(folder, run, load(str(run / "recipe.yaml")))
     if models.is_adapter(folder):
-        recipe = adapter_recipe(folder / "adapter_config.json")
+        recipe = adapter_recipe(folder)
         return folder, models.resolve(recipe), recipe
     if not (folder / "config.json").is_file():
         raise UserError(f"{target}: is neither a run directory (recipe.yaml) nor a model folder (config.json)")
@@ -142,13 +145,6 @@ def find_point(target: Path, name: str | None, screen: Screen) -> tuple[Path, Pa
     return with_base(rundir.served(whole[chosen]), target, recipe)
 
 
-def run_around(folder: Path) -> Path | None:
-    """The run that `folder` is a point of, or the model of one; None where it lies in no run."""
-    place = folder.resolve()  # RUN/final is a link
-    points = next((each.parent for each in (place, place.parent) if each.parent.name == "points"), None)
-    return points.parent if points is not None and (points.parent / "recipe.yaml").is_file() else None
-
-
 def with_base(folder: Path, run: Path, recipe: Recipe) -> tuple[Path, Path, Recipe]:
     """(folder, folder of the run's base, recipe): weights of a run, which are evaluated as the run evaluates them."""
     rundir, base = RunDir(run), points_of(recipe)[0]
@@ -161,15 +157,11 @@ def with_base(folder: Path, run: Path, recipe: Recipe) -> tuple[Path, Path, Reci
     return folder, folder, recipe
 
 
-def adapter_recipe(file: Path) -> Recipe:
+def adapter_recipe(folder: Path) -> Recipe:
     """The recipe of an adapter by itself, on the base that its config names."""
-    with models.loading("adapter's config (adapter_config.json)", file.parent):
-        config = json.loads(file.read_text(encoding="utf-8"))
-        base, kind = config.get("base_model_name_or_path"), str(config["peft_type"]).lower()
-    if not isinstance(base, str):
-        raise UserError(
-            f"{file}: base_model_name_or_path is {json.dumps(base)}: write the folder or hub id of the adapter's base"
-        )
+    base = named_base(folder)
+    with models.loading("adapter's config (adapter_config.json)", folder):
+        kind = str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["peft_type"]).lower()
     return bare_recipe(base, Adapter(kind=kind))
 
 

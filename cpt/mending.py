@@ -1,9 +1,11 @@
 """Before a run goes on: what is damaged is made again from what is whole, and what does not belong there is told."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from cpt import metrics_log
-from cpt.files import DONE
+from cpt.errors import UserError
+from cpt.files import DONE, differing
 from cpt.layout import check_strangers
 from cpt.rundir import Point, RunDir
 
@@ -12,11 +14,14 @@ def mend_run(rundir: RunDir, points: Sequence[Point], warn: Callable[[str], None
     """Discard a damaged point and all that was trained from it: they are made again, from the last whole point before it.
 
     Raises:
-        UserError: a file that was not committed could be loaded as a part of a model.
+        UserError: a file that was not committed could be loaded as a part of a model, or the base has links to weights that
+            have changed.
     """
     damaged = rundir.damaged(points)
     if damaged:
         first = damaged[0]
+        if rundir.begun():
+            check_links(rundir.point(first))
         whole = points[first.index - 1].name if first.index else "the model itself"
         there = rundir.point(first).exists()
         what = "damaged (its files are not those that were committed)" if there else "gone, though it was committed"
@@ -29,6 +34,16 @@ def mend_run(rundir: RunDir, points: Sequence[Point], warn: Callable[[str], None
     sealed = sorted(file.parent for file in rundir.points.rglob(DONE))
     for line in (*metrics_log.mend(rundir.metrics), *check_strangers(sealed)):
         warn(line)
+
+
+def check_links(folder: Path) -> None:
+    """Raise UserError where files that a damaged point links to are not those that the run began with."""
+    changed = [folder / name for name in differing(folder) if (folder / name).is_symlink()]
+    if changed:
+        raise UserError(
+            f"model.path: {changed[0].readlink()} is not what this run began with, or is gone, and `model.copy: false` keeps "
+            "no copy: put the file back, or give another --out to start a new run"
+        )
 
 
 def mend_task(rundir: RunDir, point: Point, names: Sequence[str], warn: Callable[[str], None]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from cpt.adapters import CONFIG, base_in_run, named_base
 from cpt.command_line import one_of
 from cpt.errors import UserError
 from cpt.layout import check_sealed, check_strangers
@@ -23,6 +24,7 @@ Merge models that came from one base into a new model folder, tensor by tensor: 
   cpt merge A B --method ties --base BASE --out DIR             what both changed of the base, without their conflicts
   cpt merge A B --method ties --base BASE --out DIR --dry-run   what would be read and written, without doing it
   cpt merge A B --method ties --into BASE --out DIR             LoRA adapters as the models that they make of BASE
+  cpt merge runs/NAME/final --out DIR                           one adapter and its base as one full model
 
 A MODEL is a folder with config.json and *.safetensors, a run folder (its last point), or a point of one
 (runs/NAME/points/01-reverse). The config, tokenizer and chat template are those of the first. All models must have the same
@@ -50,10 +52,9 @@ def add_arguments(commands) -> None:
     merge.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="model folders, runs, or points of runs")
     merge.add_argument(
         "--method",
-        required=True,
         type=one_of(AVERAGES + FROM_A_BASE),
         metavar="METHOD",
-        help="one of those above",
+        help="one of those above; none for one adapter by itself",
     )
     merge.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="a new folder; it appears whole or not at all"
@@ -108,22 +109,30 @@ def add_arguments(commands) -> None:
 def run(asked: argparse.Namespace) -> int:
     """Merge as asked, or print the plan. Raises UserError."""
     shard_bytes = bytes_of(asked.shard_size)
+    from cpt.screen import Screen
+
+    screen = Screen(0 if asked.quiet else 1)
     warnings: list[str] = []
-    models = [folder_of(place, warnings.append) for place in asked.models]
-    base, into = (None if place is None else folder_of(place, warnings.append) for place in (asked.base, asked.into))
+    with screen.progress("looking at the models"):  # the files of a run are compared with their hashes
+        models = [folder_of(place, warnings.append) for place in asked.models]
+        base, into = (
+            None if place is None else folder_of(place, warnings.append) for place in (asked.base, asked.into)
+        )
+        method = asked.method
+        if method is None:
+            method, into = "linear", into or base_of_one(models)
     if not asked.dry_run:
         read_ahead([folder for folder in (*models, base, into) if folder is not None])
     gc.disable()  # a million objects come with torch and stay: to look through them costs .2 s now, and .3 s at the end
     from cpt.merging.merge import carry_out
     from cpt.merging.plan import describe, make_plan, size
-    from cpt.screen import Screen
 
     gc.freeze()
     gc.enable()
     names = ("density", "scale", "gamma", "epsilon", "trim", "seed", "dtype", "threads")
     options = {key: getattr(asked, key) for key in names}
     plan = make_plan(
-        asked.method,
+        method,
         models,
         base,
         asked.weight,
@@ -133,7 +142,6 @@ def run(asked: argparse.Namespace) -> int:
         shard_bytes=shard_bytes,
         **options,
     )
-    screen = Screen(0 if asked.quiet else 1)
     for warning in (*warnings, *plan.warnings):
         screen.warn(warning)
     if asked.dry_run:
@@ -147,6 +155,19 @@ def run(asked: argparse.Namespace) -> int:
         f"{asked.out}: {size(plan.written)} in {len(list(asked.out.glob('*.safetensors')))} file(s)", style="bold"
     )
     return 0
+
+
+def base_of_one(models: Sequence[Path]) -> Path:
+    """The base that one adapter by itself is folded into. Raises UserError where there is more or less to merge."""
+    if len(models) != 1 or not (models[0] / CONFIG).is_file():
+        raise UserError("--method: say how the models are merged (linear, ties, ...): one adapter by itself needs none")
+    base = base_in_run(models[0])
+    if base is not None:
+        return base
+    from cpt.models import find
+    from cpt.recipe import Model
+
+    return find(Model(path=named_base(models[0])))
 
 
 def read_ahead(folders: Sequence[Path]) -> None:

@@ -8,15 +8,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from cpt.disk import writing
 from cpt.errors import UserError
-from cpt.files import apply_umask
+from cpt.files import apply_umask, copy_file
 from cpt.merging.lora import takes_from_base
-from cpt.recipe import Recipe
+from cpt.recipe import Model, Recipe
 
 BASE_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 
@@ -35,18 +35,22 @@ def loading(what: str, whose: str | Path) -> Iterator[None]:
         ) from error
 
 
-def resolve(recipe: Recipe, progress=None, stop=None) -> Path:
+def resolve(recipe: Recipe, screen=None, stop=None) -> Path:
     """The folder of the recipe's model: made (tiny), local, or downloaded from the hub.
 
     Raises:
         Interrupted: `stop` heard a signal while the model was made.
         UserError: no such folder and no such repository on the hub (or no network).
     """
-    spec = recipe.model
+    return find(recipe.model, screen, stop)
+
+
+def find(spec: Model, screen=None, stop=None) -> Path:
+    """`resolve` for a model by itself."""
     if spec.path == "tiny":
         from cpt import tiny
 
-        return tiny.path(spec.seed, progress, stop)
+        return tiny.path(spec.seed, screen, stop)
     folder = Path(os.path.expanduser(spec.path))
     if os.path.isdir(folder):
         return folder.resolve()
@@ -54,11 +58,19 @@ def resolve(recipe: Recipe, progress=None, stop=None) -> Path:
         raise UserError(f"model.path: no folder {spec.path}; give a model folder, a hub id (owner/name), or `tiny`")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
 
+    if screen is not None:
+        disable_progress_bars()  # which would draw over ours
     try:
-        return Path(
-            snapshot_download(spec.path, revision=spec.revision, allow_patterns=[f"*{suffix}" for suffix in BASE_FILES])
-        )
+        with screen.progress(f"downloading {spec.path}") if screen is not None else nullcontext():
+            folder = snapshot_download(
+                spec.path,
+                revision=spec.revision,
+                allow_patterns=[f"*{suffix}" for suffix in BASE_FILES],
+                ignore_patterns=["*/*", "consolidated*"],  # the same weights in other forms
+            )
+        return Path(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
@@ -89,21 +101,31 @@ def here(recipe: Recipe) -> Path | None:
 def write_base(recipe: Recipe, source: Path, target: Path) -> None:
     """Copy the model of `source` to `target`, with the recipe's chat template: the run stays whole if a cache is cleaned.
 
+    With `model.copy: false` the weights are links to those of `source`. Only weights that the model is loaded from count.
+
     Raises:
         UserError: no safetensors weights, or no tokenizer.
     """
     load_config(source, recipe)
-    check_weights(source)
+    weights = check_weights(source)
     files = [file for file in sorted(source.iterdir()) if file.is_file() and file.suffix in BASE_FILES]
-    with writing(target, sum(file.stat().st_size for file in files)):
+    linked = [file for file in files if file.name in weights and not recipe.model.copy]
+    copied = [file for file in files if file.suffix != ".safetensors" or (file.name in weights and file not in linked)]
+    with writing(target, sum(file.stat().st_size for file in copied)):
         target.mkdir(parents=True)
-        for file in files:
-            shutil.copyfile(file, target / file.name)
+        for file in copied:
+            copy_file(file, target / file.name)
+        for file in linked:
+            (target / file.name).symlink_to(file.resolve())
         load_tokenizer(target, recipe).save_pretrained(target)
 
 
-def check_weights(folder: Path) -> None:
-    """Raise UserError where `folder` has no safetensors, lacks one that its index names, or holds one that is cut short."""
+def check_weights(folder: Path) -> set[str]:
+    """The names of the files that transformers loads the weights of `folder` from: there may be the same ones in other forms.
+
+    Raises:
+        UserError: `folder` has no safetensors, lacks one that its index names, or holds one that is cut short.
+    """
     from safetensors import safe_open
 
     if is_adapter(folder):
@@ -116,9 +138,11 @@ def check_weights(folder: Path) -> None:
         named = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
     if named - files:
         raise UserError(f"model.path: {folder} lacks {', '.join(sorted(named - files))}, which its index names")
-    for name in sorted(files):
+    used = {"model.safetensors"} if "model.safetensors" in files else named or files
+    for name in sorted(used):
         with loading(f"file of weights {name}", folder), safe_open(folder / name, "pt"):
             pass
+    return used
 
 
 def load_config(folder: Path, recipe: Recipe):
@@ -267,13 +291,13 @@ def adapter_config(recipe: Recipe):
         raise UserError(f"adapter: PEFT refuses {recipe.adapter.kind}: {error}") from error
 
 
-def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe) -> None:
+def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe, base: Path) -> None:
     """Write the policy to `target`, which must be new; see `_save_policy`. Raises CannotWrite."""
     with writing(target, sum(tensor.nbytes for tensor in state_dict.values())):
-        _save_policy(model, state_dict, source, target, recipe)
+        _save_policy(model, state_dict, source, target, recipe, base)
 
 
-def _save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe) -> None:
+def _save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe, base: Path) -> None:
     """Write the policy's weights (rank 0, after a collective gather) and all that is needed to load them to `target`.
 
     The config is the one the model came with (training sets `use_cache` and the like), and so is the tokenizer.
@@ -282,7 +306,7 @@ def _save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Re
     if recipe.adapter is not None:
         save_adapter(model, target, state_dict)
         sets = [name for name, value in vars(model.peft_config["default"]).items() if isinstance(value, set)]
-        settle_adapter_config(target, recipe, sets)
+        settle_adapter_config(target, recipe, sets, base)
     else:
         model.save_pretrained(target, state_dict=state_dict)
         config = load_config(source, recipe)
@@ -304,15 +328,15 @@ def save_adapter(model, folder: Path, state_dict: dict | None = None) -> None:
     apply_umask(folder)
 
 
-def settle_adapter_config(folder: Path, recipe: Recipe, sets: list[str]) -> None:
-    """Let PEFT find the base by itself: the hub's id, or the folder that the recipe's model was resolved to.
+def settle_adapter_config(folder: Path, recipe: Recipe, sets: list[str], base: Path) -> None:
+    """Let PEFT find the base by itself: the hub's id, or the folder `base` of the run.
 
     The fields `sets` have no order of their own: sorted, two equal runs write equal files.
     """
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
     local = recipe.model.path == "tiny" or os.path.isdir(os.path.expanduser(recipe.model.path))
-    config["base_model_name_or_path"] = str(resolve(recipe)) if local else recipe.model.path
+    config["base_model_name_or_path"] = str(base.resolve()) if local else recipe.model.path
     config["revision"] = recipe.model.revision
     config |= {name: sorted(config[name]) for name in sets}
     file.write_text(json.dumps(config, indent=2, sort_keys=True))

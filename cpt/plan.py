@@ -70,7 +70,8 @@ def model_line(recipe: Recipe) -> str:
         seed = recipe.model.seed
         what += f" of model.seed {seed} (made on this machine on first use)" if seed else " (built in)"
     trained = f"a {recipe.adapter.kind} adapter" if recipe.adapter else "all weights"
-    return f"{what}, {trained}, {recipe.model.dtype}, seed {recipe.seed}"
+    kept = "" if recipe.model.copy else ", linked and not copied"
+    return f"{what}{kept}, {trained}, {recipe.model.dtype}, seed {recipe.seed}"
 
 
 def rows_line(task: Any) -> str:
@@ -243,7 +244,7 @@ def disk_needs(recipe: Recipe) -> tuple[int, int] | None:
     served = trained * any(
         getattr(spec, "serve", None) == "ema" and not spec.feed_back for spec in recipe.strategies
     )  # beside the weights that are trained on
-    points = base + len(recipe.stream) * (trained + merged + served + sum(states))
+    points = base * recipe.model.copy + len(recipe.stream) * (trained + merged + served + sum(states))
     averaged = any(stage.kind == "self-distillation" for task in recipe.stream for stage in task.stages)
     return points, trained * (10 if averaged else 8) + 2 * sum(states)  # averages are in both checkpoints
 

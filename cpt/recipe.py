@@ -6,6 +6,7 @@ and key. A `Recipe` is complete: every stage carries the `args` it will run with
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,10 @@ from cpt.recipe_strategies import Strategy
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+# pydantic's models have a deprecated method of that name, which nobody here calls.
+warnings.filterwarnings("ignore", message='Field name "copy" in "Model" shadows')
 
 
 class Model(Strict):
@@ -38,6 +43,10 @@ class Model(Strict):
         None, description="word for word to transformers: sdpa, flash_attention_2, ..."
     )
     trust_remote_code: bool = False
+    copy: bool = Field(
+        True,
+        description="the run keeps a copy of the weights; false: links to them, whose hashes are compared at each start",
+    )
     chat_template: Path | None = Field(None, description="a Jinja file in the place of the tokenizer's own template")
     chat_template_kwargs: dict[str, Any] = Field({}, description="for the template, in training and evaluation alike")
 
@@ -204,6 +213,22 @@ class Evaluation(Strict):
     gates: dict[GateName, Gate] = Field({}, description="limits that decide whether to ship")
 
 
+class Alarms(Strict):
+    """What a stage that samples its own answers warns of on the screen (`cpt.stages.alarms`); null: never."""
+
+    entropy: float | None = Field(0.1, gt=0, lt=1, description="warn where it falls to this part of the stage's first")
+    groups_without_signal: float | None = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="warn where this share of groups (of prompts) has answers of one reward (none right)",
+    )
+    kl: float | None = Field(
+        1.5, gt=0, description="warn from this KL from the reference or the stage's start (nats a token)"
+    )
+    learnt: float = Field(0.9, description="no warning of entropy and groups from this mean reward on: all is learnt")
+
+
 class Recipe(Strict):
     name: Name
     description: str = ""
@@ -215,6 +240,7 @@ class Recipe(Strict):
     stream: tuple[Task, ...] = Field(min_length=1)
     strategies: tuple[Strategy, ...] = ()
     evaluation: Evaluation = Evaluation()
+    alarms: Alarms = Alarms()
 
 
 class SuiteTask(Judged):
@@ -243,6 +269,13 @@ def placed(error: RecipeErrors, name: str | Path, overrides: Sequence[str]) -> R
     from cpt import recipe_file
 
     return RecipeErrors(recipe_file.placed(error.problems, name, overrides))
+
+
+def unused(name: str | Path, overrides: Sequence[str] = ()) -> list[str]:
+    """A line for each setting of that recipe that goes with another engine than the one that it was switched to."""
+    from cpt import recipe_file
+
+    return recipe_file.unused(name, overrides)
 
 
 def load_suite(name: str | Path) -> Suite:
@@ -277,9 +310,10 @@ def dump(recipe: Recipe) -> dict[str, Any]:
 
 
 def identity(recipe: Recipe) -> str:
-    """Six digits of what the run is: gates and the description do not count."""
+    """Six digits of what the run is: gates, alarms and the description do not count."""
     plain = dump(recipe)
     plain.pop("description")
+    plain.pop("alarms")
     plain["evaluation"].pop("gates")
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6]
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from cpt.errors import Problem, RecipeErrors
 from cpt.recipe_adapter import bias_problems, initialisation_problems
+from cpt.recipe_engine import settle_engine
 from cpt.recipe_hints import instead
 from cpt.recipe_messages import members, tags, validate
 from cpt.recipe_nodes import (
@@ -22,7 +23,6 @@ from cpt.recipe_nodes import (
     place,
     read,
     read_with_bases,
-    settle_engine,
     settle_rewards,
     steps_to,
 )
@@ -38,7 +38,7 @@ def load_recipe(schema: type[BaseModel], name: str | Path, overrides: Sequence[s
     """See `recipe.load`."""
     mistakes = Mistakes()
     root = whole(name, overrides)
-    settle_engine(root)
+    settle_engine(root, mistakes)
     apply_defaults(schema, root, mistakes)
     recipe = validate(schema, root, mistakes)
     check_arguments(root, mistakes)
@@ -59,6 +59,11 @@ def whole(name: str | Path, overrides: Sequence[str]) -> Node:
     settle_rewards(root, Path.cwd())
     make_paths_absolute(root)
     return root
+
+
+def unused(name: str | Path, overrides: Sequence[str]) -> list[str]:
+    """See `recipe.unused`."""
+    return settle_engine(whole(name, overrides), Mistakes())
 
 
 def placed(problems: Sequence[Problem], name: str | Path, overrides: Sequence[str]) -> list[Problem]:

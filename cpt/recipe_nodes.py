@@ -132,13 +132,6 @@ def absolute(node: Node) -> str:
     return str(folder / os.path.expanduser(node.value))
 
 
-def settle_engine(root: Node) -> None:
-    """`rollouts` that name no engine mean transformers' generation."""
-    rollouts = root.value.get("rollouts")
-    if rollouts is not None and isinstance(rollouts.value, dict):
-        rollouts.value.setdefault("engine", Node("transformers", rollouts.file, rollouts.line))
-
-
 def settle_rewards(root: Node, folder: Path) -> None:
     """All rewards and metrics in their long form."""
     for tasks in ("stream", "tasks"):
@@ -200,6 +193,8 @@ def read_with_bases(file: Path, seen: tuple[Path, ...]) -> Node:
         circle = " -> ".join(each.name for each in (*seen, file))
         raise RecipeErrors([Problem(file, None, "extends", f"goes in a circle: {circle}")])
     root = read(file)
+    for parent, _ in matching(root, ["rollouts"]):
+        set_layer(parent.value["rollouts"], -len(seen))
     base = root.value.pop("extends", None)
     if base is None:
         return root
@@ -214,6 +209,12 @@ def read_with_bases(file: Path, seen: tuple[Path, ...]) -> Node:
     return merge(read_with_bases(parent, (*seen, file.resolve())), root, ())
 
 
+def set_layer(node: Node, layer: int) -> None:
+    """Of the node and, where it is a map, of its keys."""
+    for each in (node, *(node.value.values() if isinstance(node.value, dict) else ())):
+        each.layer = layer
+
+
 def merge(base: Node, over: Node, path: tuple) -> Node:
     """`over` on `base`: maps merge, lists replace, null deletes, `stream` merges by task name."""
     if isinstance(base.value, dict) and isinstance(over.value, dict):
@@ -223,7 +224,7 @@ def merge(base: Node, over: Node, path: tuple) -> Node:
                 merged.pop(key, None)
             else:
                 merged[key] = merge(merged[key], node, (*path, key)) if key in merged else node
-        return Node(merged, over.file, over.line)
+        return Node(merged, over.file, over.line, over.layer)
     if path == ("stream",) and isinstance(base.value, list) and isinstance(over.value, list):
         return merge_streams(base, over)
     return over
@@ -266,6 +267,7 @@ def override(root: Node, text: str, mistakes: Mistakes) -> None:
         return
     try:
         made = wrap(parse(written, COMMAND_LINE).plain() if written else "", COMMAND_LINE)
+        set_layer(made, 1)
     except RecipeErrors as error:
         for problem in error.problems:
             bad = problem.message.startswith("not valid YAML")

@@ -26,11 +26,13 @@ TAG = "tag:yaml.org,2002:"
 
 @dataclass
 class Node:
-    """A value and where it was written. `value` holds Nodes where it is a map or a list."""
+    """A value and where it was written. `value` holds Nodes where it is a map or a list. `layer` is 0 in the recipe's own
+    file, below 0 in those that it extends, 1 on the command line (known of the keys of `rollouts`)."""
 
     value: Any
     file: Path | str | None = None
     line: int | None = None
+    layer: int = 0
 
     def plain(self) -> Any:
         if isinstance(self.value, dict):

@@ -14,14 +14,14 @@ import numpy as np
 
 from cpt import checks, manifest, models, ranks, report, rollouts, stages
 from cpt.data import encoding
-from cpt.data.encoding import Encoding
 from cpt.data.memory import memories
 from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
 from cpt.errors import UserError
-from cpt.evaluation.evaluate import evaluate
+from cpt.evaluation.evaluate import always_failing, evaluate, probes
 from cpt.evaluation.results import greedy_scores
 from cpt.files import replace_folder
 from cpt.mending import mend_run, mend_task
+from cpt.progress import pace_text
 from cpt.recipe import Recipe
 from cpt.rehearsal import rehearse
 from cpt.results import write_results
@@ -69,11 +69,14 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
         stack.enter_context(stop.within(PROMPT))
         scorers = stack.enter_context(Scorers())
         this = Run(recipe, rundir, stream, make_strategies(recipe), None, scorers, screen, stop)
-        compared = prepare(this)
-        settle(recipe)
+        with screen.progress("looking at the run's files, the model and the rows"):
+            compared = prepare(this)
+        with screen.progress("loading the libraries"):
+            settle(recipe)
         if not ranks.on_main(complete, this):
             base = rundir.model(points_of(recipe)[0])
-            this.engine = rollouts.start(recipe, base, rundir.path / "rollouts", compared, rundir.log)
+            with screen.progress(f"starting the rollout engine ({recipe.rollouts.engine})"):
+                this.engine = rollouts.start(recipe, base, rundir.path / "rollouts", compared, rundir.log)
             stack.callback(this.engine.close)
         for point in points_of(recipe):
             stop.check()
@@ -82,9 +85,6 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
             if not ranks.on_main(rundir.has_row, point):
                 add_row(this, point)
         return ranks.on_main(finish, this, ranks.gather(scorers.failures()))
-
-
-PROBES = 4  # prompts on which an engine's copy of the policy is compared with it after every sync
 
 
 def prepare(this: Run) -> list[list[int]]:
@@ -116,13 +116,6 @@ def prepare(this: Run) -> list[list[int]]:
     return probes(this.stream, encoding.load(folder, folder, this.recipe))
 
 
-def probes(stream: Stream, model: Encoding) -> list[list[int]]:
-    """The first evaluation prompts of the tasks, in turn."""
-    tasks = [*stream.tasks, *(task for suite in stream.suites.values() for task in suite)]
-    asked = [(model.of(task.spec), task.eval[i]) for i in range(PROBES) for task in tasks if i < len(task.eval)]
-    return encoding.prompts(asked[:PROBES])
-
-
 def complete(this: Run) -> bool:
     """Whether every point is committed and evaluated."""
     return all(this.rundir.committed(point) and this.rundir.has_row(point) for point in points_of(this.recipe))
@@ -144,8 +137,9 @@ def make_base(this: Run, base: Point, verifiers: dict[str, dict[str, str]]) -> N
     if not this.rundir.committed(base):
         source = models.resolve(this.recipe, this.screen, this.stop)
         this.rundir.discard([base])
-        models.write_base(this.recipe, source, this.rundir.work(base) / "model")
-        this.rundir.commit(base, this.rundir.work(base) / "model", [])
+        with this.screen.progress(f"copying the model {source}"):
+            models.write_base(this.recipe, source, this.rundir.work(base) / "model")
+            this.rundir.commit(base, this.rundir.work(base) / "model", [])
     manifest.write(this.rundir, this.recipe, this.stream, verifiers)
 
 
@@ -160,12 +154,19 @@ def make(this: Run, point: Point) -> None:
         ctx = context(this, point, task, index, stage)
         if not ranks.on_main(this.rundir.stage_committed, point, ctx.name):
             load_states(this, states)
-            with this.stop.within(PROMPT):  # `train` takes more, from its first step until the stage is committed
+            # `train` takes more time than PROMPT, from its first step until the stage is committed.
+            with this.stop.within(PROMPT), this.screen.progress(f"{task.name} {ctx.name}: loading or saving"):
                 record = run_stage(this, ctx)
                 save_states(this, ctx.target.parent / "strategies")
                 ranks.on_main(this.rundir.commit_stage, point, ctx.name, record)
             this.stop.check()
         states = ctx.target.parent / "strategies"
+    with this.screen.progress(f"{point.name}: {'merging and ' * bool(this.strategies)}committing"):
+        finish_task(this, point, ctx, states)
+
+
+def finish_task(this: Run, point: Point, ctx: StageContext, states: Path) -> None:
+    """What the strategies make of the last stage's model, committed as the point. `states` are theirs, after that stage."""
     load_states(this, states)
     model, served = ctx.target, None
     for strategy in this.strategies:
@@ -315,10 +316,10 @@ def run_stage(this: Run, ctx: StageContext) -> dict:
         if instead is not None:
             ranks.on_main(replace_folder, ctx.target, instead)
     note_merges(this, record)
-    rate = record["steps"] / record["seconds"] if record["seconds"] else 0.0
+    pace = pace_text(record["steps"] / max(record["seconds"], 1e-3), "step")
     notes = "".join(f"; {note}" for note in record["notes"])
     this.screen.line(
-        f"{ctx.task.name} {ctx.name}: {record['steps']} steps in {record['seconds']:.1f} s ({rate:.2f} steps/s), "
+        f"{ctx.task.name} {ctx.name}: {record['steps']} steps in {record['seconds']:.1f} s ({pace}), "
         f"{record['train_tokens']:,} trained tokens, {record['rollout_tokens']:,} rollout tokens{notes}"
     )
     return record
@@ -350,19 +351,6 @@ def show_row(this: Run, point: Point, lines: list[dict], cost: dict) -> None:
     results = write_results(this.rundir, this.recipe)
     names = [each.name for each in points_of(this.recipe)[: len(results["accuracy"])]]
     this.screen.matrix(results["tasks"], names, results["accuracy"], results["held_out"])
-
-
-def always_failing(lines: list[dict]) -> list[str]:
-    """A line for each task no answer of which its verifier could score, seen before anything is trained."""
-    by_task: dict[str, list[str | None]] = {}
-    for line in lines:
-        name = line["task"] if line["suite"] is None else f"{line['suite']}/{line['task']}"
-        by_task.setdefault(name, []).append(line["error"])
-    return [
-        f"{name}: its verifier failed on every one of the {len(errors)} answers of the base, for example: {errors[0]}"
-        for name, errors in by_task.items()
-        if all(errors)
-    ]
 
 
 def finish(this: Run, failures: list[Failure]) -> dict:

@@ -313,7 +313,7 @@ def check_place(path: Path, recipe: Recipe) -> bool:
     if rundir.recipe.exists():
         theirs = _stored_recipe(rundir.recipe)
         found = different_keys(theirs, dump(recipe))
-        differences = [each for each in found if not each.startswith(("evaluation.gates", "description"))]
+        differences = [each for each in found if not each.startswith(("evaluation.gates", "description", "alarms"))]
         if differences and rundir.begun():
             shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
             raise UserError(
@@ -326,7 +326,7 @@ def check_place(path: Path, recipe: Recipe) -> bool:
 
 
 def _take(rundir: RunDir, recipe: Recipe) -> None:
-    """Write the resolved recipe, over the one that is there (gates and the description may change)."""
+    """Write the resolved recipe, over the one that is there (gates, alarms and the description may change)."""
     if check_place(rundir.path, recipe):
         shutil.rmtree(rundir.points, ignore_errors=True)  # the base, made as the other recipe said
     file, mine = rundir.recipe, dump(recipe)

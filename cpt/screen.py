@@ -1,22 +1,20 @@
 """What the user sees: lines, small tables, and progress with rates and remaining time.
 
-On a terminal progress is a live bar (rich); in a log file it is a plain line every half minute, without control codes.
-The libraries' own noise goes to the run's log (`logs_to`), never here.
+What progress looks like is in `cpt.progress`. The libraries' own noise goes to the run's log (`logs_to`), never here.
 """
 
 import logging
 import os
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cpt.disk import writing
+from cpt.progress import Bar, LineBar, LiveBar
 
 QUIET, NORMAL, VERBOSE = 0, 1, 2
-SECONDS_BETWEEN_LINES = 30.0
 WIDEST = 10_000  # columns of the matrix in a file
 
 
@@ -29,6 +27,7 @@ class Screen:
         self.level = level
         silent = os.environ.get("RANK", "0") != "0"  # under a launcher rank 0 alone speaks
         self.console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True, quiet=silent)
+        self.bars: list[Bar] = []  # the last one is shown
 
     def line(self, text: str = "", style: str | None = None, level: int = NORMAL) -> None:
         if self.level >= level:
@@ -59,30 +58,24 @@ class Screen:
         self.console.print(table)
 
     @contextmanager
-    def progress(self, label: str, total: int, unit: str = "step") -> Iterator["Bar"]:
-        """A bar for `total` units; `bar.update(done, reward=0.5)` moves it and shows the fields."""
-        if self.level < NORMAL:
+    def progress(self, label: str, total: int | None = None, unit: str = "step") -> Iterator[Bar]:
+        """Progress over `total` units, or of something without parts; `bar.update(done, reward=0.5)` moves it and shows the
+        fields. One inside another takes its place while it lasts.
+        """
+        if self.level < NORMAL or self.console.quiet:
             yield Bar()
-        elif self.console.is_terminal:
-            yield from self._live(label, total, unit)
-        else:
-            bar = LineBar(self.console, label, total, unit)
+            return
+        bar = (LiveBar if self.console.is_terminal else LineBar)(self.console, label, total, unit)
+        outer = self.bars[-1] if self.bars else Bar()
+        outer.hide()
+        self.bars.append(bar)
+        bar.show()
+        try:
             yield bar
-            bar.close()
-
-    def _live(self, label: str, total: int, unit: str) -> Iterator["Bar"]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[shown]}", style="dim"),
-        )
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            yield LiveBar(progress, progress.add_task(label, total=total, rate="", shown=""), unit)
+        finally:
+            bar.hide()
+            self.bars.pop()
+            outer.show()
 
 
 def matrix_table(headings: Sequence[str], points: Sequence[str], accuracy, extra: dict[str, Sequence[float]]):
@@ -101,65 +94,6 @@ def matrix_table(headings: Sequence[str], points: Sequence[str], accuracy, extra
             cells.append(f"[{style}]{value:.3f}[/]" if style else f"{value:.3f}")
         table.add_row(point, *cells, *(f"{values[index]:.3f}" for values in extra.values()))
     return table
-
-
-class Bar:
-    """Progress that shows nothing (--quiet, and ranks other than 0)."""
-
-    def update(self, done: int, **fields: float) -> None:
-        """Move to `done` units and show `fields` beside the bar."""
-
-
-class LiveBar(Bar):
-    def __init__(self, progress, task, unit: str):
-        self.progress, self.task, self.unit = progress, task, unit
-        self.first: tuple[float, int] | None = None
-
-    def update(self, done: int, **fields: float) -> None:
-        now = time.monotonic()
-        self.first = self.first or (now, done)
-        seconds, count = now - self.first[0], done - self.first[1]
-        rate = f"{count / seconds:.1f} {self.unit}/s" if seconds > 0 and count else ""
-        shown = {"shown": show_fields(fields)} if fields else {}
-        self.progress.update(self.task, completed=done, rate=rate, **shown)
-
-
-class LineBar(Bar):
-    """For log files: a plain line at most every SECONDS_BETWEEN_LINES."""
-
-    def __init__(self, console, label: str, total: int, unit: str):
-        self.console, self.label, self.total, self.unit = console, label, total, unit
-        self.start = self.last = time.monotonic()
-        self.first: int | None = None
-        self.fields: dict[str, float] = {}
-
-    def update(self, done: int, **fields: float) -> None:
-        self.first = done if self.first is None else self.first
-        self.fields |= fields
-        now = time.monotonic()
-        if now - self.last < SECONDS_BETWEEN_LINES or done == self.first:
-            return
-        self.last = now
-        rate = (done - self.first) / (now - self.start)
-        left = (self.total - done) / rate if rate else float("inf")
-        text = f"{self.label} {done}/{self.total}  {rate:.1f} {self.unit}/s  {clock(left)} left"
-        self.console.print(f"{text}  {show_fields(self.fields)}".rstrip(), markup=False)
-
-    def close(self) -> None:
-        """Nothing to take down: the lines stay."""
-
-
-def show_fields(fields: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3g}" for name, value in fields.items())
-
-
-def clock(seconds: float) -> str:
-    """`75` -> `1:15`."""
-    if seconds == float("inf"):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class LogFile(logging.FileHandler):

@@ -69,9 +69,9 @@ def ask(tiny_folder, tmp_path, monkeypatch):
         found, seen = {}, []
         batch, generate = TransformersEngine._batch, TransformersEngine.generate
 
-        def note_batch(self, prompts, config):
+        def note_batch(self, prompts, config, watch):
             seen.append((config.do_sample, tuple(map(tuple, prompts))))
-            return batch(self, prompts, config)
+            return batch(self, prompts, config, watch)
 
         def note_answers(self, prompts, *more):
             made = generate(self, prompts, *more)
@@ -158,3 +158,51 @@ def answers(file, suite) -> dict[str, str]:
     mine = {line["row"]: line["completion"] for line in lines if line["task"] == "reverse" and line["suite"] == suite}
     assert len(mine) == 17
     return mine
+
+
+def test_answers_are_counted_as_they_end(tiny_folder):
+    """Within a batch too: the first one may take minutes."""
+    from cpt import models
+    from cpt.recipe import load
+    from cpt.rollouts import Sampling
+    from cpt.rollouts.transformers import TransformersEngine
+
+    recipe = load("quickstart")
+    engine, tokenizer = TransformersEngine(2), models.load_tokenizer(tiny_folder, recipe)
+    engine.sync(models.load_full(tiny_folder, recipe), tokenizer)
+    prompts = tokenizer(["lastabcde=", "copyabcde=", "maxabcde="])["input_ids"]
+    told = []
+    made = engine.generate(prompts, Sampling(max_tokens=12), told.append)
+    assert [len(each.token_ids) for each in made] == [2, 6, 2] and told == sorted(told)
+    assert told[:3] == [0, 1, 1] and told[-1] == 3 and told.count(1) > 3
+
+
+def test_scores_make_no_logits_of_the_prompts(tiny_folder):
+    """They would be the largest tensor of all; the scores are those of a forward pass over one row."""
+    import torch
+
+    from cpt import models
+    from cpt.recipe import load
+    from cpt.rollouts.transformers import score
+
+    recipe = load("quickstart")
+    model, tokenizer = models.load_full(tiny_folder, recipe), models.load_tokenizer(tiny_folder, recipe)
+    prompts = tokenizer(["lastabcde=", "copyabcdeabcde=", "max=", "="])["input_ids"]
+    answers = tokenizer(["e", "abc", "", "abcdefghij"])["input_ids"]
+    seen, forward = [], model.forward
+
+    def noting(**inputs):
+        out = forward(**inputs)
+        seen.append(out.logits.shape[1])
+        return out
+
+    model.forward = noting
+    model.forward.__wrapped__ = forward  # its signature
+    found = score(model, prompts, answers, Limits(2), tokenizer.pad_token_id)
+    model.forward = forward
+    assert seen == [11, 2], "of the longest answer of each batch, and one before it"
+    for prompt, answer, logps in zip(prompts, answers, found, strict=True):
+        with torch.no_grad():
+            expected = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+        wanted = [expected[len(prompt) - 1 + i, token].item() for i, token in enumerate(answer)]
+        assert logps == pytest.approx(wanted, abs=1e-5)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cpt import files
 from cpt.files import clone, is_intact, seal, whole_file, write_json
 from cpt.rundir import Point, RunDir, different_keys
 
@@ -95,3 +96,32 @@ LONG = "/a/folder/that/has/a/very/long/name/and/lies/deep/below/others/"
 )  # fmt: skip
 def test_what_differs_is_said(theirs, mine, said):
     assert different_keys(theirs, mine) == said
+
+
+def test_a_copy_shares_blocks_where_the_file_system_can(tmp_path, monkeypatch):
+    """No file system at hand can: a stand-in takes the request, or refuses it as ext4 does."""
+    (tmp_path / "a").write_bytes(b"weights")
+    files.copy_file(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"weights"
+    (tmp_path / "b").write_bytes(b"other")
+    assert (tmp_path / "a").read_bytes() == b"weights", "a copy is no link"
+    asked = []
+    monkeypatch.setattr(files.sys, "platform", "linux")
+    monkeypatch.setattr(files.fcntl, "ioctl", lambda *request: asked.append(request))
+    monkeypatch.setattr(files.shutil, "copyfile", lambda *_: pytest.fail("the blocks are shared already"))
+    files.copy_file(tmp_path / "a", tmp_path / "c")
+    assert [request for _, request, _ in asked] == [0x40049409]
+
+
+def test_a_clone_keeps_links_as_links(tmp_path):
+    (tmp_path / "weights").write_bytes(b"1")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "w").symlink_to(tmp_path / "weights")
+    clone(tmp_path / "model", tmp_path / "copy")
+    assert (tmp_path / "copy" / "w").is_symlink() and (tmp_path / "copy" / "w").read_bytes() == b"1"
+
+
+def test_what_differs_is_named(sealed):
+    (sealed / "stages.json").write_text("[1]")
+    (sealed / "model" / "weights.safetensors").unlink()
+    assert sorted(files.differing(sealed)) == ["model/weights.safetensors", "stages.json"]

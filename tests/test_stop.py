@@ -96,7 +96,7 @@ def test_a_forked_worker_does_not_stop_its_parent():
 
 # -- in a run ------------------------------------------------------------------------------------------------------------
 
-TOKEN = "cpt.rollouts.transformers.CutBySignal.__call__"
+TOKEN = "cpt.rollouts.transformers.Watch.__call__"
 IN_A_RUN = {
     "an evaluation, between two tokens": ("sft", {"place": TOKEN, "call": 3}, []),
     "the evaluation of a point": ("sft", {"place": "cpt.evaluation.evaluate.judge", "call": 2}, []),

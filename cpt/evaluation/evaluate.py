@@ -24,6 +24,7 @@ from cpt.rollouts.batches import Limits, batches
 from cpt.screen import Screen
 from cpt.stop import Stop
 
+PROBES = 4  # prompts on which an engine's copy of the policy is compared with it after every sync
 EVALUATION_SEED = 0  # of sampled answers; a constant, so that runs with other seeds are asked the same way
 
 
@@ -136,11 +137,12 @@ def evaluate(
         Interrupted: a signal came (nothing of this evaluation is kept).
     """
     start, tokens_before = time.monotonic(), engine.rollout_tokens
-    encoders = encoding.load(folder, base, recipe)
-    model = models.load_policy(folder, base, recipe, trainable=False).to(ranks.state().device).eval()
-    engine.sync(model, encoders.tokenizer)
-    asked = questions_of(recipe, stream, encoders)
-    prompts = encoding.prompts([(question.encoder, question.row) for question, _ in asked])
+    with screen.progress(f"{label}: loading the model"):
+        encoders = encoding.load(folder, base, recipe)
+        model = models.load_policy(folder, base, recipe, trainable=False).to(ranks.state().device).eval()
+        engine.sync(model, encoders.tokenizer)
+        asked = questions_of(recipe, stream, encoders)
+        prompts = encoding.prompts([(question.encoder, question.row) for question, _ in asked])
     mine = share_of(batches_of(asked, prompts, engine.limits))
     questions = [question for batch in mine for question in batch.questions]
     completions: list[Completion] = []
@@ -154,6 +156,7 @@ def evaluate(
         for batch in mine:
             completions += engine.generate(batch.prompts, batch.sampling, on_done)
             stop.check()
+    with screen.progress(f"{label}: judging the answers"):
         texts = [q.encoder.text(each.token_ids) for q, each in zip(questions, completions, strict=True)]
         lines = judge(questions, texts, [c.finished for c in completions], scorers)
         stop.check()
@@ -186,3 +189,23 @@ def judge(questions: list[Question], texts: list[str], finished: list[bool], sco
         for i, score in zip(where, scores, strict=True):
             lines[i] = questions[i].line(texts[i], finished[i], score)
     return lines
+
+
+def probes(stream: Stream, model: Encoding) -> list[list[int]]:
+    """The first evaluation prompts of the tasks, in turn."""
+    tasks = [*stream.tasks, *(task for suite in stream.suites.values() for task in suite)]
+    asked = [(model.of(task.spec), task.eval[i]) for i in range(PROBES) for task in tasks if i < len(task.eval)]
+    return encoding.prompts(asked[:PROBES])
+
+
+def always_failing(lines: list[dict]) -> list[str]:
+    """A line for each task no answer of which its verifier could score, seen before anything is trained."""
+    by_task: dict[str, list[str | None]] = {}
+    for line in lines:
+        name = line["task"] if line["suite"] is None else f"{line['suite']}/{line['task']}"
+        by_task.setdefault(name, []).append(line["error"])
+    return [
+        f"{name}: its verifier failed on every one of the {len(errors)} answers of the base, for example: {errors[0]}"
+        for name, errors in by_task.items()
+        if all(errors)
+    ]

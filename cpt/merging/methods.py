@@ -216,8 +216,10 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def settle(name: str, count: int, weights: Sequence[float] = (), **options: float | str | None) -> Method:
-    """The method `name` for `count` models; an option that is None has its default.
+def settle(
+    name: str, count: int, weights: Sequence[float] = (), alone: bool = False, **options: float | str | None
+) -> Method:
+    """The method `name` for `count` models; an option that is None has its default. `alone`: one model may be a mean of one.
 
     `weights`: none (the default), one, or one a model. One weight is that of each model; in an average of two models (linear,
     wise, slerp) it is the first one's share and the second has the rest.
@@ -228,7 +230,7 @@ def settle(name: str, count: int, weights: Sequence[float] = (), **options: floa
     if name not in METHODS:
         raise UserError(f"method: no {name}; there are {', '.join(METHODS)}")
     kind = METHODS[name]
-    if count < kind.least or (kind.most or count) < count:
+    if count < (1 if alone and kind.most is None else kind.least) or (kind.most or count) < count:
         wanted = f"{kind.least} models" if kind.least == kind.most else f"at least {kind.least} models"
         raise UserError(f"{name}: wants {wanted}, not {count}{' (and --base)' if kind.needs_base else ''}")
     if weights and kind.weight is None:

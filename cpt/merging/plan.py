@@ -132,7 +132,7 @@ def make_plan(
 
     With `into` adapters among the models are read as the weights of that model under them; where no base is named it is that.
     """
-    method = settle(name, len(models), weights, **options)
+    method = settle(name, len(models), weights, alone=into is not None, **options)
     models, fishers = list(models), list(fishers)
     base = into if base is None and method.needs_base else base
     if method.needs_base != (base is not None):

@@ -17,6 +17,7 @@ OURS = {  # keys of the recipe that are not vLLM's
     "vllm": {"engine", "sleep"},
     "server": {"engine", "url", "transfer", "directory", "devices", "port", "start_timeout", "patience"},
 }
+STARTED = ("port", "devices")  # of them, those for a server that the run starts
 REFUSED = {
     "model": "it is the recipe's `model`",
     "tokenizer": "it is that of the recipe's `model`",
@@ -81,7 +82,7 @@ def url_problems(rollouts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "url", f"{long[0]}: the path of a Unix socket has {LONGEST_SOCKET} bytes at most: give it a shorter one"
     if len({str(url).rstrip("/") for url in urls}) < len(urls):
         yield "url", "names a server twice"
-    for name in ("port", "devices"):
+    for name in STARTED:
         if rollouts.get(name) is not None:
             yield name, "is for a server that the run starts; the one at `url` runs already"
 
@@ -95,8 +96,6 @@ def argument_problems(engine: str, given: dict[str, Any]) -> Iterator[tuple[str,
         elif name in known:
             if wrong := wrong_type(value, known[name].annotation):
                 yield name, wrong
-        elif name in OURS["server"] | OURS["vllm"]:
-            yield name, f"goes with `engine: {'server' if engine == 'vllm' else 'vllm'}`"
         else:
             near = hint("rollouts", name, [*OURS[engine], *known])
             yield name, f"neither cpt's `rollouts` nor vLLM's EngineArgs have such a key{near}"

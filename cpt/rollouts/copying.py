@@ -24,11 +24,10 @@ from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, StaleWeights, Tensors, each_sampling, groups
 from cpt.rollouts.batches import Limits
 from cpt.rollouts.fingerprints import Witness, adapter_digests
-from cpt.rollouts.transformers import score
+from cpt.rollouts.proof import policy_logprobs
 
-TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 2e-2}  # of the mean difference of logprobs (nats)
 TOGETHER = Limits(1024)  # prompts of an evaluation in one call: vLLM makes its own batches of them
-PROBE = Sampling(max_tokens=8, logprobs=True, options={"ignore_eos": True})
+PROBE = Sampling(max_tokens=8, logprobs=True, options={"ignore_eos": True, "stop_token_ids": []})
 ADAPTER = "policy-"  # and a number: the names of a LoRA policy's adapters
 log = logging.getLogger(__name__)
 
@@ -149,16 +148,15 @@ class CopyingEngine(ABC):
         completions = [each for made in self._complete(requests, None) for each in made]
         ids = [completion.token_ids for completion in completions]
         prompts = [request.prompt for request in requests]
-        policys = score(model, prompts, ids, Limits(len(self.probes)), self.stop_ids[0])
+        policys, limit = policy_logprobs(model, prompts, ids, self.dtype, self.stop_ids[0])
         engines = [each for completion in completions for each in completion.logprobs]
-        off = (torch.tensor(engines) - torch.tensor([each for logprobs in policys for each in logprobs])).abs()
-        limit = TOLERANCE[self.dtype]
+        off = (torch.tensor(engines) - policys).abs()
         mean, most = off.mean().item(), off.max().item()
         log.info("sync: logprobs of engine and policy differ by %.1e (at most %.1e)", mean, most)
         if not mean <= limit:  # NaN is stale too
             raise StaleWeights(
                 f"after a sync the engine's log-probabilities are off by {mean:.1e} (mean of {len(off)} tokens; limit "
-                f"{limit:g} in {self.dtype}): its weights are not the policy's, or its arithmetic is not"
+                f"{limit:.2g}, engine in {self.dtype}): its weights are not the policy's, or its arithmetic is not"
             )
         return {"logprob_difference": mean, "logprob_difference_max": most}
 

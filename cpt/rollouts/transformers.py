@@ -4,7 +4,7 @@ The engine holds no weights of its own: `sync` takes the live model, so rollouts
 construction: there is no copy that could be stale.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from transformers import GenerationConfig, StoppingCriteria
@@ -73,7 +73,13 @@ class TransformersEngine:
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
             for batch in batches([len(prompt) for prompt in prompts], sampling.max_tokens, self.limits):
-                for index, completion in zip(batch, self._batch([prompts[i] for i in batch], config), strict=True):
+                watch = Watch(
+                    current(),
+                    set(config.eos_token_id),
+                    on_done and (lambda count, before=done: on_done(before + count)),
+                )
+                made = self._batch([prompts[i] for i in batch], config, watch)
+                for index, completion in zip(batch, made, strict=True):
                     completions[index] = completion
                 done += len(batch)
                 if ranks.world_size() == 1:  # several ranks look when all have their answers
@@ -98,7 +104,7 @@ class TransformersEngine:
             disable_compile=True,
         )
 
-    def _batch(self, prompts: list[list[int]], config: GenerationConfig) -> list[Completion]:
+    def _batch(self, prompts: list[list[int]], config: GenerationConfig, watch: "Watch") -> list[Completion]:
         ids_BT, mask_BT = left_pad(prompts, self.pad_id, self.model.device)
         # transformers fills what `config` leaves open from the model's own file: a model that ships sampling defaults
         # (temperature, top_k) would otherwise colour ours.
@@ -108,32 +114,46 @@ class TransformersEngine:
                 input_ids=ids_BT,
                 attention_mask=mask_BT,
                 generation_config=config,
-                stopping_criteria=[CutBySignal(current())],
+                stopping_criteria=[watch],
             )
         finally:
             self.model.generation_config = own
-        stop = set(config.eos_token_id)
-        return [_cut(ids, stop) for ids in out_BT[:, ids_BT.size(1) :].tolist()]
+        return [_cut(ids, watch.ends) for ids in out_BT[:, ids_BT.size(1) :].tolist()]
 
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[list[float]]:
         return score(self.model, prompts, completions, self.limits, self.pad_id)
 
 
-class CutBySignal(StoppingCriteria):
-    """Ends all answers of a batch at the next token where the process was asked to stop."""
+class Watch(StoppingCriteria):
+    """Looks at a batch after each token: tells how many answers have come to their end (a token of `ends`), and ends all of
+    them where the process was asked to stop."""
 
-    def __init__(self, stop: Stop):
-        self.stop = stop
+    def __init__(self, stop: Stop, ends: set[int], on_done: Callable[[int], None] | None):
+        self.stop, self.ends, self.on_done = stop, ends, on_done
+        self.finished: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores, **_) -> torch.Tensor:
+        if self.on_done:
+            last = torch.isin(input_ids[:, -1], torch.tensor([*self.ends], device=input_ids.device))
+            self.finished = last if self.finished is None else self.finished | last
+            self.on_done(int(self.finished.sum()))
         return torch.full((len(input_ids),), self.stop.cuts(), device=input_ids.device)
 
 
-@torch.no_grad()
 def score(model, prompts: Sequence, completions: Sequence, limits: Limits, pad_id: int) -> list[list[float]]:
     """The log-probability (nats) that `model` gives to each token of each completion after its prompt (no dropout)."""
+    scored: list[list[float]] = [[] for _ in prompts]
+    for place, logits_CV, ids_C in logits_of_answers(model, prompts, completions, limits, pad_id, model):
+        scored[place] = logits_CV.log_softmax(-1).gather(-1, ids_C[:, None]).squeeze(-1).tolist()
+    return scored
+
+
+@torch.no_grad()
+def logits_of_answers(
+    model, prompts: Sequence, completions: Sequence, limits: Limits, pad_id: int, forward: Callable
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """(place, logits_CV in float32, ids_C) of each completion after its prompt, batch by batch; `forward` is the model's."""
     rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    scored: list[list[float]] = [[] for _ in rows]
     own = model.get_base_model() if hasattr(model, "peft_config") else model
     training = model.training
     model.eval()
@@ -143,14 +163,12 @@ def score(model, prompts: Sequence, completions: Sequence, limits: Limits, pad_i
         # Of a long prompt the logits would be the largest tensor of all: none but those before an answer's token are made.
         kept = min(ids_BT.size(1), 1 + max(len(completions[i]) for i in batch))
         few = {"logits_to_keep": kept} if own._supports_logits_to_keep() else {}
-        out = model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, **few)
-        logits_BCV = out.logits[:, -kept:]
-        ids_BC = ids_BT[:, ids_BT.size(1) - kept + 1 :]
-        logps_BC = logits_BCV[:, :-1].float().log_softmax(-1).gather(-1, ids_BC[:, :, None]).squeeze(-1)
-        for i, logps_C in zip(batch, logps_BC.tolist(), strict=True):
-            scored[i] = logps_C[len(logps_C) - len(completions[i]) :]
+        logits_BTV = forward(input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, **few).logits[:, :-1]
+        for row, place in enumerate(batch):
+            length = min(len(completions[place]), logits_BTV.size(1))
+            if length:
+                yield place, logits_BTV[row, -length:].float(), ids_BT[row, -length:]
     model.train(training)
-    return scored
 
 
 def left_pad(rows: Sequence[list[int]], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,6 +10,7 @@ from trl.trainer import distillation_trainer
 from cpt import models
 from cpt.data.encoding import Encoder
 from cpt.stages import teacher
+from cpt.stages.alarms import Alarms
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
 from cpt.stages.counting import CountsAtLoss
@@ -75,4 +76,5 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         engine=ctx.rollouts,
         encoder=encoder,
     )
+    trainer.add_callback(Alarms(ctx))
     return train(ctx, trainer, strategies)

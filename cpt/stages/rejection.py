@@ -99,6 +99,13 @@ def kept_answers(
         )
     right, distinct = (sum(each[name] for each in asked) for name in ("right", "distinct"))
     solved = sum(each["right"] > 0 for each in asked)
+    limit = ctx.recipe.alarms.groups_without_signal
+    if limit is not None and 1 - solved / len(asked) >= limit:
+        ctx.screen.warn(
+            f"{ctx.task.name} {ctx.name}, round {number}: only {solved} of {len(asked)} prompts got a right answer "
+            f"(alarms.groups_without_signal: {limit:g}): the stage learns from these alone; take easier prompts, raise "
+            "samples.samples, or put a stage before it that teaches the task"
+        )
     ctx.notes.append(
         f"round {number}: {len(asked)} prompts x {spec.samples} answers sampled, {right} right, {distinct} distinct, "
         f"{len(kept)} kept; {solved / len(asked):.1%} of the prompts solved"

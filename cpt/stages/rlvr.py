@@ -5,13 +5,13 @@ from functools import partial
 
 import torch
 from torch.utils.data import Sampler
-from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
 from cpt import ranks
 from cpt.data.encoding import Encoder
 from cpt.data.rows import unpack
+from cpt.stages.alarms import GROUPS, Alarms
 from cpt.stages.baselines import OwnBaseline, logps_of
 from cpt.stages.configs import make_config
 from cpt.stages.context import StageContext
@@ -25,8 +25,6 @@ from cpt.stages.resampling import Resampling
 from cpt.stages.snr import SnrStep, WholeGroups
 from cpt.stages.training import build, load_policy, set_reference_adapter, train
 from cpt.stages.ttrl import Vote, without_answers
-
-FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
 
 
 class RlvrStageTrainer(CountsAtLoss, GRPOTrainer):
@@ -102,6 +100,10 @@ class RlvrStageTrainer(CountsAtLoss, GRPOTrainer):
         """TRL's, but what the task's reward (the first) cannot score has no reward at all, whatever the others say."""
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         rewards[rewards[:, 0].isnan()] = torch.nan
+        alike_P = is_alike(
+            (rewards * self.reward_weights.to(rewards.device)).nansum(1), rewards[:, 0].isnan(), self.num_generations
+        )
+        self._metrics["train"][GROUPS].append(alike_P.float().mean().item())
         return rewards
 
     def _get_train_sampler(self, dataset=None) -> Sampler:
@@ -115,6 +117,13 @@ class RlvrStageTrainer(CountsAtLoss, GRPOTrainer):
         Looked at, not counted from the steps: the last step of an epoch may be shorter than the others.
         """
         return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+
+
+def is_alike(rewards_N: torch.Tensor, unscorable_N: torch.Tensor, group: int) -> torch.Tensor:
+    """Which groups (P,) have answers of one reward, unscorable ones left out: their advantages are all 0."""
+    largest_P = rewards_N.masked_fill(unscorable_N, -torch.inf).view(-1, group).amax(1)
+    smallest_P = rewards_N.masked_fill(unscorable_N, torch.inf).view(-1, group).amin(1)
+    return largest_P - smallest_P <= 1e-6  # of a group without any it is -inf
 
 
 def trainer_of(ctx: StageContext) -> tuple[type[RlvrStageTrainer], dict]:
@@ -147,23 +156,6 @@ def reward_function(ctx: StageContext, encoder: Encoder, group: int):
         return values
 
     return reward
-
-
-class MismatchAlarm(TrainerCallback):
-    """Warns, once a stage, where the importance ratio between policy and sampler is far from 1."""
-
-    def __init__(self, ctx: StageContext):
-        self.ctx, self.said = ctx, False
-
-    def on_log(self, args, state, control, logs=None, **_):
-        ratio = logs.get("sampling/importance_sampling_ratio/mean")
-        if ratio is not None and not abs(ratio - 1) <= FAR_FROM_ONE and not self.said:
-            self.said = True
-            self.ctx.screen.warn(
-                f"{self.ctx.task.name} {self.ctx.name}, step {state.global_step}: the policy gives the engine's answers "
-                f"{ratio:.2f} times the probability that the engine gave them (mean of TRL's importance ratio): engine and "
-                "policy compute differently; look at dtype, quantization and kv_cache_dtype in `rollouts`"
-            )
 
 
 def run(ctx: StageContext, rows, strategies) -> dict:
@@ -201,6 +193,5 @@ def make_trainer(
         **options,
     )
     set_reference_adapter(trainer, ctx)
-    if ctx.rollouts.corrected:
-        trainer.add_callback(MismatchAlarm(ctx))
+    trainer.add_callback(Alarms(ctx))
     return trainer

@@ -93,9 +93,10 @@ def answers(
     ctx: StageContext, tokenizer, ids: list[list[int]], sampling: Sampling, source: Path, what: str
 ) -> list[Completion]:
     """One answer of the policy in `source` to each prompt, drawn by the stage's and the rank's own seed."""
-    policy = models.load_policy(source, ctx.base, ctx.recipe, trainable=False).to(ranks.state().device)
     sampling = replace(sampling, seed=ctx.seed + ranks.state().process_index)
-    ctx.rollouts.sync(policy, tokenizer)
+    with ctx.screen.progress(f"{ctx.task.name} {ctx.name} {what}: loading the model"):
+        policy = models.load_policy(source, ctx.base, ctx.recipe, trainable=False).to(ranks.state().device)
+        ctx.rollouts.sync(policy, tokenizer)
     with ctx.screen.progress(f"{ctx.task.name} {ctx.name} {what}", len(ids), "answer") as bar:
 
         def on_done(count: int) -> None:

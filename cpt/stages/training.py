@@ -214,7 +214,7 @@ def save(ctx: StageContext, trainer: Trainer, target: Path) -> None:
     check_finite(ctx, ranks.broadcast(models.not_finite(state_dict.items()) if ranks.is_main() else []))
     if ranks.is_main():
         shutil.rmtree(target, ignore_errors=True)
-        models.save_policy(policy, state_dict, ctx.source, target, ctx.recipe)
+        models.save_policy(policy, state_dict, ctx.source, target, ctx.recipe, ctx.base)
     ranks.barrier()
 
 
