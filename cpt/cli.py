@@ -289,7 +289,6 @@ def run(asked: argparse.Namespace) -> int:
             from cpt import checks
             from cpt.plan import too_little_room
 
-
             stream = checks.before_run(recipe, out)
         number = len(recipe.stream)
         screen.line(f"{recipe.name}: {number} task{'s' * (number > 1)} in {out}")
