@@ -141,11 +141,15 @@ MISTAKES = {
     ),
     "prompt beyond the context": (
         lambda folder, _: rows_task(folder, [{"prompt": "copy" + "a" * 130 + "=", "answer": "a"}], plain_rows(2, 9)),
-        ["row reverse/train/0 has a prompt of 132 tokens", "more than the model's context of 128", "shorten or drop"],
+        [
+            "row reverse/train/0 (train.jsonl:1) has a prompt of 132 tokens",
+            "the model's context of 128",
+            "shorten the row",
+        ],
     ),
     "a letter that cannot be spelt": (
         lambda folder, _: rows_task(folder, [{"prompt": "copyZ=", "answer": "a"}], plain_rows(2, 9)),
-        ["row reverse/train/0: the tokenizer cannot spell 'Z' (character 5 of prompt 'copyZ=')"],
+        ["row reverse/train/0 (train.jsonl:1): the tokenizer cannot spell 'Z' (character 5 of prompt 'copyZ=')"],
     ),
     "model folder without a tokenizer": (no_tokenizer, ["model.path", "has no tokenizer (tokenizer.json)"]),
     "tokenizer without a chat template": (
