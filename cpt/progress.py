@@ -37,8 +37,8 @@ class Pace:
 
 
 def pace_text(rate: float | None, unit: str) -> str:
-    """`3.2 step/s`, or `12.5 s/step` where one takes longer than a second."""
-    if rate is None:
+    """`3.2 step/s`, or `12.5 s/step` where one takes longer than a second; nothing where none was taken."""
+    if not rate:
         return ""
     return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"
 

@@ -93,16 +93,16 @@ ROW = {"prompt": "reverseabcde=", "answer": "edcba", "demonstration": "edcba"}
     ("row", "beside", "said"),
     [
         ({"demonstration": None}, {}, "a self-distillation stage needs a `prompt` and a demonstration"),
-        ({}, {"template": "{prompt}\n{demonstration}"}, "row reverse/train/0: the tokenizer cannot spell '\\n'"),
+        ({}, {"template": "{prompt}\n{demonstration}"}, "the tokenizer cannot spell '\\n'"),
         (
             {"demonstration": "a" * 120},
             {},
-            "row reverse/train/0: with its demonstration the teacher is asked 121 tokens",
+            "has a teacher's prompt of 121 tokens, and with an answer of up to 12",
         ),
         (
             {"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
             {},
-            "row reverse/train/0: its prompt ends with a message of the role assistant",
+            "its prompt ends with a message of the role assistant",
         ),
         ({}, {"top_k": 48}, "stream.reverse.stages.0.top_k: (48) is more than the model's vocabulary (47)"),
     ],
@@ -111,6 +111,7 @@ def test_rows_that_cannot_teach(cpt, tmp_path, row, beside, said):
     rows = [{key: value for key, value in (ROW | row).items() if value is not None}]
     assert cpt("run", of_rows(tmp_path, rows, **beside), "--out", tmp_path / "run") == 2
     assert said in cpt.output and "Traceback" not in cpt.output
+    assert ("row reverse/train/0 (train.jsonl:1)" in cpt.output) == ("top_k" not in beside)
 
 
 def test_the_template_takes_texts_as_they_are():

@@ -8,6 +8,10 @@ from fakes import recipe, write_recipe
 from safetensors.torch import load_file, save_file
 
 
+# A decay of 100 at a rate of 100 makes each weight -9999 times what it was: infinite after ten steps.
+DIVERGES = {"learning_rate": 100, "weight_decay": 100, "max_steps": 12}
+
+
 def the_line(output: str) -> str:
     (line,) = [line for line in output.splitlines() if line.startswith("cpt: ")]
     assert "Traceback" not in output
@@ -17,7 +21,7 @@ def the_line(output: str) -> str:
 @pytest.mark.parametrize("kind, logging_steps", [("sft", 1), ("sft", 50), ("dpo", 1)])
 def test_training_that_diverges_is_not_kept(cpt, tmp_path, kind, logging_steps):
     content = recipe(kind, tasks=("reverse",), evaluate=4)
-    content["stream"][0]["stages"][0]["args"] |= {"learning_rate": 1e38, "max_steps": 3, "logging_steps": logging_steps}
+    content["stream"][0]["stages"][0]["args"] |= DIVERGES | {"logging_steps": logging_steps}
     file = write_recipe(tmp_path / "recipe.yaml", content)
     assert cpt("run", file, "--out", tmp_path / "run") == 2, cpt.output
     line = the_line(cpt.output)

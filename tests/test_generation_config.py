@@ -24,7 +24,7 @@ def test_the_file_is_copied_as_it_is(refused, tmp_path):
     recipe = load("quickstart", [f"model.path={refused}"])
     model = models.load_full(refused, recipe)
     assert (model.generation_config.eos_token_id, model.generation_config.temperature) == ([1, 5], None)
-    models.save_policy(model, model.state_dict(), refused, tmp_path / "saved", recipe)
+    models.save_policy(model, model.state_dict(), refused, tmp_path / "saved", recipe, refused)
     assert json.loads((tmp_path / "saved" / "generation_config.json").read_text()) == REFUSED
 
 

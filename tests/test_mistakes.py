@@ -168,8 +168,8 @@ MISTAKES = {
         ["model.chat_template: no file", "gone.jinja"],
     ),
     "what only TRL finds": (
-        args(lr_scheduler_type="nonsense"),
-        ["stream.reverse.stages.0", "nonsense"],
+        args(dataloader_prefetch_factor=2),
+        ["stream.reverse.stages.0.args: GRPOConfig refuses: "],
     ),
     "an optimiser that is not installed": (
         args(optim="adamw_8bit"),
@@ -185,7 +185,7 @@ MISTAKES = {
     ),
     "rows cut to nothing": (
         args("sft", max_length=4),
-        ["stream.reverse.stages.0: SFT has no row left to train on: raise max_length in `args`"],
+        ["row reverse/train/0", "args.max_length of stream.reverse.stages.0 is 4 (200 of 200 rows are too long)"],
     ),
     "rows that fill no batch": (
         args("sft", per_device_train_batch_size=256, dataloader_drop_last=True),

@@ -83,7 +83,7 @@ def test_a_folder_computes_the_same_by_itself_and_goes_on(how, more, tmp_path):
     asked = settings(tmp_path, how, **more)
     policy = models.load_policy(tiny.path(), tiny.path(), asked, trainable=True, seed=1)
     train(policy)
-    models.save_policy(policy, policy.state_dict(), tiny.path(), tmp_path / "one", asked)
+    models.save_policy(policy, policy.state_dict(), tiny.path(), tmp_path / "one", asked, tiny.path())
     for seed in (1, 2):
         torch.manual_seed(seed)
         alone = PeftModel.from_pretrained(models.load_full(tiny.path(), asked), tmp_path / "one")
@@ -95,7 +95,7 @@ def test_a_folder_computes_the_same_by_itself_and_goes_on(how, more, tmp_path):
     ]
     assert shapes[0] == shapes[1], "what is trained has another rank than before"
     train(again)
-    models.save_policy(again, again.state_dict(), tiny.path(), tmp_path / "two", asked)
+    models.save_policy(again, again.state_dict(), tiny.path(), tmp_path / "two", asked, tiny.path())
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         axis = 0 if "lora_A" in name else 1
@@ -170,7 +170,7 @@ def test_it_is_merged_as_the_model_that_it_makes(cpt, tmp_path):
     for number in (1, 2):
         policy = models.load_policy(tiny.path(), tiny.path(), asked, trainable=True, seed=number)
         train(policy)
-        models.save_policy(policy, policy.state_dict(), tiny.path(), tmp_path / str(number), asked)
+        models.save_policy(policy, policy.state_dict(), tiny.path(), tmp_path / str(number), asked, tiny.path())
     options = ("--method", "linear", "--weight", 0, 1, "--into", tiny.path(), "--out", tmp_path / "merged")
     assert cpt("merge", tmp_path / "1", tmp_path / "2", *options) == 0, cpt.output
     torch.testing.assert_close(logits(models.load_full(tmp_path / "merged", asked)), logits(policy), atol=1e-4, rtol=0)

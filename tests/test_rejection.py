@@ -177,6 +177,7 @@ def test_each_text_of_a_prompt_once(monkeypatch, tmp_path):
         rollouts=SimpleNamespace(rollout_tokens=0),
         verifier_errors=Counter(),
         task=SimpleNamespace(),
+        recipe=SimpleNamespace(alarms=SimpleNamespace(groups_without_signal=None)),
     )
     rows, _ = rejection.kept_answers(ctx, encoder(byte_level(), "<|im_end|>"), 1, tmp_path, None, None)
     assert rows == [

@@ -46,6 +46,7 @@ REFUSED = {
     "deepspeed": "give it to `accelerate launch --config_file`",
     "fsdp": "give it to `accelerate launch --config_file`",
     "fsdp_config": "give it to `accelerate launch --config_file`",
+    "parallelism_config": "give it to `accelerate launch --config_file`",
     "report_to": "training curves are in metrics.jsonl and the report",
     "save_only_model": "a checkpoint without the optimiser cannot be gone on from exactly; take it out",
     "ignore_data_skip": "a stage that goes on must go on where its rows stopped; take it out",

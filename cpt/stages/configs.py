@@ -34,7 +34,7 @@ def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
     run_decides = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none"}
     try:
         config = config_class(**ours | stage.args, **run_decides)
-    except (ValueError, TypeError, ImportError) as error:
+    except Exception as error:  # of whatever class: its checks of one argument stumble over another's value
         raise UserError(f"{key}.args: {config_class.__name__} refuses: {one_line(error)}") from error
     if "save_steps" not in stage.args:
         period = checkpoint_period(config)
