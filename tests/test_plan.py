@@ -72,7 +72,7 @@ def test_nothing_heavy_is_imported(command, tmp_path):
 
 def test_check_asks_trl_of_what_is_not_checked_here(cpt, tmp_path):
     content = recipe("rlvr")
-    content["stream"][0]["stages"][0]["args"] ["dataloader_prefetch_factor"] = 2
+    content["stream"][0]["stages"][0]["args"]["dataloader_prefetch_factor"] = 2
     file = write_recipe(tmp_path / "recipe.yaml", content)
     assert cpt("check", file) == 2
     assert (

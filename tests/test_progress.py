@@ -21,7 +21,14 @@ def test_clock(seconds, text):
 
 @pytest.mark.parametrize(
     "rate, text",
-    [(12.34, "12.3 step/s"), (1.0, "1.0 step/s"), (0.5, "2.0 s/step"), (1 / 132, "132.0 s/step"), (0.0, ""), (None, "")],
+    [
+        (12.34, "12.3 step/s"),
+        (1.0, "1.0 step/s"),
+        (0.5, "2.0 s/step"),
+        (1 / 132, "132.0 s/step"),
+        (0.0, ""),
+        (None, ""),
+    ],
 )
 def test_a_slow_pace_is_said_in_seconds(rate, text):
     assert pace_text(rate, "step") == text
