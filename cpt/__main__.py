@@ -12,7 +12,7 @@ from cpt.stop import listening
 def main() -> None:
     """The command line. Signals are listened to before anything else is imported."""
     with listening(keep=True):
-        from cpt.cli import main
+        from cpt.cli.main import main
 
         main()
 

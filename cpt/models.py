@@ -15,7 +15,7 @@ from typing import Any
 from cpt.disk import writing
 from cpt.errors import UserError
 from cpt.files import apply_umask, copy_file
-from cpt.merging.lora import takes_from_base
+from cpt.lora import takes_from_base
 from cpt.recipe import Model, Recipe
 
 BASE_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")

@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import linear
 
 from cpt.files import write_json
-from cpt.merging.lora import takes_from_base
+from cpt.lora import takes_from_base
 
 FIRST_A, FIRST_B = "first_lora_A", "first_lora_B"  # buffers of a layer, in no state dict: A0 (r x in) and B0 (out x r)
 RANK_AXIS = {"lora_A.weight": 0, "lora_embedding_A": 0, "lora_B.weight": 1, "lora_embedding_B": 1}

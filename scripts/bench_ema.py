@@ -15,7 +15,7 @@ import torch
 from bench_stream import say
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from cpt.recipe_strategies import GRADIENT_RULES, Ema
+from cpt.recipe.strategies import GRADIENT_RULES, Ema
 from cpt.strategies.ema import Ema as EmaStrategy
 
 SIZES = {

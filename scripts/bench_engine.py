@@ -179,7 +179,7 @@ def sync(case: Case, kind: str, rounds: int, folder: Path) -> dict:
 
 def shares(case: Case, steps: int, out: Path) -> dict:
     """One run of one task in this process, with a clock around what TRL asks of the engine; the first steps warm it up."""
-    from cpt.run import run
+    from cpt.loop import run
     from cpt.screen import QUIET, Screen
     from cpt.stages.generation import EngineGeneration
 

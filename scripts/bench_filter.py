@@ -81,16 +81,16 @@ def hard_rows(file: Path, task: str, number: int) -> Path:
 
 def measure(text: str, out: Path, task: str) -> list[tuple[float, float]]:
     """(seconds of the stage so far, accuracy) at every fifth step."""
+    from cpt.loop import run
     from cpt.recipe import load
-    from cpt.run import run
     from cpt.screen import QUIET, Screen
-    from cpt.stages import training
+    from cpt.stages import trainer
 
     file = out.with_suffix(".yaml")
     file.write_text(text)
     snapshots, outside = [], [0.0]
 
-    class Snapping(training.Narrator):
+    class Snapping(trainer.Narrator):
         """Takes the weights at every fifth step, and takes the time of that out."""
 
         def on_step_end(self, args, state, control, model=None, **more):
@@ -101,11 +101,11 @@ def measure(text: str, out: Path, task: str) -> list[tuple[float, float]]:
                 snapshots.append((seconds, {name: w.detach().clone() for name, w in model.state_dict().items()}))
                 outside[0] += time.monotonic() - start
 
-    before, training.Narrator = training.Narrator, Snapping
+    before, trainer.Narrator = trainer.Narrator, Snapping
     try:
         run(load(file), out, Screen(QUIET))
     finally:
-        training.Narrator = before
+        trainer.Narrator = before
     judge = judge_of(out, task)
     return [(seconds, judge(weights)) for seconds, weights in snapshots]
 

@@ -59,7 +59,7 @@ def start(words: list[str], log: Path, fresh: bool) -> int:
     if pid == 0:
         os.dup2(out, 1), os.dup2(out, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        from cpt.cli import main
+        from cpt.cli.main import main
 
         try:
             main(words)
@@ -95,7 +95,7 @@ def ended(pid: int, seconds: float) -> int | None:
 
 def bytes_of(run: Path) -> dict[str, str]:
     """Hashes of the weights and answers, and the matrix."""
-    files = [*run.glob("points/*/model/*.safetensors"), *run.glob("evaluations/*.jsonl"), run / "metrics.jsonl"]
+    files = [*loop.glob("points/*/model/*.safetensors"), *loop.glob("evaluations/*.jsonl"), run / "metrics.jsonl"]
     hashes = {}
     for file in files:
         content = file.read_bytes()
@@ -120,7 +120,8 @@ def main() -> int:
     with recipe.open("w") as stream:
         YAML(typ="safe", pure=True).dump(RECIPE, stream)
     if not asked.fresh:
-        from cpt import cli, run, stages
+        from cpt import stages
+        from cpt.cli import main as cli
 
         assert cli and run
         stages.load({"sft", "dpo", "rlvr"})

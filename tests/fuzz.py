@@ -11,8 +11,8 @@ from fakes import recipe, stage
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from cpt import cli
-from cpt.stages.arguments import CONFIGS, arguments
+from cpt.cli import main as cli
+from cpt.recipe.trl_arguments import CONFIGS, arguments
 
 SECONDS = 5.0  # that looking at a recipe may take
 LONGEST = 2000  # characters of a line that a user is shown

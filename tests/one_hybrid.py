@@ -13,10 +13,10 @@ from cpt import models, tiny
 from cpt.data import encoding
 from cpt.data.rows import packed
 from cpt.recipe import load
-from cpt.recipe_stages import Hybrid
-from cpt.stages.buffer import UnsolvedBuffer
-from cpt.stages.hybrid import HybridStageTrainer
-from cpt.stages.methods import HYBRIDS
+from cpt.recipe.stages import Hybrid
+from cpt.stages.hybrid.buffer import UnsolvedBuffer
+from cpt.stages.hybrid.methods import HYBRIDS
+from cpt.stages.hybrid.trainer import HybridStageTrainer
 
 PROMPTS = ["reverseabcde=", "sortbca="]
 DEMONSTRATIONS = ["edcba", "abc"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainingArguments
 
-from cpt.recipe_stages import SnrStep as Options
-from cpt.stages.snr import SnrStep
+from cpt.recipe.stages import SnrStep as Options
+from cpt.stages.rl.snr import SnrStep
 
 
 class Linear(torch.nn.Module):

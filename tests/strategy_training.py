@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import torch
 
-from cpt.recipe_merge import Merge as MergeSpec
-from cpt.recipe_strategies import Ema as EmaSpec
-from cpt.recipe_strategies import Lookahead as LookaheadSpec
-from cpt.recipe_strategies import Mcl as MclSpec
-from cpt.recipe_strategies import StochasticRestore as RestoreSpec
+from cpt.recipe.merge import Merge as MergeSpec
+from cpt.recipe.strategies import Ema as EmaSpec
+from cpt.recipe.strategies import Lookahead as LookaheadSpec
+from cpt.recipe.strategies import Mcl as MclSpec
+from cpt.recipe.strategies import StochasticRestore as RestoreSpec
 from cpt.strategies import STRATEGIES
 
 SPECS = {

@@ -103,7 +103,7 @@ def test_a_run_from_its_files_and_after_kills(cpt, tmp_path):
     file = write_recipe(tmp_path / "recipe.yaml", with_aim({}))
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
     out = tmp_path / "killed"
-    inside = {"place": "cpt.stages.training.Narrator.on_step_end", "call": 3 + 3 + 5}
+    inside = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 3 + 3 + 5}
     assert cpt("run", file, "--out", out, "--quiet", at=inside) == -signal.SIGKILL
     work = out / "points" / ".02-caesar.work"
     assert (work / "0-merge" / "memory" / "trainer" / "checkpoint-4" / "DONE").is_file()
@@ -111,7 +111,7 @@ def test_a_run_from_its_files_and_after_kills(cpt, tmp_path):
     assert cpt("run", file, "--out", out, "--quiet", at=after) == -signal.SIGKILL
     memory, new = (load_file(work / name / "model/model.safetensors") for name in ("0-merge/memory", "0-sft"))
     assert not (work / "0-merge" / "memory" / "trainer").exists()
-    never = {"place": "cpt.rehearsal.train", "call": 1}
+    never = {"place": "cpt.stages.rehearsal.train", "call": 1}
     assert cpt("run", file, "--out", out, "--quiet", at=never) == 0, cpt.output
     assert_same_end(out, tmp_path / "alone")
     old = tensors(out, "01-reverse")

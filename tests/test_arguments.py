@@ -7,19 +7,19 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from cpt.signatures import UNKNOWN, enumeration
-from cpt.stages import arguments
-from cpt.stages.arguments import PLAIN, PLAIN_VALUES, is_plain, problems
-from cpt.stages.values import CHOICES, ENUMERATIONS
+from cpt.recipe import trl_arguments
+from cpt.recipe.config_fields import UNKNOWN, enumeration
+from cpt.recipe.trl_arguments import PLAIN, PLAIN_VALUES, is_plain, problems
+from cpt.recipe.trl_bounds import CHOICES, ENUMERATIONS
 
 
-@pytest.mark.parametrize("kind", arguments.CONFIGS)
+@pytest.mark.parametrize("kind", trl_arguments.CONFIGS)
 def test_fields_and_defaults_are_those_of_the_real_config(kind):
     from cpt.stages.configs import CONFIGS
 
-    assert CONFIGS[kind].__name__ == arguments.CONFIGS[kind][2]
+    assert CONFIGS[kind].__name__ == trl_arguments.CONFIGS[kind][2]
     real = {field.name: field for field in dataclasses.fields(CONFIGS[kind]) if field.init}
-    read = arguments.arguments(kind)
+    read = trl_arguments.arguments(kind)
     assert set(read) == set(real)
     known = [name for name, argument in read.items() if argument.default is not UNKNOWN]
     assert len(known) > 0.8 * len(real)
@@ -31,23 +31,25 @@ def test_fields_and_defaults_are_those_of_the_real_config(kind):
 def test_every_kind_of_adapter_is_known():
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    assert set(arguments.adapter_kinds()) == {kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+    assert set(trl_arguments.adapter_kinds()) == {kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
 
 
-@pytest.mark.parametrize("kind", arguments.adapter_kinds())
+@pytest.mark.parametrize("kind", trl_arguments.adapter_kinds())
 def test_adapters_are_those_of_peft(kind):
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     real = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind.upper()]) if field.init}
-    assert real == set(arguments.class_fields(*arguments.adapter_kinds()[kind]))
+    assert real == set(trl_arguments.class_fields(*trl_arguments.adapter_kinds()[kind]))
 
 
 def test_our_defaults_are_arguments():
-    for kind, args in arguments.STAGE_DEFAULTS.items():
+    for kind, args in trl_arguments.STAGE_DEFAULTS.items():
         assert list(problems(kind, args)) == []
 
 
-@pytest.mark.parametrize("name", [*arguments.REFUSED, "vllm_mode", "vllm_gpu_memory_utilization", "push_to_hub_token"])
+@pytest.mark.parametrize(
+    "name", [*trl_arguments.REFUSED, "vllm_mode", "vllm_gpu_memory_utilization", "push_to_hub_token"]
+)
 def test_refused_arguments_name_what_to_use(name):
     (where, message), *rest = problems("rlvr", {name: 1})
     assert where == name and message.startswith("is not taken here: ") and not rest
@@ -72,7 +74,7 @@ def test_refused_arguments_name_what_to_use(name):
     ],
 )
 def test_types(value, annotation, message):
-    assert arguments.wrong_type(value, annotation) == message
+    assert trl_arguments.wrong_type(value, annotation) == message
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_values_at_the_edge(args):
 @pytest.mark.parametrize("kind, name", CHOICES)
 def test_choices_are_those_of_the_trainers(kind, name):
     """The strings with which TRL's trainer compares the argument are the choices offered."""
-    file = arguments.package_folder("trl") / arguments.CONFIGS[kind][1].replace("_config", "_trainer")
+    file = trl_arguments.package_folder("trl") / trl_arguments.CONFIGS[kind][1].replace("_config", "_trainer")
     compared = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Compare) and ast.unparse(node.left).split(".")[-1] == name:
@@ -171,10 +173,10 @@ def test_choices_are_those_of_the_trainers(kind, name):
 def test_keywords_of_generation_are_those_of_the_real_config():
     from transformers import GenerationConfig
 
-    read = arguments.popped_keywords("transformers", "generation/configuration_utils.py", "GenerationConfig")
+    read = trl_arguments.popped_keywords("transformers", "generation/configuration_utils.py", "GenerationConfig")
     assert {name for name in vars(GenerationConfig()) if not name.startswith("_")} - set(read) == set()
-    assert not list(arguments.generation_problems({"generation_kwargs": {"typical_p": 0.9}}, "transformers"))
-    assert not list(arguments.generation_problems({"generation_kwargs": {"min_tokens": 1}}, "vllm"))
+    assert not list(trl_arguments.generation_problems({"generation_kwargs": {"typical_p": 0.9}}, "transformers"))
+    assert not list(trl_arguments.generation_problems({"generation_kwargs": {"min_tokens": 1}}, "vllm"))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_keywords_of_generation_are_those_of_the_real_config():
     [(1, 1, 1, 1), (2, 1, 1, 2), (1, 4, 2, 2), (1, 3, 2, 3), (2, 3, 4, 3), (1, 1, 4, 1), (3, 2, 4, 3), (1, 5, 3, 5)],
 )
 def test_checkpoints_fall_between_generations_and_between_steps(iterations, generation, accumulation, period):
-    assert arguments.checkpoint_period(iterations, generation, accumulation) == period
+    assert trl_arguments.checkpoint_period(iterations, generation, accumulation) == period
     exact = [step for step in range(1, 31) if step * accumulation % (iterations * generation) == 0]
     assert exact == list(range(period, 31, period))
 
@@ -210,21 +212,21 @@ NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 4, 6, 8, 16, 500, 2**31 - 1, 0.01, 0.
 
 def drawn(kind: str, name: str) -> st.SearchStrategy:
     """Values of an argument: of its type, at the edges of what is taken, and words that are known."""
-    annotation = arguments.arguments(kind)[name].annotation
+    annotation = trl_arguments.arguments(kind)[name].annotation
     words = PLAIN_VALUES.get(name) or CHOICES.get(("rlvr" if kind == "hybrid" else kind, name))
     if words:
         return st.sampled_from([list(words), [words[0]]][:1] if "list" in annotation else list(words))
     return st.booleans() if "bool" in annotation else NUMBERS
 
 
-@pytest.mark.parametrize("kind", arguments.CONFIGS)
+@pytest.mark.parametrize("kind", trl_arguments.CONFIGS)
 @settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(data=st.data())
 def test_trl_takes_plain_arguments(kind, data):
     """What `check` looks at without TRL, and finds nothing wrong with, TRL's own config takes."""
     from cpt.stages.configs import CONFIGS
 
-    known = sorted(PLAIN & arguments.arguments(kind).keys())
+    known = sorted(PLAIN & trl_arguments.arguments(kind).keys())
     args = {name: data.draw(drawn(kind, name), name) for name in data.draw(st.sets(st.sampled_from(known), max_size=5))}
     if not list(problems(kind, args)):
         assert is_plain(kind, args)

@@ -9,7 +9,7 @@ from fakes import mistakes, recipe, short, write_recipe
 from test_resume import assert_same_end
 from test_strategies import Training, ema
 
-from cpt import plan
+from cpt.checks import plan
 from cpt.recipe import load
 from cpt.screen import QUIET, Screen
 
@@ -59,8 +59,8 @@ def test_the_policy_lends_its_place_and_the_reference_follows(tmp_path):
 @pytest.mark.parametrize("adapter", [None, ADAPTER])
 def test_who_answers_and_who_is_the_reference(tmp_path, tiny_folder, monkeypatch, adapter):
     """Step by step: the average, kept here by its formula, answers, is the old policy, and is the KL's reference."""
+    from cpt.loop import run
     from cpt.rollouts.transformers import TransformersEngine
-    from cpt.run import run
     from cpt.stages.rlvr import RlvrStageTrainer
     from cpt.strategies import tensors
 
@@ -110,7 +110,7 @@ def test_who_answers_and_who_is_the_reference(tmp_path, tiny_folder, monkeypatch
 def test_killed_inside_a_stage(cpt, tmp_path):
     file = write_recipe(tmp_path / "recipe.yaml", with_average("rlvr"))
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
-    at = {"place": "cpt.stages.training.Narrator.on_step_end", "call": STEPS + 3}
+    at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": STEPS + 3}
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet", at=at) == -signal.SIGKILL
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet") == 0, cpt.output
     assert_same_end(tmp_path / "killed", tmp_path / "alone")

@@ -8,10 +8,11 @@ import torch
 from fakes import write_recipe
 from test_rlvr import assert_a_kill_changes_nothing, logged, rlvr
 
-from cpt import losses, models, plan, tiny
+from cpt import losses, models, tiny
+from cpt.checks import plan
 from cpt.recipe import RecipeErrors, load
-from cpt.stages.baselines import OwnBaseline, group_advantages
-from cpt.stages.values import CHOICES
+from cpt.recipe.trl_bounds import CHOICES
+from cpt.stages.rl.baselines import OwnBaseline, group_advantages
 
 REWARDS = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0]
 BY_HAND = {  # of REWARDS, for answers of 2, 3, 4, 5 tokens (the end is one)
@@ -181,7 +182,7 @@ def test_a_kill_changes_nothing_and_the_plan_says_it(cpt, tmp_path):
     text = plan.describe(load(write_recipe(tmp_path / "recipe.yaml", content)), tmp_path / "run")
     assert "reward is agreement with the majority of 4 (the rows' answers are not read)" in text
     assert "gradient-weighted baseline, each step's lr times 0 to 1 by its signal-to-noise ratio" in text
-    place = "cpt.stages.training.Narrator.on_step_end"
+    place = "cpt.stages.trainer.Narrator.on_step_end"
     out = assert_a_kill_changes_nothing(cpt, tmp_path, content, place, 5, given=["answers"])
     lines = logged(out)
     assert all({"baseline/mean", "baseline/shift", "snr/step", "ttrl/majority_share"} <= line.keys() for line in lines)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from fakes import recipe, write_recipe
 
-from cpt import plan
+from cpt.checks import plan
 from cpt.rollouts.batches import Limits, batches
 from cpt.rollouts.memory import cache_bytes, logit_bytes, words
 
@@ -133,7 +133,7 @@ SUITE = {
 
 def test_cpt_eval_and_the_run_answer_alike(cpt, tmp_path):
     """In bfloat16, where a batch of another size gives other answers; also from the folder of a point."""
-    from cpt.evaluate_command import find
+    from cpt.cli.evaluate import find
     from cpt.recipe import load
     from cpt.screen import QUIET, Screen
 

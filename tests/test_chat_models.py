@@ -8,8 +8,8 @@ import pytest
 from fakes import recipe, stage, write_recipe
 from fakes_tokenizers import CHATML, SPECIAL, byte_level
 
-from cpt import checks, plan
-from cpt.checks import Findings
+from cpt import checks
+from cpt.checks import Findings, plan
 from cpt.data import encoding
 from cpt.data.stream import load_stream, stage_rows
 from cpt.errors import RecipeErrors, UserError

@@ -13,10 +13,10 @@ from test_ranks import LAUNCHERS, launch
 from test_resume import logged, results
 
 from cpt.recipe import load
-from cpt.recipe_stages import Distill, SelfDistillation
+from cpt.recipe.stages import Distill, SelfDistillation
 
 KINDS = ("self-distillation", "distill")
-STEP = "cpt.stages.training.Narrator.on_step_end"
+STEP = "cpt.stages.trainer.Narrator.on_step_end"
 LORA = {"adapter": {"kind": "lora", "r": 4, "target_modules": "all-linear"}}
 
 

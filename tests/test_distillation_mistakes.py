@@ -9,7 +9,7 @@ from fakes import recipe, write_recipe
 from test_distillation import KINDS, LORA, small
 from test_resume import logged
 
-from cpt import plan
+from cpt.checks import plan
 from cpt.recipe import load
 
 # -- teachers of distill ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cpt.stages.drift import Drift
+from cpt.stages.rl.kl_from_start import Drift
 
 
 class Policy:

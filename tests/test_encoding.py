@@ -223,7 +223,7 @@ def test_an_answer_is_read_to_the_letter():
 
 def test_texts_of_bytes_that_have_tokens_need_not_be_looked_at(tiny_folder):
     from cpt import tiny
-    from cpt.spelling import byte_letters, lost_bytes, unspellable
+    from cpt.checks.tokenizer_coverage import byte_letters, lost_bytes, unspellable
 
     whole = byte_level()
     assert lost_bytes(whole) == frozenset() and not list(unspellable(whole, ["\x00ü漢🙂\t"]))

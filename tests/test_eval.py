@@ -6,7 +6,7 @@ import shutil
 import pytest
 from fakes import recipe, write_recipe
 
-from cpt import cli
+from cpt.cli import main as cli
 from cpt.errors import EngineFailed
 
 SUITE = (

@@ -13,9 +13,9 @@ from test_resume import assert_same_end
 from test_strategies import Training, ema, files_of, with_strategies
 
 from cpt.errors import UserError
+from cpt.loop import run
 from cpt.merging.average import fisher
 from cpt.recipe import load
-from cpt.run import run
 from cpt.screen import QUIET, Screen
 from cpt.strategies import averages
 from cpt.strategies.fisher import Squares, add, put_squares
@@ -269,7 +269,7 @@ def test_psmt_killed_inside_a_stage(cpt, tmp_path):
     psmt = {"kind": "ema", "rule": "psmt", "decay": 0.9, "protected": 0.1}
     file = write_recipe(tmp_path / "recipe.yaml", with_strategies(psmt, steps=4, tasks=("reverse",), evaluate=4))
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
-    at = {"place": "cpt.stages.training.Narrator.on_step_end", "call": 3}
+    at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 3}
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet", at=at) == -signal.SIGKILL
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet") == 0, cpt.output
     for folder in ("model", "served", "strategies"):

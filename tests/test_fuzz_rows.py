@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpt.checks.findings import Findings
+from cpt.checks.preflight import check_forms
 from cpt.data import sources
 from cpt.data.rows import FIELDS, unpack
 from cpt.data.stream import load_stream, stage_rows
 from cpt.errors import UserError
-from cpt.preflight import check_forms
 from cpt.recipe import File, Recipe
 
 EXAMPLES = int(os.environ.get("CPT_FUZZ", "500"))

@@ -3,14 +3,14 @@
 import pytest
 from test_recipe import BASE, changed, problems
 
-from cpt.cli import parsed
+from cpt.cli.main import parsed
 from cpt.recipe import Evaluation, Model, Recipe, Suite, Task
-from cpt.recipe_hints import PLACES, instead
-from cpt.recipe_rewards import Reward
-from cpt.recipe_stages import Rlvr
-from cpt.rollouts.arguments import OURS
-from cpt.signatures import class_fields
-from cpt.stages.arguments import CONFIGS, adapter_kinds, arguments
+from cpt.recipe.config_fields import class_fields
+from cpt.recipe.hints import PLACES, instead
+from cpt.recipe.rewards import Reward
+from cpt.recipe.stages import Rlvr
+from cpt.recipe.trl_arguments import CONFIGS, adapter_kinds, arguments
+from cpt.recipe.vllm_arguments import OURS
 
 KNOWN = {
     "Recipe": Recipe.model_fields,

@@ -13,9 +13,9 @@ import torch
 from one_hybrid import LIMIT, Expected, change_of, tokens_of
 from peft import LoraConfig
 
-from cpt import plan
+from cpt.checks import plan
 from cpt.errors import UserError
-from cpt.recipe_stages import Hybrid
+from cpt.recipe.stages import Hybrid
 
 NONE = None
 REWARDS = [1.0, 0.0, 0.0, NONE, 0.0, 0.0, 0.0, NONE]  # two groups of four; the fourth of each could not be scored

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpt.recipe import load
-from cpt.recipe_rewards import Label
+from cpt.recipe.rewards import Label
 from cpt.rewards import build
 from cpt.rewards.label import reader
 

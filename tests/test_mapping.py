@@ -9,7 +9,7 @@ from cpt.data import sources
 from cpt.data.readers.record import Number
 from cpt.errors import RecipeErrors
 from cpt.recipe import File, load
-from cpt.templates import TemplateProblem, compiled, condition
+from cpt.recipe.row_templates import TemplateProblem, compiled, condition
 
 ROW = {
     "q": "x",

@@ -7,12 +7,12 @@ import torch
 from fakes import mistakes, short, write_recipe
 from safetensors.torch import load_file, save_file
 
-from cpt import cli
 from cpt.checks.adapter import check_adapter
+from cpt.cli import main as cli
 from cpt.errors import UserError
+from cpt.lora import refusal
 from cpt.merging import stream
 from cpt.merging.adapters import Adapted
-from cpt.merging.lora import refusal
 from cpt.merging.merge import merge
 from cpt.recipe import load
 
@@ -229,8 +229,8 @@ def test_a_stream_of_adapters_serves_full_models(cpt, tmp_path, monkeypatch):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from cpt.loop import run
     from cpt.rollouts.transformers import TransformersEngine
-    from cpt.run import run
     from cpt.screen import QUIET, Screen
 
     seen, sync = [], TransformersEngine.sync

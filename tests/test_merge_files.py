@@ -13,7 +13,7 @@ import torch
 from fakes import write_recipe
 from safetensors.torch import load_file, save_file
 
-from cpt import cli
+from cpt.cli import main as cli
 from cpt.errors import Interrupted, UserError
 from cpt.merging import plan, stream
 from cpt.merging.merge import merge
@@ -184,7 +184,7 @@ def test_a_tied_head_is_read_from_the_embedding(four, tmp_path):
 
 
 def test_a_run_is_its_last_point_and_a_point_is_its_served_model(four, tmp_path):
-    from cpt.merge_command import folder_of
+    from cpt.cli.merge import folder_of
     from cpt.recipe import dump, load
     from cpt.rundir import RunDir, points_of
 

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from test_merge_strategy import context, model, strategy, weights
 from test_resume import assert_same_end
 
+from cpt.evaluation.results_file import costs
 from cpt.files import replace_folder
 from cpt.recipe import load
 from cpt.report.merges import merges
 from cpt.report.merges import place_of as told_place
-from cpt.results import costs
 from cpt.screen import QUIET, Screen
 
 HALF = {"kind": "merge", "method": "wise", "after": "stage"}
@@ -105,7 +105,7 @@ def staged(spec: dict, steps: int = 2) -> dict:
 
 def test_each_stage_starts_from_the_merge_before_it(tmp_path, monkeypatch):
     """A whole run: the means written out, stage after stage; the points are the last merges, and the record says it."""
-    from cpt import run as loop
+    from cpt import loop
 
     seen = []
 

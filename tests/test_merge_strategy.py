@@ -12,12 +12,13 @@ from fakes import mistakes, short, write_recipe
 from safetensors.torch import load_file, save_file
 from test_resume import assert_same_end
 
-from cpt import checks, plan, preflight
+from cpt import checks
+from cpt.checks import plan, preflight
 from cpt.errors import RecipeErrors
 from cpt.merging.methods import METHODS
 from cpt.recipe import Gate, load
-from cpt.recipe_merge import DELLA_DENSITY, DELLA_EPSILON, FROM_BASE, OPTIONS
-from cpt.recipe_merge import Merge as Spec
+from cpt.recipe.merge import DELLA_DENSITY, DELLA_EPSILON, FROM_BASE, OPTIONS
+from cpt.recipe.merge import Merge as Spec
 from cpt.screen import QUIET, Screen
 from cpt.strategies.acceptance import broken_gates, choose
 from cpt.strategies.merge import Merge, fixed, towards_old
@@ -240,7 +241,7 @@ def test_half_way_to_the_point_before(cpt, tmp_path):
 def test_a_killed_search_goes_on(cpt, tmp_path):
     file = write_recipe(tmp_path / "recipe.yaml", with_merge(SEARCH, validation=4, evaluate=4))
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
-    places = (("cpt.strategies.merge.merge", 2), ("cpt.run.commit", 2))
+    places = (("cpt.strategies.merge.merge", 2), ("cpt.loop.commit", 2))
     for number, (place, call) in enumerate(places):
         out = tmp_path / f"killed-{number}"
         assert cpt("run", file, "--out", out, "--quiet", at={"place": place, "call": call}) == -signal.SIGKILL
@@ -255,8 +256,8 @@ def test_a_search_asks_validation_rows_alone(tmp_path, monkeypatch):
     """Every prompt that an engine is given while a search judges, against the rows of both splits."""
     from cpt.data import encoding
     from cpt.data.stream import load_stream
+    from cpt.loop import run
     from cpt.rollouts.transformers import TransformersEngine
-    from cpt.run import run
 
     recipe = load(write_recipe(tmp_path / "recipe.yaml", with_merge(SEARCH, steps=1, validation=6, evaluate=6)))
     asked, searching = set(), []

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpt import merge_command
+from cpt.cli import merge as merge_command
 from cpt.errors import UserError
 from cpt.merging import average, della, selection, stock, ties
 from cpt.merging.arithmetic import aim, magmax, task_arithmetic

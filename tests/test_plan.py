@@ -9,8 +9,10 @@ import sys
 import pytest
 from fakes import recipe, write_recipe
 
-from cpt import checks, cli, plan
-from cpt.cli import check, parsed
+from cpt import checks
+from cpt.checks import plan
+from cpt.cli import main as cli
+from cpt.cli.main import check, parsed
 from cpt.errors import RecipeErrors
 from cpt.recipe import load
 
@@ -59,7 +61,7 @@ def test_a_stage_with_too_few_prompts_for_one_step(tmp_path):
 def test_nothing_heavy_is_imported(command, tmp_path):
     """What answers in under half a second must not wait for torch."""
     code = (
-        "import sys; from cpt.cli import main\n"
+        "import sys; from cpt.cli.main import main\n"
         f"try: main({command!r})\n"
         "except SystemExit as end: code = end.code\n"
         "heavy = {'torch', 'transformers', 'trl', 'datasets', 'pandas', 'matplotlib'} & set(sys.modules)\n"

@@ -8,11 +8,11 @@ from fakes import recipe, write_recipe
 
 from cpt.checks import Findings
 from cpt.checks.adapter import check_adapter
+from cpt.checks.preflight import check_forms
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
 from cpt.data.stream import Stream, load_stream
 from cpt.errors import UserError
-from cpt.preflight import check_forms
 from cpt.recipe import load
 
 

@@ -194,11 +194,12 @@ def test_fewer_pairs_than_processes(tmp_path):
 
 FAILS = """
 import os, sys
-from cpt import cli, run
+from cpt.cli import main as cli
+from cpt import loop
 def fail(*arguments):
     raise ArithmeticError("not here")
 if os.environ["RANK"] == sys.argv.pop(1):
-    run.add_row = fail
+    loop.add_row = fail
 cli.main()
 """
 

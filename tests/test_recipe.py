@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from fakes import RECIPES, recipe, write_recipe
 
-from cpt.cli import parsed
+from cpt.cli.main import parsed
 from cpt.errors import RecipeErrors
 from cpt.recipe import dump, identity, load, load_suite
-from cpt.recipe_schema import schema
+from cpt.recipe.json_schema import schema
 
 BASE = """\
 name: mine

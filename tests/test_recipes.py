@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cpt import checks, plan
+from cpt import checks
+from cpt.checks import plan
 from cpt.recipe import load, load_suite, suites_of
 
 ROOT = Path(__file__).parent.parent

@@ -69,7 +69,7 @@ evaluation: {{max_completion_length: 8}}
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_folder):
     """A run for each case: its metrics, the model after its SFT, and the first rollouts with the policy's logprobs."""
-    from cpt.run import run
+    from cpt.loop import run
 
     made = {}
 
@@ -197,7 +197,7 @@ def previous_task_recipe(folder: Path, adapter: str) -> Path:
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_grpo_measures_from_the_previous_task(adapter, tmp_path, tiny_folder, monkeypatch):
-    from cpt.run import run
+    from cpt.loop import run
 
     recipe, drawn = load(previous_task_recipe(tmp_path, adapter)), []
     generate = TransformersEngine.generate

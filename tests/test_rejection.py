@@ -12,12 +12,12 @@ from fakes import recipe, write_recipe
 from fakes_tokenizers import byte_level, encoder
 from test_resume import logged, results
 
-from cpt import plan
+from cpt.checks import plan
 from cpt.data.rows import prompt_text
 from cpt.recipe import load
 
 pytestmark = pytest.mark.usefixtures("given_rewards")  # right and wrong answers, whatever the model can do
-STEP = "cpt.stages.training.Narrator.on_step_end"
+STEP = "cpt.stages.trainer.Narrator.on_step_end"
 SAMPLE = "cpt.stages.sampling.sample"
 KILLED = {  # where; and where the run that goes on would be killed, if it did again what was done
     "before a round is sealed": ({"place": "cpt.stages.rejection.seal", "call": 1}, {"place": SAMPLE, "call": 3}),

@@ -10,7 +10,7 @@ from fakes_report import TASKS, make_run
 from markdown_it import MarkdownIt
 
 from cpt.errors import UserError
-from cpt.report import build, charts, heat, words
+from cpt.report import build, charts, colormap, words
 from cpt.report.render import code
 from cpt.report.view import gate_row, sentence, tiles
 
@@ -182,10 +182,10 @@ def test_chart_geometry_by_hand():
 
 def test_every_heat_cell_can_be_read():
     for i in range(101):
-        for stops in (heat.LIGHT, heat.DARK):
-            colour = heat.mix(stops, i / 100)
-            ink = heat.ink(colour)
-            assert heat.contrast(colour, tuple(int(ink[j : j + 2], 16) for j in (1, 3, 5))) >= 4.5  # WCAG AA
+        for stops in (colormap.LIGHT, colormap.DARK):
+            colour = colormap.mix(stops, i / 100)
+            ink = colormap.ink(colour)
+            assert colormap.contrast(colour, tuple(int(ink[j : j + 2], 16) for j in (1, 3, 5))) >= 4.5  # WCAG AA
 
 
 def test_words():

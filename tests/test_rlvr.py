@@ -10,9 +10,10 @@ from given import pattern
 from test_ranks import LAUNCHERS, launch
 from test_resume import logged
 
-from cpt import checks, plan
+from cpt import checks
+from cpt.checks import plan
 from cpt.recipe import RecipeErrors, load
-from cpt.stages.overlong import penalty
+from cpt.stages.rl.overlong import penalty
 
 
 def rlvr(steps: int = 6, **options) -> dict:
@@ -124,7 +125,7 @@ def with_hard_prompts(folder) -> dict:
 
 
 def test_what_teaches():
-    from cpt.stages.filtering import teaches
+    from cpt.stages.rl.filtering import teaches
 
     cases = {  # rewards: (kept by all-wrong, kept by zero-variance)
         (0.0, 0.0): (False, False),
@@ -141,7 +142,7 @@ def test_what_teaches():
 
 def test_hard_prompts_are_left_out_also_after_a_kill(cpt, tmp_path):
     content = with_hard_prompts(tmp_path)
-    place = "cpt.stages.training.Narrator.on_step_end"
+    place = "cpt.stages.trainer.Narrator.on_step_end"
     out = assert_a_kill_changes_nothing(cpt, tmp_path, content, place, 3, given=["answers"])
     stage = stage_of(out)
     assert_hard_ones_are_dropped(found := stage["filter"])
@@ -196,7 +197,7 @@ def test_the_first_epoch_begins_with_the_opening():
 
 
 def test_rollouts_of_another_rank_are_found():
-    from cpt.stages.filtering import Opening, Rollout
+    from cpt.stages.rl.filtering import Opening, Rollout
 
     rollouts = {name: [Rollout([i], None) for i in range(4)] for name in ("a", "b")}
     second = [{"row": "a"}] * 2 + [{"row": "b"}] * 2  # rank 1 of 2, whose first group began on rank 0
@@ -252,7 +253,7 @@ def test_the_penalty_is_a_reward_of_its_own(cpt, tmp_path):
 def test_groups_with_signal_stand_in(cpt, tmp_path):
     """With the same first rollouts fewer groups are left without signal; a kill inside the stage changes nothing."""
     plain = run(cpt, tmp_path, rlvr(), "plain", given=["answers"])
-    content, place = rlvr(dynamic_sampling={"rounds": 3}), "cpt.stages.training.Narrator.on_step_end"
+    content, place = rlvr(dynamic_sampling={"rounds": 3}), "cpt.stages.trainer.Narrator.on_step_end"
     out = assert_a_kill_changes_nothing(cpt, tmp_path, content, place, 5, given=["answers"])
     flat, before = ([line["frac_reward_zero_std"] for line in logged(each)] for each in (out, plain))
     assert before[0] > flat[0] == pytest.approx(before[0] - logged(out)[0]["dynamic_sampling/replaced"] / 4)
@@ -269,7 +270,7 @@ def test_the_replaced_groups_are_what_is_trained_on():
     """A trainer of numbers: prompt n pays n % 2 for its second completion, so even prompts have no signal."""
     import torch
 
-    from cpt.stages.resampling import Resampling
+    from cpt.stages.rl.dynamic_sampling import Resampling
 
     class Numbers:
         num_generations = 2

@@ -17,7 +17,7 @@ from test_snr import ratio_of
 SPY = """
 import json, os, sys
 import snr_ranks
-from cpt import cli
+from cpt.cli import main as cli
 from cpt.stages import rlvr
 folder = sys.argv.pop(1)
 snr_ranks.main(f"{folder}/rows.json", f"{folder}/two", "2", "2")

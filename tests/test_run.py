@@ -13,7 +13,7 @@ import torch
 from fakes import short, write_recipe
 
 from cpt.recipe import load
-from cpt.recipe_stages import Strict
+from cpt.recipe.stages import Strict
 from cpt.screen import QUIET, Screen
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -205,7 +205,7 @@ def test_adapters(cpt, adapter, tmp_path):
         (points / name / "model" / "adapter_model.safetensors").read_bytes() for name in ("01-reverse", "02-caesar")
     ]
     assert weights[0] != weights[1]
-    at = {"place": "cpt.stages.training.seal", "call": 5, "when": "after"}
+    at = {"place": "cpt.stages.trainer.seal", "call": 5, "when": "after"}
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet", at=at) == -9, cpt.output
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet") == 0, cpt.output
     resumed = tmp_path / "killed" / "points" / "02-caesar" / "model"
@@ -233,13 +233,13 @@ def fingerprint(model) -> str:
 
 def test_rollouts_never_come_from_stale_weights(monkeypatch, tmp_path):
     """At each generation the engine's weights are, bit for bit, those after the optimiser's last step."""
+    from cpt.loop import run
     from cpt.rollouts.transformers import TransformersEngine
-    from cpt.run import run
-    from cpt.stages import training
+    from cpt.stages import trainer
 
     present, generated = [None], []
-    generate, on_step_end = TransformersEngine.generate, training.Narrator.on_step_end
-    on_train_begin = training.Keeper.on_train_begin
+    generate, on_step_end = TransformersEngine.generate, trainer.Narrator.on_step_end
+    on_train_begin = trainer.Keeper.on_train_begin
 
     def generate_and_look(self, prompts, sampling, on_done=None):
         if sampling.temperature > 0:  # evaluation is greedy
@@ -256,8 +256,8 @@ def test_rollouts_never_come_from_stale_weights(monkeypatch, tmp_path):
 
     given.rewards(monkeypatch)
     monkeypatch.setattr(TransformersEngine, "generate", generate_and_look)
-    monkeypatch.setattr(training.Narrator, "on_step_end", look_after_step)
-    monkeypatch.setattr(training.Keeper, "on_train_begin", look_at_begin)
+    monkeypatch.setattr(trainer.Narrator, "on_step_end", look_after_step)
+    monkeypatch.setattr(trainer.Keeper, "on_train_begin", look_at_begin)
     run(load(write_recipe(tmp_path / "recipe.yaml", short("sft", "rlvr", steps=4))), tmp_path / "run", Screen(QUIET))
     assert len(generated) == 8
     assert all(engine == policy for engine, policy in generated)
@@ -273,7 +273,7 @@ def tensor_bytes() -> int:
 
 @pytest.mark.parametrize("kind", ["sft", "dpo", "rlvr", "rejection", "self-distillation"])
 def test_nothing_leaks_from_stage_to_stage(kind, monkeypatch, tmp_path):
-    from cpt.run import run
+    from cpt.loop import run
     from cpt.rundir import RunDir
 
     seen, commit_stage = [], RunDir.commit_stage
@@ -292,7 +292,7 @@ def test_nothing_leaks_from_stage_to_stage(kind, monkeypatch, tmp_path):
 
 
 def test_the_training_seed_changes_training_alone(monkeypatch, tmp_path):
-    from cpt.run import run
+    from cpt.loop import run
 
     given.rewards(monkeypatch)
     results = []
@@ -317,7 +317,7 @@ def test_a_strategys_hooks(monkeypatch, tmp_path):
     """Rows, callbacks, both folders and the state: all that a strategy returns is used, and its state survives a resume."""
     from transformers import TrainerCallback
 
-    from cpt.run import run
+    from cpt.loop import run
     from cpt.strategies import STRATEGIES, Strategy
 
     heard = []

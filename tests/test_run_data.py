@@ -88,7 +88,7 @@ def test_a_table_becomes_prompts(cpt, tmp_path):
 
 @pytest.mark.parametrize("command, code", [(["run", "quickstart"], 1), (["check", "quickstart"], 0)])
 def test_a_broken_pipe_is_the_readers_leaving_only_where_nothing_but_printing_is_done(command, code, monkeypatch):
-    from cpt import cli
+    from cpt.cli import main as cli
 
     def broken(asked):
         raise BrokenPipeError

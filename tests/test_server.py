@@ -182,7 +182,7 @@ def family_of(run: subprocess.Popen) -> list[psutil.Process]:
 
 def serving(family: list[psutil.Process]) -> list[psutil.Process]:
     """Those that serve: all but the keeper."""
-    return [each for each in family if "cpt.rollouts.keeper" not in each.cmdline()]
+    return [each for each in family if "cpt.rollouts.supervisor" not in each.cmdline()]
 
 
 def gone(family: list[psutil.Process], seconds: float = 30.0) -> bool:
@@ -357,7 +357,7 @@ def test_the_keeper_ends_a_whole_family(tmp_path):
     program += f"[subprocess.Popen([sys.executable, '-c', code]) for code in each]; {stubborn}"
     log, folder = tmp_path / "log", tmp_path / "folder"
     folder.mkdir()
-    keeper = [*python("cpt.rollouts.keeper", str(log), str(folder)), sys.executable, "-c", program]
+    keeper = [*python("cpt.rollouts.supervisor", str(log), str(folder)), sys.executable, "-c", program]
     process = subprocess.Popen(keeper, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     wait_until = time.monotonic() + 30
     while not (log.exists() and log.read_text().count("there") == 3) and time.monotonic() < wait_until:

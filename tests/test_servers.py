@@ -177,7 +177,7 @@ def test_a_question_without_an_answer_keeps_no_process_alive():
 def test_the_end_of_the_servers_log_is_told(capsys, tmp_path):
     from argparse import Namespace
 
-    from cpt.cli import failed
+    from cpt.cli.main import failed
     from cpt.errors import EngineFailed
 
     assert failed(Namespace(log=tmp_path / "run.log"), EngineFailed("the server failed\nits last\nlines")) == 1

@@ -12,8 +12,8 @@ from test_rlvr import rlvr, run
 from cpt import checks, models, tiny
 from cpt.errors import UserError
 from cpt.recipe import RecipeErrors, load
-from cpt.recipe_stages import SnrStep as Options
-from cpt.stages.snr import SnrStep, WholeGroups, multiplier, signal_to_noise
+from cpt.recipe.stages import SnrStep as Options
+from cpt.stages.rl.snr import SnrStep, WholeGroups, multiplier, signal_to_noise
 
 REWARDS = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0]
 
@@ -71,7 +71,7 @@ def scaled(folder, factor: float, **args):
 def test_the_samples_are_the_gradients_of_whole_groups(tiny_folder, tmp_path, monkeypatch, loss_type):
     """dapo divides by the tokens of the step, grpo by the number of micro-batches; clipping comes later."""
     heard = []
-    monkeypatch.setattr("cpt.stages.snr.signal_to_noise", lambda *given: heard.append(given) or 1.0)
+    monkeypatch.setattr("cpt.stages.rl.snr.signal_to_noise", lambda *given: heard.append(given) or 1.0)
     made, _ = scaled(tmp_path, 1.0, loss_type=loss_type, learning_rate=0.0, max_grad_norm=1e-3)
     samples = []
     for inputs in made.seen.copy():

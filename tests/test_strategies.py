@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from test_ranks import LAUNCHERS, launch
 from test_resume import assert_same_end
 
-from cpt import plan
+from cpt.checks import plan
 from cpt.recipe import load
-from cpt.recipe_strategies import Ema as EmaSpec
-from cpt.recipe_strategies import Lookahead as LookaheadSpec
-from cpt.recipe_strategies import StochasticRestore as RestoreSpec
+from cpt.recipe.strategies import Ema as EmaSpec
+from cpt.recipe.strategies import Lookahead as LookaheadSpec
+from cpt.recipe.strategies import StochasticRestore as RestoreSpec
 from cpt.strategies.ema import Ema
 from cpt.strategies.lookahead import Lookahead
 from cpt.strategies.stochastic_restore import StochasticRestore
@@ -163,7 +163,7 @@ def test_killed_inside_a_stage(cpt, tmp_path):
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
     for call in (5, 6 + 5):  # in the first task, and in the second
         out = tmp_path / f"killed-{call}"
-        at = {"place": "cpt.stages.training.Narrator.on_step_end", "call": call}
+        at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": call}
         assert cpt("run", file, "--out", out, "--quiet", at=at) == -signal.SIGKILL
         assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
         assert_same_end(out, tmp_path / "alone")

@@ -55,9 +55,9 @@ def test_what_only_the_other_engine_has_is_left_unused(recipes, name, overrides,
 
 
 def test_without_vllm_its_settings_are_left_unused_too(recipes, monkeypatch):
-    from cpt.rollouts import arguments
+    from cpt.recipe import vllm_arguments
 
-    monkeypatch.setattr(arguments.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm_arguments.importlib.util, "find_spec", lambda name: None)
     assert load(recipes / "vllm.yaml", ["rollouts.engine=transformers"]).rollouts.batch_size == 64
 
 

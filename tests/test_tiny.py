@@ -12,11 +12,11 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from cpt import models, tiny
+from cpt.checks.tokenizer_coverage import unspellable
 from cpt.data import procedural
 from cpt.errors import Interrupted, UserError
 from cpt.files import is_intact
 from cpt.recipe import load
-from cpt.spelling import unspellable
 from cpt.stop import Stop
 
 

@@ -10,7 +10,7 @@ from test_rlvr import logged, rlvr, run, weights
 from cpt.data import procedural
 from cpt.recipe import RecipeErrors, load
 from cpt.rewards import Scorer
-from cpt.stages.ttrl import FEWEST, LOOKED_AT, Vote, majority
+from cpt.stages.rl.ttrl import FEWEST, LOOKED_AT, Vote, majority
 
 # -- votes -----------------------------------------------------------------------------------------------------------------
 

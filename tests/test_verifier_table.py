@@ -1,6 +1,6 @@
 """The table of verifiers and the recipe's classes say the same."""
 
-from cpt.recipe_rewards import CORRECTNESS, KINDS, VOTES, kind_of
+from cpt.recipe.rewards import CORRECTNESS, KINDS, VOTES, kind_of
 from cpt.rewards.verifiers import VERIFIERS, time_limit
 
 

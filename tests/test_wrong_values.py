@@ -9,7 +9,7 @@ from test_recipe import BASE, changed, problems
 
 from cpt.errors import RecipeErrors
 from cpt.recipe import dump, load, load_suite
-from cpt.recipe_yaml import parse
+from cpt.recipe.yaml_reader import parse
 
 WRONG = {
     "a kind that is a list": (
@@ -120,7 +120,7 @@ def test_a_wrong_value_is_one_line(name, tmp_path):
 @pytest.mark.parametrize("args", ["{beta: null}", "{beta: null, temperature: null}", "null"])
 def test_one_of_ours_taken_out_is_stored_as_what_holds(args, tmp_path):
     """Where null deletes one of STAGE_DEFAULTS, TRL's default is written down: what is stored repeats the run."""
-    from cpt.stages.arguments import arguments
+    from cpt.recipe.trl_arguments import arguments
 
     file = tmp_path / "recipe.yaml"
     file.write_text(changed("args: {max_steps: 3}", f"args: {args}"))

@@ -60,7 +60,7 @@ def child(order: dict) -> None:
     if order["at"]:
         at = order["at"]
         interrupt_at(at["place"], at["call"], at.get("when", "before"), at.get("signal", signal.SIGKILL))
-    from cpt.cli import main
+    from cpt.cli.main import main
 
     try:
         main(order["arguments"])
@@ -72,7 +72,7 @@ def child(order: dict) -> None:
 
 def serve() -> None:
     stages = [f"cpt.stages.{kind}" for kind in ("sft", "dpo", "rlvr", "rejection", "self_distillation", "distill")]
-    for name in ("cpt.run", *stages, "cpt.evaluate_command"):
+    for name in ("cpt.loop", *stages, "cpt.cli.evaluate"):
         importlib.import_module(name)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

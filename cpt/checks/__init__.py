@@ -11,13 +11,13 @@ from cpt import manifest, models
 from cpt.checks.adapter import check_adapter
 from cpt.checks.findings import Findings
 from cpt.checks.known import CHATS, letters_samples, needs_model, rows_are_known
+from cpt.checks.plan import too_little_room, world
+from cpt.checks.preflight import check_forms, check_processes, check_sharding, check_teachers, check_top_k
 from cpt.checks.samples import form_words, samples
 from cpt.checks.surroundings import check_surroundings
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
 from cpt.data.stream import Stream, read_stream
-from cpt.plan import too_little_room, world
-from cpt.preflight import check_forms, check_processes, check_sharding, check_teachers, check_top_k
 from cpt.recipe import Hub, Recipe, Suite, SuiteTask, Task, suites_of
 from cpt.rewards.verifiers import function_files
 from cpt.rundir import Point, RunDir

@@ -8,7 +8,7 @@ from typing import Any
 
 from cpt.data.procedural import DEMONSTRATIONS, alphabet, row
 from cpt.recipe import Procedural, Recipe, Suite
-from cpt.stages.arguments import ROLLOUT_KINDS, is_plain, value_of
+from cpt.recipe.trl_arguments import ROLLOUT_KINDS, is_plain, value_of
 
 CHATS = "chat (its rows are chats)"
 OWN_ANSWERS = "example  none: the model's own answers are trained on"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cpt.checks.findings import Findings
-from cpt.stages.arguments import CONFIGS, ROLLOUT_KINDS, value_of
+from cpt.recipe.trl_arguments import CONFIGS, ROLLOUT_KINDS, value_of
 
 LONGEST = "max_completion_length"
 SPLITTING = ("wrapped", "bfd_split", "bfd-requeue")  # packing strategies of TRL's

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cpt.checks.lengths import NONE, Limit, Overlong
+from cpt.checks.preflight import UNJUDGED
 from cpt.data.encoding import Encoder
 from cpt.data.rows import Row
-from cpt.preflight import UNJUDGED
 
 
 @dataclass

@@ -6,13 +6,13 @@ from typing import Any
 
 from cpt import models
 from cpt.checks.findings import Findings
+from cpt.checks.plan import NO_VALIDATION, counted, searches
 from cpt.data import sources
 from cpt.errors import RecipeErrors
-from cpt.plan import NO_VALIDATION, counted, searches
 from cpt.recipe import File, Recipe, Suite
+from cpt.recipe.trl_arguments import ROLLOUT_KINDS, generation
 from cpt.rewards import function
 from cpt.rundir import check_place
-from cpt.stages.arguments import ROLLOUT_KINDS, generation
 
 
 def check_surroundings(recipe: Recipe, suites: dict[str, Suite], out: Path, findings: Findings) -> None:

@@ -22,6 +22,7 @@ from cpt.checks.lengths import (
 )
 from cpt.checks.split import Split
 from cpt.checks.template import check_options, check_special_answer, check_special_tokens, warn_of_options
+from cpt.checks.tokenizer_coverage import lost_bytes, unspellable
 from cpt.data.encoding import Encoder, Encoding, Taught, TemplateRefuses
 from cpt.data.memory import memories, sft_forms
 from cpt.data.roundtrip import bare, failure
@@ -37,9 +38,8 @@ from cpt.data.rows import (
 )
 from cpt.data.stream import Stream, TaskData
 from cpt.recipe import Recipe
-from cpt.recipe_stages import Sft
-from cpt.spelling import lost_bytes, unspellable
-from cpt.stages.arguments import value_of
+from cpt.recipe.stages import Sft
+from cpt.recipe.trl_arguments import value_of
 
 CHUNK = 1000
 WRITTEN = ("prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages")

@@ -10,8 +10,8 @@ from cpt.data.problems import RowProblem
 from cpt.data.prompt_keys import edges
 from cpt.data.rows import COMPLETIONS, FIELDS, Row, row_problem
 from cpt.errors import listed, nearest
-from cpt.recipe_sources import WRITTEN
-from cpt.templates import ROW, TemplateProblem, columns_of, comparisons, compiled, condition
+from cpt.recipe.row_templates import ROW, TemplateProblem, columns_of, comparisons, compiled, condition
+from cpt.recipe.sources import WRITTEN
 
 TEXTS = ("id", "answer", *COMPLETIONS)  # fields in which a number is the text that it is written as
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from cpt.errors import UserError
+from cpt.lora import refusal, scaling
 from cpt.merging.heads import HEAD, is_embedding, ties_its_head
-from cpt.merging.lora import refusal, scaling
 from cpt.merging.reading import Weights, by, read_config
 
 ADAPTER_CONFIG = "adapter_config.json"

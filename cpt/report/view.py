@@ -2,7 +2,7 @@
 
 from cpt.evaluation.gates import digits_apart, judged_number, keeps
 from cpt.evaluation.metrics import forgetting_by_task
-from cpt.report import examples, heat, training
+from cpt.report import colormap, examples, training
 from cpt.report.charts import columns_of, gauge, stream_chart
 from cpt.report.merges import merges
 from cpt.report.reading import Run
@@ -37,7 +37,7 @@ def view(run: Run) -> dict:
         "gates": [gate_row(gate) for gate in results["gates"]],
         "tiles": tiles(results),
         "matrix": matrix(run),
-        "legend": {"light": heat.scale(heat.LIGHT), "dark": heat.scale(heat.DARK)},
+        "legend": {"light": colormap.scale(colormap.LIGHT), "dark": colormap.scale(colormap.DARK)},
         "task_charts": task_charts(run),
         "columns": columns_of(len(results["tasks"])),
         "suite_charts": suite_charts(run),
@@ -190,7 +190,7 @@ def kind_of(row: int, trained: int) -> str:
 
 def cell(point: str, column: str, value: float, ends, kind: str) -> dict:
     title = f"{column} at {point}: {value:.3f}, 95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
-    return {"text": score(value), "title": title, "kind": kind, "style": heat.style(value)}
+    return {"text": score(value), "title": title, "kind": kind, "style": colormap.style(value)}
 
 
 def lost(results: dict) -> list[dict]:
@@ -265,7 +265,7 @@ def sampled(run: Run) -> dict | None:
             "task": task,
             "k": name,
             "first": name == next(iter(found)),
-            "cells": [{"text": score(value), "style": heat.style(value)} for value in values],
+            "cells": [{"text": score(value), "style": colormap.style(value)} for value in values],
         }
         for task, found in run.results["sampled"].items()
         for name, values in found.items()

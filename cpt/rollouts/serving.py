@@ -25,7 +25,7 @@ from cpt.disk import writing
 from cpt.errors import EngineFailed, UserError
 from cpt.processes import python
 from cpt.recipe import Recipe
-from cpt.rollouts.arguments import LONGEST_SOCKET
+from cpt.recipe.vllm_arguments import LONGEST_SOCKET
 from cpt.rollouts.client import KEY, UNIX, client_of
 from cpt.rollouts.settings import engine_arguments, environment, explanation
 from cpt.stop import current
@@ -67,7 +67,7 @@ class Serving:
         with writing(self.logfile), self.logfile.open("ab"):
             pass
         self.process = subprocess.Popen(
-            python("cpt.rollouts.keeper", str(self.logfile), str(self.folder), *self._command()),
+            python("cpt.rollouts.supervisor", str(self.logfile), str(self.folder), *self._command()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=self._environment(),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cpt.errors import UserError
-from cpt.merging.lora import takes_from_base
+from cpt.lora import takes_from_base
 from cpt.recipe import Recipe
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM makes room for

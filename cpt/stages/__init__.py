@@ -7,24 +7,29 @@ from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
 
-from cpt.stages.context import StageContext
+from cpt.context import StageContext
 
 __all__ = ["STAGES", "StageContext", "load"]
 
+MODULES = {
+    "sft": "cpt.stages.sft",
+    "dpo": "cpt.stages.dpo",
+    "rlvr": "cpt.stages.rlvr",
+    "hybrid": "cpt.stages.hybrid.trainer",
+    "rejection": "cpt.stages.rejection",
+    "self-distillation": "cpt.stages.self_distillation",
+    "distill": "cpt.stages.distill",
+}
+
 
 def _run(kind: str, ctx: StageContext, rows, strategies) -> dict:
-    return _module(kind).run(ctx, rows, strategies)
+    return import_module(MODULES[kind]).run(ctx, rows, strategies)
 
 
-def _module(kind: str):
-    return import_module(f"cpt.stages.{kind.replace('-', '_')}")
-
-
-KINDS = ("sft", "dpo", "rlvr", "hybrid", "rejection", "self-distillation", "distill")
-STAGES = {kind: partial(_run, kind) for kind in KINDS}
+STAGES = {kind: partial(_run, kind) for kind in MODULES}
 
 
 def load(kinds: Iterable[str]) -> None:
     """Import these kinds' trainers."""
     for kind in kinds:
-        _module(kind)
+        import_module(MODULES[kind])

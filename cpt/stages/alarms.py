@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from transformers import TrainerCallback
 
-from cpt.stages.context import StageContext
-from cpt.stages.drift import NAME as DRIFT
+from cpt.context import StageContext
+from cpt.stages.rl.kl_from_start import NAME as DRIFT
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
 STEPS = 5  # that entropy and groups are a mean over

@@ -8,9 +8,8 @@ from trl.experimental.sdft import SDFTConfig
 
 from cpt import ranks
 from cpt.errors import UserError
-from cpt.recipe import Recipe, Stage
-from cpt.recipe_stages import SelfDistillation, Sft
-from cpt.stages import arguments
+from cpt.recipe import Recipe, Stage, trl_arguments
+from cpt.recipe.stages import SelfDistillation, Sft
 
 CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "rlvr": GRPOConfig, "hybrid": GRPOConfig, "rejection": SFTConfig}
 CONFIGS |= {"self-distillation": SDFTConfig, "distill": DistillationConfig}
@@ -25,7 +24,7 @@ def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
     config_class = CONFIGS[stage.kind]
     ours = {"disable_tqdm": True, "save_total_limit": 2, "ddp_find_unused_parameters": False}
     ours["use_cpu"] = ranks.state().device.type == "cpu"
-    if stage.kind in arguments.ROLLOUT_KINDS:
+    if stage.kind in trl_arguments.ROLLOUT_KINDS:
         ours["chat_template_kwargs"] = recipe.model.chat_template_kwargs
         ours["use_vllm"] = recipe.rollouts.engine != "transformers"  # TRL then corrects for the sampler's mismatch
         ours["vllm_mode"] = "colocate"  # as far as TRL need know
@@ -64,7 +63,7 @@ def checkpoint_period(config) -> int:
     """
     if not isinstance(config, GRPOConfig | SDFTConfig):
         return 1
-    return arguments.checkpoint_period(
+    return trl_arguments.checkpoint_period(
         config.num_iterations, config.steps_per_generation, config.gradient_accumulation_steps
     )
 

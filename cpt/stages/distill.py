@@ -8,14 +8,14 @@ from trl import DistillationTrainer
 from trl.trainer import distillation_trainer
 
 from cpt import models
+from cpt.context import StageContext
 from cpt.data.encoding import Encoder
 from cpt.stages import teacher
 from cpt.stages.alarms import Alarms
 from cpt.stages.configs import make_config
-from cpt.stages.context import StageContext
 from cpt.stages.counting import CountsAtLoss
 from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
-from cpt.stages.training import build, load_policy, train
+from cpt.stages.trainer import build, load_policy, train
 
 
 class DistillStageTrainer(CountsAtLoss, DistillationTrainer):

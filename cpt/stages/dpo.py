@@ -12,14 +12,14 @@ from trl import DPOTrainer
 from trl.trainer import dpo_trainer
 
 from cpt import models
+from cpt.context import StageContext
 from cpt.data.encoding import Encoder
 from cpt.data.rows import dpo_row, unpack
 from cpt.errors import UserError
 from cpt.stages.configs import make_config
-from cpt.stages.context import StageContext
 from cpt.stages.examples import dpo_examples, teachable
 from cpt.stages.sampling import made_once, verified
-from cpt.stages.training import (
+from cpt.stages.trainer import (
     CountsTokens,
     build,
     load_policy,

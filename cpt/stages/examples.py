@@ -9,10 +9,10 @@ under `assistant_only_loss`.
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 
+from cpt.context import StageContext
 from cpt.data.encoding import Encoder, Taught
 from cpt.data.roundtrip import failure
 from cpt.errors import UserError
-from cpt.stages.context import StageContext
 
 CHUNK = 1000  # rows that are encoded at once
 IGNORED = -100  # the label of a token that is not trained on

@@ -21,16 +21,16 @@ import numpy as np
 from datasets import Dataset
 
 from cpt import ranks
+from cpt.context import StageContext
 from cpt.data.encoding import Encoder
 from cpt.data.rows import lesson
 from cpt.errors import UserError
 from cpt.files import DONE, copy_folder, is_intact, seal, write_json
 from cpt.stages.configs import make_config
-from cpt.stages.context import StageContext
 from cpt.stages.examples import teachable
 from cpt.stages.sampling import made_once, verified
 from cpt.stages.sft import train_on
-from cpt.stages.training import peak_memory_bytes
+from cpt.stages.trainer import peak_memory_bytes
 
 
 def run(ctx: StageContext, rows, strategies) -> dict:

@@ -9,22 +9,22 @@ from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
 from cpt import ranks
+from cpt.context import StageContext
 from cpt.data.encoding import Encoder
 from cpt.data.rows import unpack
 from cpt.stages.alarms import GROUPS, Alarms
-from cpt.stages.baselines import OwnBaseline, logps_of
 from cpt.stages.configs import make_config
-from cpt.stages.context import StageContext
 from cpt.stages.counting import CountsAtLoss
-from cpt.stages.drift import NAME as DRIFT
-from cpt.stages.drift import Drift
-from cpt.stages.filtering import Opening, filtered
 from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
-from cpt.stages.overlong import overlong_reward
-from cpt.stages.resampling import Resampling
-from cpt.stages.snr import SnrStep, WholeGroups
-from cpt.stages.training import build, load_policy, set_reference_adapter, train
-from cpt.stages.ttrl import Vote, without_answers
+from cpt.stages.rl.baselines import OwnBaseline, logps_of
+from cpt.stages.rl.dynamic_sampling import Resampling
+from cpt.stages.rl.filtering import Opening, filtered
+from cpt.stages.rl.kl_from_start import NAME as DRIFT
+from cpt.stages.rl.kl_from_start import Drift
+from cpt.stages.rl.overlong import overlong_reward
+from cpt.stages.rl.snr import SnrStep, WholeGroups
+from cpt.stages.rl.ttrl import Vote, without_answers
+from cpt.stages.trainer import build, load_policy, set_reference_adapter, train
 
 
 class RlvrStageTrainer(CountsAtLoss, GRPOTrainer):

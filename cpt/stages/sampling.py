@@ -11,14 +11,14 @@ import numpy as np
 from datasets import Dataset
 
 from cpt import models, ranks
+from cpt.context import StageContext
 from cpt.data.rows import unpack
 from cpt.disk import remove
 from cpt.errors import UserError
 from cpt.files import read_sealed, write_sealed
 from cpt.recipe import Pairs, Samples
 from cpt.rollouts import Completion, Sampling
-from cpt.stages.context import StageContext
-from cpt.stages.training import all_errors
+from cpt.stages.trainer import all_errors
 
 
 class Verified(NamedTuple):

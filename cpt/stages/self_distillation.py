@@ -14,15 +14,15 @@ from trl.experimental.sdft.sdft_trainer import DemonstrationTeacherContextBuilde
 from trl.generation import vllm_generation
 from trl.trainer.utils import use_adapter
 
+from cpt.context import StageContext
 from cpt.data.encoding import Encoder
 from cpt.data.rows import in_context, pack, tools_of, unpack
 from cpt.errors import UserError
 from cpt.stages.average import ADAPTER, MovingAverage, add_average_adapter
 from cpt.stages.configs import make_config
-from cpt.stages.context import StageContext
 from cpt.stages.counting import CountsAtLoss
 from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
-from cpt.stages.training import build, load_policy, train
+from cpt.stages.trainer import build, load_policy, train
 
 
 class ReadyContext(DemonstrationTeacherContextBuilder):

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from trl import SFTTrainer
 
 from cpt import models
+from cpt.context import StageContext
 from cpt.data.encoding import Encoder
 from cpt.data.rows import sft_row, unpack
 from cpt.stages.configs import make_config
-from cpt.stages.context import StageContext
 from cpt.stages.examples import sft_examples
-from cpt.stages.training import CountsTokens, build, load_policy, train
+from cpt.stages.trainer import CountsTokens, build, load_policy, train
 
 
 class SftStageTrainer(CountsTokens, SFTTrainer):

@@ -7,7 +7,7 @@ from pathlib import Path
 from cpt import models
 from cpt.errors import UserError
 from cpt.recipe import Recipe
-from cpt.recipe_stages import Distill
+from cpt.recipe.stages import Distill
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from cpt.errors import UserError
 from cpt.recipe import Recipe
-from cpt.recipe_strategies import GRADIENT_RULES, LCIA_RULES
+from cpt.recipe.strategies import GRADIENT_RULES, LCIA_RULES
 from cpt.strategies import averages, tensors
 from cpt.strategies.average import Average, OffloadedAverage, groups_of
 from cpt.strategies.base import Strategy

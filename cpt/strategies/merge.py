@@ -18,7 +18,7 @@ from cpt.merging.merge import merge
 from cpt.merging.methods import METHODS
 from cpt.models import is_adapter
 from cpt.recipe import Recipe
-from cpt.recipe_merge import FROM_BASE, WITHOUT_BASE
+from cpt.recipe.merge import FROM_BASE, WITHOUT_BASE
 from cpt.strategies.acceptance import broken_gates, choose, mean
 from cpt.strategies.base import Strategy
 from cpt.strategies.fisher import Diagonals

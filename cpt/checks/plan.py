@@ -1,0 +1,296 @@
+"""What a recipe will do, as text: the plan that `cpt check` prints. No heavy import."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpt.data import sources
+from cpt.disk import human, room
+from cpt.errors import UserError
+from cpt.recipe import Recipe, Suite, suites_of
+from cpt.recipe.strategies import words as strategy_words
+from cpt.recipe.trl_arguments import ROLLOUT_KINDS, arguments, group_of, value_of
+from cpt.rollouts import memory
+
+if TYPE_CHECKING:
+    from cpt.checks import Looked
+
+NO_VALIDATION = (
+    "no rows, but strategies.{} searches on the validation rows of every task: give some, or take search out"
+)
+
+
+def searches(recipe: Recipe) -> list[int]:
+    """The numbers of the strategies that judge on validation rows."""
+    return [i for i, spec in enumerate(recipe.strategies) if getattr(spec, "search", None) is not None]
+
+
+def counted(source: Any, split: str) -> int | None:
+    """The rows of a split; None also where they cannot be read (`checks.surroundings.check_data` notes why)."""
+    try:
+        return sources.count(source, split)
+    except UserError:
+        return None
+
+
+def describe(recipe: Recipe, out: Path, looked: "Looked | None" = None) -> str:
+    """The plan as text: tasks, stages, rows, steps, evaluation, disk; and what the checks saw."""
+    suites, samples = suites_of(recipe), looked.samples if looked else {}
+    lines = [f"{recipe.name}: {recipe.description}".rstrip(": "), f"  model     {model_line(recipe)}"]
+    lines += [f"  run       {out}", f"  rollouts  {memory.words(recipe, config_of(recipe))}", "", "  stream"]
+    for number, task in enumerate(recipe.stream, start=1):
+        lines.append(f"    {number:02d} {task.task}: {rows_line(task)}; judged by {task.verifier.kind}")
+        for stage in task.stages:
+            lines.append(f"       {stage.kind}: {stage_line(stage, task, recipe.strategies)}")
+        lines += [f"       {line}" for line in samples.get(task.task, ())]
+    if recipe.strategies:
+        lines += ["", "  strategies", *(f"    {strategy_words(spec)}" for spec in recipe.strategies)]
+        lines += [f"    a search judges on {validation_line(recipe)}"] if searches(recipe) else []
+    lines += ["", "  evaluation", *evaluation_lines(recipe, suites, samples)]
+    for name, gate in recipe.evaluation.gates.items():
+        word = "at least" if name == "learning_accuracy" else "at most"
+        lines.append(
+            f"    gate: {name} {word} {gate.limit:g}" + (" for the whole interval" * (gate.rule == "interval"))
+        )
+    lines += ["", f"  disk      {disk_line(recipe, out)}"]
+    if looked and looked.unseen:
+        named = "; ".join(looked.unseen)
+        lines += [f"  unseen    {named}: not on this machine; `cpt check --full` downloads and checks them"]
+    lines += [f"  note      {note}" for note in (looked.notes if looked else ())]
+    lines += [f"  warning   {warning}" for warning in (looked.warnings if looked else ())]
+    return "\n".join(lines)
+
+
+def model_line(recipe: Recipe) -> str:
+    what = recipe.model.path
+    if what == "tiny":
+        seed = recipe.model.seed
+        what += f" of model.seed {seed} (made on this machine on first use)" if seed else " (built in)"
+    trained = f"a {recipe.adapter.kind} adapter" if recipe.adapter else "all weights"
+    kept = "" if recipe.model.copy else ", linked and not copied"
+    return f"{what}{kept}, {trained}, {recipe.model.dtype}, seed {recipe.seed}"
+
+
+def rows_line(task: Any) -> str:
+    parts = []
+    for split in sources.SPLITS:
+        number = sources.count(task.data, split)
+        if number != 0:
+            parts.append(f"{'?' if number is None else number} {split}")
+    return f"{task.data.source} rows: {', '.join(parts)}"
+
+
+def stage_line(stage: Any, task: Any, strategies: Sequence[Any]) -> str:
+    """Steps, rows or completions a step, learning rate, and the reference of the KL."""
+    get = {name: value_of(stage.args, stage.kind, name) for name in STAGE_WORDS}
+    a_step = get["per_device_train_batch_size"] * get["gradient_accumulation_steps"] * world()
+    steps = steps_of(stage, task, a_step, get)
+    unit = "completions" if stage.kind in ROLLOUT_KINDS else "pairs" if stage.kind == "dpo" else "rows"
+    each = f" in each of {stage.rounds} rounds" if stage.kind == "rejection" and stage.rounds > 1 else ""
+    words = [f"{'?' if steps is None else steps} steps of {a_step} {unit}{each}", f"lr {get['learning_rate']:g}"]
+    if stage.kind in ROLLOUT_KINDS:
+        group = group_of(stage.args, stage.kind)
+        words.insert(1, f"{group} rollout{'s' * (group > 1)} a prompt")
+    if stage.kind == "hybrid":
+        words.insert(0, hybrid_words(stage))
+    if stage.kind == "rlvr":
+        words += rlvr_words(stage)
+    if stage.kind == "rejection":
+        words += rejection_words(stage)
+    if stage.kind in ("self-distillation", "distill"):
+        words += divergence_words(stage)
+    elif "beta" in arguments(stage.kind) and value_of(stage.args, stage.kind, "beta"):
+        averaged = any(getattr(spec, "reference", "stage") == "ema" for spec in strategies)
+        beta = value_of(stage.args, stage.kind, "beta")
+        words.append(f"KL {beta:g} to {'the average' if averaged else stage.reference}")
+    return ", ".join(words)
+
+
+def hybrid_words(stage: Any) -> str:
+    """The method and the options that are set: `hpt (gamma 2, mixing question)`."""
+    given = stage.model_dump(exclude={"kind", "method", "args"}, exclude_defaults=True)
+    options = ", ".join(f"{name} {str(value).lower()}" for name, value in given.items())
+    return f"{stage.method} ({options})" if options else stage.method
+
+
+def rlvr_words(stage: Any) -> list[str]:
+    """What rlvr does besides GRPO, and what that asks of the engine."""
+    words = []
+    if stage.ttrl is not None:
+        group = value_of(stage.args, "rlvr", "num_generations")
+        words.append(f"reward is agreement with the majority of {group} (the rows' answers are not read)")
+    if stage.filter is not None:
+        prompts = stage.filter.prompts or "all"
+        words.append(
+            f"filter drops {stage.filter.drop} ({stage.filter.samples} answers to {prompts} prompts before it)"
+        )
+    if stage.overlong is not None:
+        words.append(f"overlong penalty over the last {stage.overlong.buffer} tokens")
+    if stage.dynamic_sampling is not None:
+        words.append(f"up to {stage.dynamic_sampling.rounds} more generations for groups without signal")
+    if stage.advantage is not None:
+        words.append(f"{stage.advantage} baseline")
+    if stage.snr_step is not None:
+        words.append(
+            f"each step's lr times {stage.snr_step.min:g} to {stage.snr_step.max:g} by its signal-to-noise ratio"
+        )
+    return words
+
+
+def rejection_words(stage: Any) -> list[str]:
+    """What is sampled, and from which weights the rounds are trained."""
+    spec = stage.samples
+    words = [f"on what is right of {spec.samples} answers to each of {spec.prompts} prompts"]
+    if stage.rounds > 1:
+        words.append(
+            "each from the " + ("present weights" if stage.start == "present" else "weights of the stage's start")
+        )
+    return words
+
+
+def divergence_words(stage: Any) -> list[str]:
+    """What is learnt from whom, and what the teacher takes of memory."""
+    mixed = f"JSD ({stage.alpha:g} the teacher's)" if stage.direction == "jsd" else f"{stage.direction} KL"
+    if stage.kind == "distill":
+        return [f"{mixed} to {stage.teacher} (whose weights stay in memory)"]
+    over = "the whole vocabulary" if stage.top_k is None else f"the student's top {stage.top_k}"
+    rate = f"an average of its weights at rate {stage.ema_rate:g}" if stage.ema_rate else "its weights as they came"
+    every = f" every {stage.sync_every} steps" if stage.sync_every > 1 and stage.ema_rate else ""
+    return [
+        f"{mixed} over {over} to itself with the demonstration in context, by {rate}{every} (a second copy of them)"
+    ]
+
+
+def validation_line(recipe: Recipe) -> str:
+    """The questions that a search asks of each model it judges."""
+    asked = [counted(task.data, "validation") for task in recipe.stream]
+    most = f"{sum(number or 0 for number in asked)}{'+?' if None in asked else ''}"
+    return f"the validation rows of the tasks so far: {most} questions a model after the last"
+
+
+STAGE_WORDS = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "max_steps",
+    "num_train_epochs",
+)
+
+
+def world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def steps_of(stage: Any, task: Any, a_step: int, get: dict) -> int | None:
+    """The stage's optimiser steps; None where the rows cannot be counted before they are loaded or made."""
+    if get["max_steps"] > 0:
+        return get["max_steps"]
+    rows = sources.count(task.data, "train")
+    if rows is None or stage.kind in ("dpo", "rejection") or getattr(stage, "filter", None) is not None:
+        return None
+    group = group_of(stage.args, stage.kind)
+    return int(get["num_train_epochs"] * -(-rows * group // a_step))
+
+
+def evaluation_lines(recipe: Recipe, suites: dict[str, Suite], samples: dict[str, list[str]]) -> list[str]:
+    points = len(recipe.stream) + 1
+    asked = [sources.count(task.data, "eval") for task in recipe.stream]
+    known = sum(number for number in asked if number is not None)
+    tasks = f"{known}{'+?' if None in asked else ''} questions on {len(asked)} tasks"
+    lines = [f"    at {points} points (before training, and after each task): {tasks}, greedy"]
+    if recipe.evaluation.sampled:
+        spec = recipe.evaluation.sampled
+        lines.append(f"    sampled: {spec.samples} answers a question at T {spec.temperature:g}, pass@{list(spec.k)}")
+    for name, suite in suites.items():
+        number = sum(sources.count(task.data, "eval") or 0 for task in suite.tasks)
+        lines.append(f"    held out, {name}: {number} questions on {', '.join(task.task for task in suite.tasks)}")
+        lines += [
+            f"       {task.task} {line}" for task in suite.tasks for line in samples.get(f"{name}/{task.task}", ())
+        ]
+    return lines
+
+
+def disk_line(recipe: Recipe, out: Path) -> str:
+    """What `disk_needs` says, and what is free."""
+    needs = disk_needs(recipe)
+    if needs is None:
+        return "unknown until the model is here"
+    points, running, free = map(human, (*needs, room(out)))
+    return f"about {points} for {len(recipe.stream) + 1} points, and up to {running} while a stage runs; {free} free"
+
+
+def too_little_room(recipe: Recipe, out: Path) -> str | None:
+    """A warning where a new run will not fit on the disk of `out`."""
+    needs = disk_needs(recipe)
+    if needs is None or (out / "points").exists() or sum(needs) <= room(out):
+        return None
+    needed, free = human(sum(needs)), human(room(out))
+    return f"{out} will need about {needed}, and {free} are free: make room, or choose another place"
+
+
+def disk_needs(recipe: Recipe) -> tuple[int, int] | None:
+    """Bytes of the points that stay, and of the in-stage checkpoints of one stage (weights and two Adam moments, two of
+    them); None where the model is not here."""
+    sizes = weight_bytes(recipe)
+    if sizes is None:
+        return None
+    base, weights = sizes
+    trained = weights // 50 if recipe.adapter else weights
+    merged = weights if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies) else 0
+    states = [state_bytes(spec, trained, width(recipe)) for spec in recipe.strategies]
+    served = trained * any(
+        getattr(spec, "serve", None) == "ema" and not spec.feed_back for spec in recipe.strategies
+    )  # beside the weights that are trained on
+    points = base * recipe.model.copy + len(recipe.stream) * (trained + merged + served + sum(states))
+    averaged = any(stage.kind == "self-distillation" for task in recipe.stream for stage in task.stages)
+    return points, trained * (10 if averaged else 8) + 2 * sum(states)  # averages are in both checkpoints
+
+
+def width(recipe: Recipe) -> int:
+    """Bytes of a trained weight."""
+    return memory.value_bytes(recipe.model.dtype, config_of(recipe))
+
+
+def config_of(recipe: Recipe) -> dict[str, Any]:
+    """The model's config.json; empty where it is not here, or is none."""
+    if recipe.model.path == "tiny":
+        from cpt import tiny
+
+        return tiny.SHAPE | {"vocab_size": len(tiny.VOCABULARY)}
+    try:
+        config = json.loads(Path(os.path.expanduser(recipe.model.path), "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def state_bytes(spec: Any, trained: int, each: int) -> int:
+    """What a strategy keeps with every point: an average, or the weights that single ones go back to."""
+    if spec.kind in ("ema", "mcl"):
+        return trained * 4 // each if spec.dtype == "float32" else trained
+    return trained if spec.kind == "stochastic-restore" else 0
+
+
+def weight_bytes(recipe: Recipe) -> tuple[int, int] | None:
+    """(bytes of the model's files, bytes of its weights as they are trained and saved); None where they are not here."""
+    if recipe.model.path == "tiny":
+        from cpt import tiny
+
+        return tiny.PARAMETERS * 4, tiny.PARAMETERS * width(recipe)
+    files = list(Path(os.path.expanduser(recipe.model.path)).glob("*.safetensors"))
+    try:
+        weights = sum(map(parameters, files)) * width(recipe)
+        return (sum(file.stat().st_size for file in files), weights) if files else None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):  # no safetensors: the run will say so
+        return None
+
+
+def parameters(file: Path) -> int:
+    """The weights in a file of safetensors, by its header."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(min(length, file.stat().st_size)))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

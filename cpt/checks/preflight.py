@@ -1,0 +1,183 @@
+"""What rows must hold before the first step is taken: what their stages train on and what their verifier compares with.
+
+A mistake found here costs seconds; found in task 7 it costs a night. Each check notes what it finds and goes on.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cpt.checks.findings import Findings
+from cpt.checks.plan import NO_VALIDATION, searches
+from cpt.data.rows import Row, called
+from cpt.data.stream import Stream, TaskData, form_problems
+from cpt.recipe import Recipe
+from cpt.recipe.strategies import GRADIENT_RULES
+from cpt.recipe.trl_arguments import value_of
+from cpt.rewards.answers import unreadable
+from cpt.rewards.verifiers import compares, kinds
+from cpt.stages import teacher
+
+
+def check_processes(recipe: Recipe, processes: int, findings: Findings) -> None:
+    """Every stage can run in that many processes."""
+    for task in recipe.stream:
+        for index, stage in enumerate(task.stages):
+            key = f"stream.{task.task}.stages.{index}"
+            if getattr(stage, "dynamic_sampling", None) is not None and processes > 1:
+                findings.add(
+                    f"{key}.dynamic_sampling",
+                    f"works in one process, not in {processes}: take it out (filter works in several), or start without a "
+                    "launcher",
+                )
+            accumulated = value_of(stage.args, stage.kind, "gradient_accumulation_steps")
+            if getattr(stage, "snr_step", None) is not None and accumulated * processes < 2:
+                findings.add(
+                    f"{key}.snr_step",
+                    "the variance of a step's gradient needs two micro-batches, and there is one: set "
+                    "args.gradient_accumulation_steps to 2 or more (and halve per_device_train_batch_size to keep the "
+                    "batch), or start more processes",
+                )
+            if getattr(stage, "method", None) == "relift" and stage.buffer % processes:
+                findings.add(f"{key}.buffer", f"({stage.buffer}) must be a multiple of the {processes} processes")
+
+
+SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # set by accelerate's launcher
+
+
+def check_sharding(recipe: Recipe, findings: Findings) -> None:
+    """Nothing needs whole weights or gradients on each process where the launcher shares them out."""
+    if not any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in SHARDED):
+        return
+    for key, what in whole_weights(recipe):
+        message = f"{what} on each process: not under DeepSpeed or FSDP (launch with recipes/accelerate/ddp.yaml)"
+        findings.add(key, message)
+
+
+def whole_weights(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(key, what it needs) of all that works on whole weights or gradients."""
+    for task in recipe.stream:
+        for index, stage in enumerate(task.stages):
+            key = f"stream.{task.task}.stages.{index}"
+            if getattr(stage, "snr_step", None) is not None:
+                yield f"{key}.snr_step", "needs whole gradients"
+            if getattr(stage, "method", None) == "relift":
+                yield f"{key}.method", "relift's own optimiser needs whole weights"
+            if stage.kind == "self-distillation":
+                yield f"{key}.kind", "the teacher's average needs whole weights"
+    for number, spec in enumerate(recipe.strategies):
+        key = f"strategies.{number}"
+        if getattr(spec, "rule", None) in GRADIENT_RULES:
+            yield f"{key}.rule", f"{spec.rule} needs whole gradients"
+        if "ema" in (getattr(spec, "reference", None), getattr(spec, "rollouts", None)):
+            yield f"{key}.{'reference' if spec.reference == 'ema' else 'rollouts'}", "the average needs whole weights"
+        if spec.kind == "stochastic-restore":
+            yield f"{key}.kind", "stochastic-restore draws for whole weights"
+        if getattr(spec, "method", None) == "fisher":
+            yield f"{key}.method", "fisher needs whole squares of gradients"
+
+
+def check_teachers(recipe: Recipe, base: Path, findings: Findings) -> int | None:
+    """The fewest positions that a distill stage's teacher was made for (None: no stage has one, or none says).
+
+    A teacher must be there, and speak the tokens of the student in `base`.
+    """
+    known = []
+    for task in recipe.stream:
+        for index, stage in enumerate(task.stages):
+            if stage.kind == "distill":
+                with findings.collecting():
+                    known.append(teacher.check(recipe, stage, base, f"stream.{task.task}.stages.{index}"))
+    return min((each for each in known if each is not None), default=None)
+
+
+def check_top_k(recipe: Recipe, vocabulary: int, findings: Findings) -> None:
+    """No self-distillation learns more of the student's tokens than there are."""
+    for task in recipe.stream:
+        for index, stage in enumerate(task.stages):
+            if stage.kind == "self-distillation" and (stage.top_k or 0) > vocabulary:
+                message = f"({stage.top_k}) is more than the model's vocabulary ({vocabulary})"
+                findings.add(f"stream.{task.task}.stages.{index}.top_k", message)
+
+
+def check_forms(recipe: Recipe, stream: Stream, findings: Findings) -> None:
+    """Every row has what its stages train on and what its verifier compares with. Needs no tokenizer."""
+    for task in stream.tasks:
+        check_stages(task, findings)
+    check_validation(recipe, stream, findings)
+    for key, task in evaluated(stream):
+        check_judged(f"{key}.eval" if key.endswith("data") else key, task.eval, task.spec.verifier, findings)
+
+
+def evaluated(stream: Stream) -> Iterator[tuple[str, TaskData]]:
+    """(how messages name its rows, task) for the tasks of the stream and of the suites."""
+    yield from ((f"stream.{task.name}.data", task) for task in stream.tasks)
+    for name, tasks in stream.suites.items():
+        yield from ((f"suite {name}, task {task.name}", task) for task in tasks)
+
+
+def check_validation(recipe: Recipe, stream: Stream, findings: Findings) -> None:
+    """Where a strategy searches on validation rows: every task has some, and they can be judged."""
+    searching = searches(recipe)
+    for task in stream.tasks if searching else ():
+        key = f"stream.{task.name}.data.validation"
+        if len(task.validation) == 0 and not findings.about(key):
+            findings.add(key, NO_VALIDATION.format(searching[0]))
+        check_judged(f"stream.{task.name}.data.validation", task.validation, task.spec.verifier, findings)
+
+
+# -- what stages and verifiers need ----------------------------------------------------------------------------------------
+
+
+UNJUDGED = ("sft", "self-distillation", "distill")  # they train on no reward
+
+
+def check_stages(task: TaskData, findings: Findings) -> None:
+    """Every stage can take every training row; one that trains on rewards has what the reward compares with."""
+    unlabelled = {stage.kind for stage in task.spec.stages if getattr(stage, "ttrl", None) is not None}
+    labelled = {stage.kind for stage in task.spec.stages if getattr(stage, "ttrl", None) is None}
+    for kind in dict.fromkeys(stage.kind for stage in task.spec.stages):
+        for row, what, message in form_problems(task.train, kind):
+            findings.add(f"stream.{task.name}", message, f"{kind} {what}", row)
+        if kind not in UNJUDGED and kind not in unlabelled - labelled:
+            judged = task.train
+            if kind == "dpo":
+                judged = judged.at([place for place, row in enumerate(judged) if row.get("chosen") is None])
+            verifier = task.spec.reward or task.spec.verifier
+            check_judged(f"stream.{task.name}.data.train", judged, verifier, findings)
+
+
+def check_judged(key: str, rows: Sequence[Row], verifier: Any, findings: Findings) -> None:
+    """Every row has a prompt to ask and what the verifier judges by: the answer, or the entry of reasoning-gym."""
+    spec = verifier.model_dump()
+    used = kinds(spec)
+    wanted = ["prompt", *(["answer"] if compares(spec) else [])]
+    answers: dict[str, None] = {}
+    for row in rows:
+        lacking = [name for name in wanted if row.get(name) is None]
+        there = ", ".join(name for name in row if name != "id")
+        if lacking:
+            findings.add(
+                key,
+                f"{called(row)} has no {' and no '.join(lacking)} (it has {there}); the verifier {verifier.kind} "
+                "needs it: name the column with `columns`, e.g. {answer: solution}",
+                f"lacking {' '.join(lacking)}",
+                row,
+            )
+        if row.get("answer") is not None:
+            answers[row["answer"]] = None
+        if "reasoning_gym" in used and not {"reasoning_gym", "entry"} <= set(row.get("metadata") or {}):
+            findings.add(
+                key,
+                f"{called(row)} has no entry of reasoning-gym's in its metadata (it has {there}); the verifier "
+                "reasoning_gym needs it: take `source: reasoning_gym`, or another verifier",
+                "entry",
+                row,
+            )
+    wrong = dict(unreadable(spec, answers))
+    for row in rows if wrong else ():
+        answer = row.get("answer")
+        if answer in wrong:
+            message = f"{called(row)}: no completion could match its answer {answer[:60]!r}: {wrong[answer]}"
+            findings.add(key, message, "unreadable answer", row)

@@ -1,0 +1,377 @@
+"""The command line. Nothing heavy is imported until a command needs it: `cpt --help` answers at once.
+
+Exit codes: 0 done; 1 failed; 2 bad input or refused; 3 a gate failed; 130 and 143 interrupted (Ctrl-C, SIGTERM) and saved.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cpt import __version__, ranks
+from cpt.cli import merge as merge_command
+from cpt.cli.parser import Parser
+from cpt.disk import no_room
+from cpt.errors import CannotWrite, EngineFailed, Interrupted, UserError, nearest
+from cpt.stop import Stop, listening
+
+DESCRIPTION = """\
+cpt takes a language model through a stream of tasks (SFT, preferences, reinforcement from verifiers) and shows, task by
+task, what it learnt and what it forgot.
+
+  cpt run quickstart                        train and evaluate the stream of recipes/quickstart.yaml
+  cpt run quickstart seed=3 stream.0.stages.0.args.max_steps=10     with other values (dotted keys)
+  cpt check my.yaml                         find every mistake of a recipe, and print the plan, without training
+  cpt eval runs/quickstart-s0 --suite general       evaluate a run's model (or any model folder)
+  cpt report runs/quickstart-s0             make the report again from the run's JSON files
+  cpt merge OLD NEW --method wise --out DIR         merge models in weight space (linear, TIES, DARE, SLERP, ...)
+  cpt schema > cpt.schema.json              the JSON Schema of recipes, for editors
+"""
+OVERRIDES = "dotted overrides, e.g. seed=3 stream.reverse.stages.0.args.max_steps=10 (values are YAML)"
+
+
+def parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and that of each command."""
+    top = Parser(prog="cpt", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--version", action="version", version=f"cpt {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="train and evaluate a recipe, or go on with a run that was stopped",
+        description="Train and evaluate a recipe. On a directory that holds a part of the same run, go on with it. "
+        "Exit codes: 0 done; 1 failed; 2 bad input or refused; 3 a gate failed; 130, 143 interrupted and "
+        "saved.",
+    )
+    run.add_argument("recipe", help="a shipped recipe's name (quickstart) or a YAML file")
+    run.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=OVERRIDES)
+    run.add_argument(
+        "--out", type=Path, help="the run directory (default: runs/NAME-sSEED); a part of the same run goes on"
+    )
+    loudness(run)
+
+    check = commands.add_parser(
+        "check",
+        help="find every mistake of a recipe and print its plan, without training",
+        description="Find every mistake of a recipe, each with file, line, key and the nearest valid name, and print "
+        "the plan: tasks, stages, rows, steps, what will be evaluated, disk. Nothing is trained or "
+        "written.",
+    )
+    check.add_argument("recipe", help="a shipped recipe's name or a YAML file")
+    check.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=OVERRIDES)
+    check.add_argument("--out", type=Path, help="the run directory that would be used")
+    check.add_argument(
+        "--full",
+        action="store_true",
+        help="also download what is not on this machine, and look at all with the libraries that train (some 10 s)",
+    )
+
+    evaluate = commands.add_parser(
+        "eval",
+        help="evaluate a run's point or a model folder on a suite",
+        description="Evaluate a run's point, a model folder or an adapter folder on suites, greedily; print accuracy "
+        "with 95 % intervals.",
+    )
+    evaluate.add_argument(
+        "target", type=Path, metavar="RUN_OR_MODEL", help="a run directory, a point of one, or a model folder"
+    )
+    evaluate.add_argument(
+        "--suite", action="append", required=True, help="a suite's name (general) or YAML file; repeatable"
+    )
+    evaluate.add_argument("--point", help="which point of a run (01-reverse); default: the last")
+    evaluate.add_argument("--out", type=Path, help="write every evaluated answer to this file (JSON lines)")
+    loudness(evaluate)
+
+    report = commands.add_parser(
+        "report",
+        help="make report.html and report.md again from a run's JSON files",
+        description="Make report.html and report.md again from the JSON files of a run directory; no weights, no "
+        "network.",
+    )
+    report.add_argument("run", type=Path, help="a run directory")
+
+    merge_command.add_arguments(commands)
+
+    commands.add_parser(
+        "schema",
+        help="print the JSON Schema of recipes, for editors",
+        description="Print the JSON Schema of recipes. Editors with a YAML language server complete and check by it: "
+        "`cpt schema > cpt.schema.json`, and at the top of a recipe `# yaml-language-server: $schema=cpt.schema.json`.",
+    )
+    return top, commands.choices
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand before and after options (argparse alone takes only the first group)."""
+    top, commands = parser()
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        top.error(f"no command {words[0]}{nearest(words[0], commands)}")
+    asked, rest = top.parse_known_args(words)
+    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    if not hasattr(asked, "overrides"):
+        late = []
+    strange = [word for word in rest if word not in late]
+    if strange:
+        commands[asked.command].unknown(strange, takes_recipe=hasattr(asked, "overrides"))
+    if late:
+        asked.overrides = asked.overrides + late
+    return asked
+
+
+def loudness(command: argparse.ArgumentParser) -> None:
+    group = command.add_mutually_exclusive_group()
+    group.add_argument("--quiet", action="store_true", help="only results, warnings and errors")
+    group.add_argument(
+        "--verbose", action="store_true", help="also what the libraries warn of (always in the run's log)"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    with listening(keep=arguments is None) as stop:
+        asked = parsed(arguments)
+        stop.kept = KEPT[asked.command]
+        try:
+            code = COMMANDS[asked.command](asked)
+            sys.stdout.flush()
+        except Interrupted as error:
+            code = interrupted(stop, arguments, INTERRUPTED[asked.command], error.signal)
+        except KeyboardInterrupt:  # a library's own
+            code = interrupted(stop, arguments, f"ended at once; {stop.kept}", 2)
+        except Exception as error:
+            if stop.signal is None or isinstance(error, UserError):
+                code = complaint(asked, error, stop.kept)
+            else:  # the signal reached others of our group too: a worker, a server, another rank
+                noted(asked, error)
+                code = interrupted(stop, arguments, f"ended; {stop.kept}", stop.signal)
+    sys.exit(code)
+
+
+def complaint(asked: argparse.Namespace, error: Exception, kept: str) -> int:
+    """Say what went wrong; the exit code. `kept`: what is left for the user to go on with."""
+    if isinstance(error, BrokenPipeError):
+        return reader_left() if asked.command in PRINTS else failed(asked, error)
+    if isinstance(error, UserError):
+        return refused(asked, error)
+    if isinstance(error, PermissionError):
+        return forbidden(asked, error)
+    line = str(error) if isinstance(error, CannotWrite) else no_room(error)
+    return failed(asked, error) if line is None else unwritten(asked, error, f"{line}; {kept}")
+
+
+def unwritten(asked: argparse.Namespace, error: Exception, line: str) -> int:
+    """A file could not be written: the rank on which it happened says so."""
+    noted(asked, error)
+    mine = int(os.environ.get("RANK", "0"))
+    if ranks.number_of(error) == mine:
+        print(f"cpt: {f'rank {mine}: ' if mine else ''}{line}", file=sys.stderr, flush=True)
+    return 1
+
+
+def interrupted(stop: Stop, arguments: list[str] | None, line: str, number: int) -> int:
+    """Say it and end the process at once; called from Python (with `arguments`) return the exit code."""
+    code, line = 128 + number, f"{line} (signal {number})"
+    if arguments is None:
+        stop.end(code, line)
+    return complain(line, code)
+
+
+INTERRUPTED = {
+    "run": "interrupted and saved; the same command goes on from here",
+    "eval": "interrupted; no answer is kept, the same command begins again",
+    "merge": "interrupted; nothing is kept, the same command begins again",
+}
+KEPT = dict.fromkeys(("check", "report", "schema"), "nothing was written") | {
+    "run": "what was committed is kept, the same command goes on from there",
+    "eval": "no answer is kept, the same command begins again",
+    "merge": "nothing is kept, the same command begins again",
+}
+RANK_0_SPEAKS = 10.0  # seconds at most; the launcher ends the others when rank 0 has ended
+
+
+def reader_left() -> int:
+    """The reader of our output left (`cpt check ... | head`): what it wanted it has."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def complain(message: object, code: int) -> int:
+    """Say it on stderr (rank 0 alone, under a launcher)."""
+    if os.environ.get("RANK", "0") == "0":
+        for line in str(message).splitlines():
+            print(f"cpt: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def refused(asked: argparse.Namespace, error: UserError) -> int:
+    """A mistake that all ranks see: rank 0 says it. What another rank saw is in the log, in case it alone did.
+
+    The others wait a little before they end: a launcher ends all ranks with the first, and rank 0 may still have to speak.
+    """
+    log, mine = getattr(asked, "log", None), os.environ.get("RANK", "0")
+    if mine != "0" and log is not None and log.parent.is_dir():
+        with log.open("a", encoding="utf-8") as file:
+            print(f"rank {mine}: refused: {error}", file=file)
+    if mine != "0":
+        time.sleep(RANK_0_SPEAKS)
+    return complain(error, 2)
+
+
+def forbidden(asked: argparse.Namespace, error: PermissionError) -> int:
+    """A file that the user named and may not touch; once a run has begun, an error like any other."""
+    log = getattr(asked, "log", None)
+    if error.filename is None or (log is not None and log.parent.is_dir()):
+        return failed(asked, error)
+    return complain(f"{os.fsdecode(error.filename)}: {error.strerror}: change the rights of it, or name another", 2)
+
+
+def failed(asked: argparse.Namespace, error: Exception) -> int:
+    """An error of ours or of a library: one line on the screen, the traceback in the run's log (or on the screen).
+
+    Under a launcher the rank on which it arose says it, and says which it is; that it took the others down, rank 0 says.
+    """
+    log, mine = getattr(asked, "log", None), int(os.environ.get("RANK", "0"))
+    told = noted(asked, error)
+    if log is None or not (told or log.exists()):
+        if isinstance(error, EngineFailed):
+            return complain(error, 1)
+        traceback.print_exception(error)
+        return 1
+    story = f"the whole story: {log}" if told else f"{log} cannot be written"
+    first, *more = (str(error).strip() or "no message").splitlines()
+    if under_launcher() and ranks.is_lost_peer(error):
+        return complain(f"failed: another process of this run ended; its own line is beside this one, or in {log}", 1)
+    if ranks.number_of(error) != mine:
+        return 1
+    where = f"rank {mine}: " if mine else ""
+    print(f"cpt: {where}failed: {type(error).__name__}: {first} ({story})", file=sys.stderr, flush=True)
+    for line in more if isinstance(error, EngineFailed) else ():
+        print(f"     {line}", file=sys.stderr, flush=True)
+    return 1
+
+
+def noted(asked: argparse.Namespace, error: Exception) -> bool:
+    """Whether the traceback could be written to the run's log."""
+    log = getattr(asked, "log", None)
+    if log is None or not log.parent.is_dir():
+        return False
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            print(f"rank {os.environ.get('RANK', '0')}:", file=file)
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return False
+    return True
+
+
+def under_launcher() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+# -- commands ------------------------------------------------------------------------------------------------------------
+
+
+def run(asked: argparse.Namespace) -> int:
+    from cpt.recipe import load, unused
+    from cpt.screen import Screen
+
+    recipe = load(asked.recipe, asked.overrides)
+    out = asked.out or default_out(recipe, asked)
+    screen = Screen(level_of(asked))
+    with in_their_places(asked):
+        with screen.progress("looking at the recipe and its rows"):
+            from cpt import checks
+            from cpt.checks.plan import too_little_room
+
+            stream = checks.before_run(recipe, out)
+        number = len(recipe.stream)
+        screen.line(f"{recipe.name}: {number} task{'s' * (number > 1)} in {out}")
+        for line in (*unused(asked.recipe, asked.overrides), *stream.notes()):
+            screen.line(line)
+        if warning := too_little_room(recipe, out):
+            screen.warn(f"--out: {warning}")
+        with screen.progress("loading the libraries"):
+            from cpt.loop import run as run_recipe
+
+        asked.log = out / "run.log"
+        results = run_recipe(recipe, out, screen, stream)
+    return 0 if all(gate["passed"] for gate in results["gates"]) else 3
+
+
+@contextmanager
+def in_their_places(asked: argparse.Namespace) -> Iterator[None]:
+    """The problems that are raised in this block get the file and line of their keys in the recipe."""
+    from cpt.recipe import RecipeErrors, placed
+
+    try:
+        yield
+    except RecipeErrors as error:
+        raise placed(error, asked.recipe, asked.overrides) from error
+
+
+def check(asked: argparse.Namespace) -> int:
+    from cpt import checks
+    from cpt.checks import plan
+    from cpt.recipe import load, unused
+
+    recipe = load(asked.recipe, asked.overrides)
+    out = asked.out or default_out(recipe, asked)
+    with in_their_places(asked):
+        looked = checks.check(recipe, out, asked.full)
+    print(plan.describe(recipe, out, looked))
+    for line in unused(asked.recipe, asked.overrides):
+        print(f"\n{line}")
+    return 0
+
+
+def evaluate(asked: argparse.Namespace) -> int:
+    from cpt.cli.evaluate import evaluate_folder
+    from cpt.screen import Screen
+
+    return evaluate_folder(asked.target, asked.suite, asked.point, asked.out, Screen(level_of(asked)))
+
+
+def report(asked: argparse.Namespace) -> int:
+    from cpt.report import build
+
+    html, markdown = build(asked.run)
+    print(f"{html}\n{markdown}")
+    return 0
+
+
+def merge(asked: argparse.Namespace) -> int:
+    return merge_command.run(asked)
+
+
+def schema(asked: argparse.Namespace) -> int:
+    from cpt.recipe import json_schema
+
+    print(json.dumps(json_schema.schema(), indent=2))
+    return 0
+
+
+COMMANDS = {"run": run, "check": check, "eval": evaluate, "report": report, "merge": merge, "schema": schema}
+PRINTS = ("check", "report", "schema")  # do no more than print: a broken pipe there is that of stdout
+
+
+def level_of(asked: argparse.Namespace) -> int:
+    return 0 if asked.quiet else 2 if asked.verbose else 1
+
+
+def default_out(mine: Any, asked: argparse.Namespace) -> Path:
+    """`runs/NAME-sSEED`, and six digits more where the overrides change what the run is."""
+    from cpt.recipe import RecipeErrors, identity, load
+
+    try:
+        plain = load(asked.recipe, [f"seed={mine.seed}"]) if asked.overrides else mine
+    except RecipeErrors:  # the overrides put it right
+        plain = None
+    changed = "" if plain is not None and identity(mine) == identity(plain) else f"-{identity(mine)}"
+    return Path("runs") / f"{mine.name}-s{mine.seed}{changed}"

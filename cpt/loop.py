@@ -1,0 +1,366 @@
+"""The loop: for each point of the stream, train it if it is not committed, evaluate it if its row is missing; then report."""
+
+import gc
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cpt import checks, manifest, models, ranks, report, rollouts, stages
+from cpt.data import encoding
+from cpt.data.memory import memories
+from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
+from cpt.errors import UserError
+from cpt.evaluation.evaluate import always_failing, evaluate, probes
+from cpt.evaluation.results import greedy_scores
+from cpt.evaluation.results_file import write_results
+from cpt.files import replace_folder
+from cpt.mending import mend_run, mend_task
+from cpt.progress import pace_text
+from cpt.recipe import Recipe
+from cpt.rewards import Failure, Scorer, Scorers, kind_of, told
+from cpt.rundir import Point, RunDir, open_run, points_of
+from cpt.screen import Screen, hush_libraries, logs_to
+from cpt.stages import STAGES, StageContext
+from cpt.stages.rehearsal import rehearse
+from cpt.stop import PROMPT, Stop, listening
+from cpt.strategies import Strategy
+from cpt.strategies import make as make_strategies
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """The things that live as long as the run."""
+
+    recipe: Recipe
+    rundir: RunDir
+    stream: Stream
+    strategies: list[Strategy]
+    engine: rollouts.Engine | None  # started after `prepare`, where anything is left to do
+    scorers: Scorers
+    screen: Screen
+    stop: Stop
+
+
+def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None) -> dict:
+    """Run the recipe in the folder `out`, or go on with what is there; returns the content of results.json.
+
+    `stream`: its rows, where `checks.before_run` gave them already.
+
+    Raises:
+        UserError: a mistake in the recipe, its data or its folder.
+        Interrupted: a signal came; the same command goes on from there.
+    """
+    ranks.check_launch()
+    stream = stream or checks.before_run(recipe, out)
+    with ExitStack() as stack:
+        rundir = ranks.on_main(lambda: stack.enter_context(open_run(out, recipe)))
+        stack.enter_context(logs_to(rundir.log, screen.level))
+        hush_libraries(screen.level)
+        stop = stack.enter_context(listening())
+        stack.enter_context(stop.within(PROMPT))
+        scorers = stack.enter_context(Scorers())
+        this = Run(recipe, rundir, stream, make_strategies(recipe), None, scorers, screen, stop)
+        with screen.progress("looking at the run's files, the model and the rows"):
+            compared = prepare(this)
+        with screen.progress("loading the libraries"):
+            settle(recipe)
+        if not ranks.on_main(complete, this):
+            base = rundir.model(points_of(recipe)[0])
+            with screen.progress(f"starting the rollout engine ({recipe.rollouts.engine})"):
+                this.engine = rollouts.start(recipe, base, rundir.path / "rollouts", compared, rundir.log)
+            stack.callback(this.engine.close)
+        for point in points_of(recipe):
+            stop.check()
+            if not ranks.on_main(rundir.committed, point):
+                make(this, point)
+            if not ranks.on_main(rundir.has_row, point):
+                add_row(this, point)
+        return ranks.on_main(finish, this, ranks.gather(scorers.failures()))
+
+
+def prepare(this: Run) -> list[list[int]]:
+    """Make the base point, look for damage, restore the strategies, and check every row against the tokenizer.
+
+    Returns a few prompts of the stream (token ids), for the engine's proofs.
+    """
+    points = points_of(this.recipe)
+    ranks.on_main(mend_run, this.rundir, points, this.screen.warn)
+    verifiers = this.scorers.keep(this.stream.verifiers())
+    if ranks.on_main(lambda: verifiers) != verifiers:
+        raise UserError("the verifiers' files are not the same for all processes: share one folder, or copy them again")
+    ranks.on_main(make_base, this, points[0], verifiers)
+    folder = this.rundir.model(points[0])
+    findings = checks.Findings()
+    fit = checks.check_with_model(this.recipe, this.stream, folder, findings)
+    findings.check()
+    this.stream = fit.stream
+    ranks.on_main(manifest.add, this.rundir, "overlong", fit.counts)
+    for warning in findings.warnings:
+        this.screen.warn(warning)
+    for name, words in fit.forms.items():
+        this.screen.line(f"prompts of {name}: {words}")
+    for name, lines in fit.samples.items():
+        log.info("%s: %s", name, "; ".join(lines))
+    last = ranks.on_main(lambda: [point for point in points if this.rundir.committed(point)][-1])
+    if last.task is not None:
+        this.screen.line(f"going on after {last.name} in {this.rundir.path}")
+    return probes(this.stream, encoding.load(folder, folder, this.recipe))
+
+
+def complete(this: Run) -> bool:
+    """Whether every point is committed and evaluated."""
+    return all(this.rundir.committed(point) and this.rundir.has_row(point) for point in points_of(this.recipe))
+
+
+def settle(recipe: Recipe) -> None:
+    """Import what will be needed, and let the garbage collector never look through it again (a million objects).
+
+    Before any model is loaded: what is alive here lives as long as the run.
+    """
+    kinds = {stage.kind for spec in recipe.stream for stage in spec.stages}
+    stages.load(kinds | {"sft"} if memories(recipe) else kinds)
+    gc.collect()
+    gc.freeze()
+
+
+def make_base(this: Run, base: Point, verifiers: dict[str, dict[str, str]]) -> None:
+    """`00-base`: the model that the recipe names, copied into the run; and the manifest."""
+    if not this.rundir.committed(base):
+        source = models.resolve(this.recipe, this.screen, this.stop)
+        this.rundir.discard([base])
+        with this.screen.progress(f"copying the model {source}"):
+            models.write_base(this.recipe, source, this.rundir.work(base) / "model")
+            this.rundir.commit(base, this.rundir.work(base) / "model", [])
+    manifest.write(this.rundir, this.recipe, this.stream, verifiers)
+
+
+def make(this: Run, point: Point) -> None:
+    """Train one task: stage after stage, each committed when it ends, then the point."""
+    spec = this.recipe.stream[point.index - 1]
+    task = this.stream.tasks[point.index - 1]
+    before = points_of(this.recipe)[point.index - 1]
+    states = this.rundir.states(before)
+    ranks.on_main(mend_task, this.rundir, point, stage_names(this, point), this.screen.warn)
+    for index, stage in enumerate(spec.stages):
+        ctx = context(this, point, task, index, stage)
+        if not ranks.on_main(this.rundir.stage_committed, point, ctx.name):
+            load_states(this, states)
+            # `train` takes more time than PROMPT, from its first step until the stage is committed.
+            with this.stop.within(PROMPT), this.screen.progress(f"{task.name} {ctx.name}: loading or saving"):
+                record = run_stage(this, ctx)
+                save_states(this, ctx.target.parent / "strategies")
+                ranks.on_main(this.rundir.commit_stage, point, ctx.name, record)
+            this.stop.check()
+        states = ctx.target.parent / "strategies"
+    with this.screen.progress(f"{point.name}: {'merging and ' * bool(this.strategies)}committing"):
+        finish_task(this, point, ctx, states)
+
+
+def finish_task(this: Run, point: Point, ctx: StageContext, states: Path) -> None:
+    """What the strategies make of the last stage's model, committed as the point. `states` are theirs, after that stage."""
+    load_states(this, states)
+    model, served = ctx.target, None
+    for strategy in this.strategies:
+        model = strategy.after_task(ctx, model) or model
+    for strategy in this.strategies:
+        served = strategy.served(ctx) or served
+    served = None if served == model else served
+    states = this.rundir.work(point) / "strategies"
+    save_states(this, states)
+    ranks.on_main(commit, this, point, model, served, states)
+
+
+def load_states(this: Run, folder: Path) -> None:
+    for strategy in this.strategies:
+        strategy.load(folder / strategy.name)
+
+
+def save_states(this: Run, folder: Path) -> None:
+    ranks.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
+    for strategy in this.strategies:
+        strategy.save(folder / strategy.name)
+    ranks.barrier()
+
+
+def commit(this: Run, point: Point, model: Path, served: Path | None, states: Path) -> None:
+    records = [this.rundir.stage_record(point, name) for name in stage_names(this, point)]
+    note_merges(this, records[-1])
+    this.rundir.commit(point, model, records, states, served)
+
+
+def note_merges(this: Run, record: dict) -> None:
+    """Add to the record of a stage what the strategies have just merged: after it, or after its task."""
+    merges = [merged for strategy in this.strategies if (merged := strategy.merged())]
+    if merges:
+        record["merges"] = [*record.get("merges", ()), *merges]
+
+
+def stage_names(this: Run, point: Point) -> list[str]:
+    return [f"{i}-{stage.kind}" for i, stage in enumerate(this.recipe.stream[point.index - 1].stages)]
+
+
+def context(this: Run, point: Point, task, index: int, stage) -> StageContext:
+    names = stage_names(this, point)[: index + 1]
+    *earlier, folder = (this.rundir.stage(point, each) for each in names)
+    name = names[-1]
+    points = tuple(this.rundir.model(each) for each in points_of(this.recipe)[: point.index])
+    left = tuple(each / "model" for each in earlier)
+    scorer = scorer_of(this, task)
+    errors: Counter[str] = Counter()
+
+    def score(texts: list[str], rows: list[dict], finished: list[bool]) -> list[float | None]:
+        scores = scorer.score(texts, rows, finished)
+        errors.update(kind_of(score.error) for score in scores if score.error)
+        return [score.value for score in scores]
+
+    def read(texts: list[str], rows: list[dict], finished: list[bool]) -> list[str | None]:
+        answers = scorer.read(texts, rows, finished)
+        errors.update(kind_of(answer.error) for answer in answers if answer.error)
+        return [answer.value for answer in answers]
+
+    rewinding = partial(rewind, this.rundir, task.name)
+    ctx = StageContext(
+        recipe=this.recipe,
+        task=task,
+        stage=stage,
+        name=name,
+        key=f"stream.{task.name}.stages.{index}",
+        source=(*points, *left)[-1],
+        points=points,
+        stages=left,
+        target=folder / "model",
+        work=folder / "trainer",
+        seed=stage_seed(this.recipe.seed, point.index, index),
+        rollouts=this.engine,
+        score=score,
+        read=read,
+        verifier_errors=errors,
+        judge=judge_of(this, point),
+        rehearse=lambda *told: rehearse(ctx, this.stream.tasks[: point.index - 1], rewinding, *told),
+        log=this.rundir.append_metrics,
+        rewind=partial(rewinding, name),
+        screen=this.screen,
+        stop=this.stop,
+        notes=[],
+    )
+    return ctx
+
+
+def rewind(rundir: RunDir, task: str, stage: str, step: int) -> None:
+    """Drop the lines of a stage after `step` from metrics.jsonl."""
+    mine = {"task": task, "stage": stage}
+    rundir.forget_metrics(lambda line: line | mine != line or line["step"] <= step)
+
+
+def judge_of(this: Run, point: Point) -> Callable[[Path], tuple[dict[str, float], dict[str, float]]]:
+    """See StageContext.judge. It is made of the validation rows alone, which `load_stream` has proven to be no others."""
+    asked = validation_of(this.stream, point.index)
+    greedy = this.recipe.evaluation.model_copy(update={"sampled": None})
+
+    def judge(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+        with this.stop.within(PROMPT):
+            lines, cost = evaluate(
+                folder,
+                this.rundir.model(points_of(this.recipe)[0]),
+                this.recipe.model_copy(update={"evaluation": greedy}),
+                asked,
+                engine=this.engine,
+                scorers=this.scorers,
+                screen=this.screen,
+                stop=this.stop,
+                label=f"judging {folder.name} after {point.task}",
+            )
+        scores = greedy_scores([lines])
+        return {task.name: float(scores[None, task.name].mean()) for task in asked.tasks}, cost
+
+    return judge
+
+
+def scorer_of(this: Run, task: TaskData) -> Scorer:
+    """The scorer of what a task is trained on."""
+    return this.scorers.get((task.spec.reward or task.spec.verifier).model_dump())
+
+
+def stage_seed(seed: int, task: int, stage: int) -> int:
+    """The seed of one stage, independent of the others (numpy's SeedSequence; 31 bits, as transformers wants)."""
+    return int(np.random.SeedSequence([seed, task, stage]).generate_state(1)[0] >> 1)
+
+
+def run_stage(this: Run, ctx: StageContext) -> dict:
+    """Train one stage and say in one line what it did."""
+    rows = stage_rows(ctx.task, ctx.stage.kind)
+    for strategy in this.strategies:
+        rows = strategy.before_stage(ctx, rows)
+    scorer = scorer_of(this, ctx.task)
+    scored, failed = scorer.scored, scorer.errors.total()
+    record = STAGES[ctx.stage.kind](ctx, rows, this.strategies)
+    scored, failed = scorer.scored - scored, scorer.errors.total() - failed
+    if failed > scored / 2:
+        kind, _ = scorer.errors.most_common(1)[0]
+        this.screen.warn(
+            f"{ctx.task.name} {ctx.name}: the reward could not score {failed} of {scored} completions, most often: "
+            f"{kind}: {scorer.examples[kind]}"
+        )
+    gc.collect()
+    for strategy in this.strategies:
+        instead = strategy.after_stage(ctx, rows)
+        if instead is not None:
+            ranks.on_main(replace_folder, ctx.target, instead)
+    note_merges(this, record)
+    pace = pace_text(record["steps"] / max(record["seconds"], 1e-3), "step")
+    notes = "".join(f"; {note}" for note in record["notes"])
+    this.screen.line(
+        f"{ctx.task.name} {ctx.name}: {record['steps']} steps in {record['seconds']:.1f} s ({pace}), "
+        f"{record['train_tokens']:,} trained tokens, {record['rollout_tokens']:,} rollout tokens{notes}"
+    )
+    return record
+
+
+def add_row(this: Run, point: Point) -> None:
+    """Evaluate a point, keep every answer, and show the matrix so far."""
+    lines, cost = evaluate(
+        this.rundir.served(point),
+        this.rundir.model(points_of(this.recipe)[0]),
+        this.recipe,
+        this.stream,
+        engine=this.engine,
+        scorers=this.scorers,
+        screen=this.screen,
+        stop=this.stop,
+        label=f"evaluating {point.name}",
+    )
+    ranks.on_main(show_row, this, point, lines, cost)
+    for file in this.scorers.newly_changed():
+        this.screen.warn(f"{file} has changed: this run goes on with the verifier that it began with")
+    if point.task is None:
+        for useless in always_failing(lines):
+            this.screen.warn(useless)
+
+
+def show_row(this: Run, point: Point, lines: list[dict], cost: dict) -> None:
+    this.rundir.write_evaluation(point, lines, cost)
+    results = write_results(this.rundir, this.recipe)
+    names = [each.name for each in points_of(this.recipe)[: len(results["accuracy"])]]
+    this.screen.matrix(results["tasks"], names, results["accuracy"], results["held_out"])
+
+
+def finish(this: Run, failures: list[Failure]) -> dict:
+    """The final link, the results, the report and the verdict. `failures` are the verifiers', of all ranks."""
+    this.rundir.link_final(points_of(this.recipe)[-1])
+    results = write_results(this.rundir, this.recipe)
+    html, _ = report.build(this.rundir.path, this.screen.warn)
+    for line in told(failures):
+        this.screen.warn(line)
+    for gate in results["gates"]:
+        this.screen.result(gate["message"], style="green" if gate["passed"] else "bold red")
+    this.screen.result(f"report: {html}")
+    return results

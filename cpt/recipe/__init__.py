@@ -1,0 +1,51 @@
+"""What a recipe may say: its schema, and how a file becomes a `Recipe`. No torch here."""
+
+from cpt.errors import RecipeErrors
+from cpt.recipe.loading import load, load_suite, placed, suites_of, unused
+from cpt.recipe.schema import (
+    Adapter,
+    Alarms,
+    Evaluation,
+    Gate,
+    Model,
+    Recipe,
+    ServerRollouts,
+    Suite,
+    SuiteTask,
+    Task,
+    TransformersRollouts,
+    dump,
+    identity,
+)
+from cpt.recipe.sources import File, Hub, Procedural, ReasoningGym, Source
+from cpt.recipe.stages import Pairs, Samples, Stage
+
+__all__ = [
+    "Adapter",
+    "Alarms",
+    "Evaluation",
+    "File",
+    "Gate",
+    "Hub",
+    "Model",
+    "Pairs",
+    "Procedural",
+    "ReasoningGym",
+    "Recipe",
+    "RecipeErrors",
+    "Samples",
+    "ServerRollouts",
+    "Source",
+    "Stage",
+    "Suite",
+    "SuiteTask",
+    "Task",
+    "TransformersRollouts",
+    "dump",
+    "identity",
+    "load",
+    "load_suite",
+    "placed",
+    "suites_of",
+    "unused",
+]

@@ -1,0 +1,318 @@
+"""From a file to a recipe: `extends`, `defaults` and command-line overrides merged, and validated.
+
+Every mistake is reported at once, each with its file, line, key and the nearest valid name.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from cpt.errors import Problem, RecipeErrors
+from cpt.recipe import trl_arguments
+from cpt.recipe.adapter import bias_problems, initialisation_problems
+from cpt.recipe.engine import settle_engine
+from cpt.recipe.hints import instead
+from cpt.recipe.messages import members, tags, validate
+from cpt.recipe.nodes import (
+    Mistakes,
+    find,
+    make_paths_absolute,
+    matching,
+    merge,
+    override,
+    place,
+    read,
+    read_with_bases,
+    settle_rewards,
+    steps_to,
+)
+from cpt.recipe.schema import Recipe, Suite
+from cpt.recipe.strategies import against_stages
+from cpt.recipe.strategies import problems as strategy_problems
+from cpt.recipe.trl_bounds import weights_problem
+from cpt.recipe.vllm_arguments import problems as engine_problems
+from cpt.recipe.yaml_reader import Node, wrap
+
+
+def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name (shipped) or in that file, with `key=value` overrides.
+
+    Raises:
+        RecipeErrors: every mistake that was found, each with file, line, key, and the nearest valid name.
+    """
+    mistakes = Mistakes()
+    root = whole(name, overrides)
+    settle_engine(root, mistakes)
+    apply_defaults(Recipe, root, mistakes)
+    recipe = validate(Recipe, root, mistakes)
+    check_arguments(root, mistakes)
+    check_suites(root, mistakes)
+    if recipe is not None:
+        check_meaning(recipe, root, mistakes)
+    mistakes.check()
+    return recipe
+
+
+def whole(name: str | Path, overrides: Sequence[str]) -> Node:
+    """The recipe of that name over its bases and under its overrides. Raises RecipeErrors."""
+    mistakes = Mistakes()
+    root = read_with_bases(find("recipes", name), ())
+    for text in overrides:
+        override(root, text, mistakes)
+    mistakes.check()
+    settle_rewards(root, Path.cwd())
+    make_paths_absolute(root)
+    return root
+
+
+def unused(name: str | Path, overrides: Sequence[str] = ()) -> list[str]:
+    """A line for each setting of that recipe that goes with another engine than the one that it was switched to."""
+    return settle_engine(whole(name, overrides), Mistakes())
+
+
+def placed(error: RecipeErrors, name: str | Path, overrides: Sequence[str]) -> RecipeErrors:
+    """The same mistakes with the file and line of their keys, where the recipe has them; in the order of their places."""
+    root = whole(name, overrides)
+    found = []
+    for problem in error.problems:
+        node = root.at(steps_to(root, problem.key))
+        known = problem.file is None and node is not root
+        found.append(replace(problem, file=node.file, line=node.line) if known else problem)
+    return RecipeErrors(sorted(found, key=lambda each: (each.file is None, place(each))))
+
+
+def load_suite(name: str | Path) -> Suite:
+    """The suite of that name (shipped) or in that file. Raises RecipeErrors."""
+    mistakes = Mistakes()
+    root = read(find("eval", name))
+    make_paths_absolute(root)
+    suite = validate(Suite, root, mistakes)
+    if suite is not None:
+        check_names(suite.tasks, "tasks", root, mistakes)
+    mistakes.check()
+    return suite
+
+
+def suites_of(recipe: Recipe) -> dict[str, Suite]:
+    """The suites that the recipe evaluates, by their own names. Raises RecipeErrors, also where two share a name."""
+    suites: dict[str, Suite] = {}
+    problems: list[Problem] = []
+    for number, where in enumerate(recipe.evaluation.suites):
+        try:
+            suite = load_suite(where)
+        except RecipeErrors as error:
+            problems += error.problems
+            continue
+        if suite.name in suites:
+            message = f"two suites are called {suite.name}: rename one (`name` in its file)"
+            problems.append(Problem(None, None, f"evaluation.suites.{number}", message))
+        suites[suite.name] = suite
+    if problems:
+        raise RecipeErrors(problems)
+    return suites
+
+
+def apply_defaults(schema: type[BaseModel], root: Node, mistakes: Mistakes) -> None:
+    """Each stage gets, under its own words, the recipe's `defaults` of its kind, and under those STAGE_DEFAULTS."""
+    defaults = root.value.pop("defaults", None) or Node({})
+    if not isinstance(defaults.value, dict):
+        mistakes.add(defaults, "defaults", f"must be a map of stage kinds: {', '.join(trl_arguments.CONFIGS)}")
+        defaults = Node({})
+    for kind, node in defaults.value.items():
+        check_defaults(schema, kind, node, mistakes)
+    for parent, key in matching(root, ["stream", "*", "stages", "*"]):
+        stage = parent.value[key]
+        kind = stage_kind(stage)
+        if kind is not None:
+            theirs = defaults.value.get(kind, Node({}))
+            theirs = theirs if isinstance(theirs.value, dict) else Node({})
+            ours = wrap({"args": trl_arguments.STAGE_DEFAULTS[kind]}, "STAGE_DEFAULTS")
+            parent.value[key] = merge(merge(ours, theirs, ()), stage, ())
+            spell_out_deleted(kind, parent.value[key])
+    theirs = defaults.value.get("sft", Node({}))
+    theirs = theirs.value.get("args", Node({})) if isinstance(theirs.value, dict) else Node({})
+    for parent, key in matching(root, ["strategies", "*", "memory"]):
+        if isinstance(parent.value[key].value, dict):
+            ours = wrap({"args": trl_arguments.STAGE_DEFAULTS["sft"]}, "STAGE_DEFAULTS")
+            parent.value[key] = merge(merge(ours, Node({"args": theirs}), ()), parent.value[key], ())
+
+
+def stage_kind(stage: Node) -> str | None:
+    """The stage's kind; None where it names none that exists."""
+    kind = stage.value.get("kind") if isinstance(stage.value, dict) else None
+    return kind.value if kind is not None and kind.value in list(trl_arguments.CONFIGS) else None
+
+
+def check_defaults(schema: type[BaseModel], kind: str, node: Node, mistakes: Mistakes) -> None:
+    """The `defaults` of one kind by themselves: they may hold what no stage of this recipe uses, and need not be whole."""
+    if kind not in trl_arguments.CONFIGS:
+        mistakes.add(
+            node, f"defaults.{kind}", f"no such kind of stage{instead('kind of stage', kind, trl_arguments.CONFIGS)}"
+        )
+    elif not isinstance(node.value, dict):
+        mistakes.add(node, f"defaults.{kind}", "must be a map, for example {args: {max_steps: 100}}")
+    elif "kind" in node.value:
+        mistakes.add(node.at(["kind"]), f"defaults.{kind}.kind", "the kind stands before it already; take this out")
+    else:
+        task = members(schema.model_fields["stream"].annotation)[0]
+        stages = {tags(each)[0]: each for each in members(task.model_fields["stages"].annotation) if each is not ...}
+        whole = Node({"kind": Node(kind), **node.value}, node.file, node.line)
+        wholes = list(completed(stages[kind], whole))
+        right = (each for each in wholes if not mistakes_of(stages[kind], each))
+        validate(stages[kind], next(right, wholes[0]), mistakes, ("defaults", kind))
+        args = node.value.get("args", Node({}))
+        for name, message in trl_arguments.own_problems(kind, args.plain()) if isinstance(args.value, dict) else ():
+            mistakes.add(args.at([name]), f"defaults.{kind}.args.{name}", message)
+
+
+def completed(schema: type[BaseModel], stage: Node) -> Iterator[Node]:
+    """The stage with each of the words that it may have where it must have one and has none (hybrid's `method`); where any
+    text may stand, with one (distill's `teacher`)."""
+    lacking = {
+        name: get_args(field.annotation) or ("base",)
+        for name, field in schema.model_fields.items()
+        if field.is_required() and name not in stage.value
+    }
+    for words in itertools.product(*lacking.values()):
+        said = {name: Node(word) for name, word in zip(lacking, words, strict=True)}
+        yield Node(stage.value | said, stage.file, stage.line)
+
+
+def mistakes_of(schema: type[BaseModel], node: Node) -> list:
+    mistakes = Mistakes()
+    validate(schema, node, mistakes)
+    return mistakes.found
+
+
+def spell_out_deleted(kind: str, stage: Node) -> None:
+    """Where null took one of ours away TRL's own default holds; said, so that the stored recipe repeats the run."""
+    args = stage.value.setdefault("args", Node({}, stage.file, stage.line))
+    for name in trl_arguments.STAGE_DEFAULTS[kind] if isinstance(args.value, dict) else ():
+        if name not in args.value:
+            args.value[name] = Node(trl_arguments.value_of({}, kind, name), args.file, args.line)
+
+
+# -- checking ------------------------------------------------------------------------------------------------------------
+
+
+def check_arguments(root: Node, mistakes: Mistakes) -> None:
+    """Every stage's `args` against TRL's config, and the adapter against PEFT's."""
+    rollouts = root.value.get("rollouts")
+    given = rollouts.plain() if rollouts is not None and isinstance(rollouts.value, dict) else {}
+    engine = given.get("engine", "transformers")
+    for number, task in enumerate(root.value["stream"].value if isinstance(root.at(["stream"]).value, list) else []):
+        for index, stage in enumerate(task.at(["stages"]).value if isinstance(task.at(["stages"]).value, list) else []):
+            kind, args = stage_kind(stage), stage.at(["args"])
+            if kind is None or not isinstance(args.value, dict):
+                continue
+            found = [*trl_arguments.problems(kind, args.plain())]
+            found += (
+                trl_arguments.generation_problems(args.plain(), engine) if kind in trl_arguments.ROLLOUT_KINDS else []
+            )
+            for name, message in found:
+                key = f"stream.{number}.stages.{index}.args.{name}"
+                mistakes.add(args.at([name]) if name in args.value else stage, key, message)
+    for parent, key in matching(root, ["strategies", "*", "memory"]):
+        args, number = parent.value[key].at(["args"]), root.at(["strategies"]).value.index(parent)
+        for name, message in trl_arguments.problems("sft", args.plain()) if isinstance(args.value, dict) else ():
+            mistakes.add(args.at([name]), f"strategies.{number}.memory.args.{name}", message)
+    for name, message in engine_problems(given, root.plain().get("adapter")):
+        mistakes.add(rollouts.at([name]), f"rollouts.{name}", message)
+    adapter = root.value.get("adapter")
+    if adapter is not None and isinstance(adapter.value, dict) and isinstance(adapter.at(["kind"]).value, str):
+        for name, message in (
+            *trl_arguments.adapter_problems(adapter.plain()),
+            *initialisation_problems(adapter.plain()),
+        ):
+            mistakes.add(adapter.at([name]), f"adapter.{name}", message)
+
+
+def check_names(tasks: Sequence, where: str, root: Node, mistakes: Mistakes) -> None:
+    """No two tasks of a stream or a suite share a name: their results would be one."""
+    names: dict[str, int] = {}
+    for number, task in enumerate(tasks):
+        if task.task in names:
+            message = f"{task.task!r} is the name of {where}.{names[task.task]} too"
+            mistakes.add(root.at([where, number, "task"]), f"{where}.{number}.task", message)
+        names.setdefault(task.task, number)
+
+
+def stage_problems(stage: Any) -> Iterator[tuple[tuple[str, str], str]]:
+    """(key, what is wrong with it) between a stage's own options and its `args`, each of which is right by itself."""
+    weighed = {
+        "rlvr": ("reward_weights", "rewards", 1 + (getattr(stage, "overlong", None) is not None)),
+        "hybrid": ("reward_weights", "rewards", 1),
+        "dpo": (
+            "loss_weights",
+            "losses",
+            len(losses) if isinstance(losses := stage.args.get("loss_type"), list) else 1,
+        ),
+    }
+    if stage.kind in weighed:
+        name, what, number = weighed[stage.kind]
+        if wrong := weights_problem(stage.args.get(name), what, number):
+            yield ("args", name), wrong
+    if stage.kind == "rlvr":
+        yield from rlvr_problems(stage)
+
+
+def rlvr_problems(stage: Any) -> Iterator[tuple[tuple[str, str], str]]:
+    """The same of a rlvr stage's many options."""
+    beta, limit = (trl_arguments.value_of(stage.args, "rlvr", name) for name in ("beta", "max_completion_length"))
+    if stage.reference == "none" and beta:
+        message = (
+            f"({beta}) weighs a KL, and `reference: none` says that there is none: take beta out, or name a reference"
+        )
+        yield ("args", "beta"), message
+    if stage.overlong is not None and isinstance(limit, int) and stage.overlong.buffer > limit:
+        message = f"({stage.overlong.buffer}) must be at most max_completion_length ({limit}), which is in `args`"
+        yield ("overlong", "buffer"), message
+    batch, group = (
+        trl_arguments.value_of(stage.args, "rlvr", f) for f in ("per_device_train_batch_size", "num_generations")
+    )
+    if stage.snr_step is not None and isinstance(batch, int) and isinstance(group, int) and group > 0 and batch % group:
+        message = f"({batch}) must be a multiple of num_generations ({group}) with snr_step"
+        yield ("args", "per_device_train_batch_size"), f"{message}: its gradient samples are of whole groups"
+    if stage.advantage is not None:
+        for name, only in (("scale_rewards", "none"), ("multi_objective_aggregation", "sum_then_normalize")):
+            if stage.args.get(name, only) != only:
+                message = f"({stage.args[name]}) is TRL's advantage, and `advantage: {stage.advantage}` takes its place"
+                yield ("args", name), f"{message}: say {only}, or take one of the two out"
+
+
+def check_suites(root: Node, mistakes: Mistakes) -> None:
+    """The suites that the recipe names are there."""
+    for parent, number in matching(root, ["evaluation", "suites", "*"]):
+        suite = parent.value[number].value
+        try:
+            find("eval", suite if isinstance(suite, str) else "general")
+        except RecipeErrors as error:
+            message = f"{error.problems[0].key}: {error.problems[0].message}".removeprefix(": ")
+            mistakes.add(parent.value[number], f"evaluation.suites.{number}", message)
+
+
+def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
+    """What no schema can say: unique names, gates that can have a value."""
+    check_names(recipe.stream, "stream", root, mistakes)
+    for number, task in enumerate(recipe.stream):
+        for index, stage in enumerate(task.stages):
+            for path, message in stage_problems(stage):
+                place = ("stream", number, "stages", index, *path)
+                mistakes.add(root.at(place), ".".join(map(str, place)), message)
+    for name, message in bias_problems(recipe.adapter, recipe.stream):
+        mistakes.add(root.at(["adapter", name]), f"adapter.{name}", message)
+    found = [*strategy_problems(recipe.strategies, recipe.adapter, recipe.rollouts.engine)]
+    found += against_stages(recipe.strategies, recipe.stream)
+    for number, name, message in found:
+        mistakes.add(root.at(["strategies", number, name]), f"strategies.{number}.{name}", message)
+    gates = root.at(["evaluation", "gates"])
+    if "forgetting" in recipe.evaluation.gates and len(recipe.stream) < 2:
+        message = "can never have a value: forgetting needs two tasks; take the gate out"
+        mistakes.add(gates.at(["forgetting"]), "evaluation.gates.forgetting", message)
+    if "held_out_drop" in recipe.evaluation.gates and not recipe.evaluation.suites:
+        message = "can never have a value: no suite is evaluated; add evaluation.suites or take the gate out"
+        mistakes.add(gates.at(["held_out_drop"]), "evaluation.gates.held_out_drop", message)

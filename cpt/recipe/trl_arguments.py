@@ -1,0 +1,308 @@
+"""What a stage's `args` may be, without importing TRL (12 s): names, types and defaults read from the installed source.
+
+`args` go word for word to TRL's config. Here they are only checked, so that a typo costs a line and not a run.
+"""
+
+import ast
+import math
+import os
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from cpt.errors import nearest, shown
+from cpt.recipe.config_fields import Argument, class_fields, package_folder, popped_keywords, wrong_type
+from cpt.recipe.hints import hint
+from cpt.recipe.trl_bounds import NEVER_NULL, not_a_choice, outside
+
+CONFIGS = {
+    "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
+    "dpo": ("trl", "trainer/dpo_config.py", "DPOConfig"),
+    "rlvr": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
+    "hybrid": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
+    "rejection": ("trl", "trainer/sft_config.py", "SFTConfig"),
+    "self-distillation": ("trl", "experimental/sdft/sdft_config.py", "SDFTConfig"),
+    "distill": ("trl", "trainer/distillation_config.py", "DistillationConfig"),
+}
+GRPO_KINDS = tuple(kind for kind, config in CONFIGS.items() if config[2] == "GRPOConfig")
+ROLLOUT_KINDS = (*GRPO_KINDS, "self-distillation", "distill")  # train on answers that the engine gives at each step
+# Ours over TRL's. Each with its source; everything else is TRL's own default.
+STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "sft": {},
+    "dpo": {},
+    "rlvr": {"beta": 0.0, "temperature": 1.0},  # no KL, T 1: 2507.05386 (GRPO without KL forgets as little), 2503.20783
+    "hybrid": {"beta": 0.0, "temperature": 1.0},  # 2509.04419
+    "rejection": {},
+    "self-distillation": {"num_generations": 1},  # one answer a prompt: the authors' code of 2601.19897
+    "distill": {},
+}
+
+REFUSED = {
+    "output_dir": "the run directory decides it: use --out",
+    "seed": "use the recipe's `seed`, from which each stage's own is drawn",
+    "data_seed": "use the recipe's `seed`, from which each stage's own is drawn",
+    "use_vllm": "use `rollouts.engine: vllm`",
+    "resume_from_checkpoint": "the same `cpt run` command goes on by itself",
+    "deepspeed": "give it to `accelerate launch --config_file`",
+    "fsdp": "give it to `accelerate launch --config_file`",
+    "fsdp_config": "give it to `accelerate launch --config_file`",
+    "parallelism_config": "give it to `accelerate launch --config_file`",
+    "report_to": "training curves are in metrics.jsonl and the report",
+    "save_only_model": "a checkpoint without the optimiser cannot be gone on from exactly; take it out",
+    "ignore_data_skip": "a stage that goes on must go on where its rows stopped; take it out",
+    "enable_jit_checkpoint": "SIGTERM and Ctrl-C save the place already",
+    "auto_find_batch_size": "the batch must not depend on free memory: set per_device_train_batch_size",
+    "sync_ref_model": "the reference stays: use `reference` (stage-start, base) beside `args`",
+    "load_best_model_at_end": "a stage ends with its last weights: set max_steps",
+    "eval_strategy": "every point is evaluated: use the recipe's `evaluation`",
+    "eval_on_start": "every point is evaluated: use the recipe's `evaluation`",
+    "do_eval": "every point is evaluated: use the recipe's `evaluation`",
+    "remove_unused_columns": "the columns of the rows are the run's to choose; take it out",
+    "model_init_kwargs": "use `model` (dtype, attn_implementation, revision)",
+    "trust_remote_code": "use `model.trust_remote_code`",
+    "chat_template_kwargs": "use `model.chat_template_kwargs`",
+    "chat_template_path": "use `model.chat_template`",
+    "disable_tqdm": "use --quiet",
+}
+SAVE_STRATEGY = "checkpoints fall on steps: use `save_steps`"  # refused but for `steps`
+METHOD_DECIDES = "the method decides the loss: take it out, or use a rlvr stage"
+OF_TEXTS = {  # what SFT's trainer does to texts: it is given token ids
+    "eos_token": "answers end where the model stops: use the task's `stop`, or a model whose tokenizer has that eos_token",
+    "dataset_text_field": "rows have prompts and demonstrations, or messages: use `data.columns`",
+    "dataset_kwargs": "the run prepares the rows; take it out",
+}
+REFUSED_OF = {  # what only one kind refuses
+    "sft": OF_TEXTS,
+    "rejection": OF_TEXTS,
+    "hybrid": dict.fromkeys(
+        (
+            *("loss_type", "scale_rewards", "importance_sampling_level", "multi_objective_aggregation", "delta"),
+            *("off_policy_mask_threshold", "top_entropy_quantile", "use_bias_correction_kl"),
+            *("sapo_temperature_pos", "sapo_temperature_neg"),
+            *("vespo_k_pos", "vespo_k_neg", "vespo_lambda_pos", "vespo_lambda_neg"),
+        ),
+        METHOD_DECIDES,
+    )
+    | dict.fromkeys(
+        ("use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"),
+        "a hybrid stage has a constant `entropy_coef`: take it out",
+    ),
+    "self-distillation": {
+        "distillation_alpha": "use `direction` (and `alpha`) beside `args`",
+        "distillation_mode": "use `top_k` beside `args`, or leave it out for the whole vocabulary",
+        "distillation_topk": "use `top_k` beside `args`",
+        "distillation_add_tail": "use `tail` beside `args`",
+        "teacher_model_kind": "use `ema_rate` beside `args`: 0 keeps the model as it came to the stage",
+        "teacher_update_rate": "use `ema_rate` beside `args`",
+        "teacher_sync_steps": "use `sync_every` beside `args`",
+        "teacher_prompt_template": "use `template` beside `args`",
+        "use_teacher_server": "the teacher answers in the training processes; take it out",
+        "max_prompt_length": "no prompt is cut: shorten or drop long rows",
+        "cache_implementation": "the run's engine generates: use `rollouts`",
+    },
+    "distill": {
+        "beta": "use `direction` (and `alpha`) beside `args`",
+        "teacher_model_name_or_path": "use `teacher` beside `args`",
+        "teacher_model_revision": "use `teacher_revision` beside `args`",
+        "teacher_model_init_kwargs": "use `teacher_dtype` beside `args`",
+        "max_tool_calling_iterations": "there are no tools; take it out",
+        "cache_implementation": "the run's engine generates: use `rollouts`",
+    },
+}
+REFUSED_PREFIXES = {"vllm_": "use `rollouts`", "push_to_hub": "push the finished run's `final` folder yourself"}
+
+
+@cache
+def arguments(kind: str) -> dict[str, Argument]:
+    """The fields of the TRL config of a stage kind, its bases' included."""
+    return class_fields(*CONFIGS[kind])
+
+
+def problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(argument, what is wrong with it) for a stage's `args`: each by itself, then together."""
+    alone = list(own_problems(kind, args))
+    yield from alone
+    if kind in ROLLOUT_KINDS and not {name for name, _ in alone} & {*ROLLOUT_ARGUMENTS, "save_steps"}:
+        yield from rollout_problems(args, kind)
+
+
+def own_problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(argument, what is wrong with it) for each of `args` by itself."""
+    known = arguments(kind)
+    for name, value in args.items():
+        refused = REFUSED.get(name) or REFUSED_OF.get(kind, {}).get(name)
+        refused = refused or next((w for p, w in REFUSED_PREFIXES.items() if name.startswith(p)), None)
+        if refused:
+            yield name, f"is not taken here: {refused}"
+        elif name not in known:
+            yield name, f"{CONFIGS[kind][2]} has no such argument{hint('args', name, known)}"
+        elif wrong := wrong_type(value, known[name].annotation) or wrong_value(kind, name, value):
+            yield name, wrong
+
+
+def wrong_value(kind: str, name: str, value: Any) -> str | None:
+    """What is wrong with a value of the right type; None where nothing is."""
+    if name == "save_strategy" and value != "steps":
+        return f"is not taken here: {SAVE_STRATEGY}"
+    if name in NEVER_NULL and value is None:
+        return "must be a number, not null"
+    return not_a_choice("rlvr" if kind in GRPO_KINDS else kind, name, value) or outside(name, value)
+
+
+def value_of(args: dict[str, Any], kind: str, name: str) -> Any:
+    """What the argument will be: the recipe's, else TRL's default."""
+    return args.get(name, arguments(kind)[name].default)
+
+
+def batch_of(args: dict[str, Any], kind: str = "rlvr") -> int:
+    """The completions that all processes together take in one pass."""
+    return value_of(args, kind, "per_device_train_batch_size") * int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def group_of(args: dict[str, Any], kind: str) -> int:
+    """The completions of one prompt (a distill stage has one)."""
+    return value_of(args, kind, "num_generations") if "num_generations" in arguments(kind) else 1
+
+
+def generation(args: dict[str, Any], kind: str = "rlvr") -> tuple[int, int, int]:
+    """(completions generated at once, completions of a prompt, optimiser steps between two generations)."""
+    known = arguments(kind)
+    get = {name: value_of(args, kind, name) if name in known else None for name in ROLLOUT_ARGUMENTS}
+    a_step = batch_of(args, kind)
+    steps = get["steps_per_generation"] or get["gradient_accumulation_steps"]
+    if get["generation_batch_size"]:
+        steps = max(1, get["generation_batch_size"] // a_step)
+    batch = get["generation_batch_size"] or a_step * steps
+    period = checkpoint_period(get["num_iterations"] or 1, steps, get["gradient_accumulation_steps"])
+    return batch, group_of(args, kind), period
+
+
+def rollout_problems(args: dict[str, Any], kind: str = "rlvr") -> Iterator[tuple[str, str]]:
+    """The arithmetic of rollouts: groups must fill the generation batch, checkpoints must fall on its boundaries."""
+    if args.get("generation_batch_size") is not None and args.get("steps_per_generation") is not None:
+        yield "generation_batch_size", "says the same as steps_per_generation: keep one of the two"
+        return
+    batch, group, period = generation(args, kind)
+    a_step = batch_of(args, kind)
+    if batch % a_step:
+        yield "generation_batch_size", f"({batch}) must be a multiple of the batch of a step ({a_step} completions)"
+        return
+    if group < 2 and kind in GRPO_KINDS:
+        yield "num_generations", f"({group}) must be at least 2: a group is compared with its own mean"
+    elif batch % group:
+        fitting = [n for n in range(2, batch + 1) if batch % n == 0]
+        near = sorted(sorted(fitting, key=lambda n: abs(n - group))[:2])
+        use = f"use {' or '.join(map(str, near))}" if near else "raise per_device_train_batch_size"
+        yield "num_generations", f"({group}) must divide the batch ({batch} completions): {use}"
+    every = args.get("save_steps")
+    if every is not None and every < 1 and period > 1:
+        yield "save_steps", f"({every}) must be a multiple of {period} (steps between two generations), not a fraction"
+    elif every is not None and every >= 1 and every % period:
+        lower, upper = int(every // period * period), math.ceil(every / period) * period
+        use = f"{lower} or {upper}" if lower else f"{upper}"
+        yield "save_steps", f"({every}) must be a multiple of {period} (steps between two generations): use {use}"
+
+
+def checkpoint_period(num_iterations: int, steps_per_generation: int, gradient_accumulation_steps: int) -> int:
+    """Optimiser steps between places where a GRPO checkpoint is exact: both between two generations and between two steps.
+
+    A generation serves `num_iterations * steps_per_generation` micro-batches; its rollouts and their counter are not in
+    the trainer's checkpoints.
+    """
+    served = max(1, num_iterations * steps_per_generation)
+    return math.lcm(served, gradient_accumulation_steps) // gradient_accumulation_steps
+
+
+ROLLOUT_ARGUMENTS = (
+    "generation_batch_size",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "num_generations",
+    "num_iterations",
+)
+
+
+def generation_problems(args: dict[str, Any], engine: Any) -> Iterator[tuple[str, str]]:
+    """Keys of rlvr's `generation_kwargs` that transformers' generation would take and never use."""
+    options = args.get("generation_kwargs")
+    if engine != "transformers" or not isinstance(options, dict):
+        return
+    known = popped_keywords("transformers", "generation/configuration_utils.py", "GenerationConfig")
+    for name in options:
+        if name not in known:
+            yield "generation_kwargs", f"transformers' GenerationConfig has no {name}{nearest(name, known)}"
+
+
+# -- adapters ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def adapter_kinds() -> dict[str, tuple[str, str, str]]:
+    """PEFT's kinds of adapter, as PEFT registers them: name -> (package, file, class)."""
+    found = {}
+    for file in sorted((package_folder("peft") / "tuners").glob("*/__init__.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "register_peft_method":
+                told = {word.arg: word.value for word in node.keywords}
+                config = f"tuners/{file.parent.name}/config.py"
+                found[told["name"].value] = ("peft", config, told["config_cls"].id)
+    return found
+
+
+UNTRAINABLE = {  # PEFT has them, but TRL's trainers do not give what their models take
+    **dict.fromkeys(("multitask_prompt_tuning", "poly"), "task_ids with each batch"),
+    "cpt": "the types of all tokens with each batch",
+}
+
+
+def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong with it) for the recipe's `adapter`."""
+    kind, kinds = str(options["kind"]).lower(), adapter_kinds()
+    if kind not in kinds:
+        near = nearest(kind, kinds)
+        yield "kind", f"PEFT has no adapter {shown(options['kind'])}{near}; there are: {', '.join(kinds)}"
+        return
+    if kind in UNTRAINABLE:
+        yield "kind", f"{options['kind']} needs {UNTRAINABLE[kind]}, which no trainer of TRL's gives: take another"
+        return
+    known = class_fields(*kinds[kind])
+    if "num_virtual_tokens" in known and options.get("num_virtual_tokens") is None:
+        yield "kind", f"{options['kind']} needs `num_virtual_tokens` beside it"
+    for name, value in options.items():
+        if name == "kind":
+            continue
+        if name not in known:
+            yield name, f"{kinds[kind][2]} has no such field{hint('adapter', name, known)}"
+        elif name == "init_lora_weights" and isinstance(value, str):
+            continue  # `recipe_adapter` knows which there are: PEFT's annotation spells out no pissa_niter_N
+        elif wrong := wrong_type(value, known[name].annotation) or outside(name, value):
+            yield name, wrong
+
+
+# -- what is known to be taken -------------------------------------------------------------------------------------------
+
+# Arguments whose values are all checked here, so that TRL takes what passes: a test builds its configs from many of them.
+PLAIN = {
+    *("learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "logging_steps"),
+    *(
+        "save_steps",
+        "num_generations",
+        "steps_per_generation",
+        "num_iterations",
+        "max_completion_length",
+        "temperature",
+    ),
+    *("top_p", "top_k", "beta", "epsilon", "epsilon_high", "scale_rewards", "loss_type", "max_length"),
+    *("mask_truncated_completions", "gradient_checkpointing", "importance_sampling_level", "lr_scheduler_type", "bf16"),
+}
+PLAIN_VALUES = {  # the values that need no other argument, package or device
+    "lr_scheduler_type": ("linear", "cosine", "constant", "constant_with_warmup"),
+    "bf16": (False,),
+}
+
+
+def is_plain(kind: str, args: dict[str, Any]) -> bool:
+    """Whether TRL is known to take these `args`, which passed `problems`, on any machine."""
+    return all(name in PLAIN and args[name] in PLAIN_VALUES.get(name, (args[name],)) for name in args)

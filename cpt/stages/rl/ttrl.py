@@ -1,0 +1,101 @@
+"""Test-time reinforcement learning (2504.16084): the reward is agreement with the majority, and no row's answer is read.
+
+The answers that a prompt's completions give, as the task's reward reads them (exact: what it compares; choice: the letter;
+math: the last expression as written; f1: the words), are counted over the whole group; the answer of most, the first of those
+that are even, stands in the row as its answer, and the reward judges every completion by it. A completion without an answer
+has no vote; a group without any gets 0. The paper votes over 64 answers and trains on 32 of them: here the `num_generations`
+completions that are trained on vote, over all processes, between which TRL may split a group.
+
+Nothing stops the majority from being wrong, or one and the same for all prompts, or the model from giving no answer at all:
+the alarm looks for the last two.
+"""
+
+from collections import Counter
+
+from datasets import Dataset
+
+from cpt import ranks
+from cpt.context import StageContext
+from cpt.data.rows import pack, unpack
+
+READ = ("id", "answer_markers")  # all of a row, beside its prompt, that training sees
+UNANIMOUS = 0.9  # mean share of the majority from which it is near 1
+LOOKED_AT = 32  # prompts, the last ones, that the alarm compares
+FEWEST = 8  # of them, before it says anything
+
+
+def without_answers(rows: Dataset) -> Dataset:
+    """The rows, with nothing in them that the answer could be known from."""
+    kept = [{name: row[name] for name in READ if name in row} for row in unpack(rows["prompt"], rows["row"])]
+    return rows.remove_columns("row").add_column("row", [pack(row) for row in kept])
+
+
+def majority(votes: list[str | None]) -> tuple[str | None, float, int]:
+    """(the answer of most or None, its share of all votes and abstentions, how many different answers there are)."""
+    counted = Counter(vote for vote in votes if vote is not None)
+    if not counted:
+        return None, 0.0, 0
+    label, number = counted.most_common(1)[0]
+    return label, number / len(votes), len(counted)
+
+
+class Vote:
+    """The majorities of each generation as its labels: scores by them, and warns once where they collapse.
+
+    `found` is what the last generation looked like, over all processes.
+    """
+
+    def __init__(self, ctx: StageContext, group: int):
+        self.ctx, self.group = ctx, group
+        self.found: dict[str, float] = {}
+        self.last: dict[str, tuple[str | None, float]] = {}  # {row id: label, share} of the prompts last voted on
+        self.said = False
+
+    def score(self, texts: list[str], rows: list[dict], finished: list[bool]) -> list[float | None]:
+        """The reward of each of this process's completions, judged by its group's majority (a collective)."""
+        votes = ranks.gather(self.ctx.read(texts, rows, finished))
+        ids = ranks.gather([row["id"] for row in rows])[:: self.group]
+        found = [majority(votes[first : first + self.group]) for first in range(0, len(votes), self.group)]
+        self._remember(ids, found)
+        first = ranks.state().process_index * len(rows)
+        labels = [found[(first + place) // self.group][0] for place in range(len(rows))]
+        there = [place for place, label in enumerate(labels) if label is not None]
+        values: list[float | None] = [0.0] * len(rows)
+        judged = [rows[place] | {"answer": labels[place]} for place in there]
+        scores = self.ctx.score([texts[place] for place in there], judged, [finished[place] for place in there])
+        for place, value in zip(there, scores, strict=True):
+            values[place] = value
+        return values
+
+    def _remember(self, ids: list[str], found: list[tuple[str | None, float, int]]) -> None:
+        labels, shares, numbers = zip(*found, strict=True)
+        self.found = {
+            "ttrl/majority_share": sum(shares) / len(found),
+            "ttrl/distinct_answers": sum(numbers) / len(found),
+            "ttrl/distinct_majorities": len({*labels} - {None}) / len(found),
+        }
+        for name, label, share in zip(ids, labels, shares, strict=True):
+            self.last.pop(name, None)
+            self.last[name] = label, share
+        self.last = dict(list(self.last.items())[-LOOKED_AT:])
+        self._look()
+
+    def _look(self) -> None:
+        """Warn, once, where the majorities are sure and one and the same, or where there are none."""
+        count, share = len(self.last), sum(share for _, share in self.last.values()) / len(self.last)
+        if self.said or count < FEWEST:
+            return
+        label, number = Counter(label for label, _ in self.last.values()).most_common(1)[0]
+        if number / count < self.ctx.stage.ttrl.alarm or (label is not None and share < UNANIMOUS):
+            return
+        self.said = True
+        found = (
+            f"no completion of {number} of the last {count} prompts gives an answer"
+            if label is None
+            else f"the majorities hold {share:.0%} of the votes, and {number} of the last {count} prompts have one answer, "
+            f"{label[:60]!r}"
+        )
+        self.ctx.screen.warn(
+            f"{self.ctx.task.name} {self.ctx.name}: ttrl has collapsed: {found}: the reward teaches nothing more; stop, and "
+            "lower the learning rate or the steps, or add a KL (`beta` in `args`)"
+        )
