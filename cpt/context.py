@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cpt.data.encoding import Encoder
     from cpt.recipe import Recipe, Stage
     from cpt.rollouts import Engine
     from cpt.screen import Screen
@@ -62,12 +61,6 @@ class StageContext:
     def previous(self) -> Path:
         """The committed point before the task."""
         return self.points[-1]
-
-    def encoder(self) -> "Encoder":
-        """What makes token ids of the task's rows, by the tokenizer of `source`."""
-        from cpt.data import encoding
-
-        return encoding.load(self.source, self.base, self.recipe).of(self.task.spec)
 
     @property
     def reference(self) -> Path | None:

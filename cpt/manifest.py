@@ -9,19 +9,23 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cpt
 from cpt import ranks
-from cpt.data.stream import Stream
 from cpt.errors import UserError
 from cpt.files import write_json
-from cpt.recipe import Recipe
 from cpt.rundir import RunDir, points_of
+
+if TYPE_CHECKING:
+    from cpt.data.stream import Stream
+    from cpt.recipe import Recipe
+
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "deepspeed", "reasoning-gym")
 
 
-def write(rundir: RunDir, recipe: Recipe, stream: Stream, verifiers: dict[str, dict[str, str]]) -> None:
+def write(rundir: RunDir, recipe: "Recipe", stream: "Stream", verifiers: dict[str, dict[str, str]]) -> None:
     """Write the manifest of a run that begins; one that goes on keeps the manifest that its first row was made with.
 
     `verifiers` are the files of the user's functions (`Scorers.keep`).
@@ -51,7 +55,7 @@ def write(rundir: RunDir, recipe: Recipe, stream: Stream, verifiers: dict[str, d
     )
 
 
-def check(rundir: RunDir, recipe: Recipe, data: dict, verifiers: dict, processes: int) -> bool:
+def check(rundir: RunDir, recipe: "Recipe", data: dict, verifiers: dict, processes: int) -> bool:
     """Whether a run that began goes on here; nothing is written. `data` are the hashes of the rows (`Stream.manifest`).
 
     Raises:

@@ -10,13 +10,16 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cpt.disk import writing
 from cpt.errors import UserError
 from cpt.files import apply_umask, copy_file
 from cpt.lora import takes_from_base
-from cpt.recipe import Model, Recipe
+
+if TYPE_CHECKING:
+    from cpt.recipe import Model, Recipe
+
 
 BASE_FILES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 
@@ -35,7 +38,7 @@ def loading(what: str, whose: str | Path) -> Iterator[None]:
         ) from error
 
 
-def resolve(recipe: Recipe, screen=None, stop=None) -> Path:
+def resolve(recipe: "Recipe", screen=None, stop=None) -> Path:
     """The folder of the recipe's model: made (tiny), local, or downloaded from the hub.
 
     Raises:
@@ -45,7 +48,7 @@ def resolve(recipe: Recipe, screen=None, stop=None) -> Path:
     return find(recipe.model, screen, stop)
 
 
-def find(spec: Model, screen=None, stop=None) -> Path:
+def find(spec: "Model", screen=None, stop=None) -> Path:
     """`resolve` for a model by itself."""
     if spec.path == "tiny":
         from cpt import tiny
@@ -78,7 +81,7 @@ def find(spec: Model, screen=None, stop=None) -> Path:
         ) from error
 
 
-def here(recipe: Recipe) -> Path | None:
+def here(recipe: "Recipe") -> Path | None:
     """The folder of the recipe's model where it is on this machine already; nothing is made or downloaded."""
     spec = recipe.model
     if spec.path == "tiny":
@@ -98,7 +101,7 @@ def here(recipe: Recipe) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def write_base(recipe: Recipe, source: Path, target: Path) -> None:
+def write_base(recipe: "Recipe", source: Path, target: Path) -> None:
     """Copy the model of `source` to `target`, with the recipe's chat template: the run stays whole if a cache is cleaned.
 
     With `model.copy: false` the weights are links to those of `source`. Only weights that the model is loaded from count.
@@ -145,7 +148,7 @@ def check_weights(folder: Path) -> set[str]:
     return used
 
 
-def load_config(folder: Path, recipe: Recipe):
+def load_config(folder: Path, recipe: "Recipe"):
     """The model's config. Raises UserError where it cannot be read."""
     from transformers import AutoConfig
 
@@ -153,7 +156,7 @@ def load_config(folder: Path, recipe: Recipe):
         return AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
 
 
-def check_vocabulary(folder: Path, tokenizer, recipe: Recipe) -> None:
+def check_vocabulary(folder: Path, tokenizer, recipe: "Recipe") -> None:
     """Raise UserError where the tokenizer writes ids that the model in `folder` has no embedding for."""
     rows = getattr(load_config(folder, recipe).get_text_config(), "vocab_size", None)
     ids = max(tokenizer.vocab_size - 1, tokenizer.eos_token_id, tokenizer.pad_token_id)
@@ -191,7 +194,7 @@ def check_start(folder: Path) -> None:
         )
 
 
-def load_tokenizer(folder: Path, recipe: Recipe):
+def load_tokenizer(folder: Path, recipe: "Recipe"):
     """The tokenizer of `folder`, padding on the left, with the recipe's chat template where it names one.
 
     Raises:
@@ -218,7 +221,7 @@ def load_tokenizer(folder: Path, recipe: Recipe):
     return tokenizer
 
 
-def load_full(folder: Path, recipe: Recipe):
+def load_full(folder: Path, recipe: "Recipe"):
     """All weights of `folder` in the recipe's dtype, on the CPU (the trainer places them). Raises UserError."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -259,7 +262,7 @@ def holds_nan(names: Sequence[str]) -> str:
     return f"{names[0]}{more} hold{'s' * (len(names) == 1)} NaN or infinity"
 
 
-def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, seed: int = 0):
+def load_policy(folder: Path, base: Path, recipe: "Recipe", *, trainable: bool, seed: int = 0):
     """The policy in `folder`: all weights, or the adapter on `base`; to train on one, a fresh adapter drawn from `seed`."""
     if recipe.adapter is None or not (trainable or is_adapter(folder)):
         return load_full(folder, recipe)
@@ -279,7 +282,7 @@ def load_policy(folder: Path, base: Path, recipe: Recipe, *, trainable: bool, se
     return pissa.lay(model, adapter_config(recipe))
 
 
-def adapter_config(recipe: Recipe):
+def adapter_config(recipe: "Recipe"):
     """The PEFT config of the recipe's `adapter`. Raises UserError where PEFT refuses it."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, TaskType
 
@@ -291,13 +294,13 @@ def adapter_config(recipe: Recipe):
         raise UserError(f"adapter: PEFT refuses {recipe.adapter.kind}: {error}") from error
 
 
-def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe, base: Path) -> None:
+def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: "Recipe", base: Path) -> None:
     """Write the policy to `target`, which must be new; see `_save_policy`. Raises CannotWrite."""
     with writing(target, sum(tensor.nbytes for tensor in state_dict.values())):
         _save_policy(model, state_dict, source, target, recipe, base)
 
 
-def _save_policy(model, state_dict: dict, source: Path, target: Path, recipe: Recipe, base: Path) -> None:
+def _save_policy(model, state_dict: dict, source: Path, target: Path, recipe: "Recipe", base: Path) -> None:
     """Write the policy's weights (rank 0, after a collective gather) and all that is needed to load them to `target`.
 
     The config is the one the model came with (training sets `use_cache` and the like), and so is the tokenizer.
@@ -328,7 +331,7 @@ def save_adapter(model, folder: Path, state_dict: dict | None = None) -> None:
     apply_umask(folder)
 
 
-def settle_adapter_config(folder: Path, recipe: Recipe, sets: list[str], base: Path) -> None:
+def settle_adapter_config(folder: Path, recipe: "Recipe", sets: list[str], base: Path) -> None:
     """Let PEFT find the base by itself: the hub's id, or the folder `base` of the run.
 
     The fields `sets` have no order of their own: sorted, two equal runs write equal files.
@@ -347,7 +350,7 @@ def stop_ids(model, tokenizer) -> list[int]:
     return together(tokenizer.eos_token_id, model.generation_config.eos_token_id)
 
 
-def stop_ids_of(folder: Path, tokenizer, recipe: Recipe) -> list[int]:
+def stop_ids_of(folder: Path, tokenizer, recipe: "Recipe") -> list[int]:
     """`stop_ids` of the model in `folder`, by its files. Raises UserError where these cannot be read."""
     from transformers import GenerationConfig
 
@@ -379,7 +382,7 @@ def answer_stops(tokenizer, spec) -> tuple[int, ...]:
     return tuple(found)
 
 
-def context_length(folder: Path, recipe: Recipe) -> int | None:
+def context_length(folder: Path, recipe: "Recipe") -> int | None:
     """How many positions the model in `folder` was made for, or the engine takes if fewer; None where neither says."""
     own = getattr(load_config(folder, recipe).get_text_config(), "max_position_embeddings", None)
     engine = getattr(recipe.rollouts, "arguments", {}).get("max_model_len")

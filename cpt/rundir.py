@@ -1,4 +1,4 @@
-"""The run directory: what is committed stays, whatever happens to the process. Format: DESIGN.md, "The run directory".
+"""The run directory: what is committed stays, whatever happens to the process. Format: docs/run-directory.md.
 
 A point (`points/01-reverse`) is built beside its place, hashed file by file into `DONE`, synced, and renamed. Inside a
 point that is still being made (`points/.01-reverse.work`) each finished stage is committed the same way, so a kill never
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
@@ -25,8 +26,10 @@ from cpt.disk import FULL, told, writing
 from cpt.errors import CannotWrite, UserError
 from cpt.files import DONE, clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
 from cpt.layout import check_kinds
-from cpt.recipe import Recipe, dump
 from cpt.records import EvaluationCost, wrong
+
+if TYPE_CHECKING:
+    from cpt.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Point:
         return f"{self.index:02d}-{self.task or 'base'}"
 
 
-def points_of(recipe: Recipe) -> list[Point]:
+def points_of(recipe: "Recipe") -> list[Point]:
     return [Point(0, None), *(Point(i, task.task) for i, task in enumerate(recipe.stream, start=1))]
 
 
@@ -256,7 +259,7 @@ def identity_of(folder: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def open_run(path: Path, recipe: Recipe) -> Iterator[RunDir]:
+def open_run(path: Path, recipe: "Recipe") -> Iterator[RunDir]:
     """The run directory for writing: locked, new or a part of the same run.
 
     Raises:
@@ -298,7 +301,7 @@ def _who(holder: Path) -> str:
         return "another process"
 
 
-def check_place(path: Path, recipe: Recipe) -> bool:
+def check_place(path: Path, recipe: "Recipe") -> bool:
     """Whether what is in `path` is to be taken over: a run of another recipe in which nothing was evaluated or trained yet
     (its recipe was refused then). Nothing is written.
 
@@ -312,7 +315,7 @@ def check_place(path: Path, recipe: Recipe) -> bool:
     rundir = RunDir(path)
     if rundir.recipe.exists():
         theirs = _stored_recipe(rundir.recipe)
-        found = different_keys(theirs, dump(recipe))
+        found = different_keys(theirs, recipe.model_dump(mode="json"))
         differences = [each for each in found if not each.startswith(("evaluation.gates", "description", "alarms"))]
         if differences and rundir.begun():
             shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
@@ -325,11 +328,11 @@ def check_place(path: Path, recipe: Recipe) -> bool:
     return False
 
 
-def _take(rundir: RunDir, recipe: Recipe) -> None:
+def _take(rundir: RunDir, recipe: "Recipe") -> None:
     """Write the resolved recipe, over the one that is there (gates, alarms and the description may change)."""
     if check_place(rundir.path, recipe):
         shutil.rmtree(rundir.points, ignore_errors=True)  # the base, made as the other recipe said
-    file, mine = rundir.recipe, dump(recipe)
+    file, mine = rundir.recipe, recipe.model_dump(mode="json")
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False

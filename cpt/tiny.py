@@ -19,10 +19,10 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
-from cpt.data.procedural import LETTERS, SKILLS, alphabet, strings
 from cpt.disk import FULL, told, writing
 from cpt.errors import CannotWrite, Interrupted, UserError
 from cpt.files import apply_umask, is_intact, seal
+from cpt.skills import LETTERS, SKILLS, alphabet, strings
 
 GENERAL = ("copy", "last", "max", "succ", "swap")
 NEW = ("reverse", "caesar", "sort", "rot", "dedup")

@@ -95,7 +95,7 @@ def ended(pid: int, seconds: float) -> int | None:
 
 def bytes_of(run: Path) -> dict[str, str]:
     """Hashes of the weights and answers, and the matrix."""
-    files = [*loop.glob("points/*/model/*.safetensors"), *loop.glob("evaluations/*.jsonl"), run / "metrics.jsonl"]
+    files = [*run.glob("points/*/model/*.safetensors"), *run.glob("evaluations/*.jsonl"), run / "metrics.jsonl"]
     hashes = {}
     for file in files:
         content = file.read_bytes()
@@ -123,7 +123,7 @@ def main() -> int:
         from cpt import stages
         from cpt.cli import main as cli
 
-        assert cli and run
+        assert cli
         stages.load({"sft", "dpo", "rlvr"})
     alone, log = asked.folder / "alone", asked.folder / "alone.log"
     began = time.monotonic()

@@ -23,7 +23,7 @@ def pattern(of: str) -> tuple[int, ...]:
 
 def answer(prompt: str, number: int) -> str:
     """The answer number `number` (from 0) to a prompt of a letter skill. Wrong ones are of different lengths."""
-    from cpt.data.procedural import SKILLS
+    from cpt.skills import SKILLS
 
     skill = next(name for name in SKILLS if prompt.startswith(name))
     right = SKILLS[skill](prompt.removeprefix(skill).removesuffix("="))

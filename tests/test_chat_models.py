@@ -74,6 +74,7 @@ def trainer_of(tmp_path, settings):
     from importlib import import_module
     from pathlib import Path
 
+    from cpt.data.encoding import encoder_of
     from cpt.rollouts.transformers import TransformersEngine
     from cpt.stages import StageContext
 
@@ -90,7 +91,7 @@ def trainer_of(tmp_path, settings):
         module.run(ctx, stage_rows(task, spec.kind), [])
     finally:
         module.train = train
-    return found[0], task, ctx.encoder()
+    return found[0], task, encoder_of(ctx)
 
 
 HYBRID = {"kind": "hybrid", "method": "chord"}

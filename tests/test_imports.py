@@ -1,7 +1,8 @@
-"""The direction of imports (DESIGN.md): each module imports only what its row allows."""
+"""The direction of imports (docs/architecture.md): a module imports its own room and the rooms below, never one above."""
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,110 +10,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "cpt"
-EVERYWHERE = {"cpt", "cpt.disk", "cpt.errors", "cpt.files", "cpt.processes", "cpt.screen", "cpt.stop", "cpt.ranks"}
-ALL = {"cpt."}
-MAY_IMPORT = {  # the longest matching prefix of a module's name is its row
-    "cpt.errors": set(),
-    "cpt.disk": set(),
-    "cpt.files": {"cpt.disk", "cpt.stop"},
-    "cpt.records": set(),
-    "cpt.json_lines": {"cpt.records"},
-    "cpt.layout": {"cpt.files"},
-    "cpt.metrics_log": {"cpt.json_lines", "cpt.records"},
-    "cpt.processes": set(),
-    "cpt.progress": set(),
-    "cpt.screen": {"cpt.errors", "cpt.progress"},
-    "cpt.ranks": {"cpt.errors"},
-    "cpt.stop": {"cpt.errors", "cpt.ranks"},
-    "cpt.plain_text": set(),
-    "cpt.rewards": {"cpt.plain_text", "cpt.rewards"},
-    "cpt.recipe.row_templates": set(),
-    "cpt.data.prompt_keys": set(),
-    "cpt.data.rows": {"cpt.data.prompt_keys"},
-    "cpt.data.readers": {"cpt.data.readers"},
-    "cpt.evaluation.metrics": set(),
-    "cpt.evaluation.statistics": set(),
-    "cpt.recipe.config_fields": set(),
-    "cpt.recipe.trl_arguments": {"cpt.recipe.hints", "cpt.recipe.config_fields", "cpt.recipe.trl_bounds"},
-    "cpt.recipe.trl_bounds": {"cpt.recipe.config_fields"},
-    "cpt.recipe.vllm_arguments": {"cpt.recipe.hints", "cpt.recipe.config_fields"},
-    "cpt.rollouts.fingerprints": set(),
-    "cpt.rollouts.buckets": set(),
-    "cpt.rollouts.supervisor": {"cpt.processes"},
-    "cpt.recipe": {
-        "cpt.recipe.sources",
-        "cpt.recipe.loading",
-        "cpt.recipe.nodes",
-        "cpt.recipe.rewards",
-        "cpt.recipe.stages",
-        "cpt.recipe.strategies",
-    },
-    "cpt.recipe.stages": set(),
-    "cpt.recipe.rewards": {"cpt.plain_text", "cpt.recipe.stages"},
-    "cpt.recipe.strategies": {"cpt.recipe.merge", "cpt.recipe.stages", "cpt.recipe.trl_arguments"},
-    "cpt.recipe.adapter": {"cpt.lora", "cpt.recipe.trl_arguments"},
-    "cpt.recipe.merge": {"cpt.lora", "cpt.recipe.stages"},
-    "cpt.recipe.engine": {"cpt.recipe.nodes", "cpt.recipe.yaml_reader", "cpt.recipe.vllm_arguments"},
-    "cpt.recipe.loading": {
-        *("cpt.recipe.adapter", "cpt.recipe.engine", "cpt.recipe.hints", "cpt.recipe.messages", "cpt.recipe.nodes"),
-        *("cpt.recipe.strategies", "cpt.recipe.yaml_reader"),
-        *("cpt.recipe.vllm_arguments", "cpt.recipe.trl_arguments", "cpt.recipe.trl_bounds"),
-    },
-    "cpt.recipe.messages": {"cpt.recipe.hints", "cpt.recipe.nodes", "cpt.recipe.yaml_reader"},
-    "cpt.recipe.hints": set(),
-    "cpt.recipe.json_schema": {"cpt.recipe", "cpt.recipe.stages"},
-    "cpt.recipe.nodes": {"cpt.recipe.yaml_reader"},
-    "cpt.recipe.yaml_reader": set(),
-    "cpt.recipe.sources": {"cpt.recipe.stages", "cpt.recipe.row_templates"},
-    "cpt.data": {"cpt.recipe", "cpt.recipe.sources", "cpt.data", "cpt.recipe.row_templates"},
-    "cpt.data.encoding": {"cpt.data.rows", "cpt.models"},
-    "cpt.checks.tokenizer_coverage": set(),
-    "cpt.tiny": {"cpt.data.procedural", "cpt.tiny"},
-    "cpt.pissa": {"cpt.lora", "cpt.pissa"},
-    "cpt.models": {"cpt.lora", "cpt.pissa", "cpt.recipe", "cpt.tiny"},
-    "cpt.rundir": {"cpt.layout", "cpt.metrics_log", "cpt.recipe", "cpt.records"},
-    "cpt.merging": {"cpt.merging"},
-    "cpt.rollouts": {"cpt.lora", "cpt.models", "cpt.pissa", "cpt.recipe", "cpt.rollouts"},
-    "cpt.strategies": {
-        "cpt.recipe",
-        "cpt.recipe.merge",
-        "cpt.recipe.strategies",
-        "cpt.evaluation.gates",
-        "cpt.evaluation.metrics",
-        "cpt.losses",
-        "cpt.models",
-        "cpt.merging",
-        "cpt.optim",
-        "cpt.data.rows",
-        "cpt.strategies",
-    },
-    "cpt.stages": {
-        "cpt.pissa",
-        "cpt.recipe",
-        "cpt.recipe.stages",
-        "cpt.losses",
-        "cpt.models",
-        "cpt.rollouts",
-        "cpt.optim",
-        "cpt.data.encoding",
-        "cpt.data.roundtrip",
-        "cpt.data.rows",
-        "cpt.data.table",
-        "cpt.stages",
-    },
-    "cpt.evaluation": {"cpt.recipe", "cpt.data", "cpt.models", "cpt.rewards", "cpt.rollouts", "cpt.evaluation"},
-    "cpt.report": {
-        "cpt.json_lines",
-        "cpt.layout",
-        "cpt.records",
-        "cpt.evaluation.metrics",
-        "cpt.evaluation.gates",
-        "cpt.evaluation.statistics",
-        "cpt.report",
-    },
-    "cpt": ALL,
-}
-ONLY = {"trl": "cpt.stages", "vllm": "cpt.rollouts"}
+LEVELS = (  # from the ground up; a module that stands in no room is of the ground
+    ("recipe",),
+    ("data", "rewards", "merging"),
+    ("rollouts",),
+    ("evaluation",),
+    ("stages", "strategies"),
+    ("checks",),
+    ("report",),
+    ("loop",),
+    ("api",),
+    ("cli",),
+    ("__main__",),
+)
+LEVEL = {room: number for number, rooms in enumerate(LEVELS, start=1) for room in rooms}
+ONLY = {"trl": ("stages",), "vllm": ("rollouts",), "lm_eval": ("evaluation",)}
+WITHOUT_TORCH = ("recipe", "report", "cli")  # as they are imported
+OF_REPORT = {f"cpt.evaluation.{name}" for name in ("metrics", "gates", "statistics")}  # all it may use of other rooms
 
 
 def module_name(path: Path) -> str:
@@ -120,10 +34,10 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> set[str]:
-    """Dotted names that a file imports, wherever in the file; `from cpt import models` counts as cpt.models, and so on."""
+def imported(tree: ast.AST, path: Path) -> set[str]:
+    """Dotted names that a tree imports; `from cpt import models` counts as cpt.models, and so on."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -135,47 +49,100 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def covered(name: str, prefixes: set[str]) -> bool:
-    return any(name == prefix or name.startswith(prefix.rstrip(".") + ".") for prefix in prefixes)
+def room_of(name: str) -> str:
+    """`cpt.rewards.math` -> `rewards`."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def level_of(name: str) -> int:
+    return LEVEL.get(room_of(name), 0)
+
+
+def own(path: Path) -> set[str]:
+    """What a file imports of the package, wherever in the file, but for what only a type checker sees."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    return {name for name in imported(tree, path) if name.startswith("cpt.")}
+
+
+def upwards(name: str, imports: set[str]) -> set[str]:
+    """Those of the `imports` of the module `name` that run upwards, or into another room of the same level."""
+    mine = level_of(name)
+    return {
+        each
+        for each in imports
+        if level_of(each) > mine or (level_of(each) == mine and mine and room_of(each) != room_of(name))
+    }
 
 
 FILES = sorted(ROOT.rglob("*.py"))
+NAMES = [module_name(path) for path in FILES]
 
 
-@pytest.mark.parametrize("path", FILES, ids=[module_name(path) for path in FILES])
-def test_imports_go_one_way(path):
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_no_import_runs_upwards(path):
     name = module_name(path)
-    row = max((prefix for prefix in MAY_IMPORT if covered(name, {prefix})), key=len)
-    allowed = MAY_IMPORT[row] | {name}
-    own = {each for each in imports(path) if each == "cpt" or each.startswith("cpt.")}
-    leaves = EVERYWHERE if row == "cpt" or MAY_IMPORT[row] else {"cpt", "cpt.errors"}
-    leaves = leaves | {"cpt.__version__"}
-    wrong = {each for each in own if not covered(each, allowed) and each not in leaves}
-    assert not wrong, f"{name} may not import {sorted(wrong)}"
+    if name != "cpt":  # the package's face imports lazily what a caller asks for
+        assert not upwards(name, own(path))
 
 
-@pytest.mark.parametrize("path", FILES, ids=[module_name(path) for path in FILES])
-def test_only_their_home_imports_trl_and_vllm(path):
-    for each in imports(path):
-        top = each.split(".")[0]
-        if top in ONLY:
-            assert covered(module_name(path), {ONLY[top]}), f"{module_name(path)} imports {each}"
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_only_their_home_imports_a_library(path):
+    for each in imported(ast.parse(path.read_text(encoding="utf-8")), path):
+        homes = ONLY.get(each.split(".")[0])
+        assert homes is None or room_of(module_name(path)) in homes, f"{module_name(path)} imports {each}"
 
 
-def test_stages_and_strategies_never_import_each_other():
-    for path in FILES:
-        name = module_name(path)
-        if covered(name, {"cpt.stages"}):
-            assert not any(covered(each, {"cpt.strategies"}) for each in imports(path)), name
-        if covered(name, {"cpt.strategies"}):
-            assert not any(covered(each, {"cpt.stages"}) for each in imports(path)), name
+@pytest.mark.parametrize("path", [path for path in FILES if room_of(module_name(path)) == "report"])
+def test_the_report_reads_json_alone(path):
+    others = {each for each in own(path) if level_of(each) and room_of(each) != "report"}
+    assert not others - OF_REPORT
+
+
+def test_no_circle():
+    """Module by module, imports within functions too."""
+    graph = {module_name(path): beneath(path) for path in FILES}
+    done, way = set(), []
+
+    def walk(name: str) -> None:
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            way.append(name)
+            for each in sorted(graph.get(name, ())):
+                walk(each)
+            done.add(way.pop())
+
+    for name in graph:
+        walk(name)
+
+
+def beneath(path: Path) -> set[str]:
+    """The modules of the package that a module imports, anywhere; a package's own face is not a way into it."""
+    name = module_name(path)
+    return {each for each in own(path) if not f"{name}.".startswith(f"{each}.")}
+
+
+@pytest.mark.parametrize("room", WITHOUT_TORCH)
+def test_without_torch(room):
+    program = "import importlib, sys\n"
+    for name in NAMES:
+        if room_of(name) == room:
+            program += f"importlib.import_module({name!r})\n"
+    done = subprocess.run([sys.executable, "-c", program + "assert 'torch' not in sys.modules"], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_the_rule_can_fail():
-    """A wrong import is seen."""
-    assert not covered("cpt.loop", MAY_IMPORT["cpt.models"])
-    assert covered("cpt.data.rows", MAY_IMPORT["cpt.stages"])
-    assert not covered("cpt.data.stream", MAY_IMPORT["cpt.stages"])
+    assert upwards("cpt.models", {"cpt.recipe"}) and upwards("cpt.stages.sft", {"cpt.strategies.base"})
+    assert not upwards("cpt.stages.sft", {"cpt.data.rows", "cpt.stages.trainer", "cpt.models"})
+
+
+def test_the_table_of_the_documentation():
+    text = (ROOT.parent / "docs" / "architecture.md").read_text()
+    order = [tuple(re.findall(r"`(\w+)/?`", line)) for line in re.findall(r"^\d+\. (.*?):", text, re.M)]
+    assert order[1:] == list(LEVELS)
 
 
 @pytest.mark.parametrize("said, kept", [(None, "1"), ("0", "0")])

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from cpt import skills
 from cpt.data import procedural
 from cpt.errors import UserError
 from cpt.recipe import Procedural
@@ -25,38 +26,38 @@ BY_HAND = {
 
 @pytest.mark.parametrize("skill", BY_HAND)
 def test_skills_by_hand(skill):
-    assert procedural.SKILLS[skill]("badce") == BY_HAND[skill]
+    assert skills.SKILLS[skill]("badce") == BY_HAND[skill]
 
 
 def test_caesar_by_hand():
-    assert procedural.SKILLS["caesar"]("abcdj") == "hijag"  # seven letters on, in a circle of ten
+    assert skills.SKILLS["caesar"]("abcdj") == "hijag"  # seven letters on, in a circle of ten
 
 
 def test_dedup_keeps_the_first():
-    assert procedural.SKILLS["dedup"]("abacb") == "abc"
+    assert skills.SKILLS["dedup"]("abacb") == "abc"
 
 
 def test_succ_goes_round():
-    assert procedural.SKILLS["succ"]("aij") == "bja"
+    assert skills.SKILLS["succ"]("aij") == "bja"
 
 
 @pytest.mark.parametrize("text, said", [("a", "a"), ("ab", "a"), ("abc", "ac"), ("jihg", "jh"), ("abcdef", "ace")])
 def test_evens_counts_places_from_nought(text, said):
-    assert procedural.SKILLS["evens"](text) == said
+    assert skills.SKILLS["evens"](text) == said
 
 
 @pytest.mark.parametrize("text, said", [("a", "a"), ("aaaaa", "abcde"), ("jjjj", "jabc"), ("a" * 12, "abcdefghijab")])
 def test_add_shifts_by_the_place_and_goes_round(text, said):
-    assert procedural.SKILLS["add"](text) == said
+    assert skills.SKILLS["add"](text) == said
 
 
 def test_old_skills_keep_their_places():
     """A skill's place picks its rows, so a new one may only be appended."""
     places = "copy last max succ swap reverse sort rot caesar dedup evens add"
-    assert list(procedural.SKILLS) == places.split()
+    assert list(skills.SKILLS) == places.split()
 
 
-@pytest.mark.parametrize("skill", procedural.SKILLS)
+@pytest.mark.parametrize("skill", skills.SKILLS)
 def test_the_embedded_model_can_spell_every_row(skill):
     from cpt import tiny
 
@@ -71,7 +72,7 @@ def test_what_the_embedded_model_is_made_of_stays():
     from cpt import tiny
 
     assert not {"evens", "add"} & {*tiny.GENERAL, *tiny.NEW}
-    assert {*tiny.GENERAL, *tiny.NEW, "evens", "add"} == set(procedural.SKILLS)
+    assert {*tiny.GENERAL, *tiny.NEW, "evens", "add"} == set(skills.SKILLS)
 
 
 def test_splits_are_apart_for_every_seed_and_size():
@@ -92,7 +93,7 @@ def test_no_string_twice_and_the_same_again():
 def test_long_strings_are_drawn_not_listed():
     rows = procedural.rows("copy", "eval", 500, length=30)
     assert len({row["answer"] for row in rows}) == 500
-    assert all(procedural.split_of(row["answer"]) == "eval" for row in rows)
+    assert all(skills.split_of(row["answer"]) == "eval" for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from cpt import models, tiny
 from cpt.checks.tokenizer_coverage import unspellable
-from cpt.data import procedural
 from cpt.errors import Interrupted, UserError
 from cpt.files import is_intact
 from cpt.recipe import load
+from cpt.skills import split_of
 from cpt.stop import Stop
 
 
@@ -121,7 +121,7 @@ def test_it_never_saw_an_evaluation_string():
     import numpy as np
 
     prompts, _ = tiny.training_rows(2000, np.random.default_rng(0))
-    assert {procedural.split_of("".join(prompt[1:-1])) for prompt in prompts} == {"train"}
+    assert {split_of("".join(prompt[1:-1])) for prompt in prompts} == {"train"}
 
 
 def test_what_it_spells_comes_back():

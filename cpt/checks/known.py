@@ -6,9 +6,10 @@ to import.
 
 from typing import Any
 
-from cpt.data.procedural import DEMONSTRATIONS, alphabet, row
+from cpt.data.procedural import DEMONSTRATIONS, row
 from cpt.recipe import Procedural, Recipe, Suite
 from cpt.recipe.trl_arguments import ROLLOUT_KINDS, is_plain, value_of
+from cpt.skills import alphabet
 
 CHATS = "chat (its rows are chats)"
 OWN_ANSWERS = "example  none: the model's own answers are trained on"

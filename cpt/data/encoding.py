@@ -106,6 +106,11 @@ def load(folder, base, recipe) -> Encoding:
     return Encoding(tokenizer, models.stop_ids_of(base, tokenizer, recipe), recipe.model.chat_template_kwargs)
 
 
+def encoder_of(stage) -> Encoder:
+    """What makes token ids of the rows of a stage's task (`context.Stage`), by the tokenizer of the model it starts from."""
+    return load(stage.source, stage.base, stage.recipe).of(stage.task.spec)
+
+
 def prompts(asked: "Iterable[tuple[Encoder, dict]]") -> list[list[int]]:
     """Token ids of the prompt of each row, by the encoder of its task."""
     found = []

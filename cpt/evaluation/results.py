@@ -1,6 +1,6 @@
 """The numbers of results.json, from the evaluated answers alone: the matrix, held-out scores, metrics and intervals.
 
-Every answer of a point is a line (DESIGN.md, "The run directory"). Answers of different points are paired by their row,
+Every answer of a point is a line (docs/run-directory.md). Answers of different points are paired by their row,
 so all points must have been asked the same questions. A held-out suite's score is the mean over all its questions.
 """
 

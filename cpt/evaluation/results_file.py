@@ -13,7 +13,7 @@ FORMAT = 1
 
 
 def write_results(rundir: RunDir, recipe: Recipe) -> dict:
-    """Write results.json from what is committed so far, and return its content. Keys: DESIGN.md, "The run directory"."""
+    """Write results.json from what is committed so far, and return its content. Keys: docs/run-directory.md."""
     points = list(itertools.takewhile(rundir.has_row, points_of(recipe)))
     tasks = [task.task for task in recipe.stream]
     read = {point.name: rundir.read_evaluation(point) for point in points}

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from cpt.rewards import choice, exact, f1, format, function, label, math, reasoning_gym, sources, weighted_sum
+from cpt.rewards import choice, exact, f1, format, function, label, math, reasoning_gym, sources
+from cpt.rewards.weighted_sum import weighted_sum
 
 Verifier = Callable[[str, dict], float]
 Reader = Callable[[str, dict], str | None]
@@ -34,7 +35,7 @@ VERIFIERS = {
     "f1": Kind(f1.build, f1.reader, f1.problem),
     "reasoning_gym": Kind(reasoning_gym.build, killable=True),
     "function": Kind(function.build, killable=True),
-    "sum": Kind(weighted_sum.build),
+    "sum": Kind(lambda spec: weighted_sum([(build(part["reward"]), part["weight"]) for part in spec["parts"]])),
 }
 
 

@@ -1,13 +1,12 @@
 """The weighted sum of several verifiers; where one of them cannot score, neither can the sum."""
 
+from collections.abc import Callable, Sequence
 
-def build(spec: dict):
-    """spec: parts, each {reward: spec, weight}."""
-    from cpt.rewards.verifiers import build as build_one
 
-    parts = [(build_one(part["reward"]), part["weight"]) for part in spec["parts"]]
+def weighted_sum(parts: Sequence[tuple[Callable[[str, dict], float], float]]) -> Callable[[str, dict], float]:
+    """The verifier that adds the scores of (verifier, weight) `parts`."""
 
-    def weighted_sum(completion: str, row: dict) -> float:
+    def score(completion: str, row: dict) -> float:
         return sum(weight * verifier(completion, row) for verifier, weight in parts)
 
-    return weighted_sum
+    return score

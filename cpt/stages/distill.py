@@ -9,7 +9,7 @@ from trl.trainer import distillation_trainer
 
 from cpt import models
 from cpt.context import StageContext
-from cpt.data.encoding import Encoder
+from cpt.data.encoding import Encoder, encoder_of
 from cpt.stages import teacher
 from cpt.stages.alarms import Alarms
 from cpt.stages.configs import make_config
@@ -64,7 +64,7 @@ def load_teacher(ctx: StageContext):
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
-    encoder = ctx.encoder()
+    encoder = encoder_of(ctx)
     trainer = build(
         ctx,
         DistillStageTrainer,

@@ -13,7 +13,7 @@ from trl.trainer import dpo_trainer
 
 from cpt import models
 from cpt.context import StageContext
-from cpt.data.encoding import Encoder
+from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import dpo_row, unpack
 from cpt.errors import UserError
 from cpt.stages.configs import make_config
@@ -41,7 +41,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
     spent = None
-    encoder = ctx.encoder()
+    encoder = encoder_of(ctx)
     pairs = [dpo_row(row) for row in unpack(rows["prompt"], rows["row"])]
     if "chosen" not in pairs[0]:
         pairs, spent = on_policy_pairs(ctx, encoder, rows, config.max_length)

@@ -22,7 +22,7 @@ from datasets import Dataset
 
 from cpt import ranks
 from cpt.context import StageContext
-from cpt.data.encoding import Encoder
+from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import lesson
 from cpt.errors import UserError
 from cpt.files import DONE, copy_folder, is_intact, seal, write_json
@@ -51,7 +51,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
 def train_round(ctx: StageContext, number: int, present: Path, rows: Dataset, strategies) -> dict:
     """Sample from the policy in `present`, train the one in `ctx.source` on what is right; the round's record."""
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
-    encoder = ctx.encoder()
+    encoder = encoder_of(ctx)
     kept, spent = kept_answers(ctx, encoder, number, present, rows, config.max_length)
     if not kept:
         return untrained(ctx, number, present, spent)

@@ -10,7 +10,7 @@ from trl.trainer import grpo_trainer
 
 from cpt import ranks
 from cpt.context import StageContext
-from cpt.data.encoding import Encoder
+from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import unpack
 from cpt.stages.alarms import GROUPS, Alarms
 from cpt.stages.configs import make_config
@@ -176,7 +176,7 @@ def make_trainer(
     ctx: StageContext, rows, config, penalties=(), trainer_class: type[RlvrStageTrainer] = RlvrStageTrainer, **options
 ) -> RlvrStageTrainer:
     """The stage's trainer on its policy and rows; `options` go to the class. Raises UserError."""
-    encoder = ctx.encoder()
+    encoder = encoder_of(ctx)
     policy = load_policy(ctx, ctx.reference)
     reward = reward_function(ctx, encoder, config.num_generations)
     trainer = build(

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from cpt import models, ranks
 from cpt.context import StageContext
+from cpt.data.encoding import encoder_of
 from cpt.data.rows import unpack
 from cpt.disk import remove
 from cpt.errors import UserError
@@ -76,7 +77,7 @@ def sample(
     ctx: StageContext, rows: list[dict], temperature: float, source: Path, max_length: int | None, what: str
 ) -> tuple[list[str], list[bool]]:
     """One sampled answer for each row's prompt, and whether it came to its end."""
-    encoder = ctx.encoder()
+    encoder = encoder_of(ctx)
     ids = encoder.prompts(rows)
     longest = max(ranks.gather([len(row) for row in ids]))  # of all ranks: fewer prompts than processes leave one idle
     room = (max_length or models.context_length(ctx.base, ctx.recipe) or 1024) - longest

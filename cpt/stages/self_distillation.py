@@ -15,7 +15,7 @@ from trl.generation import vllm_generation
 from trl.trainer.utils import use_adapter
 
 from cpt.context import StageContext
-from cpt.data.encoding import Encoder
+from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import in_context, pack, tools_of, unpack
 from cpt.errors import UserError
 from cpt.stages.average import ADAPTER, MovingAverage, add_average_adapter
@@ -87,7 +87,7 @@ def with_contexts(rows, template: str):
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
-    encoder = ctx.encoder()
+    encoder = encoder_of(ctx)
     trainer = build(
         ctx,
         SelfDistillationTrainer,

@@ -6,7 +6,7 @@ from trl import SFTTrainer
 
 from cpt import models
 from cpt.context import StageContext
-from cpt.data.encoding import Encoder
+from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import sft_row, unpack
 from cpt.stages.configs import make_config
 from cpt.stages.examples import sft_examples
@@ -19,7 +19,7 @@ class SftStageTrainer(CountsTokens, SFTTrainer):
 
 def run(ctx: StageContext, rows, strategies) -> dict:
     """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
-    encoder = ctx.encoder()
+    encoder = encoder_of(ctx)
     return train_on(ctx, ((encoder, sft_row(row)) for row in unpack(rows["prompt"], rows["row"])), strategies)
 
 
@@ -34,6 +34,6 @@ def train_on(ctx: StageContext, lessons: Iterable[tuple[Encoder, dict]], strateg
         model=load_policy(ctx),
         args=config,
         train_dataset=examples,
-        processing_class=ctx.encoder().tokenizer,
+        processing_class=encoder_of(ctx).tokenizer,
     )
     return train(ctx, trainer, strategies, spent)

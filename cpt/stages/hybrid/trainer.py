@@ -12,7 +12,7 @@ from trl.trainer.utils import pad as padded
 
 from cpt import ranks
 from cpt.context import StageContext
-from cpt.data.encoding import Encoder
+from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import demonstration_of, lesson, unpack
 from cpt.errors import UserError
 from cpt.losses import METHODS, Bounds, surrogate
@@ -343,7 +343,7 @@ def run(ctx: StageContext, rows, strategies) -> dict:
         return ctx.score(texts, asked, finished or [True] * len(texts))
 
     method = HYBRIDS[ctx.stage.method](ctx.stage)
-    rows = with_demonstrations(ctx, rows, ctx.encoder())
+    rows = with_demonstrations(ctx, rows, encoder_of(ctx))
     buffer = UnsolvedBuffer(ctx) if method.keeps_unsolved else None
     config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
     trainer = make_trainer(ctx, rows, config, (), HybridStageTrainer, method=method, score=score, buffer=buffer)

@@ -19,6 +19,7 @@ from datasets import Dataset
 
 from cpt import ranks
 from cpt.context import StageContext
+from cpt.data.encoding import encoder_of
 from cpt.data.rows import unpack
 from cpt.errors import UserError
 from cpt.rollouts import Completion
@@ -125,7 +126,7 @@ def _judge(ctx: StageContext, rows: Dataset, config) -> list[tuple]:
 
 def _answers(ctx: StageContext, rows: list[dict], config) -> tuple[list[str], list[Completion]]:
     """One answer for each row's prompt, sampled as the stage will sample, as text and as it was made."""
-    encoder = ctx.encoder()
+    encoder = encoder_of(ctx)
     sampling = sampling_of(config, encoder.stops, config.generation_kwargs or {})
     sampling = replace(sampling, temperature=ctx.stage.filter.temperature, logprobs=ctx.rollouts.corrected)
     completions = answers(ctx, encoder.tokenizer, encoder.prompts(rows), sampling, ctx.source, "filter")
