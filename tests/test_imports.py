@@ -25,7 +25,7 @@ LEVELS = (  # from the ground up; a module that stands in no room is of the grou
 )
 LEVEL = {room: number for number, rooms in enumerate(LEVELS, start=1) for room in rooms}
 ONLY = {"trl": ("stages",), "vllm": ("rollouts",), "lm_eval": ("evaluation",)}
-WITHOUT_TORCH = ("recipe", "report", "cli")  # as they are imported
+WITHOUT_TORCH = ("recipe", "report")  # as they are imported
 OF_REPORT = {f"cpt.evaluation.{name}" for name in ("metrics", "gates", "statistics")}  # all it may use of other rooms
 
 

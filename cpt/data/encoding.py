@@ -106,7 +106,7 @@ def load(folder, base, recipe) -> Encoding:
     return Encoding(tokenizer, models.stop_ids_of(base, tokenizer, recipe), recipe.model.chat_template_kwargs)
 
 
-def encoder_of(stage) -> Encoder:
+def encoder_of(stage) -> "Encoder":
     """What makes token ids of the rows of a stage's task (`context.Stage`), by the tokenizer of the model it starts from."""
     return load(stage.source, stage.base, stage.recipe).of(stage.task.spec)
 
