@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cpt import checks, manifest, models, ranks, report, rollouts, stages
+from cpt import manifest, models, ranks, report, rollouts, stages
+from cpt.checks import all_checks
+from cpt.checks.findings import Findings
 from cpt.data import encoding
 from cpt.data.memory import memories
 from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
@@ -53,14 +55,14 @@ class Run:
 def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None) -> dict:
     """Run the recipe in the folder `out`, or go on with what is there; returns the content of results.json.
 
-    `stream`: its rows, where `checks.before_run` gave them already.
+    `stream`: its rows, where `all_checks.before_run` gave them already.
 
     Raises:
         UserError: a mistake in the recipe, its data or its folder.
         Interrupted: a signal came; the same command goes on from there.
     """
     ranks.check_launch()
-    stream = stream or checks.before_run(recipe, out)
+    stream = stream or all_checks.before_run(recipe, out)
     with ExitStack() as stack:
         rundir = ranks.on_main(lambda: stack.enter_context(open_run(out, recipe)))
         stack.enter_context(logs_to(rundir.log, screen.level))
@@ -99,8 +101,8 @@ def prepare(this: Run) -> list[list[int]]:
         raise UserError("the verifiers' files are not the same for all processes: share one folder, or copy them again")
     ranks.on_main(make_base, this, points[0], verifiers)
     folder = this.rundir.model(points[0])
-    findings = checks.Findings()
-    fit = checks.check_with_model(this.recipe, this.stream, folder, findings)
+    findings = Findings()
+    fit = all_checks.check_with_model(this.recipe, this.stream, folder, findings)
     findings.check()
     this.stream = fit.stream
     ranks.on_main(manifest.add, this.rundir, "overlong", fit.counts)

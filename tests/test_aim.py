@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from test_merge_strategy import context, model, strategy, tensors, weights
 from test_resume import assert_same_end
 
-from cpt.checks import Findings
+from cpt.checks.findings import Findings
 from cpt.checks.tokens import TokenChecks
 from cpt.data.memory import kept, sft_forms
 from cpt.data.stream import load_stream

@@ -8,8 +8,8 @@ import pytest
 from fakes import recipe, stage, write_recipe
 from fakes_tokenizers import CHATML, SPECIAL, byte_level
 
-from cpt import checks
-from cpt.checks import Findings, plan
+from cpt.checks import all_checks, plan
+from cpt.checks.findings import Findings
 from cpt.data import encoding
 from cpt.data.stream import load_stream, stage_rows
 from cpt.errors import RecipeErrors, UserError
@@ -247,7 +247,7 @@ def test_verifiers_are_given_special_tokens_where_the_task_says(tmp_path):
 
 def lines_of(settings, tmp_path) -> list[str]:
     with pytest.raises(RecipeErrors) as caught:
-        checks.check(settings, tmp_path / "run")
+        all_checks.check(settings, tmp_path / "run")
     lines = str(caught.value).splitlines()
     assert len(lines) == len(caught.value.problems)
     return [re.sub(r" \((train|eval)\.jsonl:\d+\)", "", line) for line in lines]
@@ -255,7 +255,7 @@ def lines_of(settings, tmp_path) -> list[str]:
 
 def test_the_plan_shows_a_prompt_and_an_example(chat_model, tmp_path):
     settings = made(tmp_path, chat_model, "sft", system="be brief")
-    text = plan.describe(settings, tmp_path / "run", checks.check(settings, tmp_path / "run"))
+    text = plan.describe(settings, tmp_path / "run", all_checks.check(settings, tmp_path / "run"))
     turns = ("system\nbe brief<|im_end|>\n", "user\nwhich colour? 0<|im_end|>\n", "assistant\n")
     prompt = repr("".join(f"<|im_start|>{turn}" for turn in turns))
     assert (
@@ -263,11 +263,11 @@ def test_the_plan_shows_a_prompt_and_an_example(chat_model, tmp_path):
     )
     assert f"example  demonstration: {prompt} + 'red<|im_end|>'" in text
     settings = made(tmp_path, chat_model, "rlvr", prompt="raw")
-    text = plan.describe(settings, tmp_path / "run", checks.check(settings, tmp_path / "run"))
+    text = plan.describe(settings, tmp_path / "run", all_checks.check(settings, tmp_path / "run"))
     assert "prompt   raw (as the recipe says): 'which colour? 0'" in text
     assert "example  none: the model's own answers are trained on" in text
     pairs = made(tmp_path, chat_model, "dpo", rows(4, chosen="yes", rejected="no"), max_completion_length=2)
-    text = plan.describe(pairs, tmp_path / "run", checks.check(pairs, tmp_path / "run"))
+    text = plan.describe(pairs, tmp_path / "run", all_checks.check(pairs, tmp_path / "run"))
     assert "example  chosen: " in text and "example  rejected: " in text and "+ 'no<|im_end|>'" in text
 
 
@@ -408,9 +408,9 @@ def test_an_option_that_the_template_does_not_know(options, where, words, tmp_pa
         update={"model": settings.model.model_copy(update={"chat_template_kwargs": options})}
     )
     if words is None:
-        assert not checks.check(settings, tmp_path / "run").warnings
+        assert not all_checks.check(settings, tmp_path / "run").warnings
         raw = settings.model_copy(update={"stream": (settings.stream[0].model_copy(update={"prompt": "raw"}),)})
-        (warning,) = checks.check(raw, tmp_path / "run").warnings
+        (warning,) = all_checks.check(raw, tmp_path / "run").warnings
         assert "no prompt goes through the chat template, so they do nothing" in warning
         return
     (line,) = lines_of(settings, tmp_path)
@@ -420,10 +420,10 @@ def test_an_option_that_the_template_does_not_know(options, where, words, tmp_pa
 def test_a_template_that_writes_the_day(tmp_path):
     dated = "{{ date_string or strftime_now('%d') }} " + CHATML
     settings = made(tmp_path, model_of(byte_level(dated), tmp_path / "model"), "sft")
-    (warning,) = checks.check(settings, tmp_path / "run").warnings
+    (warning,) = all_checks.check(settings, tmp_path / "run").warnings
     assert "writes the day into every prompt" in warning and "date_string" in warning
     given = settings.model.model_copy(update={"chat_template_kwargs": {"date_string": "26 Jul 2024"}})
-    assert not checks.check(settings.model_copy(update={"model": given}), tmp_path / "run").warnings
+    assert not all_checks.check(settings.model_copy(update={"model": given}), tmp_path / "run").warnings
 
 
 SPECIAL_ANSWERS = [{"prompt": f"which colour? {i}", "answer": "<answer>red", "demonstration": "red"} for i in range(4)]
@@ -448,11 +448,11 @@ def test_verifiers_that_look_for_special_tokens(train, reward, metric, words, tm
     more = {"reward": reward} | ({"metric": metric} if metric else {})
     lines = lines_of(made(tmp_path, folder, "rlvr", train, **more), tmp_path)
     assert any(all(word in line for word in words) and "special_tokens: keep" in line for line in lines), lines
-    checks.check(made(tmp_path, folder, "rlvr", train, special_tokens="keep", **more), tmp_path / "run")
+    all_checks.check(made(tmp_path, folder, "rlvr", train, special_tokens="keep", **more), tmp_path / "run")
 
 
 def test_answers_that_are_sampled_longer_than_evaluated(chat_model, tmp_path):
-    looked = checks.check(made(tmp_path, chat_model, "rlvr", max_completion_length=8), tmp_path / "run")
+    looked = all_checks.check(made(tmp_path, chat_model, "rlvr", max_completion_length=8), tmp_path / "run")
     assert looked.warnings == [
         "stream.t.stages.0: samples answers of up to 12 tokens, and evaluation cuts at 8: raise max_completion_length of the "
         "task, or lower that of `args`"
@@ -468,7 +468,9 @@ def test_earlier_answers_that_are_context_only(tmp_path):
     folder = model_of(byte_level(template), tmp_path / "model")
     user, answer = {"role": "user", "content": "red"}, {"role": "assistant", "content": "yes"}
     train = [{"messages": [user, answer, user | {"content": str(i)}, answer]} for i in range(4)]
-    looked = checks.check(made(tmp_path, folder, "sft", train, args={"assistant_only_loss": True}), tmp_path / "run")
+    looked = all_checks.check(
+        made(tmp_path, folder, "sft", train, args={"assistant_only_loss": True}), tmp_path / "run"
+    )
     assert [
         each for each in looked.warnings if "1 of its 2 answers are written otherwise than they are asked for" in each
     ]
@@ -502,7 +504,7 @@ def test_warnings_are_told(chat_model, tmp_path):
     settings = made(
         tmp_path, chat_model, "sft", rows(4, demonstration="yes " * 9), prompt="raw", max_completion_length=4
     )
-    looked = checks.check(settings, tmp_path / "run")
+    looked = all_checks.check(settings, tmp_path / "run")
     assert any("4 of 4 rows teach answers that evaluation would cut off" in each for each in looked.warnings)
     assert "  warning   stream.t.data.train: 4 of 4 rows" in plan.describe(settings, tmp_path / "run", looked)
     findings = Findings()

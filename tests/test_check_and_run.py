@@ -6,7 +6,7 @@ import pytest
 from fakes import recipe, write_recipe
 from test_mistakes import plain_rows, rows_task
 
-from cpt import checks
+from cpt.checks import all_checks
 from cpt.errors import RecipeErrors
 from cpt.recipe import load
 from cpt.rundir import RunDir
@@ -14,7 +14,7 @@ from cpt.rundir import RunDir
 
 def refused(content: dict, folder, *overrides: str) -> str:
     with pytest.raises(RecipeErrors) as caught:
-        checks.check(load(write_recipe(folder / "recipe.yaml", content), overrides), folder / "run")
+        all_checks.check(load(write_recipe(folder / "recipe.yaml", content), overrides), folder / "run")
     return str(caught.value)
 
 
@@ -30,7 +30,7 @@ def begun(cpt, tmp_path):
 
 def test_a_run_that_began(cpt, begun, tmp_path):
     """Its own recipe passes; another one, other rows, and another number of processes do not."""
-    checks.check(load(tmp_path / "recipe.yaml"), tmp_path / "run")
+    all_checks.check(load(tmp_path / "recipe.yaml"), tmp_path / "run")
     assert refused(begun, tmp_path, "seed=8").startswith("--out: ")
     assert "holds a run of another recipe: seed: 0 there, 8 here" in refused(begun, tmp_path, "seed=8")
     lines = (tmp_path / "train.jsonl").read_text()
@@ -39,7 +39,7 @@ def test_a_run_that_began(cpt, begun, tmp_path):
     (tmp_path / "train.jsonl").write_text(lines)
     file = tmp_path / "run" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"world_size": 2}))
-    checks.check(load(tmp_path / "recipe.yaml"), tmp_path / "run")  # nothing is left to train
+    all_checks.check(load(tmp_path / "recipe.yaml"), tmp_path / "run")  # nothing is left to train
     (RunDir(tmp_path / "run").points / "01-reverse" / "DONE").unlink()
     assert "this run began with 2 process(es)" in refused(begun, tmp_path)
 

@@ -12,8 +12,8 @@ from fakes import mistakes, short, write_recipe
 from safetensors.torch import load_file, save_file
 from test_resume import assert_same_end
 
-from cpt import checks
-from cpt.checks import plan, preflight
+from cpt.checks import all_checks, plan, preflight
+from cpt.checks.findings import Findings
 from cpt.errors import RecipeErrors
 from cpt.merging.methods import METHODS
 from cpt.recipe import Gate, load
@@ -364,7 +364,7 @@ def test_an_average_that_is_fed_back_can_be_merged(tmp_path):
 def test_a_search_needs_validation_rows(tmp_path):
     recipe = load(write_recipe(tmp_path / "recipe.yaml", with_merge(SEARCH)))
     with pytest.raises(RecipeErrors) as found:
-        checks.check(recipe, tmp_path / "run")
+        all_checks.check(recipe, tmp_path / "run")
     lines = str(found.value).splitlines()
     assert lines[0].startswith(
         "stream.reverse.data.validation: no rows, but strategies.0 searches on the validation rows"
@@ -379,7 +379,7 @@ def test_validation_rows_that_only_loading_shows_are_looked_at_before_training(t
         ([], "no rows, but"),
         ([{"id": "hub/validation/0", "prompt": "x"}], "row hub/validation/0 has no"),
     ):
-        task.validation, findings = rows, checks.Findings()
+        task.validation, findings = rows, Findings()
         preflight.check_validation(recipe, SimpleNamespace(tasks=(task,)), findings)
         (problem,) = findings.problems
         assert problem.key == "stream.hub.data.validation" and problem.message.startswith(said)

@@ -9,8 +9,7 @@ import sys
 import pytest
 from fakes import recipe, write_recipe
 
-from cpt import checks
-from cpt.checks import plan
+from cpt.checks import all_checks, plan
 from cpt.cli import main as cli
 from cpt.cli.main import check, parsed
 from cpt.errors import RecipeErrors
@@ -19,7 +18,7 @@ from cpt.recipe import load
 
 def told(content: dict, folder) -> str:
     made = load(write_recipe(folder / "recipe.yaml", content))
-    return plan.describe(made, folder / "run", checks.check(made, folder / "run"))
+    return plan.describe(made, folder / "run", all_checks.check(made, folder / "run"))
 
 
 def test_the_plan(tmp_path):

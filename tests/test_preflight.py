@@ -6,8 +6,8 @@ import re
 import pytest
 from fakes import recipe, write_recipe
 
-from cpt.checks import Findings
 from cpt.checks.adapter import check_adapter
+from cpt.checks.findings import Findings
 from cpt.checks.preflight import check_forms
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cpt import checks
-from cpt.checks import plan
+from cpt.checks import all_checks, plan
+from cpt.checks.findings import Findings
 from cpt.recipe import load, load_suite, suites_of
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +28,7 @@ def test_they_are_there():
 def test_it_loads_and_its_plan_is_told(name, tmp_path):
     recipe = load(name)
     assert recipe.name == name
-    told = plan.describe(recipe, tmp_path / "run", checks.check(recipe, tmp_path / "run"))
+    told = plan.describe(recipe, tmp_path / "run", all_checks.check(recipe, tmp_path / "run"))
     for task in recipe.stream:
         assert task.task in told
     for suite in suites_of(recipe):
@@ -48,7 +48,7 @@ def test_trl_takes_its_arguments(name):
     """The real configs are built; what `ast` accepted is not refused there."""
     from cpt.stages.configs import check_configs
 
-    findings = checks.Findings()
+    findings = Findings()
     check_configs(load(name), findings)
     findings.check()
 

@@ -10,8 +10,7 @@ from given import pattern
 from test_ranks import LAUNCHERS, launch
 from test_resume import logged
 
-from cpt import checks
-from cpt.checks import plan
+from cpt.checks import all_checks, plan
 from cpt.recipe import RecipeErrors, load
 from cpt.stages.rl.overlong import penalty
 
@@ -96,7 +95,7 @@ def test_a_filter_that_looks_at_too_few(tmp_path):
     with pytest.raises(
         RecipeErrors, match=r"stages\.0\.filter\.prompts: \(3\) are fewer than the 4 prompts of one gen"
     ):
-        checks.check(made, tmp_path / "run")
+        all_checks.check(made, tmp_path / "run")
 
 
 # -- filtering -----------------------------------------------------------------------------------------------------------
@@ -325,7 +324,7 @@ def test_the_replaced_groups_are_what_is_trained_on():
 
 def test_several_processes_are_refused(tmp_path, monkeypatch):
     made = load(write_recipe(tmp_path / "recipe.yaml", rlvr(dynamic_sampling={})))
-    checks.check(made, tmp_path / "run")
+    all_checks.check(made, tmp_path / "run")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeErrors, match=r"stages\.0\.dynamic_sampling: works in one process, not in 2: take it out"):
-        checks.check(made, tmp_path / "run")
+        all_checks.check(made, tmp_path / "run")

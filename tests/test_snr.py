@@ -9,7 +9,8 @@ from accelerate.utils import DistributedType
 from fakes import write_recipe
 from test_rlvr import rlvr, run
 
-from cpt import checks, models, tiny
+from cpt import models, tiny
+from cpt.checks import all_checks
 from cpt.errors import UserError
 from cpt.recipe import RecipeErrors, load
 from cpt.recipe.stages import SnrStep as Options
@@ -110,9 +111,9 @@ def test_one_micro_batch_is_refused(cpt, tmp_path):
 def test_two_processes_make_two(tmp_path, monkeypatch):
     made = load(write_recipe(tmp_path / "recipe.yaml", rlvr(snr_step={})))
     with pytest.raises(RecipeErrors, match="the variance of a step's gradient needs two micro-batches"):
-        checks.check(made, tmp_path / "run")
+        all_checks.check(made, tmp_path / "run")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    checks.check(made, tmp_path / "run")
+    all_checks.check(made, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cpt.recipe.trl_arguments import ROLLOUT_KINDS, arguments, group_of, value_o
 from cpt.rollouts import memory
 
 if TYPE_CHECKING:
-    from cpt.checks import Looked
+    from cpt.checks.all_checks import Looked
 
 NO_VALIDATION = (
     "no rows, but strategies.{} searches on the validation rows of every task: give some, or take search out"

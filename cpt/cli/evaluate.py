@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from cpt import checks, models, ranks, rollouts
+from cpt import models, ranks, rollouts
 from cpt.adapters import CONFIG, named_base, run_around
+from cpt.checks import all_checks
+from cpt.checks.findings import Findings
 from cpt.checks.surroundings import check_suites
 from cpt.data import encoding
 from cpt.data.stream import load_stream
@@ -38,7 +40,7 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
         folder, base, recipe = find(target, point, screen)
     with screen.progress("looking at the model and the rows"):
         stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
-        stream, warnings = checks.check_evaluated(recipe, stream, folder, base)
+        stream, warnings = all_checks.check_evaluated(recipe, stream, folder, base)
     for note in stream.notes():
         screen.line(note)
     for warning in warnings:
@@ -91,7 +93,7 @@ def check_out(out: Path) -> None:
 def load_suites(names: list[str]) -> dict[str, Suite]:
     """The suites by their own names. Raises RecipeErrors with the mistakes of all of them."""
     suites: dict[str, Suite] = {}
-    findings = checks.Findings()
+    findings = Findings()
     for name in names:
         with findings.collecting():
             suite = load_suite(name)

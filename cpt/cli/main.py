@@ -287,10 +287,10 @@ def run(asked: argparse.Namespace) -> int:
     screen = Screen(level_of(asked))
     with in_their_places(asked):
         with screen.progress("looking at the recipe and its rows"):
-            from cpt import checks
+            from cpt.checks import all_checks
             from cpt.checks.plan import too_little_room
 
-            stream = checks.before_run(recipe, out)
+            stream = all_checks.before_run(recipe, out)
         number = len(recipe.stream)
         screen.line(f"{recipe.name}: {number} task{'s' * (number > 1)} in {out}")
         for line in (*unused(asked.recipe, asked.overrides), *stream.notes()):
@@ -317,14 +317,13 @@ def in_their_places(asked: argparse.Namespace) -> Iterator[None]:
 
 
 def check(asked: argparse.Namespace) -> int:
-    from cpt import checks
-    from cpt.checks import plan
+    from cpt.checks import all_checks, plan
     from cpt.recipe import load, unused
 
     recipe = load(asked.recipe, asked.overrides)
     out = asked.out or default_out(recipe, asked)
     with in_their_places(asked):
-        looked = checks.check(recipe, out, asked.full)
+        looked = all_checks.check(recipe, out, asked.full)
     print(plan.describe(recipe, out, looked))
     for line in unused(asked.recipe, asked.overrides):
         print(f"\n{line}")

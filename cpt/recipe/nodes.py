@@ -44,8 +44,8 @@ def place(problem: Problem) -> tuple:
 def find(kind: str, name: str | Path) -> Path:
     """A file, or a shipped recipe (`recipes`) or suite (`eval`) by its name. Raises RecipeErrors with the nearest name."""
     path = Path(os.path.expanduser(name))
-    here = Path(__file__).parent
-    folders = [here / "_data" / kind, here.parent / kind]
+    package = Path(__file__).parents[1]
+    folders = [package / "_data" / kind, package.parent / kind]
     shipped = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
     if str(name) in shipped:
         return shipped[str(name)]
