@@ -294,10 +294,15 @@ def adapter_config(recipe: "Recipe"):
         raise UserError(f"adapter: PEFT refuses {recipe.adapter.kind}: {error}") from error
 
 
-def save_policy(model, state_dict: dict, source: Path, target: Path, recipe: "Recipe", base: Path) -> None:
-    """Write the policy to `target`, which must be new; see `_save_policy`. Raises CannotWrite."""
+def save_policy(
+    model, state_dict: dict, source: Path, target: Path, recipe: "Recipe", base: Path | None = None
+) -> None:
+    """Write the policy to `target`, which must be new; see `_save_policy`. Raises CannotWrite.
+
+    An adapter's base is the folder `base`, or `source` where that is left out.
+    """
     with writing(target, sum(tensor.nbytes for tensor in state_dict.values())):
-        _save_policy(model, state_dict, source, target, recipe, base)
+        _save_policy(model, state_dict, source, target, recipe, base or source)
 
 
 def _save_policy(model, state_dict: dict, source: Path, target: Path, recipe: "Recipe", base: Path) -> None:

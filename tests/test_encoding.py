@@ -4,7 +4,10 @@ import pytest
 from fakes_tokenizers import CHATML, SPECIAL, byte_level, encoder, metaspace
 from tokenizers import normalizers, pre_tokenizers
 
+from cpt.checks.findings import Findings
+from cpt.checks.template import check_rewritten_answers
 from cpt.data.roundtrip import failure
+from cpt.recipe import SuiteTask
 
 STOP = "<|im_end|>"  # where an instruct model of these tests stops
 QUESTION = "question: which colour? answer:"
@@ -213,6 +216,35 @@ def test_special_tokens_are_stripped_or_kept():
     assert kept.text(taught.completion) == "<answer>yes</answer>" and stripped.text(taught.completion) == "yes"
     assert kind(kept, form) is None and kind(stripped, form) == ("special tokens", True)
     assert kept.text([]) == "" and kept.text(taught.completion[:-1]) == "<answer>yes</answer>", "cut off"
+
+
+@pytest.mark.parametrize(
+    "normalizer, answer, verifier, told",
+    [
+        (
+            normalizers.Lowercase(),
+            "Yes",
+            {"kind": "exact"},
+            "writes its answer 'Yes' as 'yes', which exact calls wrong",
+        ),
+        (
+            normalizers.NFKC(),
+            "x\u00b2",
+            {"kind": "exact"},
+            "writes its answer 'x\u00b2' as 'x2', which exact calls wrong",
+        ),
+        (normalizers.Lowercase(), "Yes", {"kind": "exact", "ignore_case": True}, None),
+        (normalizers.Lowercase(), "Yes", {"kind": "label", "labels": ["Yes", "No"]}, None),
+        (normalizers.Lowercase(), "yes", {"kind": "exact"}, None),
+        (None, "Yes", {"kind": "exact"}, None),
+    ],
+)
+def test_answers_that_the_tokenizer_would_write_otherwise(normalizer, answer, verifier, told):
+    findings, rows = Findings(), [{"id": "t/eval/0", "prompt": "q", "answer": answer}]
+    task = {"task": "t", "data": {"source": "file", "eval": "rows.jsonl"}, "reward": verifier}
+    made = encoder(byte_level(None, normalizer=normalizer))
+    check_rewritten_answers("tasks.t.data.eval", SuiteTask.model_validate(task), rows, made, findings)
+    assert [told in problem.message for problem in findings.problems] == [True] * (told is not None)
 
 
 def test_an_answer_is_read_to_the_letter():

@@ -9,7 +9,7 @@ from cpt.data import sources
 from cpt.data.readers.record import Number
 from cpt.errors import RecipeErrors
 from cpt.recipe import File, load
-from cpt.recipe.row_templates import TemplateProblem, compiled, condition
+from cpt.recipe.row_templates import Columns, TemplateProblem, compiled, condition
 
 ROW = {
     "q": "x",
@@ -22,7 +22,8 @@ ROW = {
     "m": {"k": "<'"},
 }
 ROW |= {"my col": "s", "items": "it"}
-SEEN = {"row": ROW, **ROW}
+ROW |= {"nan": float("nan")}
+SEEN = {"row": Columns(ROW), **ROW}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,16 @@ def test_templates(source, written):
         ("{{ l.append(3) }}", "SecurityError"),
         ("{{ i / 0 }}", "ZeroDivisionError"),
         ("{{ i + q }}", "TypeError"),
+        ("{{ row['my column'] }}", "no column 'my column'"),
+        ("{{ nan }}", "nan would be written, which is no value"),
+        ("{{ q * 10**10 }}", "makes a value of more than 10,000,000 parts by \\*"),
+        ("{{ [q] * 10**9 }}", "makes a value of more than 10,000,000 parts by \\*"),
+        ("{{ i ** (10**9) }}", "makes a value of more than 10,000,000 parts by \\*\\*"),
+        ("{{ q | center(10**10) }}", "makes a text of more than 10,000,000 characters"),
+        (
+            "{% for a in range(10**5) %}{% for b in range(10**5) %}{% endfor %}{% endfor %}{{ q }}",
+            "counts further than",
+        ),
     ],
 )
 def test_rows_that_a_template_cannot_use(source, told):
@@ -105,6 +116,7 @@ def test_conditions(source, kept):
         ("gap > 3", "TypeError"),
         ("z == 1", "no column 'z'"),
         ("z", "no column 'z'"),
+        ("row['z'] == 1", "no column 'z'"),
     ],
 )
 def test_rows_of_which_a_condition_cannot_be_said(source, told):

@@ -114,6 +114,31 @@ def test_parquet(tmp_path):
     assert [str(value) for value in second.values()] == written
 
 
+def test_parquet_within_lists_and_structs(tmp_path):
+    day, single = datetime.date(2024, 1, 5), pyarrow.float32()
+    struct = pyarrow.struct([("score", single), ("day", pyarrow.date32()), ("parts", pyarrow.list_(single))])
+    columns = {
+        "scores": pyarrow.array([[0.1, None], None, []], pyarrow.list_(single)),
+        "pair": pyarrow.array([[0.1, 0.2], None, [1, 2]], pyarrow.list_(single, 2)),
+        "map": pyarrow.array([{"score": 0.1, "day": day, "parts": [1.1]}, None, {"parts": None}], struct),
+        "deep": pyarrow.array([[["a"], None], [], None]),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    one, two, three = (record for _, record in records(tmp_path / "a.parquet", Options()))
+    assert [*map(str, one["scores"])] == ["0.1", "None"] and [*map(str, one["pair"])] == ["0.1", "0.2"]
+    assert (str(one["map"]["score"]), one["map"]["day"]) == ("0.1", "2024-01-05")
+    assert [*map(str, one["map"]["parts"])] == ["1.1"] and one["deep"] == [["a"], None]
+    assert two == {"scores": None, "pair": None, "map": None, "deep": []}
+    assert three == {"scores": [], "pair": [1.0, 2.0], "map": {}, "deep": None}
+
+
+def test_two_columns_of_one_name_in_parquet(tmp_path):
+    table = pyarrow.table([["x"], ["y"]], names=["a", "a"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="two columns are called 'a': rename one"):
+        list(records(tmp_path / "a.parquet", Options()))
+
+
 # -- what is broken ------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +189,8 @@ def test_broken_records_are_named(name, content, options, told, tmp_path):
         ("a.csv", "a,b,a\n1,2,3\n", {}, "two columns are called 'a': rename one"),
         ("a.parquet", "no parquet", {}, "cannot be read as Parquet"),
         ("a.txt", LINES, {}, "its ending says no format: name it with `format`"),
+        ("a.csv.zst", "a", {}, "unpack it first"),
+        ("a.xlsx", "a", {}, "spreadsheets are not read: save it as CSV"),
         ("a.jsonl", gzip.compress(LINES.encode())[:-9], {}, "its compressed data is damaged"),
         ("a.jsonl", LINES.encode("utf-16"), {}, "is UTF-16, not UTF-8"),
         ("a.csv", b"PK\x03\x04....", {}, "is compressed by zip: unpack it first"),
@@ -198,6 +225,7 @@ def test_a_folder_is_its_files_in_order(tmp_path):
         (["a.jsonl", "b.csv"], {}, "files of several formats, csv (1), jsonl (1): say which with `format`"),
         (["README.md"], {}, "holds no jsonl, json, csv, tsv or parquet files; there is: README.md"),
         (["a.csv"], {"format": "parquet"}, "holds no parquet files; there is: a.csv"),
+        (["data-0.arrow", "state.json"], {}, "is a data set that `save_to_disk` wrote: write it as Parquet"),
         (["train-0.jsonl", "train-1.jsonl", "test-0.jsonl"], {}, "holds several splits (test-0.jsonl, train-1.jsonl)"),
     ],
 )

@@ -56,6 +56,18 @@ HERE = Path(__file__).parent
         ({"kind": "math"}, "0.1", {"answer": "1e-05"}, 0.0),
         ({"kind": "math"}, "12345678901234567891", {"answer": "12345678901234567890"}, 0.0),
         ({"kind": "math"}, "2e-7", {"answer": "1.5e-7"}, 0.0),  # equal to six decimals
+        ({"kind": "math"}, "0", {"answer": "1e-400"}, 0.0),
+        ({"kind": "math"}, "\u22125", {"answer": "-5"}, 1.0),  # the minus sign of Unicode
+        ({"kind": "math"}, "The answer is +5.", {"answer": "5"}, 1.0),
+        ({"kind": "math"}, "3 +5", {"answer": "5"}, 0.0),
+        ({"kind": "math"}, "\uff15", {"answer": "5"}, 1.0),
+        ({"kind": "math"}, "5", {"answer": "\u0665"}, 1.0),
+        ({"kind": "math"}, r"\boxed{1\,000}", {"answer": "1000"}, 1.0),
+        ({"kind": "math"}, "1000", {"answer": r"1\,000"}, 1.0),
+        ({"kind": "math"}, "1\u202f000", {"answer": "1000"}, 1.0),
+        ({"kind": "math"}, "<think>\\boxed{4}</think> \\boxed{5}", {"answer": "5"}, 1.0),
+        ({"kind": "math"}, "<think>\\boxed{5}", {"answer": "5"}, 0.0),
+        ({"kind": "math"}, "so 4 <answer>5</answer> as 2 and 3 make it", {"answer": "5"}, 1.0),
         ({"kind": "math"}, "0.033333", {"answer": "1/30"}, 1.0),
         ({"kind": "math"}, r"\boxed{2e - 4}", {"answer": "2e-4"}, 1.0),  # Euler's number is not forgotten
     ],
@@ -67,7 +79,8 @@ def test_verifiers_by_hand(spec, completion, row, value):
 @pytest.mark.parametrize(
     "spec, wrong",
     [
-        ({"kind": "math"}, ["\\$20", "", "so ####"]),  # the last would be compared as text, by which 1/2 is not 0.5
+        # "so ####" would be compared as text, by which 1/2 is not 0.5; of "1 1/2" and "5\n6" a part is read
+        ({"kind": "math"}, ["\\$20", "", "so ####", "1 1/2", "5\n6", "0x1F"]),
         ({"kind": "choice"}, ["\\$20", "", "E", "1e5"]),
         ({"kind": "exact", "after": ["####"]}, ["", "so ####"]),
         ({"kind": "f1"}, ["A"]),  # an article; SQuAD has questions without an answer
@@ -79,6 +92,8 @@ def test_verifiers_by_hand(spec, completion, row, value):
 )
 def test_answers_that_no_completion_could_match(spec, wrong):
     answers = ["A", "(b)", "\\$20", "", "so ####", "E", "1e5"]
+    if spec["kind"] == "math":
+        answers += ["1 1/2", "5\n6", "0x1F", "1e-400", "\u0665", "3/2"]
     answers = [answer for answer in answers if spec["kind"] != "choice" or answer != "so ####"]
     assert [answer for answer, _ in unreadable(spec, answers)] == wrong
 

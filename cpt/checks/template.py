@@ -1,6 +1,7 @@
 """What the chat template makes of the recipe's options, and what special tokens are to verifiers."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from cpt.checks.findings import Findings
@@ -68,14 +69,45 @@ def check_special_answer(key: str, spec: Any, row: Row, encoder: Encoder, findin
     if encoder.keep or not isinstance(answer, str) or not encoder.special_pattern.search(answer):
         return
     given = encoder.special_pattern.sub("", answer)
+    if kind := calls_wrong(spec, row, given):
+        findings.add(
+            key,
+            f"{called(row)}: its answer {answer[:60]!r} holds special tokens of the tokenizer, and verifiers are "
+            f"given {given[:60]!r}, which {kind} calls wrong: say `special_tokens: keep` in the task",
+            "special answer",
+            row,
+        )
+
+
+def check_rewritten_answers(key: str, spec: Any, rows: Sequence[Row], encoder: Encoder, findings: Findings) -> None:
+    """No row's answer is right only in a form that the tokenizer does not write (capitals, say).
+
+    Of answers with unknown tokens (`TokenChecks.check_spelling`) or special ones (above) nothing is said here.
+    """
+    there = [row for row in rows if isinstance(row.get("answer"), str)]
+    special, unknown = encoder.special_pattern, encoder.tokenizer.unk_token_id
+    there = [row for row in there if encoder.keep or not special.search(row["answer"])]
+    for row, ids in zip(there, encoder.encoded([row["answer"] for row in there]), strict=True):
+        answer, given = row["answer"], encoder.text(ids)
+        if given == answer or unknown in ids:
+            continue
+        if kind := calls_wrong(spec, row, given):
+            findings.add(
+                key,
+                f"{called(row)}: the tokenizer writes its answer {answer[:60]!r} as {given[:60]!r}, which {kind} calls "
+                "wrong, so the model could never be right: write answers as the tokenizer does, or take another verifier or "
+                "model",
+                "rewritten answer",
+                row,
+            )
+
+
+def calls_wrong(spec: Any, row: Row, given: str) -> str | None:
+    """The kind of verifier of the task `spec` by which the row's answer is right, and `given` is not; None: there is none."""
+    seen = row | {"finished": True}
     for each in single(spec.verifier.model_dump()):
         if each["kind"] in READS_AT_ONCE:
-            verifier, seen = build(each), row | {"finished": True}
-            if verifier(answer, seen) == 1 and verifier(given, seen) < 1:
-                findings.add(
-                    key,
-                    f"{called(row)}: its answer {answer[:60]!r} holds special tokens of the tokenizer, and verifiers are "
-                    f"given {given[:60]!r}, which {each['kind']} calls wrong: say `special_tokens: keep` in the task",
-                    "special answer",
-                    row,
-                )
+            verifier = build(each)
+            if verifier(row["answer"], seen) == 1 and verifier(given, seen) < 1:
+                return each["kind"]
+    return None

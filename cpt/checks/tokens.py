@@ -21,7 +21,13 @@ from cpt.checks.lengths import (
     trained_limits,
 )
 from cpt.checks.split import Split
-from cpt.checks.template import check_options, check_special_answer, check_special_tokens, warn_of_options
+from cpt.checks.template import (
+    check_options,
+    check_rewritten_answers,
+    check_special_answer,
+    check_special_tokens,
+    warn_of_options,
+)
 from cpt.checks.tokenizer_coverage import lost_bytes, unspellable
 from cpt.data.encoding import Encoder, Encoding, Taught, TemplateRefuses
 from cpt.data.memory import memories, sft_forms
@@ -201,6 +207,8 @@ class TokenChecks:
             self.check_written(this, row)
             if this.judged:
                 check_special_answer(this.data, this.spec, row, this.encoder, self.findings)
+        if this.judged and self.lost_bytes is None:  # a tokenizer of bytes writes every text as it is
+            check_rewritten_answers(this.data, this.spec, rows, this.encoder, self.findings)
         for where, stage in this.teachers:
             self.check_contexts(this, where, stage, rows, places)
 

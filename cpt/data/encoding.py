@@ -301,6 +301,10 @@ class Encoder:
 
     # -- the tokenizer -------------------------------------------------------------------------------------------------------
 
+    def encoded(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text by itself."""
+        return self._encoded(texts)
+
     def _encoded(self, texts: list[str], special: bool = False) -> list[list[int]]:
         """Token ids of each text, with the tokens that the tokenizer puts around a text where `special`."""
         return self.tokenizer(text=texts, add_special_tokens=special)["input_ids"] if texts else []

@@ -10,7 +10,7 @@ from cpt.data.problems import RowProblem
 from cpt.data.prompt_keys import edges
 from cpt.data.rows import COMPLETIONS, FIELDS, Row, row_problem
 from cpt.errors import listed, nearest
-from cpt.recipe.row_templates import ROW, TemplateProblem, columns_of, comparisons, compiled, condition
+from cpt.recipe.row_templates import ROW, Columns, TemplateProblem, columns_of, comparisons, compiled, condition
 from cpt.recipe.sources import WRITTEN
 
 TEXTS = ("id", "answer", *COMPLETIONS)  # fields in which a number is the text that it is written as
@@ -84,7 +84,7 @@ class Mapping:
     def row(self, record: dict[str, Any]) -> Row | None:
         """The row, without an id where the record has none; None where `where` drops it. Raises RowProblem."""
         if self.templates or self.where:
-            seen = {ROW: record, **record}
+            seen = {ROW: Columns(record), **record}
             for key, column, literal in self.compared:
                 if looks_equal(record.get(column), literal):
                     raise never_equal(key, column, record[column], literal)

@@ -5,6 +5,8 @@ written as the file writes them, true and false as JSON does.
 """
 
 import json
+import math
+import operator
 import re
 from collections.abc import Callable
 from datetime import date, time, timedelta
@@ -16,7 +18,8 @@ import jinja2
 from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-UNDEFINED = re.compile(r"'(.*)' is undefined")
+UNDEFINED = re.compile(r"'(.*)' is undefined|'[\w.]*Columns object' has no attribute '(.*)'")
+SINGLE = re.compile(r"(?<![=!<>])=(?![=])")
 MARKED = re.compile(r'"\\u0000([-+.0-9eE]+)\\u0000"')
 ROW = "row"  # the row itself, for columns whose names are no names in Jinja: row['my column']
 
@@ -38,6 +41,8 @@ def written(value: Any) -> Any:
     """What `{{ value }}` writes. Raises TemplateProblem for what has no one way to be written."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value) and not str(value)[-1:].isdigit():
+        raise TemplateProblem(f"{value} would be written, which is no value: put a default, or drop the row by `where`")
     if isinstance(value, WRITABLE):
         return value
     if value is None:
@@ -66,11 +71,59 @@ def marked(value: Any) -> Any:
     return f"\0{value.text}\0" if isinstance(value, float) and hasattr(value, "text") else value
 
 
-def environment() -> ImmutableSandboxedEnvironment:
-    made = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=written, keep_trailing_newline=True)
+LONGEST = 10_000_000  # characters of a text, entries of a list, and bits of a number that a template makes
+MOST_ROUNDS = 1_000_000  # of all loops over `range` while one text is made
+
+
+class Columns(dict):
+    """A row, as a template sees it under the name `row`."""
+
+
+class Bounded(ImmutableSandboxedEnvironment):
+    """A sandbox in which no template fills the memory or goes on for ever."""
+
+    intercepted_binops = frozenset({"*", "**"})
+    rounds = 0
+
+    def call_binop(self, context: Any, how: str, left: Any, right: Any) -> Any:
+        if how == "**":
+            size = left.bit_length() * right if isinstance(left, int) and isinstance(right, int) else 0
+        else:
+            sizes = [len(each) if isinstance(each, str | list | tuple) else each for each in (left, right)]
+            counted = isinstance(left, str | list | tuple) or isinstance(right, str | list | tuple)
+            size = sizes[0] * sizes[1] if counted and all(isinstance(each, int) for each in sizes) else 0
+        if size > LONGEST:
+            raise TemplateProblem(f"makes a value of more than {LONGEST:,} parts by {how}")
+        return operator.pow(left, right) if how == "**" else operator.mul(left, right)
+
+    def counted(self, *arguments: int) -> range:
+        """`range`, of which one text may take `MOST_ROUNDS` numbers."""
+        made = range(*arguments)
+        self.rounds += len(made)
+        if self.rounds > MOST_ROUNDS:
+            raise TemplateProblem(f"counts further than {MOST_ROUNDS:,} by range")
+        return made
+
+
+def wide(filter_: Callable) -> Callable:
+    """The filter (`center`, `indent`), whose first option is a width."""
+
+    @wraps(filter_)
+    def filtered(value: Any, width: Any = 4, *arguments: Any, **options: Any) -> Any:
+        if isinstance(width, int) and width > LONGEST:
+            raise TemplateProblem(f"makes a text of more than {LONGEST:,} characters")
+        return filter_(value, width, *arguments, **options)
+
+    return filtered
+
+
+def environment() -> Bounded:
+    made = Bounded(undefined=jinja2.StrictUndefined, finalize=written, keep_trailing_newline=True)
+    made.globals["range"] = made.counted
     made.tests |= {name: strict(test) for name, test in made.tests.items() if name not in ("defined", "undefined")}
     del made.filters["random"], made.globals["lipsum"]  # rows are the same whenever they are read
     made.filters |= {"tojson": as_json, "join": careful_join(made.filters["join"])}
+    made.filters |= {name: wide(made.filters[name]) for name in ("center", "indent")}
     return made
 
 
@@ -122,7 +175,8 @@ def condition(source: str) -> Callable[[dict[str, Any]], bool]:
         expression = ENVIRONMENT.compile_expression(source, undefined_to_none=False)
         names = columns_of("{{ " + source + " }}")
     except jinja2.TemplateSyntaxError as error:
-        raise TemplateProblem(f"is no Jinja expression: {one_line(error)}") from error
+        hint = ": == compares, and = is nothing here" if SINGLE.search(source) else ""
+        raise TemplateProblem(f"is no Jinja expression: {one_line(error)}{hint}") from error
     if not names:
         raise TemplateProblem("names no column: write for example  label != '-'")
 
@@ -139,6 +193,7 @@ def condition(source: str) -> Callable[[dict[str, Any]], bool]:
 
 def used(function: Callable, argument: Any) -> Any:
     """Raises TemplateProblem in the place of whatever the template raises."""
+    ENVIRONMENT.rounds = 0
     try:
         return function(argument)
     except TemplateProblem:
@@ -146,7 +201,8 @@ def used(function: Callable, argument: Any) -> Any:
     except jinja2.UndefinedError as error:
         name = UNDEFINED.fullmatch(str(error))
         if name:
-            raise TemplateProblem(f"no column {name[1]!r}", undefined=name[1]) from error
+            column = name[1] or name[2]
+            raise TemplateProblem(f"no column {column!r}", undefined=column) from error
         raise TemplateProblem(one_line(error)) from error
     except Exception as error:
         raise TemplateProblem(f"{type(error).__name__}: {one_line(error)}") from error

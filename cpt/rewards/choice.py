@@ -22,19 +22,21 @@ from cpt.plain_text import TEXT_COMMAND, WORD, after_thinking, without_markup
 NEAR = 50  # characters before and after a letter that are looked at
 MARKED = re.compile(r"\\f?boxed ?\{([^{}]{0,200})\}|<answer>([^<]{0,200})</answer>", re.IGNORECASE)
 EMPHASISED = re.compile(r"(?<![\w*_`])(\*{1,3}|_{1,3}|`)([^\W_])\1(?![\w*_`])")  # "**B** Paris" is "(B) Paris"
+QUOTED = re.compile(r"(?<![^\W_])'([^\W_])'(?![^\W_])")  # {'answer': 'B'}
+ANGLED = re.compile(r"(?<!\w)<([^\W_])>")  # "<B>", which could be HTML for bold: only where no </B> follows
 TURN = re.compile(r"(?:^|(?<=[?.] ))A: ?(?=[(\[]?\w[)\]]?\.?$)", re.MULTILINE)  # "A: B" after a "Q:"
 PREFIX = r"(?:option|choice|answer|letter|statement) "
 NOUN = (
     r"(?:\b(?:answers?|ans|options?|choices?|letter|selection|solution|guess|pick|verdict|conclusion|respuesta|antwort|r[ée]ponse|"
-    r"risposta|resposta|ответ)\b|答案|选项|答え|정답)[\"']?(?: [a-z0-9'-]{1,14}){0,6}?"
+    r"risposta|resposta|ответ)\b|答案|选项|选择?|答え|정답)[\"']?(?: [a-z0-9'-]{1,14}){0,6}?"
 )
 LINK = (
-    r"(?:\s?(?::|=|=>|->|→|⇒|-|–|—|是|为|為|は|은|는)|"
+    r"(?:(?<=选)|(?<=选择)|\s?(?::|=|=>|->|→|⇒|-|–|—|是|为|為|は|은|는)|"
     r" (?:is|are|was|would be|should be|must be|has to be|will be|es|ist|est|è|é)\b):?"
 )
 FILLER = (
     r"(?:\s?(?:therefore|thus|clearly|definitely|certainly|probably|likely|most|actually|indeed|simply|then|the|option|choice|"
-    r"letter|answer|statement|number)\b:?){0,3}\s?"
+    r"letter|answer|statement|number|la|le|el|die|der|das|lettre|letra|buchstabe|opción|opção)\b:?){0,3}\s?"
 )
 TAKES = (
     r"\b(?:choose|chose|pick|picked|select|selected|go with|going with|opt for|settle on|answer with|"
@@ -115,10 +117,17 @@ def reader(spec: dict):
             found = mentions(without_markup(boxed or marked), letter, stated)
             if found and found[0].begins_line:
                 return only(found[0].letters)
-        text = without_markup(EMPHASISED.sub(r"(\2)", text))
+        text = without_markup(EMPHASISED.sub(r"(\2)", with_brackets(text)))
         return decided(mentions(TURN.sub("", text), letter, stated))
 
     return chosen
+
+
+def with_brackets(text: str) -> str:
+    """'B' and <B> as (B)."""
+    closed = text.lower()
+    text = ANGLED.sub(lambda found: found[0] if f"</{found[1].lower()}>" in closed else f"({found[1]})", text)
+    return QUOTED.sub(r"(\1)", text)
 
 
 def decided(found: list[Mention]) -> str | None:

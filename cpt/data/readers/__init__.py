@@ -20,6 +20,11 @@ READERS = {
 }
 ENDINGS = {f".{name}": name for name in READERS} | {".ndjson": "jsonl", ".pq": "parquet"}
 COMPRESSED = (".gz", ".bz2", ".xz")
+FOREIGN = {
+    **dict.fromkeys((".zip", ".zst", ".lz4", ".7z", ".tar", ".tgz"), "unpack it first (gzip, bzip2 and xz are read)"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "spreadsheets are not read: save it as CSV"),
+    **dict.fromkeys((".arrow", ".feather", ".pkl", ".pickle", ".db", ".sqlite"), "is not read: write it as Parquet"),
+}
 IN_ROWS = ("parquet",)  # formats without lines
 
 
@@ -49,6 +54,9 @@ def format_of(file: Path, options: Options) -> str:
     """Raises UserError where the name says nothing and the recipe neither."""
     kind = options.format or ending_format(file)
     if kind is None:
+        for ending, remedy in FOREIGN.items():
+            if ending == file.suffix.lower():
+                raise UserError(f"{file}: {remedy}")
         raise UserError(f"{file}: its ending says no format: name it with `format` ({', '.join(READERS)})")
     return kind
 

@@ -6,6 +6,7 @@ Numbers that are no integers get the shortest decimals that are this number, in 
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow
@@ -37,12 +38,28 @@ def values(column: "pyarrow.Array | pyarrow.ChunkedArray") -> list:
     if types.is_temporal(kind) and not types.is_duration(kind):
         texts = pyarrow.compute.cast(column, pyarrow.string()).to_pylist()
         return [None if text is None else without_zeros(text) for text in texts]
-    found = column.to_pylist()
+    if types.is_struct(kind):
+        return structs(column)
+    if is_list(kind):
+        return lists(column)
     if types.is_map(kind):
-        return [None if value is None else dict(value) for value in found]
-    if is_list(kind) and is_json(kind.value_type):
-        return [None if each is None else [text and DECODER.decode(text) for text in each] for each in found]
-    return [without_nulls(value) for value in found] if holds_struct(kind) else found
+        return [None if value is None else dict(value) for value in column.to_pylist()]
+    return column.to_pylist()
+
+
+def structs(column: "pyarrow.Array | pyarrow.ChunkedArray") -> list[dict | None]:
+    """A null is a key that the row does not have, also within lists in it."""
+    names = [field.name for field in column.type]
+    parts = [values(pyarrow.compute.struct_field(column, [place])) for place in range(len(names))]
+    found = zip(*parts, strict=True) if parts else [()] * len(column)
+    rows = ({name: value for name, value in zip(names, row, strict=True) if value is not None} for row in found)
+    return [None if gone else row for gone, row in zip(column.is_null().to_pylist(), rows, strict=True)]
+
+
+def lists(column: "pyarrow.Array | pyarrow.ChunkedArray") -> list[list | None]:
+    entries = iter(values(pyarrow.compute.list_flatten(column)))
+    lengths = pyarrow.compute.list_value_length(column).to_pylist()
+    return [None if length is None else list(islice(entries, length)) for length in lengths]
 
 
 def is_json(kind) -> bool:
@@ -51,10 +68,6 @@ def is_json(kind) -> bool:
 
 def is_list(kind) -> bool:
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-
-
-def holds_struct(kind) -> bool:
-    return types.is_struct(kind) or (is_list(kind) and holds_struct(kind.value_type))
 
 
 def number(value: float, kind) -> Number:
@@ -73,9 +86,3 @@ def number(value: float, kind) -> Number:
 def without_zeros(text: str) -> str:
     """`2024-01-05 12:30:00.500000Z` -> `2024-01-05 12:30:00.5Z`."""
     return FRACTION.sub(lambda found: found[0].rstrip("0").rstrip("."), text, count=1)
-
-
-def without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without_nulls(each) for key, each in value.items() if each is not None}
-    return [without_nulls(each) for each in value] if isinstance(value, list) else value

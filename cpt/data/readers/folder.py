@@ -22,6 +22,11 @@ def files(path: Path, options: Options) -> list[Path]:
     if not os.path.isdir(path):
         raise UserError(f"{path}: {why_no_file(path)}")
     there = [Path(folder, name) for folder, name in walk(path)]
+    if any(file.suffix == ".arrow" for file in there):
+        raise UserError(
+            f"{path}: the folder is a data set that `save_to_disk` wrote: write it as Parquet "
+            '(`load_from_disk(...).to_parquet("rows.parquet")`), and name that file'
+        )
     formats: dict[str, list[Path]] = {}
     for file in there:
         if kind := ending_format(file):

@@ -19,6 +19,9 @@ def records(file: Path, options) -> Iterator[tuple[int, Record]]:
     number = 0
     try:
         with file.open("rb") as stream, ParquetFile(stream) as table:
+            names = table.schema_arrow.names
+            if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+                raise UserError(f"{file}: two columns are called {twice[0]!r}: rename one")
             for batch in table.iter_batches(batch_size=BATCH):
                 for record in dicts(batch):
                     number += 1
