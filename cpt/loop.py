@@ -3,8 +3,6 @@
 import gc
 import logging
 import shutil
-from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +13,7 @@ import numpy as np
 from cpt import manifest, models, ranks, report, rollouts, stages
 from cpt.checks import all_checks
 from cpt.checks.findings import Findings
+from cpt.context import Services, Stage
 from cpt.data import encoding
 from cpt.data.memory import memories
 from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
@@ -26,10 +25,10 @@ from cpt.files import replace_folder
 from cpt.mending import mend_run, mend_task
 from cpt.progress import pace_text
 from cpt.recipe import Recipe
-from cpt.rewards import Failure, Scorer, Scorers, kind_of, told
+from cpt.rewards import Failure, Scorer, Scorers, TaskScorers, told
 from cpt.rundir import Point, RunDir, open_run, points_of
 from cpt.screen import Screen, hush_libraries, logs_to
-from cpt.stages import STAGES, StageContext
+from cpt.stages import STAGES
 from cpt.stages.rehearsal import rehearse
 from cpt.stop import PROMPT, Stop, listening
 from cpt.strategies import Strategy
@@ -83,7 +82,7 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
         for point in points_of(recipe):
             stop.check()
             if not ranks.on_main(rundir.committed, point):
-                make(this, point)
+                train_task(this, point)
             if not ranks.on_main(rundir.has_row, point):
                 add_row(this, point)
         return ranks.on_main(finish, this, ranks.gather(scorers.failures()))
@@ -145,36 +144,36 @@ def make_base(this: Run, base: Point, verifiers: dict[str, dict[str, str]]) -> N
     manifest.write(this.rundir, this.recipe, this.stream, verifiers)
 
 
-def make(this: Run, point: Point) -> None:
+def train_task(this: Run, point: Point) -> None:
     """Train one task: stage after stage, each committed when it ends, then the point."""
     spec = this.recipe.stream[point.index - 1]
-    task = this.stream.tasks[point.index - 1]
     before = points_of(this.recipe)[point.index - 1]
     states = this.rundir.states(before)
     ranks.on_main(mend_task, this.rundir, point, stage_names(this, point), this.screen.warn)
-    for index, stage in enumerate(spec.stages):
-        ctx = context(this, point, task, index, stage)
-        if not ranks.on_main(this.rundir.stage_committed, point, ctx.name):
+    for index in range(len(spec.stages)):
+        stage = stage_of(this, point, index)
+        services = services_of(this, point)
+        if not ranks.on_main(this.rundir.stage_committed, point, stage.name):
             load_states(this, states)
             # `train` takes more time than PROMPT, from its first step until the stage is committed.
-            with this.stop.within(PROMPT), this.screen.progress(f"{task.name} {ctx.name}: loading or saving"):
-                record = run_stage(this, ctx)
-                save_states(this, ctx.target.parent / "strategies")
-                ranks.on_main(this.rundir.commit_stage, point, ctx.name, record)
+            with this.stop.within(PROMPT), this.screen.progress(f"{point.task} {stage.name}: loading or saving"):
+                record = run_stage(this, stage, services)
+                save_states(this, stage.target.parent / "strategies")
+                ranks.on_main(this.rundir.commit_stage, point, stage.name, record)
             this.stop.check()
-        states = ctx.target.parent / "strategies"
+        states = stage.target.parent / "strategies"
     with this.screen.progress(f"{point.name}: {'merging and ' * bool(this.strategies)}committing"):
-        finish_task(this, point, ctx, states)
+        finish_task(this, point, stage, services, states)
 
 
-def finish_task(this: Run, point: Point, ctx: StageContext, states: Path) -> None:
+def finish_task(this: Run, point: Point, stage: Stage, services: Services, states: Path) -> None:
     """What the strategies make of the last stage's model, committed as the point. `states` are theirs, after that stage."""
     load_states(this, states)
-    model, served = ctx.target, None
+    model, served = stage.target, None
     for strategy in this.strategies:
-        model = strategy.after_task(ctx, model) or model
+        model = strategy.after_task(stage, services, model) or model
     for strategy in this.strategies:
-        served = strategy.served(ctx) or served
+        served = strategy.served(stage, services) or served
     served = None if served == model else served
     states = this.rundir.work(point) / "strategies"
     save_states(this, states)
@@ -210,51 +209,45 @@ def stage_names(this: Run, point: Point) -> list[str]:
     return [f"{i}-{stage.kind}" for i, stage in enumerate(this.recipe.stream[point.index - 1].stages)]
 
 
-def context(this: Run, point: Point, task, index: int, stage) -> StageContext:
+def stage_of(this: Run, point: Point, index: int) -> Stage:
+    """Stage `index` (from 0) of the task that `point` is made of."""
     names = stage_names(this, point)[: index + 1]
     *earlier, folder = (this.rundir.stage(point, each) for each in names)
-    name = names[-1]
     points = tuple(this.rundir.model(each) for each in points_of(this.recipe)[: point.index])
-    left = tuple(each / "model" for each in earlier)
-    scorer = scorer_of(this, task)
-    errors: Counter[str] = Counter()
-
-    def score(texts: list[str], rows: list[dict], finished: list[bool]) -> list[float | None]:
-        scores = scorer.score(texts, rows, finished)
-        errors.update(kind_of(score.error) for score in scores if score.error)
-        return [score.value for score in scores]
-
-    def read(texts: list[str], rows: list[dict], finished: list[bool]) -> list[str | None]:
-        answers = scorer.read(texts, rows, finished)
-        errors.update(kind_of(answer.error) for answer in answers if answer.error)
-        return [answer.value for answer in answers]
-
-    rewinding = partial(rewind, this.rundir, task.name)
-    ctx = StageContext(
+    stages = tuple(each / "model" for each in earlier)
+    return Stage(
         recipe=this.recipe,
-        task=task,
-        stage=stage,
-        name=name,
-        key=f"stream.{task.name}.stages.{index}",
-        source=(*points, *left)[-1],
+        task=this.stream.tasks[point.index - 1],
+        spec=this.recipe.stream[point.index - 1].stages[index],
+        name=names[-1],
+        key=f"stream.{point.task}.stages.{index}",
+        source=(*points, *stages)[-1],
         points=points,
-        stages=left,
+        stages=stages,
         target=folder / "model",
         work=folder / "trainer",
         seed=stage_seed(this.recipe.seed, point.index, index),
-        rollouts=this.engine,
-        score=score,
-        read=read,
-        verifier_errors=errors,
-        judge=judge_of(this, point),
-        rehearse=lambda *told: rehearse(ctx, this.stream.tasks[: point.index - 1], rewinding, *told),
+    )
+
+
+def services_of(this: Run, point: Point) -> Services:
+    """What of the run a stage of the task that `point` is made of may use."""
+    tasks = {task.name: task for task in this.stream.tasks}
+    scorers = TaskScorers(lambda task: scorer_of(this, tasks[task]))
+    return Services(
+        engine=this.engine,
+        score=scorers.score,
+        read=scorers.read,
+        verifier_errors=scorers.errors,
+        evaluate_on_validation=partial(evaluate_on_validation, this, point),
+        rehearse=rehearse,
+        earlier_tasks=this.stream.tasks[: point.index - 1],
         log=this.rundir.append_metrics,
-        rewind=partial(rewinding, name),
+        rewind=partial(rewind, this.rundir, point.task),
         screen=this.screen,
         stop=this.stop,
         notes=[],
     )
-    return ctx
 
 
 def rewind(rundir: RunDir, task: str, stage: str, step: int) -> None:
@@ -263,28 +256,24 @@ def rewind(rundir: RunDir, task: str, stage: str, step: int) -> None:
     rundir.forget_metrics(lambda line: line | mine != line or line["step"] <= step)
 
 
-def judge_of(this: Run, point: Point) -> Callable[[Path], tuple[dict[str, float], dict[str, float]]]:
-    """See StageContext.judge. It is made of the validation rows alone, which `load_stream` has proven to be no others."""
+def evaluate_on_validation(this: Run, point: Point, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """See Services. It reads the validation rows alone, which `load_stream` has proven to be no evaluation rows."""
     asked = validation_of(this.stream, point.index)
     greedy = this.recipe.evaluation.model_copy(update={"sampled": None})
-
-    def judge(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
-        with this.stop.within(PROMPT):
-            lines, cost = evaluate(
-                folder,
-                this.rundir.model(points_of(this.recipe)[0]),
-                this.recipe.model_copy(update={"evaluation": greedy}),
-                asked,
-                engine=this.engine,
-                scorers=this.scorers,
-                screen=this.screen,
-                stop=this.stop,
-                label=f"judging {folder.name} after {point.task}",
-            )
-        scores = greedy_scores([lines])
-        return {task.name: float(scores[None, task.name].mean()) for task in asked.tasks}, cost
-
-    return judge
+    with this.stop.within(PROMPT):
+        lines, cost = evaluate(
+            folder,
+            this.rundir.model(points_of(this.recipe)[0]),
+            this.recipe.model_copy(update={"evaluation": greedy}),
+            asked,
+            engine=this.engine,
+            scorers=this.scorers,
+            screen=this.screen,
+            stop=this.stop,
+            label=f"validating {folder.name} after {point.task}",
+        )
+    scores = greedy_scores([lines])
+    return {task.name: float(scores[None, task.name].mean()) for task in asked.tasks}, cost
 
 
 def scorer_of(this: Run, task: TaskData) -> Scorer:
@@ -297,31 +286,31 @@ def stage_seed(seed: int, task: int, stage: int) -> int:
     return int(np.random.SeedSequence([seed, task, stage]).generate_state(1)[0] >> 1)
 
 
-def run_stage(this: Run, ctx: StageContext) -> dict:
+def run_stage(this: Run, stage: Stage, services: Services) -> dict:
     """Train one stage and say in one line what it did."""
-    rows = stage_rows(ctx.task, ctx.stage.kind)
+    rows = stage_rows(stage.task, stage.spec.kind)
     for strategy in this.strategies:
-        rows = strategy.before_stage(ctx, rows)
-    scorer = scorer_of(this, ctx.task)
+        rows = strategy.before_stage(stage, services, rows)
+    scorer = scorer_of(this, stage.task)
     scored, failed = scorer.scored, scorer.errors.total()
-    record = STAGES[ctx.stage.kind](ctx, rows, this.strategies)
+    record = STAGES[stage.spec.kind](stage, services, rows, this.strategies)
     scored, failed = scorer.scored - scored, scorer.errors.total() - failed
     if failed > scored / 2:
         kind, _ = scorer.errors.most_common(1)[0]
         this.screen.warn(
-            f"{ctx.task.name} {ctx.name}: the reward could not score {failed} of {scored} completions, most often: "
+            f"{stage.task.name} {stage.name}: the reward could not score {failed} of {scored} completions, most often: "
             f"{kind}: {scorer.examples[kind]}"
         )
     gc.collect()
     for strategy in this.strategies:
-        instead = strategy.after_stage(ctx, rows)
+        instead = strategy.after_stage(stage, services, rows)
         if instead is not None:
-            ranks.on_main(replace_folder, ctx.target, instead)
+            ranks.on_main(replace_folder, stage.target, instead)
     note_merges(this, record)
     pace = pace_text(record["steps"] / max(record["seconds"], 1e-3), "step")
     notes = "".join(f"; {note}" for note in record["notes"])
     this.screen.line(
-        f"{ctx.task.name} {ctx.name}: {record['steps']} steps in {record['seconds']:.1f} s ({pace}), "
+        f"{stage.task.name} {stage.name}: {record['steps']} steps in {record['seconds']:.1f} s ({pace}), "
         f"{record['train_tokens']:,} trained tokens, {record['rollout_tokens']:,} rollout tokens{notes}"
     )
     return record

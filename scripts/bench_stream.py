@@ -187,8 +187,9 @@ class StageBench:
 
     def ours(self) -> tuple[float, list[float]]:
         from cpt import models, rollouts
+        from cpt.context import Services, Stage
         from cpt.rewards import Scorers
-        from cpt.stages import STAGES, StageContext
+        from cpt.stages import STAGES
         from cpt.stop import Stop
         from cpt.strategies import Strategy
 
@@ -198,16 +199,16 @@ class StageBench:
         class Clocked(Strategy):
             kind = "clocked"
 
-            def callbacks(self, ctx):
+            def callbacks(self, stage, services):
                 return [clock]
 
         source = models.resolve(self.recipe)
         with Scorers() as scorers:
             scorer = scorers.get(self.task.spec.reward.model_dump())
-            ctx = StageContext(
+            stage = Stage(
                 recipe=self.recipe,
                 task=self.task,
-                stage=self.recipe.stream[0].stages[0],
+                spec=self.recipe.stream[0].stages[0],
                 name=f"0-{self.kind}",
                 key="stream.reverse.stages.0",
                 source=source,
@@ -216,19 +217,22 @@ class StageBench:
                 target=target / "model",
                 work=target / "trainer",
                 seed=0,
-                rollouts=self.fixed_engine(rollouts.start(self.recipe, source, target, [], target / "log")),
+            )
+            services = Services(
+                engine=self.fixed_engine(rollouts.start(self.recipe, source, target, [], target / "log")),
                 score=lambda texts, rows, ends: [score.value for score in scorer.score(texts, rows, ends)],
                 read=lambda texts, rows, ends: [answer.value for answer in scorer.read(texts, rows, ends)],
                 verifier_errors=Counter(),
-                judge=lambda folder: ({}, {}),
-                rehearse=lambda memory, name, source, folder: {},
+                evaluate_on_validation=lambda folder: ({}, {}),
+                rehearse=lambda *_: {},
+                earlier_tasks=(),
                 log=lambda line: None,
-                rewind=lambda step: None,
+                rewind=lambda name, step: None,
                 screen=self.screen,
                 stop=Stop(),
                 notes=[],
             )
-            STAGES[self.kind](ctx, self.rows, [Clocked(self.recipe, None, "0-clock")])
+            STAGES[self.kind](stage, services, self.rows, [Clocked(self.recipe, None, "0-clock")])
         shutil.rmtree(target)
         return clock.per_step(), clock.losses
 

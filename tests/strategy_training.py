@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import torch
+from helpers.contexts import stage_and_services
 
 from cpt.recipe.merge import Merge as MergeSpec
 from cpt.recipe.strategies import Ema as EmaSpec
@@ -33,7 +34,7 @@ def made(kind: str, **options):
 
 
 def context(folder, task: str = "one"):
-    return SimpleNamespace(task=SimpleNamespace(name=task), key="stream.one.stages.0", seed=3, target=folder / "model")
+    return stage_and_services(task=SimpleNamespace(name=task), target=folder / "model")
 
 
 class Training:
@@ -42,12 +43,13 @@ class Training:
     def __init__(self, folder, *strategies, start: float = 0.0, step: int = 0):
         self.model = torch.nn.Linear(3, 2)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
-        self.state, self.ctx, self.strategies = SimpleNamespace(global_step=step), context(folder), strategies
+        self.state, self.strategies = SimpleNamespace(global_step=step), strategies
+        self.stage, self.services = context(folder)
         self.put(start)
         self.callbacks = []
         for strategy in strategies:
-            strategy.before_stage(self.ctx, None)
-            self.callbacks += strategy.callbacks(self.ctx)
+            strategy.before_stage(self.stage, self.services, None)
+            self.callbacks += strategy.callbacks(self.stage, self.services)
         self.call("on_train_begin", model=self.model)
 
     def call(self, name: str, **more) -> None:
@@ -86,7 +88,10 @@ class Training:
         written = {}
         for strategy in self.strategies:
             strategy.saved(
-                self.ctx, self.model, lambda folder, name=strategy.name: written.update({name: self.weights()})
+                self.stage,
+                self.services,
+                self.model,
+                lambda folder, name=strategy.name: written.update({name: self.weights()}),
             )
         return written
 

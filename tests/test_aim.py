@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ def with_aim(spec: dict, **more) -> dict:
 def rehearsing(tmp_path, asked: list, *values: float):
     """A second model of these values."""
 
-    def rehearse(memory, name, source: Path, folder: Path) -> dict:
+    def rehearse(stage, services, memory, name, source: Path, folder: Path) -> dict:
         asked.append((name, source))
         model(folder / "model", *values)
         return {"rows": 8, "steps": 2, "seconds": 1.5, "train_tokens": 30}
@@ -56,9 +57,9 @@ def test_by_hand(spec, wanted, start, tmp_path):
         for name, value in {"00-base": (0, 4.0), "01-one": (4.0, 4.0), "02-two": (8.0, 2.0)}.items()
     )
     merge, asked = strategy(method="aim", **{"memory": MEMORY} | spec), []
-    ctx = context(tmp_path, base, old)
-    ctx.rehearse = rehearsing(tmp_path, asked, 8.0, -2.0)
-    assert weights(merge.after_task(ctx, new)) == pytest.approx(wanted)
+    stage, services = context(tmp_path, base, old)
+    services = replace(services, rehearse=rehearsing(tmp_path, asked, 8.0, -2.0))
+    assert weights(merge.after_task(stage, services, new)) == pytest.approx(wanted)
     assert asked == [("0-merge", {"previous": old, "new": new}[start])]
     did = merge.merged()
     assert did["points"] == ["01-one"] and did["memory"] == {"rows": 8, "steps": 2}
@@ -69,7 +70,7 @@ def test_nothing_is_trained_that_is_not_merged(tmp_path):
     base, old, new = (model(tmp_path / name / "model", 1.0) for name in ("00-base", "01-one", "02-two"))
     merge = strategy(method="aim", memory=MEMORY, weight=[0.5, 0])
     for points in ((base,), (base, old)):
-        assert merge.after_task(context(tmp_path, *points), new) is None
+        assert merge.after_task(*context(tmp_path, *points), new) is None
         assert merge.merged()["told"] == "not merged: there is nothing to merge with yet"
     assert weights_of_aim(0, "new") == [1, 0]
 
@@ -87,9 +88,9 @@ def test_a_search_trains_once(tmp_path):
 
     merge = strategy(method="aim", memory=MEMORY, search=[1.0, 0.5, 0.25])
     merge.load_state_dict({"rows": [{"task1": 0.9}]})
-    ctx = context(tmp_path, base, old, judge=judge)
-    ctx.rehearse = rehearsing(tmp_path, asked, 4.0)
-    assert weights(merge.after_task(ctx, new)) == [6.0]
+    stage, services = context(tmp_path, base, old, judge=judge)
+    services = replace(services, rehearse=rehearsing(tmp_path, asked, 4.0))
+    assert weights(merge.after_task(stage, services, new)) == [6.0]
     assert judged == [8.0, 7.0, 6.0, 4.0] and len(asked) == 1
     assert merge.merged()["seconds"] >= 1.5 and merge.merged()["rollout_tokens"] == 12
 

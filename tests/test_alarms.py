@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fakes import short, write_recipe
+from helpers.contexts import stage_and_services
 
 from cpt.recipe import Alarms as Limits
 from cpt.recipe import load
@@ -18,13 +19,13 @@ def told(*logs: dict, every: int = 1, **limits) -> list[str]:
     from cpt.stages.alarms import Alarms
 
     said, state = [], SimpleNamespace(global_step=0, log_history=[])
-    ctx = SimpleNamespace(
+    stage, services = stage_and_services(
         task=SimpleNamespace(name="sort"),
         name="0-rlvr",
         screen=SimpleNamespace(warn=said.append),
         recipe=SimpleNamespace(alarms=Limits(**limits)),
     )
-    alarms = Alarms(ctx)
+    alarms = Alarms(stage, services)
     for each in logs:
         state.global_step += every
         state.log_history.append(each | {"step": state.global_step})

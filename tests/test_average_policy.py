@@ -36,23 +36,26 @@ def test_the_policy_lends_its_place_and_the_reference_follows(tmp_path):
     )
     training.put(0.0)
     training.begin(strategy)
-    strategy.reference(training.ctx, reference)
+    strategy.reference(training.stage, training.services, reference)
     training.step(4.0)  # the average is 2 now
     training.callback.on_step_begin(None, training.state, None)
     assert reference["weight"].unique().tolist() == [2.0]
     weight = training.model.weight
-    with strategy.rollout_policy(training.ctx)() as is_another, strategy.rollout_policy(training.ctx)() as inner:
+    with (
+        strategy.rollout_policy(training.stage, training.services)() as is_another,
+        strategy.rollout_policy(training.stage, training.services)() as inner,
+    ):
         assert is_another and inner and weight.unique().tolist() == [2.0]
     assert weight.unique().tolist() == [4.0]
     plain = ema(decay=DECAY)
     training.begin(plain)
-    assert plain.rollout_policy(training.ctx) is None
+    assert plain.rollout_policy(training.stage, training.services) is None
     early = ema(**OPTIONS, start=5)
     training.begin(early)
-    early.reference(training.ctx, reference)
+    early.reference(training.stage, training.services, reference)
     training.callback.on_step_begin(None, training.state, None)
     assert reference["weight"].unique().tolist() == [4.0], "until it begins it is the live weights"
-    with early.rollout_policy(training.ctx)() as is_another:
+    with early.rollout_policy(training.stage, training.services)() as is_another:
         assert not is_another and weight.unique().tolist() == [4.0]
 
 

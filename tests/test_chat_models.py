@@ -1,12 +1,12 @@
 """Instruct models: every stage asks and teaches what evaluation asks, `check` shows it, and refuses what cannot be."""
 
-import dataclasses
 import json
 import re
 
 import pytest
 from fakes import recipe, stage, write_recipe
 from fakes_tokenizers import CHATML, SPECIAL, byte_level
+from helpers.contexts import stage_and_services
 
 from cpt.checks import all_checks, plan
 from cpt.checks.findings import Findings
@@ -76,22 +76,19 @@ def trainer_of(tmp_path, settings):
 
     from cpt.data.encoding import encoder_of
     from cpt.rollouts.transformers import TransformersEngine
-    from cpt.stages import StageContext
 
     task, folder, spec = load_stream(settings, {}).tasks[0], Path(settings.model.path), settings.stream[0].stages[0]
-    empty = {field.name: None for field in dataclasses.fields(StageContext)}
-    ctx = StageContext(
-        **empty
-        | {"recipe": settings, "task": task, "stage": spec, "key": "k", "source": folder, "points": (folder,)}
-        | {"work": tmp_path / "work", "seed": 3, "rollouts": TransformersEngine(64), "notes": []}
+    stage, services = stage_and_services(
+        **{"recipe": settings, "task": task, "spec": spec, "source": folder, "points": (folder,)},
+        **{"work": tmp_path / "work", "engine": TransformersEngine(64)},
     )
     module, found = import_module(f"cpt.stages.{spec.kind.replace('-', '_')}"), []
-    train, module.train = module.train, lambda ctx, trainer, *_: found.append(trainer) or {}
+    train, module.train = module.train, lambda stage, services, trainer, *_: found.append(trainer) or {}
     try:
-        module.run(ctx, stage_rows(task, spec.kind), [])
+        module.run(stage, services, stage_rows(task, spec.kind), [])
     finally:
         module.train = train
-    return found[0], task, encoder_of(ctx)
+    return found[0], task, encoder_of(stage)
 
 
 HYBRID = {"kind": "hybrid", "method": "chord"}

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fakes import recipe, write_recipe
+from helpers.contexts import stage_and_services
 from safetensors.torch import load_file
 from test_ranks import LAUNCHERS, launch
 from test_resume import logged, results
@@ -120,26 +121,29 @@ def test_distills_loss_written_out(options):
 
 def trainer_of(tmp_path, kind: str, args: dict | None = None, adapter: dict | None = None, **beside):
     """A stage's trainer, as its `run` builds it, instead of the training."""
-    import dataclasses
 
     from cpt import tiny
     from cpt.data.stream import load_stream, stage_rows
     from cpt.rollouts.transformers import TransformersEngine
-    from cpt.stages import StageContext, distill, self_distillation
+    from cpt.stages import distill, self_distillation
 
     content = small(kind, args, **beside) | (adapter or {})
     settings = load(write_recipe(tmp_path / "recipe.yaml", content))
     task, folder = load_stream(settings, {}).tasks[0], tiny.path()
-    empty = {field.name: None for field in dataclasses.fields(StageContext)}
-    ctx = StageContext(
-        **empty
-        | {"recipe": settings, "task": task, "stage": settings.stream[0].stages[0], "key": "k", "source": folder}
-        | {"points": (folder,), "work": tmp_path / "work", "seed": 3, "rollouts": TransformersEngine(64), "notes": []}
+    stage, services = stage_and_services(
+        **{
+            "recipe": settings,
+            "task": task,
+            "spec": settings.stream[0].stages[0],
+            "source": folder,
+            "points": (folder,),
+        },
+        **{"work": tmp_path / "work", "engine": TransformersEngine(64)},
     )
     module, made = {"self-distillation": self_distillation, "distill": distill}[kind], []
-    train, module.train = module.train, lambda ctx, trainer, strategies: made.append(trainer)
+    train, module.train = module.train, lambda stage, services, trainer, strategies: made.append(trainer)
     try:
-        module.run(ctx, stage_rows(task, kind), [])
+        module.run(stage, services, stage_rows(task, kind), [])
     finally:
         module.train = train
     return made[0]

@@ -2,6 +2,7 @@
 
 import pytest
 from fakes_tokenizers import CHATML, SPECIAL, byte_level, encoder, metaspace
+from helpers.contexts import stage_and_services
 from tokenizers import normalizers, pre_tokenizers
 
 from cpt.checks.findings import Findings
@@ -345,12 +346,12 @@ def test_sampled_answers_that_would_be_taught_otherwise_are_left_out(monkeypatch
 
     made, warned = encoder(byte_level(LAST_ONLY), STOP), []
     screen = SimpleNamespace(warn=warned.append)
-    ctx = SimpleNamespace(notes=[], screen=screen, task=SimpleNamespace(name="t"), name="0-rejection", key="k")
+    stage, services = stage_and_services(screen=screen, task=SimpleNamespace(name="t"), name="0-rejection")
     answers = [lesson("yes"), lesson("why</think>no")]
-    assert teachable(ctx, made, answers) == answers[:1] and "1 of 2 sampled answers" in ctx.notes[0]
+    assert teachable(stage, services, made, answers) == answers[:1] and "1 of 2 sampled answers" in services.notes[0]
     assert "'no', and the demonstration is 'why</think>no'" in warned[0]
     pairs = [{"prompt": QUESTION, "chosen": "yes", "rejected": each} for each in ("why</think>no", "no")]
-    assert teachable(ctx, made, pairs) == pairs[1:]
-    with pytest.raises(UserError, match="k: none of 1 sampled answers can be trained on as it was given"):
-        teachable(ctx, made, answers[1:])
-    assert teachable(ctx, made, []) == []
+    assert teachable(stage, services, made, pairs) == pairs[1:]
+    with pytest.raises(UserError, match="none of 1 sampled answers can be trained on as it was given"):
+        teachable(stage, services, made, answers[1:])
+    assert teachable(stage, services, made, []) == []

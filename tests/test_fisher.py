@@ -78,9 +78,9 @@ def seen(tmp_path: Path, number: int, *stages: tuple[float, ...]) -> None:
         model(tmp_path / f"work-{number}" / f"{index}-sft" / "0-merge", *values)
 
 
-def commit(merge, ctx, live: Path, point: Path) -> Path:
+def commit(merge, stage, services, live: Path, point: Path) -> Path:
     """The task's merge as the next point's model, and its diagonal."""
-    left = merge.after_task(ctx, live) or live
+    left = merge.after_task(stage, services, live) or live
     merge.save(point / "strategies" / "0-merge")
     return model(point / "model", *weights(left))
 
@@ -100,9 +100,9 @@ def test_three_tasks_by_hand(feed_back, sources, tmp_path):
     seen(tmp_path, 3, (4.0, 1.0))
     points, merges = [model(tmp_path / "00-base" / "model", 9.0, 9.0)], []
     for number, live in enumerate(lives, start=1):
-        merge.before_stage(None, None)
-        points.append(commit(merge, context(tmp_path, *points), live, tmp_path / f"0{number}-task"))
-        merges.append(merge.served(None) and weights(merge.served(None)))
+        merge.before_stage(None, None, None)
+        points.append(commit(merge, *context(tmp_path, *points), live, tmp_path / f"0{number}-task"))
+        merges.append(merge.served(None, None) and weights(merge.served(None, None)))
     assert merges[0] is None
     assert merges[1] == pytest.approx([(1 * 1 + 3 * 2) / 4, 7.5]), "where both are 0: their mean"
     diagonals = [diagonal(point.parent) for point in points[1:]]
@@ -121,8 +121,8 @@ def test_a_weight_is_the_old_models_share(tmp_path):
     seen(tmp_path, 1, (1.0,))
     seen(tmp_path, 2, (3.0,))
     base, live = (model(tmp_path / name / "model", value) for name, value in (("00-base", 0.0), ("live", 2.0)))
-    one = commit(merge, context(tmp_path, base), model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
-    folder = merge.after_task(context(tmp_path, base, one), live)
+    one = commit(merge, *context(tmp_path, base), model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
+    folder = merge.after_task(*context(tmp_path, base, one), live)
     assert weights(folder) == pytest.approx([(0.25 * 1 * 1 + 0.75 * 3 * 2) / (0.25 * 1 + 0.75 * 3)])
 
 
@@ -138,10 +138,10 @@ def test_a_search_over_the_weight_knows_the_first_task_s_row(tmp_path):
     seen(tmp_path, 2, (1.0,))
     base, live = (model(tmp_path / name / "model", value) for name, value in (("00-base", 0.0), ("live", 2.0)))
     first = context(tmp_path, base, judge=lambda folder: ({"task1": judge(folder)[0]["task1"]}, judge(folder)[1]))
-    one = commit(merge, first, model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
+    one = commit(merge, *first, model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
     assert (merge.state_dict()["rows"], merge.merged()["curve"]) == ([{"task1": 1.0}], [])
     assert merge.merged()["told"] == "not merged: there is nothing to merge with yet"
-    folder = merge.after_task(context(tmp_path, base, one, judge=judge), live)
+    folder = merge.after_task(*context(tmp_path, base, one, judge=judge), live)
     assert weights(folder) == pytest.approx([1.1]) and merge.merged()["value"] == 0.9
 
 
@@ -149,8 +149,8 @@ def test_a_task_that_trained_nothing_is_not_merged(tmp_path):
     merge = strategy(method="fisher")
     seen(tmp_path, 1, (1.0,))
     base = model(tmp_path / "00-base" / "model", 0.0)
-    one = commit(merge, context(tmp_path, base), model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
-    two = commit(merge, context(tmp_path, base, one), model(tmp_path / "second" / "model", 1.0), tmp_path / "02-two")
+    one = commit(merge, *context(tmp_path, base), model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
+    two = commit(merge, *context(tmp_path, base, one), model(tmp_path / "second" / "model", 1.0), tmp_path / "02-two")
     assert merge.merged()["merged"] is False and diagonal(two.parent) == [1.0]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,10 +23,10 @@ HALF = {"kind": "merge", "method": "wise", "after": "stage"}
 
 def stage_context(tmp_path, points, stages=(), judge=None):
     """A stage after `points` and the task's earlier `stages`; its model is not there yet."""
-    ctx = context(tmp_path, *points, judge=judge)
-    ctx.stages, ctx.name = stages, f"{len(stages)}-sft"
-    ctx.target = tmp_path / f"work-{len(points)}" / ctx.name / "model"
-    return ctx
+    stage, services = context(tmp_path, *points, judge=judge)
+    name = f"{len(stages)}-sft"
+    target = tmp_path / f"work-{len(points)}" / name / "model"
+    return replace(stage, stages=stages, name=name, target=target), services
 
 
 BY_HAND = [  # the base (0, 4), task one (4, 4), the task's first stage (6, 0), and the new model (8, 2)
@@ -41,45 +42,51 @@ BY_HAND = [  # the base (0, 4), task one (4, 4), the task's first stage (6, 0), 
 def test_a_second_stage_by_hand(spec, wanted, tmp_path):
     points = [model(tmp_path / "00-base" / "model", 0.0, 4.0), model(tmp_path / "01-one" / "model", 4.0, 4.0)]
     first = model(tmp_path / "work-2" / "0-sft" / "model", 6.0, 0.0)
-    ctx = stage_context(tmp_path, points, (first,))
-    model(ctx.target, 8.0, 2.0)
+    stage, services = stage_context(tmp_path, points, (first,))
+    model(stage.target, 8.0, 2.0)
     merge = strategy(after="stage", **spec)
-    folder = merge.after_stage(ctx, None)
-    assert weights(folder) == pytest.approx(wanted) and folder.is_relative_to(ctx.target.parent)
+    folder = merge.after_stage(stage, services, None)
+    assert weights(folder) == pytest.approx(wanted) and folder.is_relative_to(stage.target.parent)
     done = merge.merged()
     assert done["after"] == "stage" and done["merged"]
-    assert merge.after_task(ctx, ctx.target) is None and merge.served(ctx) is None and merge.merged() is None
+    assert (
+        merge.after_task(stage, services, stage.target) is None
+        and merge.served(stage, services) is None
+        and merge.merged() is None
+    )
 
 
 def test_the_first_stage_of_the_first_task(tmp_path):
-    ctx = stage_context(tmp_path, [model(tmp_path / "00-base" / "model", 0.0, 4.0)])
-    model(ctx.target, 8.0, 2.0)
-    assert weights(strategy(after="stage", method="wise").after_stage(ctx, None)) == [4.0, 3.0]
-    assert strategy(after="stage", method="wise", adapter=True).after_stage(ctx, None) is None
-    second = stage_context(tmp_path, [*ctx.points], (ctx.target,))  # no adapter either: neither stage trained anything
+    stage, services = stage_context(tmp_path, [model(tmp_path / "00-base" / "model", 0.0, 4.0)])
+    model(stage.target, 8.0, 2.0)
+    assert weights(strategy(after="stage", method="wise").after_stage(stage, services, None)) == [4.0, 3.0]
+    assert strategy(after="stage", method="wise", adapter=True).after_stage(stage, services, None) is None
+    second, given = stage_context(
+        tmp_path, [*stage.points], (stage.target,)
+    )  # no adapter either: neither stage trained anything
     model(second.target, 1.0, 1.0)
-    assert strategy(after="stage", method="wise", adapter=True).after_stage(second, None) is None
+    assert strategy(after="stage", method="wise", adapter=True).after_stage(second, given, None) is None
     task = strategy(method="wise")
-    assert task.after_stage(ctx, None) is None and task.merged() is None
+    assert task.after_stage(stage, services, None) is None and task.merged() is None
 
 
 def test_a_search_keeps_one_row_a_task(tmp_path):
     """The second stage's row takes the place of the first one's: gates compare tasks, not stages."""
     points = [model(tmp_path / "00-base" / "model", 0.0), model(tmp_path / "01-one" / "model", 4.0)]
-    ctx = stage_context(tmp_path, points)
-    model(ctx.target, 8.0)
+    stage, services = stage_context(tmp_path, points)
+    model(stage.target, 8.0)
     merge = strategy(after="stage", method="wise", search=[0.5])
     merge.load_state_dict({"rows": [{"task1": 0.9}]})
 
     def judge(folder):
         return {"task1": 1 - weights(folder)[0] / 10, "task2": 0.5}, {"seconds": 1.0, "rollout_tokens": 10}
 
-    ctx.judge = judge
-    replace_folder(ctx.target, merge.after_stage(ctx, None))
-    assert weights(ctx.target) == [6.0] and len(merge.rows) == 2
-    second = stage_context(tmp_path, points, (ctx.target,), judge)
+    services = replace(services, evaluate_on_validation=judge)
+    replace_folder(stage.target, merge.after_stage(stage, services, None))
+    assert weights(stage.target) == [6.0] and len(merge.rows) == 2
+    second, given = stage_context(tmp_path, points, (stage.target,), judge)
     model(second.target, 2.0)
-    assert merge.after_stage(second, None) is None, "half-way back to 6 the old task is worse"
+    assert merge.after_stage(second, given, None) is None, "half-way back to 6 the old task is worse"
     assert merge.rows == [{"task1": 0.9}, {"task1": 0.8, "task2": 0.5}]
 
 
@@ -91,10 +98,10 @@ def test_a_search_with_nothing_to_merge_yet_has_its_row(tmp_path):
         asked.append(folder)
         return {"task1": 0.7}, {"seconds": 1.0, "rollout_tokens": 10}
 
-    ctx = context(tmp_path, model(tmp_path / "00-base" / "model", 0.0), judge=judge)
+    stage, services = context(tmp_path, model(tmp_path / "00-base" / "model", 0.0), judge=judge)
     merge = strategy(adapter=True, method="wise", search=[0.25, 0.5])
-    assert merge.after_task(ctx, model(ctx.target, 8.0)) is None and merge.served(ctx) is None
-    assert asked == [ctx.target] and merge.rows == [{"task1": 0.7}]
+    assert merge.after_task(stage, services, model(stage.target, 8.0)) is None and merge.served(stage, services) is None
+    assert asked == [stage.target] and merge.rows == [{"task1": 0.7}]
     did = merge.merged()
     assert (did["told"], did["rollout_tokens"]) == ("not merged: there is nothing to merge with yet", 10)
 

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fakes import mistakes, short, write_recipe
+from helpers.contexts import stage_and_services
 from safetensors.torch import load_file, save_file
 from test_resume import assert_same_end
 
@@ -44,9 +46,9 @@ def strategy(gates=None, adapter=None, **spec) -> Merge:
 def context(tmp_path: Path, *points: Path, judge=None):
     """After a task that `points` came before."""
     number = len(points)
-    return SimpleNamespace(
-        points=points, base=points[0], target=tmp_path / f"work-{number}" / "0-sft" / "model", seed=3, judge=judge,
-        screen=Screen(QUIET), task=SimpleNamespace(name=f"task{number}"), stop=SimpleNamespace(check=lambda: None),
+    return stage_and_services(
+        points=points, target=tmp_path / f"work-{number}" / "0-sft" / "model", evaluate_on_validation=judge,
+        screen=Screen(QUIET), task=SimpleNamespace(name=f"task{number}"),
     )  # fmt: skip
 
 
@@ -79,21 +81,21 @@ BY_HAND = [  # changes of the base: one (4, 0), two (8, -2)
 @pytest.mark.parametrize("spec, wanted", BY_HAND, ids=[str(spec) for spec, _ in BY_HAND])
 def test_each_method_by_hand(spec, wanted, points, tmp_path):
     merge = strategy(**spec)
-    folder = merge.after_task(context(tmp_path, *points[:2]), points[2])
-    assert weights(folder) == pytest.approx(wanted) and merge.served(None) == folder
+    folder = merge.after_task(*context(tmp_path, *points[:2]), points[2])
+    assert weights(folder) == pytest.approx(wanted) and merge.served(None, None) == folder
     assert weights(points[2]) == [8.0, 2.0]
 
 
 def test_the_first_task(points, tmp_path):
     """Interpolation meets the base; a change has no other to be joined with; two changes are wanting."""
     first = context(tmp_path, points[0])
-    assert weights(strategy(method="wise").after_task(first, points[2])) == [4.0, 3.0]
-    assert weights(strategy(method="task-arithmetic", scale=0.5).after_task(first, points[2])) == [4.0, 3.0]
+    assert weights(strategy(method="wise").after_task(*first, points[2])) == [4.0, 3.0]
+    assert weights(strategy(method="task-arithmetic", scale=0.5).after_task(*first, points[2])) == [4.0, 3.0]
     for spec in ({"method": "wise", "weight": "average"}, {"method": "model-stock"}):
         merge = strategy(**spec)
-        assert merge.after_task(first, points[2]) is None and merge.served(None) is None
+        assert merge.after_task(*first, points[2]) is None and merge.served(None, None) is None
         assert merge.merged()["merged"] is False
-    assert strategy(adapter=True, method="wise").after_task(first, points[2]) is None
+    assert strategy(adapter=True, method="wise").after_task(*first, points[2]) is None
 
 
 def test_an_average_gives_every_task_the_same(tmp_path):
@@ -101,7 +103,7 @@ def test_an_average_gives_every_task_the_same(tmp_path):
     points = [base]
     for number, value in enumerate((1.0, 2.0, 6.0), start=1):
         live = model(tmp_path / f"live-{number}" / "model", value)
-        points.append(merge.after_task(context(tmp_path, *points), live) or live)
+        points.append(merge.after_task(*context(tmp_path, *points), live) or live)
     assert weights(points[-1]) == pytest.approx([3.0])
     assert [fixed(merge.spec, task)["value"] for task in (1, 2, 4)] == [0.0, 0.5, 0.75]
     by_task = strategy(method="wise", weight=(0.0, 0.25))
@@ -116,16 +118,16 @@ def test_chance_is_the_stage_s_own(points, tmp_path):
     wide = [model(tmp_path / f"wide{n}" / "model", *[float(n)] * 64) for n in range(3)]
     seen = []
     for seed in (3, 3, 4):
-        ctx = context(tmp_path, *wide[:2])
-        ctx.seed = seed
-        seen.append(weights(strategy(method="dare", density=0.5).after_task(ctx, wide[2])))
+        stage, services = context(tmp_path, *wide[:2])
+        stage = replace(stage, seed=seed)
+        seen.append(weights(strategy(method="dare", density=0.5).after_task(stage, services, wide[2])))
     assert seen[0] == seen[1] != seen[2]
 
 
 def test_what_is_not_fed_back_is_served(points, tmp_path):
     merge = strategy(method="wise", feed_back=False)
-    assert merge.after_task(context(tmp_path, *points[:2]), points[2]) is None
-    assert weights(merge.served(None)) == [6.0, 3.0]
+    assert merge.after_task(*context(tmp_path, *points[:2]), points[2]) is None
+    assert weights(merge.served(None, None)) == [6.0, 3.0]
 
 
 # -- search --------------------------------------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ def test_a_search_takes_the_best_and_keeps_the_curve(points, tmp_path):
     asked = []
     merge = strategy(method="wise", search=[1, 0, 0.5, 0.25])
     merge.load_state_dict({"rows": [{"task1": 0.9}]})
-    folder = merge.after_task(context(tmp_path, *points[:2], judge=judging(5.9, asked)), points[2])
+    folder = merge.after_task(*context(tmp_path, *points[:2], judge=judging(5.9, asked)), points[2])
     assert asked == [8.0, 7.0, 6.0, 4.0] and weights(folder) == [6.0, 3.0]
     did = merge.merged()
     assert (did["value"], did["merged"], did["rollout_tokens"], did["points"]) == (0.5, True, 40, ["01-one"])
@@ -180,7 +182,7 @@ def test_a_search_takes_the_best_and_keeps_the_curve(points, tmp_path):
     assert "on validation 0.745, unmerged 0.645" in did["told"]
     again = strategy(method="wise", search=[1, 0, 0.5, 0.25])
     again.load_state_dict({"rows": [{"task1": 0.9}]})
-    assert weights(again.after_task(context(tmp_path, *points[:2]), points[2])) == [6.0, 3.0]
+    assert weights(again.after_task(*context(tmp_path, *points[:2]), points[2])) == [6.0, 3.0]
     assert again.merged()["curve"] == did["curve"], "what was judged is not judged again"
 
 
@@ -188,8 +190,8 @@ def test_a_search_may_leave_the_model_as_it_is(points, tmp_path):
     asked = []
     merge = strategy(method="wise", search=[0.5])
     merge.load_state_dict({"rows": [{"task1": 0.9}]})
-    assert merge.after_task(context(tmp_path, *points[:2], judge=judging(8, asked)), points[2]) is None
-    assert merge.served(None) is None and merge.merged()["told"].startswith(
+    assert merge.after_task(*context(tmp_path, *points[:2], judge=judging(8, asked)), points[2]) is None
+    assert merge.served(None, None) is None and merge.merged()["told"].startswith(
         "not merged: of the searched values of weight"
     )
     assert merge.state_dict()["rows"][1]["task1"] == 1.0

@@ -134,8 +134,8 @@ def test_the_copy_of_an_adapter_whose_weights_end_in_its_name(tmp_path, tiny_fol
     policy.add_adapter("ref", policy.peft_config["default"])
     copy = of_reference(policy)
     assert len(copy) == 6 and all(bool((each == 1).all()) for each in copy.values())
-    ctx = SimpleNamespace(stage=SimpleNamespace(reference="stage-start"), reference=tiny_folder)
-    set_reference_adapter(SimpleNamespace(model=policy), ctx)
+    stage = SimpleNamespace(spec=SimpleNamespace(reference="stage-start"), reference=tiny_folder)
+    set_reference_adapter(SimpleNamespace(model=policy), stage)
     for name, each in of_reference(policy).items():
         assert torch.equal(each, policy.get_parameter(name)) and not bool((each == 1).all())
 

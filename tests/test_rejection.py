@@ -1,6 +1,5 @@
 """Rejection-sampling fine-tuning: what is kept, how rounds go on, and that a kill repeats none of them."""
 
-import dataclasses
 import json
 import signal
 from collections import Counter
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from fakes import recipe, write_recipe
 from fakes_tokenizers import byte_level, encoder
+from helpers.contexts import stage_and_services
 from test_resume import logged, results
 
 from cpt.checks import plan
@@ -156,10 +156,7 @@ def test_check(cpt, tmp_path):
 
 
 def context(tmp_path, **given):
-    from cpt.stages import StageContext
-
-    empty = {field.name: None for field in dataclasses.fields(StageContext)}
-    return StageContext(**empty | {"key": "k", "work": tmp_path, "seed": 3, "notes": []} | given)
+    return stage_and_services(work=tmp_path, **given)
 
 
 def test_each_text_of_a_prompt_once(monkeypatch, tmp_path):
@@ -170,38 +167,43 @@ def test_each_text_of_a_prompt_once(monkeypatch, tmp_path):
     right = [("p", ["b", "a", "b", "c"]), (chat, ["d"]), ("r", [])]
     groups = [Verified({"id": "1", "prompt": prompt}, answers, ["x"]) for prompt, answers in right]
     monkeypatch.setattr(rejection, "verified", lambda *_: iter(groups))
-    stage = SimpleNamespace(rounds=1, samples=SimpleNamespace(prompts=3, samples=5, per_prompt=2))
-    ctx = context(
+    stage, services = context(
         tmp_path,
-        stage=stage,
-        rollouts=SimpleNamespace(rollout_tokens=0),
+        spec=SimpleNamespace(rounds=1, samples=SimpleNamespace(prompts=3, samples=5, per_prompt=2)),
+        engine=SimpleNamespace(rollout_tokens=0),
         verifier_errors=Counter(),
         task=SimpleNamespace(),
         recipe=SimpleNamespace(alarms=SimpleNamespace(groups_without_signal=None)),
     )
-    rows, _ = rejection.kept_answers(ctx, encoder(byte_level(), "<|im_end|>"), 1, tmp_path, None, None)
+    rows, _ = rejection.kept_answers(stage, services, encoder(byte_level(), "<|im_end|>"), 1, tmp_path, None, None)
     assert rows == [
         {"prompt": "p", "completion": "b"},
         {"prompt": "p", "completion": "a"},
         {"prompt": chat, "completion": [{"role": "assistant", "content": "d"}]},
     ]
-    assert ctx.notes == [
+    assert services.notes == [
         "round 1: 3 prompts x 5 answers sampled, 5 right, 4 distinct, 3 kept; 66.7% of the prompts solved"
     ]
 
 
 @pytest.mark.parametrize("start, source", [("present", "round-1/model"), ("stage-start", "source")])
 def test_where_a_round_starts_and_logs(tmp_path, start, source):
-    from cpt.stages.rejection import round_context
+    from cpt.stages.rejection import one_round
 
     lines, rewound = [], []
-    stage = SimpleNamespace(rounds=2, start=start)
-    ctx = context(
-        tmp_path, stage=stage, source=tmp_path / "source", target="target", log=lines.append, rewind=rewound.append
+    stage, services = context(
+        tmp_path,
+        spec=SimpleNamespace(rounds=2, start=start),
+        source=tmp_path / "source",
+        target="target",
+        log=lines.append,
+        rewind=lambda *where: rewound.append(where),
     )
-    this = round_context(ctx, 2, tmp_path / "round-1" / "model", [{"steps": 6, "seconds": 1.5}])
+    this, given = one_round(stage, services, 2, tmp_path / "round-1" / "model", [{"steps": 6, "seconds": 1.5}])
     assert (this.source, this.target, this.work) == (tmp_path / source, "target", tmp_path / "round-2" / "trainer")
-    assert this.seed not in (ctx.seed, round_context(ctx, 1, tmp_path, []).seed)
-    this.log({"step": 2, "max_steps": 6, "seconds": 1.0, "loss": 0.5})
-    this.rewind(4)
-    assert lines == [{"step": 8, "max_steps": 12, "seconds": 2.5, "round": 2, "loss": 0.5}] and rewound == [10]
+    assert this.seed not in (stage.seed, one_round(stage, services, 1, tmp_path, [])[0].seed)
+    given.log({"step": 2, "max_steps": 6, "seconds": 1.0, "loss": 0.5})
+    given.rewind("0-rejection", 4)
+    assert lines == [{"step": 8, "max_steps": 12, "seconds": 2.5, "round": 2, "loss": 0.5}] and rewound == [
+        ("0-rejection", 10)
+    ]

@@ -23,7 +23,7 @@ folder = sys.argv.pop(1)
 snr_ranks.main(f"{folder}/rows.json", f"{folder}/two", "2", "2")
 class Spied(rlvr.Vote):
     def score(self, texts, rows, finished):
-        votes, values = self.ctx.read(texts, rows, finished), super().score(texts, rows, finished)
+        votes, values = self.services.read(texts, rows, finished), super().score(texts, rows, finished)
         with open(os.path.join(folder, "rank" + os.environ["RANK"]), "a") as out:
             out.write(json.dumps([[row["id"] for row in rows], votes, values, self.found]) + chr(10))
         return values

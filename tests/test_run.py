@@ -331,11 +331,11 @@ def test_a_strategys_hooks(monkeypatch, tmp_path):
             super().__init__(recipe, spec, name)
             self.rows, self.steps = spec.rows, 0
 
-        def before_stage(self, ctx, rows):
-            heard.append(("before", ctx.key, len(rows), self.steps))
+        def before_stage(self, stage, services, rows):
+            heard.append(("before", stage.key, len(rows), self.steps))
             return rows.select(range(self.rows))
 
-        def callbacks(self, ctx):
+        def callbacks(self, stage, services):
             strategy = self
 
             class Count(TrainerCallback):
@@ -344,19 +344,19 @@ def test_a_strategys_hooks(monkeypatch, tmp_path):
 
             return [Count()]
 
-        def saved(self, ctx, model, save):
+        def saved(self, stage, services, model, save):
             with torch.no_grad():
                 next(model.parameters()).zero_()
-            save(ctx.target.parent / self.name)
+            save(stage.target.parent / self.name)
 
-        def after_stage(self, ctx, rows):
-            heard.append(("after", ctx.key, len(rows), self.steps))
+        def after_stage(self, stage, services, rows):
+            heard.append(("after", stage.key, len(rows), self.steps))
 
-        def after_task(self, ctx, model):
-            return ctx.source if ctx.task.name == "caesar" else None  # the task's own training is thrown away
+        def after_task(self, stage, services, model):
+            return stage.source if stage.task.name == "caesar" else None  # the task's own training is thrown away
 
-        def served(self, ctx):
-            return ctx.target.parent / self.name if ctx.task.name == "reverse" else None
+        def served(self, stage, services):
+            return stage.target.parent / self.name if stage.task.name == "reverse" else None
 
         def state_dict(self):
             return {"steps": self.steps}

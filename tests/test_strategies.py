@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fakes import mistakes, short, write_recipe
+from helpers.contexts import stage_and_services
 from safetensors.torch import load_file
 from test_ranks import LAUNCHERS, launch
 from test_resume import assert_same_end
@@ -33,11 +34,12 @@ class Training:
 
     def __init__(self, folder, step: int = 0):
         self.model = torch.nn.Linear(3, 2)
-        self.state, self.ctx = SimpleNamespace(global_step=step), context(folder)
+        self.state = SimpleNamespace(global_step=step)
+        self.stage, self.services = context(folder)
 
     def begin(self, strategy) -> None:
-        strategy.before_stage(self.ctx, None)
-        (self.callback,) = strategy.callbacks(self.ctx)
+        strategy.before_stage(self.stage, self.services, None)
+        (self.callback,) = strategy.callbacks(self.stage, self.services)
         self.callback.on_train_begin(None, self.state, None, model=self.model)
 
     def step(self, value: float, gradient: float = 0.0) -> None:
@@ -60,13 +62,15 @@ class Training:
     def end(self, strategy) -> float | None:
         """The one number that what `saved` writes holds; None where it writes nothing."""
         written = []
-        strategy.saved(self.ctx, self.model, lambda folder: written.append(self.model.weight[0, 0].item()))
-        strategy.after_stage(self.ctx, None)
+        strategy.saved(
+            self.stage, self.services, self.model, lambda folder: written.append(self.model.weight[0, 0].item())
+        )
+        strategy.after_stage(self.stage, self.services, None)
         return written[0] if written else None
 
 
 def context(folder, task: str = "one"):
-    return SimpleNamespace(task=SimpleNamespace(name=task), key="stream.one.stages.0", seed=3, target=folder / "model")
+    return stage_and_services(task=SimpleNamespace(name=task), target=folder / "model")
 
 
 def ema(**options) -> Ema:
@@ -106,7 +110,7 @@ def test_an_average_goes_on_over_stages_and_may_begin_anew(tmp_path):
         again = ema(decay=0.5, span=span)
         again.load(tmp_path / span)
         training = Training(tmp_path)
-        training.ctx = context(tmp_path, "two")
+        training.stage, training.services = context(tmp_path, "two")
         training.put(2.0)
         training.begin(again)
         training.step(4.0)

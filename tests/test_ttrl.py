@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from fakes import write_recipe
+from helpers.contexts import stage_and_services
 from test_rlvr import logged, rlvr, run, weights
 
 from cpt.data import procedural
@@ -48,17 +49,17 @@ def test_majorities_by_hand():
 
 def vote(alarm: float = 0.8, said=None) -> Vote:
     """One whose answers are the texts; `said` collects its warnings."""
-    ctx = SimpleNamespace(
+    stage, services = stage_and_services(
         task=SimpleNamespace(name="reverse"),
         name="0-rlvr",
-        stage=SimpleNamespace(ttrl=SimpleNamespace(alarm=alarm)),
+        spec=SimpleNamespace(ttrl=SimpleNamespace(alarm=alarm)),
         read=lambda texts, rows, finished: [text or None for text in texts],
         score=lambda texts, rows, finished: [
             float(text == row["answer"]) for text, row in zip(texts, rows, strict=True)
         ],
         screen=SimpleNamespace(warn=(said if said is not None else []).append),
     )
-    return Vote(ctx, 4)
+    return Vote(stage, services, 4)
 
 
 def test_a_group_is_judged_by_its_majority():

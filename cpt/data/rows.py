@@ -11,6 +11,7 @@
 | tools | the tools that a chat may call, as JSON schemas, for the chat template |
 | answer_markers | the answer of a completion is what follows the last of these |
 | metadata | anything a verifier of the user's wants |
+| task | the task of the stream that it belongs to, in every row that is trained on: its verifier scores what answers it |
 """
 
 import json

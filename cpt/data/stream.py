@@ -118,11 +118,12 @@ def load_task(spec: Task | SuiteTask, seed: int, wanted: Sequence[str], key: str
 
 
 def stage_rows(task: TaskData, kind: str):
-    """The task's training rows as a `datasets.Dataset`: each row packed, and its prompt beside it (`rows.packed`).
+    """The task's training rows as a `datasets.Dataset`: each row packed with the name of its task, and its prompt
+    beside it (`rows.packed`).
 
     They are rows in which `form_problems` finds nothing.
     """
-    return table(packed(row) for row in task.train)
+    return table(packed(row | {"task": task.name}) for row in task.train)
 
 
 def stage_forms(task: TaskData, kind: str) -> Iterator[Row]:

@@ -1,6 +1,6 @@
 """Verifiers: (completion, row) -> float, one a file, pure. A `Scorer` calls them so that none can stop the run."""
 
-from cpt.rewards.scorer import Failure, Score, Scorer, Scorers, kind_of, told
+from cpt.rewards.scorer import Failure, Score, Scorer, Scorers, TaskScorers, told
 from cpt.rewards.verifiers import VERIFIERS, build
 
-__all__ = ["VERIFIERS", "Failure", "Score", "Scorer", "Scorers", "build", "kind_of", "told"]
+__all__ = ["VERIFIERS", "Failure", "Score", "Scorer", "Scorers", "TaskScorers", "build", "told"]

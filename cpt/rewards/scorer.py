@@ -3,7 +3,7 @@ is counted, and never stops the run."""
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cpt.rewards import sources
@@ -102,6 +102,38 @@ class Scorer:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+class TaskScorers:
+    """Scores rows of several tasks in one batch, each by the verifier of its own task: `row["task"]` says which.
+
+    `scorer_of(task)` is the scorer of a task by its name. `errors` counts how verifiers failed: {kind: times}.
+    """
+
+    def __init__(self, scorer_of: Callable[[str], Scorer]):
+        self.scorer_of = scorer_of
+        self.errors: Counter[str] = Counter()
+
+    def score(self, completions: list[str], rows: list[dict], finished: list[bool]) -> list[float | None]:
+        """The reward of each completion, in order; None where it could not be scored."""
+        return self._of_each_task("score", completions, rows, finished)
+
+    def read(self, completions: list[str], rows: list[dict], finished: list[bool]) -> list[str | None]:
+        """The answer that each completion gives, in order; None where it gives none, or none could be read."""
+        return self._of_each_task("read", completions, rows, finished)
+
+    def _of_each_task(self, what: str, completions: list[str], rows: list[dict], finished: list[bool]) -> list:
+        places: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            places.setdefault(row["task"], []).append(place)
+        values: list = [None] * len(rows)
+        for task, mine in places.items():
+            ask = getattr(self.scorer_of(task), what)
+            scores = ask([completions[i] for i in mine], [rows[i] for i in mine], [finished[i] for i in mine])
+            self.errors.update(kind_of(score.error) for score in scores if score.error)
+            for place, score in zip(mine, scores, strict=True):
+                values[place] = score.value
+        return values
 
 
 class Scorers:

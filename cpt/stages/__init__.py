@@ -1,4 +1,4 @@
-"""Stages: each takes the policy from `ctx.source` to `ctx.target` by a thin subclass of a TRL trainer.
+"""Stages: each takes the policy from `stage.source` to `stage.target` by a thin subclass of a TRL trainer.
 
 STAGES maps the recipe's `kind` to its stage; TRL is imported when the first one runs, or by `load`.
 """
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
 
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 
-__all__ = ["STAGES", "StageContext", "load"]
+__all__ = ["STAGES", "load"]
 
 MODULES = {
     "sft": "cpt.stages.sft",
@@ -22,8 +22,8 @@ MODULES = {
 }
 
 
-def _run(kind: str, ctx: StageContext, rows, strategies) -> dict:
-    return import_module(MODULES[kind]).run(ctx, rows, strategies)
+def _run(kind: str, stage: Stage, services: Services, rows, strategies) -> dict:
+    return import_module(MODULES[kind]).run(stage, services, rows, strategies)
 
 
 STAGES = {kind: partial(_run, kind) for kind in MODULES}

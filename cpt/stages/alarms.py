@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from transformers import TrainerCallback
 
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.stages.rl.kl_from_start import NAME as DRIFT
 
 FAR_FROM_ONE = 0.1  # of the mean importance ratio of sampler and policy: above it their arithmetic differs too much
@@ -27,8 +27,8 @@ GROUPS = "groups_without_signal"
 class Alarms(TrainerCallback):
     """Looks at what TRL logs. Each alarm is told once in a process, from all that the stage has logged, a resumed one too."""
 
-    def __init__(self, ctx: StageContext):
-        self.ctx, self.limits, self.told = ctx, ctx.recipe.alarms, set()
+    def __init__(self, stage: Stage, services: Services):
+        self.stage, self.services, self.limits, self.told = stage, services, stage.recipe.alarms, set()
 
     def on_log(self, args, state, control, logs=None, **_):
         if "train_runtime" in logs:
@@ -36,7 +36,7 @@ class Alarms(TrainerCallback):
         for name, find in ALARMS.items():
             if name not in self.told and (said := find(self.limits, state.log_history)):
                 self.told.add(name)
-                self.ctx.screen.warn(f"{self.ctx.task.name} {self.ctx.name}, step {state.global_step}: {said}")
+                self.services.screen.warn(f"{self.stage.task.name} {self.stage.name}, step {state.global_step}: {said}")
 
 
 def logged(history: Sequence[dict], name: str) -> list[float]:

@@ -8,7 +8,7 @@ from trl import DistillationTrainer
 from trl.trainer import distillation_trainer
 
 from cpt import models
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, encoder_of
 from cpt.stages import teacher
 from cpt.stages.alarms import Alarms
@@ -46,11 +46,11 @@ class DistillStageTrainer(CountsAtLoss, DistillationTrainer):
         return self._step % self.args.gradient_accumulation_steps == 0
 
 
-def load_teacher(ctx: StageContext):
+def load_teacher(stage: Stage):
     """The teacher's weights, an adapter merged into its base; not to be trained."""
-    recipe = teacher.as_model(ctx.recipe, ctx.stage)
-    folder = teacher.folder_of(ctx.recipe, ctx.stage, ctx.base, ctx.key)
-    with teacher.of_the_teacher(ctx.key):
+    recipe = teacher.as_model(stage.recipe, stage.spec)
+    folder = teacher.folder_of(stage.recipe, stage.spec, stage.base, stage.key)
+    with teacher.of_the_teacher(stage.key):
         if models.is_adapter(folder):
             from peft import AutoPeftModelForCausalLM
 
@@ -62,19 +62,19 @@ def load_teacher(ctx: StageContext):
     return model.requires_grad_(False).eval()
 
 
-def run(ctx: StageContext, rows, strategies) -> dict:
-    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
-    encoder = encoder_of(ctx)
+def run(stage: Stage, services: Services, rows, strategies) -> dict:
+    """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
+    encoder = encoder_of(stage)
     trainer = build(
-        ctx,
+        stage,
         DistillStageTrainer,
-        model=load_policy(ctx),
-        teacher_model=load_teacher(ctx),
-        args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
+        model=load_policy(stage),
+        teacher_model=load_teacher(stage),
+        args=make_config(stage.recipe, stage.spec, stage.key, stage.work, stage.seed),
         train_dataset=rows,
         processing_class=encoder.tokenizer,
-        engine=ctx.rollouts,
+        engine=services.engine,
         encoder=encoder,
     )
-    trainer.add_callback(Alarms(ctx))
-    return train(ctx, trainer, strategies)
+    trainer.add_callback(Alarms(stage, services))
+    return train(stage, services, trainer, strategies)

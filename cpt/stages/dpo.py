@@ -12,7 +12,7 @@ from trl import DPOTrainer
 from trl.trainer import dpo_trainer
 
 from cpt import models
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import dpo_row, unpack
 from cpt.errors import UserError
@@ -37,51 +37,51 @@ class DpoStageTrainer(CountsTokens, DPOTrainer):
         return dataset
 
 
-def run(ctx: StageContext, rows, strategies) -> dict:
-    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
-    config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
+def run(stage: Stage, services: Services, rows, strategies) -> dict:
+    """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted."""
+    config = make_config(stage.recipe, stage.spec, stage.key, stage.work, stage.seed)
     spent = None
-    encoder = encoder_of(ctx)
+    encoder = encoder_of(stage)
     pairs = [dpo_row(row) for row in unpack(rows["prompt"], rows["row"])]
     if "chosen" not in pairs[0]:
-        pairs, spent = on_policy_pairs(ctx, encoder, rows, config.max_length)
+        pairs, spent = on_policy_pairs(stage, services, encoder, rows, config.max_length)
     trainer = build(
-        ctx,
+        stage,
         DpoStageTrainer,
-        model=load_policy(ctx, ctx.reference),
+        model=load_policy(stage, stage.reference),
         args=config,
         train_dataset=dpo_examples(
-            ((encoder, pair) for pair in pairs), config, models.context_length(ctx.base, ctx.recipe), ctx.key
+            ((encoder, pair) for pair in pairs), config, models.context_length(stage.base, stage.recipe), stage.key
         ),
         processing_class=encoder.tokenizer,
     )
-    set_reference_adapter(trainer, ctx)
-    return train(ctx, trainer, strategies, spent)
+    set_reference_adapter(trainer, stage)
+    return train(stage, services, trainer, strategies, spent)
 
 
 def on_policy_pairs(
-    ctx: StageContext, encoder: Encoder, rows: Dataset, max_length: int | None
+    stage: Stage, services: Services, encoder: Encoder, rows: Dataset, max_length: int | None
 ) -> tuple[list[dict], dict]:
-    """Pairs of `prompt`, `chosen`, `rejected` from the policy in `ctx.source`, and what they cost.
+    """Pairs of `prompt`, `chosen`, `rejected` from the policy in `stage.source`, and what they cost.
 
     Raises:
         UserError: no prompt had both a right and a wrong answer.
     """
-    pairs, spent = made_once(ctx, "pairs", lambda: _sample_pairs(ctx, rows, max_length))
-    pairs = teachable(ctx, encoder, pairs)
+    pairs, spent = made_once(stage, services, "pairs", lambda: _sample_pairs(stage, services, rows, max_length))
+    pairs = teachable(stage, services, encoder, pairs)
     if not pairs:
         raise UserError(
-            f"{ctx.key}: no prompt of {ctx.task.name} got both a right and a wrong answer, so there is nothing to prefer: "
-            "raise pairs.prompts, pairs.samples or pairs.temperature, or leave the stage out"
+            f"{stage.key}: no prompt of {stage.task.name} got both a right and a wrong answer, so there is nothing to "
+            "prefer: raise pairs.prompts, pairs.samples or pairs.temperature, or leave the stage out"
         )
-    ctx.notes.append(f"{len(pairs)} on-policy pairs")
+    services.notes.append(f"{len(pairs)} on-policy pairs")
     return pairs, spent
 
 
-def _sample_pairs(ctx: StageContext, rows: Dataset, max_length: int | None) -> Iterator[dict]:
+def _sample_pairs(stage: Stage, services: Services, rows: Dataset, max_length: int | None) -> Iterator[dict]:
     """This rank's share of the pairs."""
-    spec = ctx.stage.pairs
-    for row, right, wrong in verified(ctx, rows, spec, ctx.source, max_length, "pairs"):
+    spec = stage.spec.pairs
+    for row, right, wrong in verified(stage, services, rows, spec, stage.source, max_length, "pairs"):
         both = zip(dict.fromkeys(right), dict.fromkeys(wrong), strict=False)
         for chosen, rejected in list(both)[: spec.per_prompt]:
             yield dpo_row(row | {"chosen": chosen, "rejected": rejected})

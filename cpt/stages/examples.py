@@ -9,7 +9,7 @@ under `assistant_only_loss`.
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, Taught
 from cpt.data.roundtrip import failure
 from cpt.errors import UserError
@@ -69,7 +69,7 @@ def labels(encoder: Encoder, form: dict, taught: Taught, config, key: str) -> li
     return [IGNORED] * start + taught.ids[start:]
 
 
-def teachable(ctx: StageContext, encoder: Encoder, made: list[dict]) -> list[dict]:
+def teachable(stage: Stage, services: Services, encoder: Encoder, made: list[dict]) -> list[dict]:
     """The lessons or pairs that teach what the policy answered. An answer of its own may be one that the chat template writes
     otherwise (it takes a reasoning out, say): it is left out, with a note and a warning.
 
@@ -88,11 +88,11 @@ def teachable(ctx: StageContext, encoder: Encoder, made: list[dict]) -> list[dic
         first = next(iter(wrong.values()))
         if len(wrong) == len(made):
             raise UserError(
-                f"{ctx.key}: none of {len(made)} sampled answers can be trained on as it was given: {first}"
+                f"{stage.key}: none of {len(made)} sampled answers can be trained on as it was given: {first}"
             )
         note = f"{len(wrong)} of {len(made)} sampled answers are not trained on as they were given, and left out"
-        ctx.notes.append(note)
-        ctx.screen.warn(f"{ctx.task.name} {ctx.name}: {note}, for example: {first}")
+        services.notes.append(note)
+        services.screen.warn(f"{stage.task.name} {stage.name}: {note}, for example: {first}")
     return [each for place, each in enumerate(made) if place not in wrong]
 
 

@@ -5,7 +5,7 @@ RFT (2308.01825) is one round. RAFT (2304.06767) goes on from the present weight
 stage-start`; its hints for unsolved prompts are not here. Unlike RAFT, which keeps the best answer even where none is right,
 only verified answers are kept; unlike RFT, which compares equations, answers are the same only where their texts are.
 
-A round is a unit of resume. It is sealed in `ctx.work` with its model, the records of all rounds so far and the strategies'
+A round is a unit of resume. It is sealed in `stage.work` with its model, the records of all rounds so far and the strategies'
 states; the round before it is then removed. The last round's model is the stage's.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from datasets import Dataset
 
 from cpt import ranks
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import lesson
 from cpt.errors import UserError
@@ -33,53 +33,68 @@ from cpt.stages.sft import train_on
 from cpt.stages.trainer import peak_memory_bytes
 
 
-def run(ctx: StageContext, rows, strategies) -> dict:
-    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
-    records = resume(ctx, strategies)
-    for number in range(len(records) + 1, ctx.stage.rounds + 1):
-        present = folder_of(ctx, number - 1) / "model" if number > 1 else ctx.source
-        this = round_context(ctx, number, present, records)
-        records.append(train_round(this, number, present, rows, strategies))
-        if number < ctx.stage.rounds:
+def run(stage: Stage, services: Services, rows, strategies) -> dict:
+    """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted."""
+    records = resume(stage, services, strategies)
+    for number in range(len(records) + 1, stage.spec.rounds + 1):
+        present = folder_of(stage, number - 1) / "model" if number > 1 else stage.source
+        mine, given = one_round(stage, services, number, present, records)
+        records.append(train_round(mine, given, number, present, rows, strategies))
+        if number < stage.spec.rounds:
             for strategy in strategies:
-                strategy.save(folder_of(ctx, number) / "strategies" / strategy.name)
+                strategy.save(folder_of(stage, number) / "strategies" / strategy.name)
             ranks.barrier()
-            ranks.on_main(commit_round, ctx, number, records)
+            ranks.on_main(commit_round, stage, number, records)
     return whole(records)
 
 
-def train_round(ctx: StageContext, number: int, present: Path, rows: Dataset, strategies) -> dict:
-    """Sample from the policy in `present`, train the one in `ctx.source` on what is right; the round's record."""
-    config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
-    encoder = encoder_of(ctx)
-    kept, spent = kept_answers(ctx, encoder, number, present, rows, config.max_length)
+def train_round(stage: Stage, services: Services, number: int, present: Path, rows: Dataset, strategies) -> dict:
+    """Sample from the policy in `present`, train the one in `stage.source` on what is right; the round's record."""
+    config = make_config(stage.recipe, stage.spec, stage.key, stage.work, stage.seed)
+    encoder = encoder_of(stage)
+    kept, spent = kept_answers(stage, services, encoder, number, present, rows, config.max_length)
     if not kept:
-        return untrained(ctx, number, present, spent)
-    return train_on(ctx, ((encoder, each) for each in kept), strategies, spent)
+        return untrained(stage, services, number, present, spent)
+    return train_on(stage, services, ((encoder, each) for each in kept), strategies, spent)
 
 
-def untrained(ctx: StageContext, number: int, present: Path, spent: dict) -> dict:
+def untrained(stage: Stage, services: Services, number: int, present: Path, spent: dict) -> dict:
     """A round that found no right answer, as its record: the policy in `present` is what it leaves."""
-    ctx.screen.warn(f"{ctx.task.name} {ctx.name}: no answer of round {number} was right; the model is left as it was")
-    ranks.on_main(partial(shutil.rmtree, ignore_errors=True), ctx.target)  # of a run killed before the stage's commit
-    ranks.on_main(copy_folder, present, ctx.target)
+    services.screen.warn(
+        f"{stage.task.name} {stage.name}: no answer of round {number} was right; the model is left as it was"
+    )
+    ranks.on_main(partial(shutil.rmtree, ignore_errors=True), stage.target)  # of a run killed before the stage's commit
+    ranks.on_main(copy_folder, present, stage.target)
     costs = {"train_tokens": 0, "peak_memory_bytes": peak_memory_bytes()} | spent
-    return {"task": ctx.task.name, "stage": ctx.name, "kind": ctx.stage.kind, "steps": 0, **costs, "notes": ctx.notes}
+    return {
+        "task": stage.task.name,
+        "stage": stage.name,
+        "kind": stage.spec.kind,
+        "steps": 0,
+        **costs,
+        "notes": services.notes,
+    }
 
 
 def kept_answers(
-    ctx: StageContext, encoder: Encoder, number: int, present: Path, rows: Dataset, max_length: int | None
+    stage: Stage,
+    services: Services,
+    encoder: Encoder,
+    number: int,
+    present: Path,
+    rows: Dataset,
+    max_length: int | None,
 ) -> tuple[list[dict], dict]:
     """{prompt, completion} of each answer that is trained on, and what they cost.
 
     Raises:
         UserError: no answer was right, and the recipe does not say to go on all the same.
     """
-    spec = ctx.stage.samples
-    what = f"answers, round {number} of {ctx.stage.rounds}"
+    spec = stage.spec.samples
+    what = f"answers, round {number} of {stage.spec.rounds}"
 
     def sampled() -> Iterator[dict]:
-        for row, right, _ in verified(ctx, rows, spec, present, max_length, what):
+        for row, right, _ in verified(stage, services, rows, spec, present, max_length, what):
             distinct = list(dict.fromkeys(right))
             yield {
                 "row": row,
@@ -88,25 +103,25 @@ def kept_answers(
                 "kept": distinct[: spec.per_prompt],
             }
 
-    asked, spent = made_once(ctx, "answers", sampled)
+    asked, spent = made_once(stage, services, "answers", sampled)
     kept = [lesson(each["row"], text) for each in asked for text in each["kept"]]
-    kept = teachable(ctx, encoder, kept)
-    if not kept and ctx.stage.none_right == "stop":
+    kept = teachable(stage, services, encoder, kept)
+    if not kept and stage.spec.none_right == "stop":
         raise UserError(
-            f"{ctx.key}: none of the {len(asked) * spec.samples} answers sampled for {ctx.task.name} was verified right, so "
-            "there is nothing to train on: raise samples.prompts, samples.samples or samples.temperature, put a stage "
-            "before it that teaches the task (sft on demonstrations), or say `none_right: skip`"
+            f"{stage.key}: none of the {len(asked) * spec.samples} answers sampled for {stage.task.name} was verified "
+            "right, so there is nothing to train on: raise samples.prompts, samples.samples or samples.temperature, put a "
+            "stage before it that teaches the task (sft on demonstrations), or say `none_right: skip`"
         )
     right, distinct = (sum(each[name] for each in asked) for name in ("right", "distinct"))
     solved = sum(each["right"] > 0 for each in asked)
-    limit = ctx.recipe.alarms.groups_without_signal
+    limit = stage.recipe.alarms.groups_without_signal
     if limit is not None and 1 - solved / len(asked) >= limit:
-        ctx.screen.warn(
-            f"{ctx.task.name} {ctx.name}, round {number}: only {solved} of {len(asked)} prompts got a right answer "
+        services.screen.warn(
+            f"{stage.task.name} {stage.name}, round {number}: only {solved} of {len(asked)} prompts got a right answer "
             f"(alarms.groups_without_signal: {limit:g}): the stage learns from these alone; take easier prompts, raise "
             "samples.samples, or put a stage before it that teaches the task"
         )
-    ctx.notes.append(
+    services.notes.append(
         f"round {number}: {len(asked)} prompts x {spec.samples} answers sampled, {right} right, {distinct} distinct, "
         f"{len(kept)} kept; {solved / len(asked):.1%} of the prompts solved"
     )
@@ -116,63 +131,66 @@ def kept_answers(
 # -- rounds --------------------------------------------------------------------------------------------------------------
 
 
-def folder_of(ctx: StageContext, number: int) -> Path:
-    return ctx.work / f"round-{number}"
+def folder_of(stage: Stage, number: int) -> Path:
+    return stage.work / f"round-{number}"
 
 
-def round_context(ctx: StageContext, number: int, present: Path, records: list[dict]) -> StageContext:
-    """The context of one round; the steps that it logs and rewinds to go on from those of the rounds before."""
+def one_round(
+    stage: Stage, services: Services, number: int, present: Path, records: list[dict]
+) -> tuple[Stage, Services]:
+    """What one round is and may use; the steps that it logs and rewinds to go on from those of the rounds before."""
     steps = sum(record["steps"] for record in records)
     seconds = sum(record["seconds"] for record in records)
 
     def log(line: dict) -> None:
         went_on = {"step": line["step"] + steps, "max_steps": line["max_steps"] + steps}
-        ctx.log(line | went_on | {"seconds": round(line["seconds"] + seconds, 3), "round": number})
+        services.log(line | went_on | {"seconds": round(line["seconds"] + seconds, 3), "round": number})
 
-    folder = folder_of(ctx, number)
-    return replace(
-        ctx,
-        source=present if ctx.stage.start == "present" else ctx.source,
-        target=folder / "model" if number < ctx.stage.rounds else ctx.target,
+    folder = folder_of(stage, number)
+    mine = replace(
+        stage,
+        source=present if stage.spec.start == "present" else stage.source,
+        target=folder / "model" if number < stage.spec.rounds else stage.target,
         work=folder / "trainer",
         seed=int(
-            np.random.SeedSequence([ctx.seed, number]).generate_state(1)[0] >> 1
+            np.random.SeedSequence([stage.seed, number]).generate_state(1)[0] >> 1
         ),  # 31 bits, as transformers wants
-        log=log,
-        rewind=lambda step: ctx.rewind(steps + step),
-        notes=[],
     )
+    rewind = lambda name, step: services.rewind(name, steps + step)  # noqa: E731
+    return mine, replace(services, log=log, rewind=rewind, notes=[])
 
 
-def commit_round(ctx: StageContext, number: int, records: list[dict]) -> None:
+def commit_round(stage: Stage, number: int, records: list[dict]) -> None:
     """Seal a finished round, and remove the one before it."""
-    folder = folder_of(ctx, number)
+    folder = folder_of(stage, number)
     shutil.rmtree(folder / "trainer")
     write_json(folder / "records.json", records)
     seal(folder)
-    shutil.rmtree(folder_of(ctx, number - 1), ignore_errors=True)
+    shutil.rmtree(folder_of(stage, number - 1), ignore_errors=True)
 
 
-def resume(ctx: StageContext, strategies) -> list[dict]:
+def resume(stage: Stage, services: Services, strategies) -> list[dict]:
     """The records of the rounds that are sealed (the same on all ranks); the strategies are as they were after them."""
-    number = ranks.on_main(last_sealed, ctx)
+    number = ranks.on_main(last_sealed, stage, services)
     if number == 0:
         return []
-    folder = folder_of(ctx, number)
+    folder = folder_of(stage, number)
     for strategy in strategies:
         strategy.load(folder / "strategies" / strategy.name)
     return json.loads((folder / "records.json").read_text())
 
 
-def last_sealed(ctx: StageContext) -> int:
+def last_sealed(stage: Stage, services: Services) -> int:
     """The last round that is whole, 0 where none is; what was made from a damaged one is removed, with a warning."""
-    rounds = range(1, ctx.stage.rounds + 1)
-    last = max((number for number in rounds if is_intact(folder_of(ctx, number))), default=0)
+    rounds = range(1, stage.spec.rounds + 1)
+    last = max((number for number in rounds if is_intact(folder_of(stage, number))), default=0)
     for number in rounds[last:]:
-        folder = folder_of(ctx, number)
+        folder = folder_of(stage, number)
         damaged = (folder / DONE).exists()
         if damaged:
-            ctx.screen.warn(f"{ctx.task.name} {ctx.name}: round {number} is damaged; going on after round {last}")
+            services.screen.warn(
+                f"{stage.task.name} {stage.name}: round {number} is damaged; going on after round {last}"
+            )
         if damaged or number > last + 1:
             shutil.rmtree(folder, ignore_errors=True)
     return last

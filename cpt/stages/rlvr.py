@@ -9,7 +9,7 @@ from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
 from cpt import ranks
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import unpack
 from cpt.stages.alarms import GROUPS, Alarms
@@ -126,12 +126,12 @@ def is_alike(rewards_N: torch.Tensor, unscorable_N: torch.Tensor, group: int) ->
     return largest_P - smallest_P <= 1e-6  # of a group without any it is -inf
 
 
-def trainer_of(ctx: StageContext) -> tuple[type[RlvrStageTrainer], dict]:
+def trainer_of(stage: Stage) -> tuple[type[RlvrStageTrainer], dict]:
     """RlvrStageTrainer with what the stage asks for besides, and the options of that."""
-    spec, parts, options = ctx.stage, [], {}
+    spec, parts, options = stage.spec, [], {}
     if spec.snr_step is not None:
         parts += [SnrStep, WholeGroups]
-        options |= {"snr_step": spec.snr_step, "key": ctx.key}
+        options |= {"snr_step": spec.snr_step, "key": stage.key}
     if spec.advantage is not None:
         parts.append(OwnBaseline)
         options["advantage"] = spec.advantage
@@ -141,15 +141,15 @@ def trainer_of(ctx: StageContext) -> tuple[type[RlvrStageTrainer], dict]:
     return type("RlvrStageTrainer", (*parts, RlvrStageTrainer), {}), options
 
 
-def reward_function(ctx: StageContext, encoder: Encoder, group: int):
+def reward_function(stage: Stage, services: Services, encoder: Encoder, group: int):
     """TRL's form of the task's reward, by majorities with `ttrl`. Unscorable completions give None, and are counted."""
-    vote = None if getattr(ctx.stage, "ttrl", None) is None else Vote(ctx, group)
+    vote = None if getattr(stage.spec, "ttrl", None) is None else Vote(stage, services, group)
 
     def reward(prompts, completion_ids, row, log_metric, **_):
         rows = unpack(prompts, row)
         finished = [bool(ids) and ids[-1] in encoder.ends for ids in completion_ids]
         texts = [encoder.text(ids) for ids in completion_ids]
-        values = (ctx.score if vote is None else vote.score)(texts, rows, finished)
+        values = (services.score if vote is None else vote.score)(texts, rows, finished)
         for name, value in ({} if vote is None else vote.found).items():
             log_metric(name, value)
         log_metric("unscorable", sum(value is None for value in values) / len(values))
@@ -158,40 +158,46 @@ def reward_function(ctx: StageContext, encoder: Encoder, group: int):
     return reward
 
 
-def run(ctx: StageContext, rows, strategies) -> dict:
-    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
-    config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
-    rows = rows if ctx.stage.ttrl is None else without_answers(rows)
+def run(stage: Stage, services: Services, rows, strategies) -> dict:
+    """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
+    config = make_config(stage.recipe, stage.spec, stage.key, stage.work, stage.seed)
+    rows = rows if stage.spec.ttrl is None else without_answers(rows)
     spent, found, penalties, opening = None, {}, [], None
-    if ctx.stage.filter is not None:
-        rows, opening, spent, found["filter"] = filtered(ctx, rows, config)
-    if ctx.stage.overlong is not None:
-        penalties.append(overlong_reward(config.max_completion_length, ctx.stage.overlong.buffer))
-    trainer_class, options = trainer_of(ctx)
-    trainer = make_trainer(ctx, rows, config, penalties, trainer_class, opening=opening, **options)
-    return train(ctx, trainer, strategies, spent) | found
+    if stage.spec.filter is not None:
+        rows, opening, spent, found["filter"] = filtered(stage, services, rows, config)
+    if stage.spec.overlong is not None:
+        penalties.append(overlong_reward(config.max_completion_length, stage.spec.overlong.buffer))
+    trainer_class, options = trainer_of(stage)
+    trainer = make_trainer(stage, services, rows, config, penalties, trainer_class, opening=opening, **options)
+    return train(stage, services, trainer, strategies, spent) | found
 
 
 def make_trainer(
-    ctx: StageContext, rows, config, penalties=(), trainer_class: type[RlvrStageTrainer] = RlvrStageTrainer, **options
+    stage: Stage,
+    services: Services,
+    rows,
+    config,
+    penalties=(),
+    trainer_class: type[RlvrStageTrainer] = RlvrStageTrainer,
+    **options,
 ) -> RlvrStageTrainer:
     """The stage's trainer on its policy and rows; `options` go to the class. Raises UserError."""
-    encoder = encoder_of(ctx)
-    policy = load_policy(ctx, ctx.reference)
-    reward = reward_function(ctx, encoder, config.num_generations)
+    encoder = encoder_of(stage)
+    policy = load_policy(stage, stage.reference)
+    reward = reward_function(stage, services, encoder, config.num_generations)
     trainer = build(
-        ctx,
+        stage,
         trainer_class,
         model=policy,
         reward_funcs=[reward, *penalties],
         args=config,
         train_dataset=rows,
         processing_class=encoder.tokenizer,
-        engine=ctx.rollouts,
-        drift=Drift(ctx.work / f"drift-{ranks.state().process_index}.safetensors"),
+        engine=services.engine,
+        drift=Drift(stage.work / f"drift-{ranks.state().process_index}.safetensors"),
         encoder=encoder,
         **options,
     )
-    set_reference_adapter(trainer, ctx)
-    trainer.add_callback(Alarms(ctx))
+    set_reference_adapter(trainer, stage)
+    trainer.add_callback(Alarms(stage, services))
     return trainer

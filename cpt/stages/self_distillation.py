@@ -14,7 +14,7 @@ from trl.experimental.sdft.sdft_trainer import DemonstrationTeacherContextBuilde
 from trl.generation import vllm_generation
 from trl.trainer.utils import use_adapter
 
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import in_context, pack, tools_of, unpack
 from cpt.errors import UserError
@@ -85,23 +85,23 @@ def with_contexts(rows, template: str):
     return rows.add_column("privileged_context", [pack(each) for each in asked])
 
 
-def run(ctx: StageContext, rows, strategies) -> dict:
-    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
-    encoder = encoder_of(ctx)
+def run(stage: Stage, services: Services, rows, strategies) -> dict:
+    """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
+    encoder = encoder_of(stage)
     trainer = build(
-        ctx,
+        stage,
         SelfDistillationTrainer,
-        model=load_policy(ctx, ctx.source),
-        args=make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed),
-        train_dataset=with_contexts(rows, ctx.stage.template),
+        model=load_policy(stage, stage.source),
+        args=make_config(stage.recipe, stage.spec, stage.key, stage.work, stage.seed),
+        train_dataset=with_contexts(rows, stage.spec.template),
         processing_class=encoder.tokenizer,
-        engine=ctx.rollouts,
+        engine=services.engine,
         encoder=encoder,
-        rate=ctx.stage.ema_rate,
-        every=ctx.stage.sync_every,
+        rate=stage.spec.ema_rate,
+        every=stage.spec.sync_every,
     )
     if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         raise UserError(
-            f"{ctx.key}: the teacher's average needs whole weights on each process: not under DeepSpeed or FSDP"
+            f"{stage.key}: the teacher's average needs whole weights on each process: not under DeepSpeed or FSDP"
         )
-    return train(ctx, trainer, strategies)
+    return train(stage, services, trainer, strategies)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from trl import SFTTrainer
 
 from cpt import models
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import sft_row, unpack
 from cpt.stages.configs import make_config
@@ -17,23 +17,27 @@ class SftStageTrainer(CountsTokens, SFTTrainer):
     """SFTTrainer that says how many tokens it has trained on."""
 
 
-def run(ctx: StageContext, rows, strategies) -> dict:
-    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted."""
-    encoder = encoder_of(ctx)
-    return train_on(ctx, ((encoder, sft_row(row)) for row in unpack(rows["prompt"], rows["row"])), strategies)
+def run(stage: Stage, services: Services, rows, strategies) -> dict:
+    """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted."""
+    encoder = encoder_of(stage)
+    return train_on(
+        stage, services, ((encoder, sft_row(row)) for row in unpack(rows["prompt"], rows["row"])), strategies
+    )
 
 
-def train_on(ctx: StageContext, lessons: Iterable[tuple[Encoder, dict]], strategies, spent: dict | None = None) -> dict:
+def train_on(
+    stage: Stage, services: Services, lessons: Iterable[tuple[Encoder, dict]], strategies, spent: dict | None = None
+) -> dict:
     """SFT on {prompt, completion} or {messages}, each with its task's encoder; `spent` as in `training.train`."""
-    config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
-    examples = sft_examples(lessons, config, models.context_length(ctx.base, ctx.recipe), ctx.key)
+    config = make_config(stage.recipe, stage.spec, stage.key, stage.work, stage.seed)
+    examples = sft_examples(lessons, config, models.context_length(stage.base, stage.recipe), stage.key)
     config.assistant_only_loss = False  # the labels say it, and TRL would look for messages
     trainer = build(
-        ctx,
+        stage,
         SftStageTrainer,
-        model=load_policy(ctx),
+        model=load_policy(stage),
         args=config,
         train_dataset=examples,
-        processing_class=encoder_of(ctx).tokenizer,
+        processing_class=encoder_of(stage).tokenizer,
     )
-    return train(ctx, trainer, strategies, spent)
+    return train(stage, services, trainer, strategies, spent)

@@ -1,6 +1,6 @@
 """What all stages share: the reference, in-stage checkpoints, saving, and what a stage reports.
 
-The order matters for exactness. The policy is loaded from `ctx.source` (not handed on in memory), the trainer is built,
+The order matters for exactness. The policy is loaded from `stage.source` (not handed on in memory), the trainer is built,
 the last whole checkpoint is resumed, and at the end everything is let go of before the next stage begins.
 """
 
@@ -24,7 +24,7 @@ from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from cpt import models, pissa, ranks
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.disk import remove, writing
 from cpt.errors import Interrupted, UserError
 from cpt.files import DONE, is_intact, seal, write_json
@@ -58,19 +58,19 @@ class CountsTokens:
         return True
 
 
-def load_policy(ctx: StageContext, reference: Path | None = None):
-    """The policy of `ctx.source`, with TRL's reference pointed at the folder `reference`.
+def load_policy(stage: Stage, reference: Path | None = None):
+    """The policy of `stage.source`, with TRL's reference pointed at the folder `reference`.
 
     TRL loads the reference of a model with all its weights from the path in its config, so that path is the reference.
     With an adapter it copies the adapter as loaded; `set_reference_adapter` makes that what `reference` names.
     """
-    policy = models.load_policy(ctx.source, ctx.base, ctx.recipe, trainable=True, seed=ctx.seed)
+    policy = models.load_policy(stage.source, stage.base, stage.recipe, trainable=True, seed=stage.seed)
     if reference is not None:
         policy.config.name_or_path = str(reference)
     return policy
 
 
-def set_reference_adapter(trainer: Trainer, ctx: StageContext) -> None:
+def set_reference_adapter(trainer: Trainer, stage: Stage) -> None:
     """Let TRL's reference under an adapter be what `reference` names: the model with TRL's copy "ref", or without any.
 
     TRL makes that copy of the policy's adapter as it came, and of some kinds (IA3, VeRA) leaves weights out.
@@ -78,11 +78,11 @@ def set_reference_adapter(trainer: Trainer, ctx: StageContext) -> None:
     model = trainer.model
     if "ref" not in getattr(model, "peft_config", {}):
         return
-    if ctx.stage.reference == "stage-start":
+    if stage.spec.reference == "stage-start":
         for name, weight in of_reference(model).items():
             weight.data.copy_(model.get_parameter(name))
-    elif models.is_adapter(ctx.reference):
-        saved = load_peft_weights(ctx.reference, "cpu")
+    elif models.is_adapter(stage.reference):
+        saved = load_peft_weights(stage.reference, "cpu")
         saved = pissa.trained(saved) if pissa.is_split(model) else saved
         missing = set_peft_model_state_dict(model, saved, adapter_name="ref")
         assert not missing.unexpected_keys, "the previous task's adapter is another than this one's"
@@ -96,7 +96,7 @@ def of_reference(model) -> dict[str, torch.nn.Parameter]:
 
 
 @contextmanager
-def refusals_told(ctx: StageContext, what: str, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def refusals_told(stage: Stage, what: str, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """What `what` refuses in this block becomes one line for the user, until training has begun; all of it in the log."""
     try:
         yield
@@ -104,13 +104,13 @@ def refusals_told(ctx: StageContext, what: str, begun: Callable[[], bool] = lamb
         of_the_system = isinstance(error, OSError) and error.errno is not None  # a full disk, and the like
         if begun() or of_the_system or isinstance(error, UserError):
             raise
-        log.info("%s: %s refuses", ctx.key, what, exc_info=True)
-        raise UserError(f"{ctx.key}: {what} refuses: {one_line(error)}") from error
+        log.info("%s: %s refuses", stage.key, what, exc_info=True)
+        raise UserError(f"{stage.key}: {what} refuses: {one_line(error)}") from error
 
 
-def build(ctx: StageContext, trainer_class: type[Trainer], **arguments) -> Trainer:
+def build(stage: Stage, trainer_class: type[Trainer], **arguments) -> Trainer:
     """The trainer; what TRL finds wrong with rows or arguments becomes one line for the user."""
-    with refusals_told(ctx, trainer_class._name):
+    with refusals_told(stage, trainer_class._name):
         trainer = trainer_class(**arguments)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -119,8 +119,8 @@ def build(ctx: StageContext, trainer_class: type[Trainer], **arguments) -> Train
     return trainer
 
 
-def train(ctx: StageContext, trainer: Trainer, strategies, spent: dict | None = None) -> dict:
-    """Train (or go on training), save to `ctx.target`, free everything; returns the stage's record.
+def train(stage: Stage, services: Services, trainer: Trainer, strategies, spent: dict | None = None) -> dict:
+    """Train (or go on training), save to `stage.target`, free everything; returns the stage's record.
 
     `spent` is what the stage cost before it trains: {seconds, rollout_tokens}.
 
@@ -129,41 +129,45 @@ def train(ctx: StageContext, trainer: Trainer, strategies, spent: dict | None = 
         UserError: TRL cannot begin with these arguments and rows, or ends before the steps it was to take.
     """
     if len(trainer.train_dataset) == 0:
-        raise UserError(f"{ctx.key}: {trainer._name} has no row left to train on: raise max_length in `args`")
-    ctx.stop.check()
-    checkpoint = latest_checkpoint(ctx)
-    keeper = Keeper(ctx, trainer, strategies, checkpoint, spent or {})
+        raise UserError(f"{stage.key}: {trainer._name} has no row left to train on: raise max_length in `args`")
+    services.stop.check()
+    checkpoint = latest_checkpoint(stage, services)
+    keeper = Keeper(stage, services, trainer, strategies, checkpoint, spent or {})
     with (
-        refusals_told(ctx, trainer._name, lambda: keeper.begun),
-        ctx.screen.progress(f"{ctx.task.name} {ctx.name}", max(1, total_steps(trainer))) as bar,
+        refusals_told(stage, trainer._name, lambda: keeper.begun),
+        services.screen.progress(f"{stage.task.name} {stage.name}", max(1, total_steps(trainer))) as bar,
     ):
-        own = [callback for strategy in strategies for callback in strategy.callbacks(ctx)]
+        own = [callback for strategy in strategies for callback in strategy.callbacks(stage, services)]
         for strategy in strategies:
-            strategy.reference(ctx, reference_weights(trainer))
-            if (policy := strategy.rollout_policy(ctx)) is not None:
+            strategy.reference(stage, services, reference_weights(trainer))
+            if (policy := strategy.rollout_policy(stage, services)) is not None:
                 trainer.rollout_policy = policy
-        for callback in (*own, Narrator(ctx, keeper, bar), keeper):  # the keeper last: it seals what the others saved
+        for callback in (
+            *own,
+            Narrator(stage, services, keeper, bar),
+            keeper,
+        ):  # the keeper last: it seals what the others saved
             trainer.add_callback(callback)
-        with writing(ctx.work, partial(checkpoint_bytes, trainer), partial(remove_unfinished, ctx.work)):
+        with writing(stage.work, partial(checkpoint_bytes, trainer), partial(remove_unfinished, stage.work)):
             try:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except Interrupted:  # the rollouts of a step were cut
                 keeper.save_last_step()
                 raise
     if keeper.interrupted:
-        raise Interrupted(ctx.stop.signal or 15)
+        raise Interrupted(services.stop.signal or 15)
     steps, wanted = trainer.state.global_step, trainer.state.max_steps
     if steps < wanted:
         raise UserError(
-            f"{ctx.key}: training ended after {steps} of {wanted} steps: {len(trainer.train_dataset)} rows do not fill a "
+            f"{stage.key}: training ended after {steps} of {wanted} steps: {len(trainer.train_dataset)} rows do not fill a "
             "batch; give more rows, or lower per_device_train_batch_size"
         )
-    save(ctx, trainer, ctx.target)
+    save(stage, trainer, stage.target)
     for strategy in strategies:
-        strategy.saved(ctx, trainer.model, partial(save, ctx, trainer))
-    record = {"task": ctx.task.name, "stage": ctx.name, "kind": ctx.stage.kind, "steps": steps, **keeper.costs()}
-    release(ctx, trainer)
-    return record | {"notes": list(ctx.notes)}
+        strategy.saved(stage, services, trainer.model, partial(save, stage, trainer))
+    record = {"task": stage.task.name, "stage": stage.name, "kind": stage.spec.kind, "steps": steps, **keeper.costs()}
+    release(services, trainer)
+    return record | {"notes": list(services.notes)}
 
 
 def reference_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -198,29 +202,29 @@ def checkpoint_bytes(trainer: Trainer) -> int:
     return sum(each.nbytes for each in (*kept, *(p for p in trainer.model.parameters() if p.requires_grad)))
 
 
-def check_finite(ctx: StageContext, strange: list[str]) -> None:
+def check_finite(stage: Stage, strange: list[str]) -> None:
     """Raise UserError where tensors hold NaN or infinity: every later loss, gradient and answer would come of them."""
     if strange:
         raise UserError(
-            f"{ctx.key}: training diverged: {models.holds_nan(strange)}; nothing of the stage is kept: lower learning_rate "
+            f"{stage.key}: training diverged: {models.holds_nan(strange)}; nothing of the stage is kept: lower learning_rate "
             "or max_grad_norm in `args`"
         )
 
 
-def save(ctx: StageContext, trainer: Trainer, target: Path) -> None:
+def save(stage: Stage, trainer: Trainer, target: Path) -> None:
     """Gather on all ranks, write on rank 0. Raises UserError where the policy is no longer finite."""
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     policy = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    check_finite(ctx, ranks.broadcast(models.not_finite(state_dict.items()) if ranks.is_main() else []))
+    check_finite(stage, ranks.broadcast(models.not_finite(state_dict.items()) if ranks.is_main() else []))
     if ranks.is_main():
         shutil.rmtree(target, ignore_errors=True)
-        models.save_policy(policy, state_dict, ctx.source, target, ctx.recipe, ctx.base)
+        models.save_policy(policy, state_dict, stage.source, target, stage.recipe, stage.base)
     ranks.barrier()
 
 
-def release(ctx: StageContext, trainer: Trainer) -> None:
+def release(services: Services, trainer: Trainer) -> None:
     """Let go of the model, the optimiser and accelerate's hold on them, so that nothing leaks into the next stage."""
-    ctx.rollouts.release()
+    services.engine.release()
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
     trainer.callback_handler.model = trainer.callback_handler.optimizer = trainer.callback_handler.lr_scheduler = None
@@ -230,18 +234,20 @@ def release(ctx: StageContext, trainer: Trainer) -> None:
     gc.collect()
 
 
-def latest_checkpoint(ctx: StageContext) -> Path | None:
+def latest_checkpoint(stage: Stage, services: Services) -> Path | None:
     """The last checkpoint that was written whole (the same on all ranks); damaged ones are removed with a warning."""
     found = None
     if ranks.is_main():
-        folders = sorted(ctx.work.glob("checkpoint-*"), key=lambda folder: -int(folder.name.split("-")[1]))
+        folders = sorted(stage.work.glob("checkpoint-*"), key=lambda folder: -int(folder.name.split("-")[1]))
         for folder in folders:
             if found is None and is_intact(folder):
                 found = folder
             elif found is None:
-                ctx.screen.warn(f"{ctx.task.name} {ctx.name}: {folder.name} is damaged or was not finished; not used")
+                services.screen.warn(
+                    f"{stage.task.name} {stage.name}: {folder.name} is damaged or was not finished; not used"
+                )
                 shutil.rmtree(folder)
-        ctx.rewind(int(found.name.split("-")[1]) if found else 0)
+        services.rewind(stage.name, int(found.name.split("-")[1]) if found else 0)
     return ranks.broadcast(found)
 
 
@@ -257,13 +263,15 @@ class Keeper(TrainerCallback):
     the checkpoint is that of the step before, with the random state that it ended with.
     """
 
-    def __init__(self, ctx: StageContext, trainer: Trainer, strategies, checkpoint: Path | None, spent: dict):
-        self.ctx, self.trainer, self.strategies = ctx, trainer, strategies
+    def __init__(
+        self, stage: Stage, services: Services, trainer: Trainer, strategies, checkpoint: Path | None, spent: dict
+    ):
+        self.stage, self.services, self.trainer, self.strategies = stage, services, trainer, strategies
         self.due = self.interrupted = self.begun = False
         self.last_step: tuple | None = None  # what the rollouts of the next step change, as it was when this one ended
         self.start = time.monotonic()
-        self.rollouts_at_start = ctx.rollouts.rollout_tokens
-        self.errors_at_start = Counter(ctx.verifier_errors)
+        self.rollouts_at_start = services.engine.rollout_tokens
+        self.errors_at_start = Counter(services.verifier_errors)
         self.trained_at_start = 0
         self.before = {"seconds": 0.0, "train_tokens": 0, "rollout_tokens": 0, "verifier_errors": {}} | spent
         if checkpoint is not None:
@@ -274,14 +282,14 @@ class Keeper(TrainerCallback):
 
     def costs(self) -> dict:
         """Seconds, tokens, peak memory and verifier errors of the stage so far, over all ranks and earlier attempts."""
-        rollout_tokens = sum(ranks.gather([self.ctx.rollouts.rollout_tokens - self.rollouts_at_start]))
+        rollout_tokens = sum(ranks.gather([self.services.engine.rollout_tokens - self.rollouts_at_start]))
         return {
             "seconds": round(self.before["seconds"] + time.monotonic() - self.start, 3),
             "train_tokens": self.before["train_tokens"] + self.trainer.train_tokens() - self.trained_at_start,
             "rollout_tokens": self.before["rollout_tokens"] + rollout_tokens,
             "peak_memory_bytes": peak_memory_bytes(),
             "verifier_errors": all_errors(
-                self.before["verifier_errors"], self.ctx.verifier_errors - self.errors_at_start
+                self.before["verifier_errors"], self.services.verifier_errors - self.errors_at_start
             ),
         }
 
@@ -290,21 +298,21 @@ class Keeper(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **_):
         self.begun = True
-        self.ctx.stop.patience = None
+        self.services.stop.patience = None
 
     def on_substep_end(self, args, state, control, **_):
-        self.ctx.stop.may_cut = False
+        self.services.stop.may_cut = False
 
     def on_pre_optimizer_step(self, args, state, control, **_):
-        self.ctx.stop.may_cut = False
+        self.services.stop.may_cut = False
 
     def on_train_end(self, args, state, control, **_):
-        self.ctx.stop.may_cut = True
+        self.services.stop.may_cut = True
 
     def on_step_end(self, args, state, control, **_):
-        stop, exact = self.ctx.stop.requested(), self.trainer.is_exact()
-        self.ctx.stop.may_cut = exact
-        self.last_step = random_state(), self.ctx.rollouts.rollout_tokens, Counter(self.ctx.verifier_errors)
+        stop, exact = self.services.stop.requested(), self.trainer.is_exact()
+        self.services.stop.may_cut = exact
+        self.last_step = random_state(), self.services.engine.rollout_tokens, Counter(self.services.verifier_errors)
         self.due = self.due or control.should_save
         if state.global_step >= state.max_steps:
             control.should_save = False  # the stage saves its model itself
@@ -317,17 +325,17 @@ class Keeper(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **_):
         if not math.isfinite(logs.get("grad_norm", 0.0)):  # with fp16 such a step may have been left out
-            check_finite(self.ctx, models.not_finite(self.trainer.model.named_parameters()))
+            check_finite(self.stage, self.services, models.not_finite(self.trainer.model.named_parameters()))
 
     def save_last_step(self) -> None:
         """Write the checkpoint of the last step, unless it is there: nothing but `last_step` has changed since."""
         trainer, step = self.trainer, self.trainer.state.global_step
-        if self.last_step is None or ranks.on_main(is_intact, self.ctx.work / f"checkpoint-{step}"):
+        if self.last_step is None or ranks.on_main(is_intact, self.stage.work / f"checkpoint-{step}"):
             return
-        state, self.ctx.rollouts.rollout_tokens, errors = self.last_step
+        state, self.services.engine.rollout_tokens, errors = self.last_step
         restore(state)
-        self.ctx.verifier_errors.clear()
-        self.ctx.verifier_errors.update(errors)
+        self.services.verifier_errors.clear()
+        self.services.verifier_errors.update(errors)
         trainer._save_checkpoint(trainer.model, trial=None)
         trainer.control = trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
 
@@ -338,7 +346,7 @@ class Keeper(TrainerCallback):
             strategy.save(folder / "strategies" / strategy.name)
         ranks.barrier()
         if ranks.is_main():
-            # TRL's reference adapter is made anew from `ctx.source`. Were it here, transformers would load it alone on
+            # TRL's reference adapter is made anew from `stage.source`. Were it here, transformers would load it alone on
             # resume and leave the policy's own adapter as it was at the stage's start.
             shutil.rmtree(folder / "ref", ignore_errors=True)
             write_json(folder / "costs.json", costs)
@@ -351,8 +359,8 @@ class Narrator(TrainerCallback):
 
     SHOWN = ("reward", "loss", "kl", "rewards/accuracies", "mean_token_accuracy")
 
-    def __init__(self, ctx: StageContext, keeper: Keeper, bar):
-        self.ctx, self.keeper, self.bar = ctx, keeper, bar
+    def __init__(self, stage: Stage, services: Services, keeper: Keeper, bar):
+        self.stage, self.services, self.keeper, self.bar = stage, services, keeper, bar
 
     def on_step_begin(self, args, state, control, **_):
         self.bar.update(state.global_step)
@@ -365,8 +373,8 @@ class Narrator(TrainerCallback):
             return
         numbers = {name: value if math.isfinite(value) else None for name, value in logs.items() if is_number(value)}
         seconds = round(self.keeper.before["seconds"] + time.monotonic() - self.keeper.start, 3)
-        place = {"task": self.ctx.task.name, "stage": self.ctx.name, "step": state.global_step}
-        self.ctx.log(place | {"max_steps": state.max_steps, "seconds": seconds} | numbers)
+        place = {"task": self.stage.task.name, "stage": self.stage.name, "step": state.global_step}
+        self.services.log(place | {"max_steps": state.max_steps, "seconds": seconds} | numbers)
         self.bar.update(
             state.global_step, **{name: numbers[name] for name in self.SHOWN if numbers.get(name) is not None}
         )

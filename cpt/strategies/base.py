@@ -26,40 +26,40 @@ class Strategy:
     def __init__(self, recipe: Recipe, spec: Any, name: str):
         self.recipe, self.spec, self.name = recipe, spec, name
 
-    def before_stage(self, ctx, rows):
+    def before_stage(self, stage, services, rows):
         """The rows that the stage trains on (a `datasets.Dataset`)."""
         return rows
 
-    def callbacks(self, ctx) -> list:
+    def callbacks(self, stage, services) -> list:
         """transformers' TrainerCallbacks for the stage."""
         return []
 
-    def reference(self, ctx, weights: Mapping[str, Any]) -> None:
+    def reference(self, stage, services, weights: Mapping[str, Any]) -> None:
         """The weights of the KL's reference, by the names of the policy's trained ones; none where the stage has no KL.
 
         A strategy may write to them while the stage trains. Called when its callbacks are made.
         """
 
-    def rollout_policy(self, ctx) -> Callable[[], AbstractContextManager[bool]] | None:
+    def rollout_policy(self, stage, services) -> Callable[[], AbstractContextManager[bool]] | None:
         """What is opened around rollouts of rlvr and hybrid stages, or None.
 
         While it is open the policy has the weights that answer; it says whether they are others than the policy's own.
         """
         return None
 
-    def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
+    def saved(self, stage, services, model, save: Callable[[Path], None]) -> None:
         """The stage's weights are saved, and still in `model`. `save(folder)` saves it again, as it is then.
 
         What a strategy writes to the model it takes back (`tensors.put_back`): those after it look at the stage's weights
         too. On all ranks; `save` is a collective.
         """
 
-    def after_stage(self, ctx, rows) -> Path | None:
-        """A folder that takes the place of the stage's model, `ctx.target` (it is moved there), or None. On all ranks."""
+    def after_stage(self, stage, services, rows) -> Path | None:
+        """A folder that takes the place of the stage's model, `stage.target` (it is moved there), or None. On all ranks."""
         return None
 
-    def after_task(self, ctx, model: Path) -> Path | None:
-        """A folder that takes the place of the task's `model` (a merge), or None. `ctx` is that of its last stage.
+    def after_task(self, stage, services, model: Path) -> Path | None:
+        """A folder that takes the place of the task's `model` (a merge), or None. `stage` is its last one.
 
         `model` is what the strategies before this one left. On all ranks.
         """
@@ -70,7 +70,7 @@ class Strategy:
         task's last one); or None."""
         return None
 
-    def served(self, ctx) -> Path | None:
+    def served(self, stage, services) -> Path | None:
         """The folder that is evaluated and shipped, where it differs from what trains on; or None."""
         return None
 

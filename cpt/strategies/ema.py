@@ -34,51 +34,51 @@ class Ema(Strategy):
         self.follower: Follower | None = None
         self.kept: dict[str, torch.Tensor] = {}  # as loaded; empty where the average has not begun
 
-    def before_stage(self, ctx, rows):
-        if self.spec.span == "task" and self.task != ctx.task.name:
+    def before_stage(self, stage, services, rows):
+        if self.spec.span == "task" and self.task != stage.task.name:
             self.steps, self.updates, self.kept = 0, 0, {}
-        self.task = ctx.task.name
+        self.task = stage.task.name
         return rows
 
-    def callbacks(self, ctx) -> list:
+    def callbacks(self, stage, services) -> list:
         self._let_go()  # of the round before, where a stage trains in rounds
-        self.follower = Follower(self, ctx.key)
+        self.follower = Follower(self, stage.key)
         return [self.follower]
 
-    def reference(self, ctx, weights: Mapping[str, torch.Tensor]) -> None:
+    def reference(self, stage, services, weights: Mapping[str, torch.Tensor]) -> None:
         if self.spec.reference == "ema":
             self.follower.reference = list(weights.values())
 
-    def rollout_policy(self, ctx) -> Callable[[], AbstractContextManager[bool]] | None:
+    def rollout_policy(self, stage, services) -> Callable[[], AbstractContextManager[bool]] | None:
         return self.follower.standing_in if self.spec.rollouts == "ema" else None
 
-    def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
+    def saved(self, stage, services, model, save: Callable[[Path], None]) -> None:
         """The average as a model, beside the stage's own."""
         if self.follower.average is not None:
             served, weights = self.follower.as_served(), self.follower.weights
             with tensors.put_back(weights), torch.no_grad():
                 torch._foreach_copy_(weights, served)
-                save(self.folder(ctx))
+                save(self.folder(stage, services))
 
-    def after_stage(self, ctx, rows) -> None:
+    def after_stage(self, stage, services, rows) -> None:
         self._let_go()
 
     def _let_go(self) -> None:
         if self.follower is not None:
             self.kept, self.follower = self.follower.state(), None
 
-    def folder(self, ctx) -> Path:
-        return ctx.target.parent / self.name
+    def folder(self, stage, services) -> Path:
+        return stage.target.parent / self.name
 
-    def after_task(self, ctx, model: Path) -> Path | None:
-        return self.folder(ctx) if self.spec.feed_back and self.has_begun(ctx) else None
+    def after_task(self, stage, services, model: Path) -> Path | None:
+        return self.folder(stage, services) if self.spec.feed_back and self.has_begun(stage, services) else None
 
-    def served(self, ctx) -> Path | None:
-        return self.folder(ctx) if self.spec.serve == "ema" and self.has_begun(ctx) else None
+    def served(self, stage, services) -> Path | None:
+        return self.folder(stage, services) if self.spec.serve == "ema" and self.has_begun(stage, services) else None
 
-    def has_begun(self, ctx) -> bool:
+    def has_begun(self, stage, services) -> bool:
         """Whether the stage left an average: not before `start`, nor where a stage of rejection trained on nothing."""
-        return any(self.folder(ctx).glob("*.safetensors"))
+        return any(self.folder(stage, services).glob("*.safetensors"))
 
     # -- state -------------------------------------------------------------------------------------------------------
 

@@ -97,25 +97,25 @@ class Diagonals:
     def before_stage(self) -> None:
         self.point = None
 
-    def callback(self, ctx) -> Squares:
-        self.squares = Squares(ctx.key)
+    def callback(self, stage, services) -> Squares:
+        self.squares = Squares(stage.key)
         return self.squares
 
-    def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
+    def saved(self, stage, services, model, save: Callable[[Path], None]) -> None:
         """The stage's diagonal beside its model, as a model, so that the names are those of saved models. On all ranks."""
         with tensors.put_back(floats_of(model)):
             put_squares(model, self.squares.optimizer)
-            save(ctx.target.parent / self.name)
+            save(stage.target.parent / self.name)
         self.squares = None
 
-    def after_task(self, ctx, models: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    def after_task(self, stage, services, models: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         """Those of `models` (the new one first) that have a diagonal, and the files of these. On all ranks.
 
         A task that trained nothing has none, and then nothing is merged.
         """
-        work = ctx.target.parents[1]
+        work = stage.target.parents[1]
         stages = [place for place in sorted(work.glob(f"[0-9]*/{self.name}")) if any(place.glob("*.safetensors"))]
-        before = self.at(ctx.points[-1])
+        before = self.at(stage.points[-1])
         task = self._sum(stages, work / self.name / "of-task")
         if self.of_all and before.is_file():
             self.point = self._sum([before, task], work / self.name / "of-point") if task else before

@@ -17,14 +17,14 @@ class Lookahead(Strategy, TrainerCallback):
 
     slow: dict[str, torch.Tensor]
 
-    def before_stage(self, ctx, rows):
+    def before_stage(self, stage, services, rows):
         self.slow = {}
         return rows
 
-    def callbacks(self, ctx) -> list:
+    def callbacks(self, stage, services) -> list:
         return [self]
 
-    def after_stage(self, ctx, rows) -> None:
+    def after_stage(self, stage, services, rows) -> None:
         self.slow, self.weights = {}, {}
 
     def on_train_begin(self, args, state, control, model=None, **_):

@@ -38,34 +38,34 @@ class Merge(Strategy):
         self.diagonals = Diagonals(name, of_all=spec.feed_back) if spec.method == "fisher" else None
         self.fishers: list[Path] = []  # of the models that are merged, in their order
 
-    def before_stage(self, ctx, rows):
+    def before_stage(self, stage, services, rows):
         if self.diagonals is not None:
             self.diagonals.before_stage()
         return rows
 
-    def callbacks(self, ctx) -> list:
-        return [] if self.diagonals is None else [self.diagonals.callback(ctx)]
+    def callbacks(self, stage, services) -> list:
+        return [] if self.diagonals is None else [self.diagonals.callback(stage, services)]
 
-    def saved(self, ctx, model, save: Callable[[Path], None]) -> None:
+    def saved(self, stage, services, model, save: Callable[[Path], None]) -> None:
         if self.diagonals is not None:
-            self.diagonals.saved(ctx, model, save)
+            self.diagonals.saved(stage, services, model, save)
 
-    def after_stage(self, ctx, rows) -> Path | None:
+    def after_stage(self, stage, services, rows) -> Path | None:
         self.folder = self.did = None
         if self.spec.after == "task":
             return None
-        self._merge(ctx, ctx.target, [*ctx.points, *ctx.stages], ctx.target.parent / self.name)
+        self._merge(stage, services, stage.target, [*stage.points, *stage.stages], stage.target.parent / self.name)
         folder, self.folder = self.folder, None  # it becomes the stage's model: nothing else is served
         return folder
 
-    def after_task(self, ctx, model: Path) -> Path | None:
+    def after_task(self, stage, services, model: Path) -> Path | None:
         self.folder = self.did = None
         if self.spec.after == "stage":
             return None
-        self._merge(ctx, model, ctx.points, ctx.target.parents[1] / self.name)
+        self._merge(stage, services, model, stage.points, stage.target.parents[1] / self.name)
         return self.folder if self.spec.feed_back else None
 
-    def _merge(self, ctx, model: Path, before: Sequence[Path], place: Path) -> None:
+    def _merge(self, stage, services, model: Path, before: Sequence[Path], place: Path) -> None:
         """Merge `model` with what came `before` it, in `place`: `folder` is the merge, `did` what was done."""
         spec = self.spec
         factors = self.recipe.adapter is not None and spec.adapters == "factors"
@@ -73,78 +73,78 @@ class Merge(Strategy):
         if factors:  # a stage that trained nothing left the untouched model
             models = [each for each in models if is_adapter(each)] if is_adapter(model) else [model]
         if self.diagonals is not None:
-            models, self.fishers = self.diagonals.after_task(ctx, models)
-        memory = self._memory(ctx, model, place) if spec.method == "aim" else None
+            models, self.fishers = self.diagonals.after_task(stage, services, models)
+        memory = self._memory(stage, services, model, place) if spec.method == "aim" else None
         if memory:
             models = [model, place / "memory" / "model"]
         found: dict[str, Any] = {"value": None, "merged": False, "seconds": 0.0, "rollout_tokens": 0, "curve": []}
         if spec.search:
-            found |= self._search(ctx, models, place)
+            found |= self._search(stage, services, models, place)
         elif can_merge(spec, models):
-            found |= fixed(spec, len(ctx.points))
+            found |= fixed(spec, len(stage.points))
         if memory:
             found |= {"memory": memory, "train_tokens": memory.pop("train_tokens")}
             found["seconds"] = round(found["seconds"] + memory.pop("seconds"), 3)
         self.folder = place / "model" if found["merged"] else None
         if self.folder is not None:
             start = time.monotonic()
-            ranks.on_main(self._write, ctx, models, found["value"], self.folder)
+            ranks.on_main(self._write, stage, services, models, found["value"], self.folder)
             found["seconds"] = round(found["seconds"] + time.monotonic() - start, 3)
         who = {"strategy": self.name, "method": spec.method, "after": spec.after, "feed_back": spec.feed_back}
         who["option"] = spec.option
-        old = ctx.points[-1:] if memory else models[1:]
+        old = stage.points[-1:] if memory else models[1:]
         self.did = {**who, "points": [each.parent.name for each in old], **found}
         self.did["told"] = told(self.did)
-        where = ctx.task.name if spec.after == "task" else f"{ctx.task.name} {ctx.name}"
-        ctx.screen.line(f"{where} {self.name}: {self.did['told']}")
+        where = stage.task.name if spec.after == "task" else f"{stage.task.name} {stage.name}"
+        services.screen.line(f"{where} {self.name}: {self.did['told']}")
 
-    def _memory(self, ctx, model: Path, place: Path) -> dict[str, Any] | None:
+    def _memory(self, stage, services, model: Path, place: Path) -> dict[str, Any] | None:
         """aim: train the second model, to `place`/memory/model; None where no task was before, or the weight is 0."""
-        if len(ctx.points) == 1 or not (self.spec.search or fixed(self.spec, len(ctx.points))["merged"]):
+        if len(stage.points) == 1 or not (self.spec.search or fixed(self.spec, len(stage.points))["merged"]):
             return None
-        source = model if self.spec.memory.start == "new" else ctx.points[-1]
-        return ctx.rehearse(self.spec.memory, self.name, source, place / "memory")
+        source = model if self.spec.memory.start == "new" else stage.points[-1]
+        return services.rehearse(stage, services, self.spec.memory, self.name, source, place / "memory")
 
-    def served(self, ctx) -> Path | None:
+    def served(self, stage, services) -> Path | None:
         return self.folder
 
     def merged(self) -> dict[str, Any] | None:
         return self.did
 
-    def _write(self, ctx, models: Sequence[Path], value: float | None, out: Path) -> None:
+    def _write(self, stage, services, models: Sequence[Path], value: float | None, out: Path) -> None:
         """The merge with `value` as its weight or scale, on rank 0."""
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
-        stop = ctx.stop if ranks.world_size() == 1 else None  # a rank alone cannot ask the others
-        base = ctx.points[-1] if self.spec.method == "aim" else ctx.base
-        told = arguments(self.spec, models, base, value, ctx.seed) | self._reading(ctx, models)
+        stop = services.stop if ranks.world_size() == 1 else None  # a rank alone cannot ask the others
+        base = stage.points[-1] if self.spec.method == "aim" else stage.base
+        told = arguments(self.spec, models, base, value, stage.seed) | self._reading(stage, services, models)
         merge(**told, fishers=self.fishers, out=out, stop=stop)
 
-    def _reading(self, ctx, models: Sequence[Path]) -> dict[str, Any]:
+    def _reading(self, stage, services, models: Sequence[Path]) -> dict[str, Any]:
         """How adapters are read: by their factors, or as the weights in which the policy computes."""
         if self.spec.adapters == "factors" or not any(map(is_adapter, models)):
             return {}
         dtype = self.recipe.model.dtype
-        return {"into": ctx.base, "dtype": None if dtype == "auto" else dtype}
+        return {"into": stage.base, "dtype": None if dtype == "auto" else dtype}
 
     # -- search ------------------------------------------------------------------------------------------------------
 
-    def _search(self, ctx, models: Sequence[Path], place: Path) -> dict[str, Any]:
+    def _search(self, stage, services, models: Sequence[Path], place: Path) -> dict[str, Any]:
         """The value to take (None: the model as it is), the whole curve, and what it cost. On all ranks.
 
         With nothing to merge yet the model is judged all the same: later gates compare with what it can.
         """
         mergeable = can_merge(self.spec, models)
         values = [None, *(towards_old(self.spec) if mergeable else ())]
-        known = ranks.on_main(read, ctx, self.name, place / JUDGED)
+        known = ranks.on_main(read, stage, services, self.name, place / JUDGED)
         for value in values:
             if repr(value) not in known:
-                ctx.stop.check()
-                known[repr(value)] = self._judge(ctx, models, value, place / "candidate")
+                services.stop.check()
+                known[repr(value)] = self._judge(stage, services, models, value, place / "candidate")
                 ranks.on_main(write_sealed, place / JUDGED, known)
         judged = [known[repr(value)] for value in values]
         accuracies, gates = [each["accuracy"] for each in judged], self.recipe.evaluation.gates
-        rows = self.rows[: len(ctx.points) - 1]  # without that of the stage before
+        rows = self.rows[: len(stage.points) - 1]  # without that of the stage before
         best = choose(accuracies, rows, gates)
         curve = [
             {
@@ -160,12 +160,12 @@ class Merge(Strategy):
         cost = {name: round(sum(each[name] for each in judged), 3) for name in ("seconds", "rollout_tokens")}
         return {"value": values[best], "merged": best > 0, "curve": curve if mergeable else [], **cost}
 
-    def _judge(self, ctx, models: Sequence[Path], value: float | None, folder: Path) -> dict[str, Any]:
+    def _judge(self, stage, services, models: Sequence[Path], value: float | None, folder: Path) -> dict[str, Any]:
         """{accuracy: {task: on validation}, seconds, rollout_tokens} of one candidate, whose weights are not kept."""
         start = time.monotonic()
         if value is not None:
-            ranks.on_main(self._write, ctx, models, value, folder)
-        accuracy, cost = ctx.judge(models[0] if value is None else folder)
+            ranks.on_main(self._write, stage, services, models, value, folder)
+        accuracy, cost = services.evaluate_on_validation(models[0] if value is None else folder)
         ranks.barrier()
         ranks.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
         return {"accuracy": accuracy, **cost, "seconds": round(time.monotonic() - start, 3)}
@@ -268,10 +268,10 @@ def told(did: dict[str, Any]) -> str:
     return said
 
 
-def read(ctx, name: str, file: Path) -> dict[str, Any]:
+def read(stage, services, name: str, file: Path) -> dict[str, Any]:
     """What a search knew before the run was stopped."""
     try:
         return read_sealed(file) or {}
     except ValueError as error:
-        ctx.screen.warn(f"{ctx.task.name} {name}: {error}; its values are judged again")
+        services.screen.warn(f"{stage.task.name} {name}: {error}; its values are judged again")
         return {}

@@ -26,16 +26,16 @@ class StochasticRestore(Strategy, TrainerCallback):
         before = recipe.strategies[: int(name.split("-")[0])]
         self.number = sum(each.kind == spec.kind for each in before)  # of those of its kind
 
-    def before_stage(self, ctx, rows):
-        if self.spec.to == "task-start" and self.task != ctx.task.name:
+    def before_stage(self, stage, services, rows):
+        if self.spec.to == "task-start" and self.task != stage.task.name:
             self.anchor = {}
-        self.task, self.seed, self.key = ctx.task.name, ctx.seed, ctx.key
+        self.task, self.seed, self.key = stage.task.name, stage.seed, stage.key
         return rows
 
-    def callbacks(self, ctx) -> list:
+    def callbacks(self, stage, services) -> list:
         return [self]
 
-    def after_stage(self, ctx, rows) -> None:
+    def after_stage(self, stage, services, rows) -> None:
         self.weights = {}
 
     def on_train_begin(self, args, state, control, model=None, **_):

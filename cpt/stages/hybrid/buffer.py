@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
 from cpt import ranks
-from cpt.context import StageContext
+from cpt.context import Stage
 from cpt.errors import UserError
 from cpt.files import write_json
 
@@ -24,19 +24,21 @@ from cpt.files import write_json
 class UnsolvedBuffer(TrainerCallback):
     """Holds {prompt, row, demonstration_ids}, newest first. `trainer` is set once it is built."""
 
-    def __init__(self, ctx: StageContext):
-        self.spec, self.size = ctx.stage, ctx.stage.buffer
+    def __init__(self, stage: Stage):
+        self.spec, self.size = stage.spec, stage.spec.buffer
         self.trainer = None
         self.entries: list[dict] = []
         self.due_at: int | None = None  # the trainer's micro-batch at which the generation under way is trained on
         self.optimizer: torch.optim.AdamW | None = None
         if self.size % ranks.world_size():
-            raise UserError(f"{ctx.key}.buffer ({self.size}) must be a multiple of the {ranks.world_size()} processes")
+            raise UserError(
+                f"{stage.key}.buffer ({self.size}) must be a multiple of the {ranks.world_size()} processes"
+            )
 
-    def attach(self, trainer, ctx: StageContext) -> None:
+    def attach(self, trainer, stage: Stage) -> None:
         if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
             raise UserError(
-                f"{ctx.key}: relift's own optimiser needs whole weights on each process: not under DeepSpeed or FSDP"
+                f"{stage.key}: relift's own optimiser needs whole weights on each process: not under DeepSpeed or FSDP"
             )
         self.trainer = trainer
         trainer.add_callback(self)

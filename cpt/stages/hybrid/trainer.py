@@ -11,7 +11,7 @@ import torch
 from trl.trainer.utils import pad as padded
 
 from cpt import ranks
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import demonstration_of, lesson, unpack
 from cpt.errors import UserError
@@ -314,7 +314,7 @@ def last_norm(model) -> torch.nn.Parameter | None:
 # -- demonstrations ----------------------------------------------------------------------------------------------------------
 
 
-def with_demonstrations(ctx: StageContext, rows, encoder: Encoder):
+def with_demonstrations(stage: Stage, services: Services, rows, encoder: Encoder):
     """The rows with `demonstration_ids` (none: empty): the tokens after the prompt, the end of the answer included.
 
     Raises:
@@ -324,29 +324,31 @@ def with_demonstrations(ctx: StageContext, rows, encoder: Encoder):
     there = [(i, row, demonstration_of(row)) for i, row in enumerate(unpacked)]
     there = [(i, row, text) for i, row, text in there if text is not None]
     if not there:
-        raise UserError(f"{ctx.key}: no row of {ctx.task.name} has a demonstration: use a rlvr stage")
+        raise UserError(f"{stage.key}: no row of {stage.task.name} has a demonstration: use a rlvr stage")
     ids: list[list[int]] = [[] for _ in unpacked]
     all_taught = encoder.taught([lesson(row, text) for _, row, text in there])
     for (i, *_), taught in zip(there, all_taught, strict=True):
         ids[i] = taught.ids[taught.start :]
     lacking = len(unpacked) - len(there)
     if lacking:
-        ctx.notes.append(f"{lacking} of {len(unpacked)} rows without a demonstration")
+        services.notes.append(f"{lacking} of {len(unpacked)} rows without a demonstration")
     return rows.add_column("demonstration_ids", ids)
 
 
-def run(ctx: StageContext, rows, strategies) -> dict:
-    """From `ctx.source` to `ctx.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
+def run(stage: Stage, services: Services, rows, strategies) -> dict:
+    """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
 
     def score(inputs: list[dict], texts: list[str], finished: list[bool] | None = None) -> list[float | None]:
         asked = unpack([x["prompt"] for x in inputs], [x["row"] for x in inputs])
-        return ctx.score(texts, asked, finished or [True] * len(texts))
+        return services.score(texts, asked, finished or [True] * len(texts))
 
-    method = HYBRIDS[ctx.stage.method](ctx.stage)
-    rows = with_demonstrations(ctx, rows, encoder_of(ctx))
-    buffer = UnsolvedBuffer(ctx) if method.keeps_unsolved else None
-    config = make_config(ctx.recipe, ctx.stage, ctx.key, ctx.work, ctx.seed)
-    trainer = make_trainer(ctx, rows, config, (), HybridStageTrainer, method=method, score=score, buffer=buffer)
+    method = HYBRIDS[stage.spec.method](stage.spec)
+    rows = with_demonstrations(stage, services, rows, encoder_of(stage))
+    buffer = UnsolvedBuffer(stage) if method.keeps_unsolved else None
+    config = make_config(stage.recipe, stage.spec, stage.key, stage.work, stage.seed)
+    trainer = make_trainer(
+        stage, services, rows, config, (), HybridStageTrainer, method=method, score=score, buffer=buffer
+    )
     if buffer is not None:
-        buffer.attach(trainer, ctx)
-    return train(ctx, trainer, strategies)
+        buffer.attach(trainer, stage)
+    return train(stage, services, trainer, strategies)

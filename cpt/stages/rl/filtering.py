@@ -18,7 +18,7 @@ import numpy as np
 from datasets import Dataset
 
 from cpt import ranks
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.data.encoding import encoder_of
 from cpt.data.rows import unpack
 from cpt.errors import UserError
@@ -55,7 +55,7 @@ def teaches(rewards: Sequence[float | None], drop: str) -> bool:
     return len(set(scored)) > 1
 
 
-def filtered(ctx: StageContext, rows: Dataset, config) -> tuple[Dataset, Opening, dict, dict]:
+def filtered(stage: Stage, services: Services, rows: Dataset, config) -> tuple[Dataset, Opening, dict, dict]:
     """The rows to train on, what opens the stage, what finding them cost, and the record: {drop, prompts, kept, dropped,
     opening}, with `dropped` their ids and `opening` how many prompts the first generation has from here.
 
@@ -66,7 +66,7 @@ def filtered(ctx: StageContext, rows: Dataset, config) -> tuple[Dataset, Opening
         UserError: fewer prompts are left than one generation takes.
         Interrupted: a signal came while prompts were rolled out.
     """
-    judged, spent = made_once(ctx, "filter", lambda: _judge(ctx, rows, config))
+    judged, spent = made_once(stage, services, "filter", lambda: _judge(stage, services, rows, config))
     judged = sorted(judged)
     places = [place for _, place, _, kept, _ in judged if kept]
     dropped = [
@@ -75,18 +75,18 @@ def filtered(ctx: StageContext, rows: Dataset, config) -> tuple[Dataset, Opening
     needed = _prompts(config)
     if len(places) < needed:
         raise UserError(
-            f"{ctx.key}: filter kept {len(places)} of {len(judged)} prompts, and one generation takes {needed}: the "
+            f"{stage.key}: filter kept {len(places)} of {len(judged)} prompts, and one generation takes {needed}: the "
             "others have no right answer, or answers of one reward only; raise filter.samples or filter.prompts, train on "
             "demonstrations first (a stage of kind sft), or lower per_device_train_batch_size"
         )
     first = [(place, rollouts) for _, place, _, kept, rollouts in judged if kept][
-        : needed if _are_trained_on(ctx, config) else 0
+        : needed if _are_trained_on(stage, config) else 0
     ]
     opening = Opening({rows[place]["row"]: [Rollout(*each) for each in rollouts] for place, rollouts in first})
     begins = [place for place, _ in first]
     places = begins + sorted(set(places) - set(begins))
-    record = {"drop": ctx.stage.filter.drop, "prompts": len(judged), "kept": len(places), "dropped": dropped}
-    ctx.notes.append(f"filter kept {len(places)} of {len(judged)} prompts")
+    record = {"drop": stage.spec.filter.drop, "prompts": len(judged), "kept": len(places), "dropped": dropped}
+    services.notes.append(f"filter kept {len(places)} of {len(judged)} prompts")
     return rows.select(places), opening, spent, record | {"opening": len(begins)}
 
 
@@ -94,26 +94,26 @@ def _prompts(config) -> int:
     return config.generation_batch_size // config.num_generations
 
 
-def _are_trained_on(ctx: StageContext, config) -> bool:
+def _are_trained_on(stage: Stage, config) -> bool:
     """Whether the stage's first generation can be of these rollouts: drawn as it would draw them, and as many."""
-    spec = ctx.stage.filter
+    spec = stage.spec.filter
     alike = spec.samples >= config.num_generations and spec.temperature == config.temperature
-    return alike and config.shuffle_dataset and ctx.stage.dynamic_sampling is None
+    return alike and config.shuffle_dataset and stage.spec.dynamic_sampling is None
 
 
-def _judge(ctx: StageContext, rows: Dataset, config) -> list[tuple]:
+def _judge(stage: Stage, services: Services, rows: Dataset, config) -> list[tuple]:
     """(turn, place, row id, kept, rollouts) of this rank's share of the prompts that are looked at, turn by turn.
 
     The rollouts of as many kept prompts stay as one generation takes: no more can be needed, on whatever rank they are.
     """
-    spec = ctx.stage.filter
-    order = np.random.default_rng(ctx.seed).permutation(len(rows))[: spec.prompts].tolist()
+    spec = stage.spec.filter
+    order = np.random.default_rng(stage.seed).permutation(len(rows))[: spec.prompts].tolist()
     turns = range(ranks.state().process_index, len(order), ranks.world_size())
     mine = rows.select([order[turn] for turn in turns])
     looked_at = unpack(mine["prompt"], mine["row"])
     drawn = [row for row in looked_at for _ in range(spec.samples)]
-    texts, completions = _answers(ctx, drawn, config)
-    rewards = ctx.score(texts, drawn, [completion.finished for completion in completions])
+    texts, completions = _answers(stage, services, drawn, config)
+    rewards = services.score(texts, drawn, [completion.finished for completion in completions])
     judged, room = [], _prompts(config)
     for number, (turn, row) in enumerate(zip(turns, looked_at, strict=True)):
         group = slice(number * spec.samples, (number + 1) * spec.samples)
@@ -124,10 +124,10 @@ def _judge(ctx: StageContext, rows: Dataset, config) -> list[tuple]:
     return judged
 
 
-def _answers(ctx: StageContext, rows: list[dict], config) -> tuple[list[str], list[Completion]]:
+def _answers(stage: Stage, services: Services, rows: list[dict], config) -> tuple[list[str], list[Completion]]:
     """One answer for each row's prompt, sampled as the stage will sample, as text and as it was made."""
-    encoder = encoder_of(ctx)
+    encoder = encoder_of(stage)
     sampling = sampling_of(config, encoder.stops, config.generation_kwargs or {})
-    sampling = replace(sampling, temperature=ctx.stage.filter.temperature, logprobs=ctx.rollouts.corrected)
-    completions = answers(ctx, encoder.tokenizer, encoder.prompts(rows), sampling, ctx.source, "filter")
+    sampling = replace(sampling, temperature=stage.spec.filter.temperature, logprobs=services.engine.corrected)
+    completions = answers(stage, services, encoder.tokenizer, encoder.prompts(rows), sampling, stage.source, "filter")
     return [encoder.text(completion.token_ids) for completion in completions], completions

@@ -15,10 +15,10 @@ from collections import Counter
 from datasets import Dataset
 
 from cpt import ranks
-from cpt.context import StageContext
+from cpt.context import Services, Stage
 from cpt.data.rows import pack, unpack
 
-READ = ("id", "answer_markers")  # all of a row, beside its prompt, that training sees
+READ = ("id", "answer_markers", "task")  # all of a row, beside its prompt, that training sees
 UNANIMOUS = 0.9  # mean share of the majority from which it is near 1
 LOOKED_AT = 32  # prompts, the last ones, that the alarm compares
 FEWEST = 8  # of them, before it says anything
@@ -45,15 +45,15 @@ class Vote:
     `found` is what the last generation looked like, over all processes.
     """
 
-    def __init__(self, ctx: StageContext, group: int):
-        self.ctx, self.group = ctx, group
+    def __init__(self, stage: Stage, services: Services, group: int):
+        self.stage, self.services, self.group = stage, services, group
         self.found: dict[str, float] = {}
         self.last: dict[str, tuple[str | None, float]] = {}  # {row id: label, share} of the prompts last voted on
         self.said = False
 
     def score(self, texts: list[str], rows: list[dict], finished: list[bool]) -> list[float | None]:
         """The reward of each of this process's completions, judged by its group's majority (a collective)."""
-        votes = ranks.gather(self.ctx.read(texts, rows, finished))
+        votes = ranks.gather(self.services.read(texts, rows, finished))
         ids = ranks.gather([row["id"] for row in rows])[:: self.group]
         found = [majority(votes[first : first + self.group]) for first in range(0, len(votes), self.group)]
         self._remember(ids, found)
@@ -62,7 +62,7 @@ class Vote:
         there = [place for place, label in enumerate(labels) if label is not None]
         values: list[float | None] = [0.0] * len(rows)
         judged = [rows[place] | {"answer": labels[place]} for place in there]
-        scores = self.ctx.score([texts[place] for place in there], judged, [finished[place] for place in there])
+        scores = self.services.score([texts[place] for place in there], judged, [finished[place] for place in there])
         for place, value in zip(there, scores, strict=True):
             values[place] = value
         return values
@@ -86,7 +86,7 @@ class Vote:
         if self.said or count < FEWEST:
             return
         label, number = Counter(label for label, _ in self.last.values()).most_common(1)[0]
-        if number / count < self.ctx.stage.ttrl.alarm or (label is not None and share < UNANIMOUS):
+        if number / count < self.stage.spec.ttrl.alarm or (label is not None and share < UNANIMOUS):
             return
         self.said = True
         found = (
@@ -95,7 +95,7 @@ class Vote:
             else f"the majorities hold {share:.0%} of the votes, and {number} of the last {count} prompts have one answer, "
             f"{label[:60]!r}"
         )
-        self.ctx.screen.warn(
-            f"{self.ctx.task.name} {self.ctx.name}: ttrl has collapsed: {found}: the reward teaches nothing more; stop, and "
-            "lower the learning rate or the steps, or add a KL (`beta` in `args`)"
+        self.services.screen.warn(
+            f"{self.stage.task.name} {self.stage.name}: ttrl has collapsed: {found}: the reward teaches nothing more; "
+            "stop, and lower the learning rate or the steps, or add a KL (`beta` in `args`)"
         )
