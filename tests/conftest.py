@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 
+pytest.register_assert_rewrite("helpers")
+
 
 @pytest.fixture(scope="session")
 def tiny_folder():
@@ -22,16 +24,17 @@ def tiny_folder():
 
 
 class Zygote:
-    """Runs `cpt` command lines in forked children of one warm process; see tests/zygote.py."""
+    """Runs `cpt` command lines in forked children of one warm process; see helpers/zygote.py."""
 
     def __init__(self, folder: Path):
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        command = [sys.executable, str(Path(__file__).parent / "zygote.py")]
+        from helpers.launchers import environment
+
+        command = [sys.executable, "-m", "helpers.zygote"]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(), cwd=folder
         )
         self.folder, self.output = folder, ""
-        self.given: tuple[str, ...] = ()  # see tests/given.py
+        self.given: tuple[str, ...] = ()  # see helpers/given.py
         assert json.loads(self.process.stdout.readline()) == "ready"
 
     def __call__(
@@ -60,10 +63,9 @@ def cpt(tmp_path_factory, tiny_folder):
 @pytest.fixture(scope="module")
 def server(tiny_folder, tmp_path_factory):
     """One server for the tests that do not break it."""
-    from fakes import RECIPES, write_recipe
-
     from cpt.recipe import load
     from cpt.rollouts.serving import Serving
+    from helpers.recipes import RECIPES, write_recipe
 
     folder = tmp_path_factory.mktemp("server")
     settings = load(write_recipe(folder / "recipe.yaml", RECIPES["rlvr"] | {"rollouts": {"engine": "server"}}))
@@ -71,6 +73,15 @@ def server(tiny_folder, tmp_path_factory):
     serving.start()
     yield serving
     serving.stop()
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Merges read and write a few numbers at a time."""
+    from cpt.merging import stream
+
+    monkeypatch.setattr(stream, "CHUNK", 64)
+    monkeypatch.setattr(stream, "BLOCK", 48)
 
 
 @pytest.fixture
@@ -92,7 +103,7 @@ def given_rewards(cpt):
 @pytest.fixture(scope="session")
 def alone(cpt, tmp_path_factory):
     """Runs with given rewards that nothing disturbed, one for each recipe, made on first use."""
-    from fakes import RECIPES, write_recipe
+    from helpers.recipes import RECIPES, write_recipe
 
     folder, made = tmp_path_factory.mktemp("alone"), {}
 

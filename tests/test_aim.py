@@ -8,10 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes import ARGS, mistakes, short, write_recipe
 from safetensors.torch import load_file
-from test_merge_strategy import context, model, strategy, tensors, weights
-from test_resume import assert_same_end
 
 from cpt.checks.findings import Findings
 from cpt.checks.tokens import TokenChecks
@@ -19,6 +16,9 @@ from cpt.data.memory import kept, sft_forms
 from cpt.data.stream import load_stream
 from cpt.recipe import dump, load
 from cpt.strategies.merge import weights_of_aim
+from helpers.merge_strategy import context, model, strategy, tensors, weights
+from helpers.recipes import ARGS, mistakes, short, write_recipe
+from helpers.same_end import assert_same_end
 
 MEMORY = {"rows": 24, "args": ARGS["sft"] | {"max_steps": 6, "save_steps": 2}}
 AIM = {"kind": "merge", "method": "aim", "memory": MEMORY}

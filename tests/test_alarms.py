@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes import short, write_recipe
-from helpers.contexts import stage_and_services
 
 from cpt.recipe import Alarms as Limits
 from cpt.recipe import load
+from helpers.contexts import stage_and_services
+from helpers.recipes import short, write_recipe
 
 REWARD = "rewards/reward/mean"
 

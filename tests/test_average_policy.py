@@ -2,16 +2,16 @@
 
 import signal
 
-import given
 import pytest
 import torch
-from fakes import mistakes, recipe, short, write_recipe
-from test_resume import assert_same_end
-from test_strategies import Training, ema
 
 from cpt.checks import plan
 from cpt.recipe import load
 from cpt.screen import QUIET, Screen
+from helpers import given
+from helpers.recipes import mistakes, recipe, short, write_recipe
+from helpers.same_end import assert_same_end
+from helpers.scripted_training import Training, ema
 
 DECAY, STEPS = 0.5, 3
 OPTIONS = {"decay": DECAY, "reference": "ema", "rollouts": "ema"}

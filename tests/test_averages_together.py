@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from strategy_training import Training, made, made_all
 from transformers import AutoModelForCausalLM
+
+from helpers.strategy_training import Training, made, made_all
 
 # -- BEMA ----------------------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 import torch
-from fakes import short, write_recipe
 from safetensors.torch import load_file
+
+from helpers.recipes import short, write_recipe
 
 LORA = {"kind": "lora", "r": 2, "lora_alpha": 8, "target_modules": "all-linear"}
 

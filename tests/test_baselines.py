@@ -2,17 +2,18 @@
 
 import math
 
-import one_step
 import pytest
 import torch
-from fakes import write_recipe
-from test_rlvr import assert_a_kill_changes_nothing, logged, rlvr
 
 from cpt import losses, models, tiny
 from cpt.checks import plan
 from cpt.recipe import RecipeErrors, load
 from cpt.recipe.trl_bounds import CHOICES
 from cpt.stages.rl.baselines import OwnBaseline, group_advantages
+from helpers import one_step
+from helpers.recipes import write_recipe
+from helpers.rlvr_runs import assert_a_kill_changes_nothing, rlvr
+from helpers.same_end import logged
 
 REWARDS = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0]
 BY_HAND = {  # of REWARDS, for answers of 2, 3, 4, 5 tokens (the end is one)

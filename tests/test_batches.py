@@ -4,11 +4,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from fakes import recipe, write_recipe
 
 from cpt.checks import plan
 from cpt.rollouts.batches import Limits, batches
 from cpt.rollouts.memory import cache_bytes, logit_bytes, words
+from helpers.recipes import recipe, write_recipe
 
 PROMPTS, TOKENS = 5, 90  # several batches of each task
 

@@ -4,9 +4,6 @@ import json
 import re
 
 import pytest
-from fakes import recipe, stage, write_recipe
-from fakes_tokenizers import CHATML, SPECIAL, byte_level
-from helpers.contexts import stage_and_services
 
 from cpt.checks import all_checks, plan
 from cpt.checks.findings import Findings
@@ -14,6 +11,9 @@ from cpt.data import encoding
 from cpt.data.stream import load_stream, stage_rows
 from cpt.errors import RecipeErrors, UserError
 from cpt.recipe import load
+from helpers.contexts import stage_and_services
+from helpers.fake_tokenizers import CHATML, SPECIAL, byte_level
+from helpers.recipes import recipe, stage, write_recipe
 
 TOOLS = CHATML.replace("{% for m", "{% if tools %}{{ tools | tojson }}\n{% endif %}{% for m", 1)
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}

@@ -3,13 +3,12 @@
 import json
 
 import pytest
-from fakes import recipe, write_recipe
-from test_mistakes import plain_rows, rows_task
 
 from cpt.checks import all_checks
 from cpt.errors import RecipeErrors
 from cpt.recipe import load
 from cpt.rundir import RunDir
+from helpers.recipes import plain_rows, recipe, rows_task, write_recipe
 
 
 def refused(content: dict, folder, *overrides: str) -> str:

@@ -6,13 +6,13 @@ import random
 import shutil
 
 import pytest
-from damage import copy, files_of, harm
-from fakes import recipe, write_recipe
-from fakes_report import make_run
 from filelock import FileLock
 
 from cpt.errors import UserError
 from cpt.report import build
+from helpers.damage import copy, files_of, harm
+from helpers.fake_run import make_run
+from helpers.recipes import recipe, write_recipe
 
 POINTS = ("00-base", "01-reverse", "02-caesar")
 

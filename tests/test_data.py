@@ -5,13 +5,13 @@ import json
 import os
 
 import pytest
-from fakes import recipe, write_recipe
 
 from cpt.data import sources
 from cpt.data.rows import prompt_key
 from cpt.data.stream import form_problems, load_stream
 from cpt.errors import RecipeErrors, UserError
 from cpt.recipe import File, Hub, ReasoningGym, load
+from helpers.recipes import recipe, write_recipe
 
 
 def write(file, rows):

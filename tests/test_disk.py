@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import RECIPES, write_recipe
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from same_end import assert_same_end
 
 from cpt import disk
 from cpt.disk import writing
@@ -20,6 +18,8 @@ from cpt.files import clone, write_json, write_whole
 from cpt.merging.merge import merge
 from cpt.rundir import RunDir
 from cpt.screen import logs_to
+from helpers.recipes import RECIPES, write_recipe
+from helpers.same_end import assert_same_end
 
 
 def refused(write, place: Path, **more) -> str:
@@ -250,7 +250,7 @@ def test_a_merge_in_python_names_its_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("limit, name", [(3_000, "report.html"), (600, "report.html")])
 def test_a_report_that_does_not_fit(limit, name, cpt, tmp_path):
-    from fakes_report import make_run
+    from helpers.fake_run import make_run
 
     run = make_run(tmp_path / "run", count=5)
     assert cpt("report", run, file_size=limit) == 1, cpt.output

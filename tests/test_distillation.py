@@ -7,27 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes import recipe, write_recipe
-from helpers.contexts import stage_and_services
 from safetensors.torch import load_file
-from test_ranks import LAUNCHERS, launch
-from test_resume import logged, results
 
 from cpt.recipe import load
 from cpt.recipe.stages import Distill, SelfDistillation
+from helpers.contexts import stage_and_services
+from helpers.distillation import KINDS, LORA, small
+from helpers.launchers import LAUNCHERS, launch
+from helpers.recipes import recipe, write_recipe
+from helpers.same_end import logged, results
 
-KINDS = ("self-distillation", "distill")
 STEP = "cpt.stages.trainer.Narrator.on_step_end"
-LORA = {"adapter": {"kind": "lora", "r": 4, "target_modules": "all-linear"}}
-
-
-def small(kind: str, args: dict | None = None, tasks: tuple[str, ...] = ("reverse",), **beside) -> dict:
-    content = recipe(kind, tasks=tasks, evaluate=4)
-    for task in content["stream"]:
-        task["data"]["demonstration"] = "terse"
-        task["stages"][0] |= beside
-        task["stages"][0]["args"] |= args or {}
-    return content
 
 
 def stage(kind: str, **options):

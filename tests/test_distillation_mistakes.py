@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fakes import recipe, write_recipe
-from test_distillation import KINDS, LORA, small
-from test_resume import logged
 
 from cpt.checks import plan
 from cpt.recipe import load
+from helpers.distillation import KINDS, LORA, small
+from helpers.recipes import recipe, write_recipe
+from helpers.same_end import logged
 
 # -- teachers of distill ---------------------------------------------------------------------------------------------------
 

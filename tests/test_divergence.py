@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 import torch
-from fakes import recipe, write_recipe
 from safetensors.torch import load_file, save_file
+
+from helpers.recipes import recipe, write_recipe
 
 # A decay of 100 at a rate of 100 makes each weight -9999 times what it was: infinite after ten steps.
 DIVERGES = {"learning_rate": 100, "weight_decay": 100, "max_steps": 12}

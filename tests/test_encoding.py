@@ -1,14 +1,14 @@
 """Token ids of prompts and of what training teaches, for tokenizers and templates of different habits; what is refused."""
 
 import pytest
-from fakes_tokenizers import CHATML, SPECIAL, byte_level, encoder, metaspace
-from helpers.contexts import stage_and_services
 from tokenizers import normalizers, pre_tokenizers
 
 from cpt.checks.findings import Findings
 from cpt.checks.template import check_rewritten_answers
 from cpt.data.roundtrip import failure
 from cpt.recipe import SuiteTask
+from helpers.contexts import stage_and_services
+from helpers.fake_tokenizers import CHATML, SPECIAL, byte_level, encoder, metaspace
 
 STOP = "<|im_end|>"  # where an instruct model of these tests stops
 QUESTION = "question: which colour? answer:"

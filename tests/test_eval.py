@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-from fakes import recipe, write_recipe
 
 from cpt.cli import main as cli
 from cpt.errors import EngineFailed
+from helpers.recipes import recipe, write_recipe
 
 SUITE = (
     "name: {name}\ntasks:\n  - {{task: copy, data: {{source: procedural, name: copy, eval: 3}}, reward: {reward}}}\n"

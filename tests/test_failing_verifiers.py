@@ -2,7 +2,7 @@
 
 import json
 
-from fakes import short, write_recipe
+from helpers.recipes import short, write_recipe
 
 
 def test_a_verifier_that_fails_costs_scores_not_the_run(cpt, tmp_path):

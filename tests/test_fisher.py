@@ -6,11 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes import mistakes, short, write_recipe
 from safetensors.torch import load_file, save_file
-from test_merge_strategy import context, model, strategy, weights
-from test_resume import assert_same_end
-from test_strategies import Training, ema, files_of, with_strategies
 
 from cpt.errors import UserError
 from cpt.loop import run
@@ -19,6 +15,10 @@ from cpt.recipe import load
 from cpt.screen import QUIET, Screen
 from cpt.strategies import averages
 from cpt.strategies.fisher import Squares, add, put_squares
+from helpers.merge_strategy import context, model, strategy, weights
+from helpers.recipes import mistakes, short, write_recipe
+from helpers.same_end import assert_same_end
+from helpers.scripted_training import Training, ema, files_of, with_strategies
 
 MERGE = {"kind": "merge", "method": "fisher"}
 

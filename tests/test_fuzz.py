@@ -7,7 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from fuzz import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.fuzz import (
     HELD,
     SUITE,
     as_lines,
@@ -22,8 +25,6 @@ from fuzz import (
     spoiled,
     spoiled_bytes,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 BASES = bases()
 TEXTS = [json.dumps(each, indent=1) for each in BASES]

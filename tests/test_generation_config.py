@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-from fakes import short, write_recipe
 
 from cpt import models
 from cpt.recipe import load
+from helpers.recipes import short, write_recipe
 
 REFUSED = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [1, 5], "pad_token_id": 0}
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import recipe, write_recipe
 from safetensors.torch import load_file, save_file
 
 from cpt.errors import UserError
 from cpt.merging.heads import ties_its_head
 from cpt.merging.merge import merge
+from helpers.recipes import recipe, write_recipe
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TIED_BY_DEFAULT = {"llama": False, "qwen2": False, "qwen3": False, "mistral": False, "gemma": True, "smollm3": True}

@@ -1,7 +1,6 @@
 """What people who come from other tools write is answered with what it is called here."""
 
 import pytest
-from test_recipe import BASE, changed, problems
 
 from cpt.cli.main import parsed
 from cpt.recipe import Evaluation, Model, Recipe, Suite, Task
@@ -11,6 +10,7 @@ from cpt.recipe.rewards import Reward
 from cpt.recipe.stages import Rlvr
 from cpt.recipe.trl_arguments import CONFIGS, adapter_kinds, arguments
 from cpt.recipe.vllm_arguments import OURS
+from helpers.recipe_text import BASE, changed, problems
 
 KNOWN = {
     "Recipe": Recipe.model_fields,

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import recipe, write_recipe
 from safetensors.torch import load_file
-from test_ranks import LAUNCHERS, launch
-from test_resume import assert_same_end, logged
 
 from cpt.recipe.stages import Hybrid
 from cpt.stages.hybrid.methods import HYBRIDS, Groups
 from cpt.stages.hybrid.methods.chord import mu_at
+from helpers.launchers import LAUNCHERS, launch
+from helpers.recipes import recipe, write_recipe
+from helpers.same_end import assert_same_end, logged
 
 
 def method(name: str, **options):

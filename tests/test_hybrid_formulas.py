@@ -7,15 +7,15 @@ term; and which tokens count as trained.
 import json
 import math
 
-import one_hybrid
 import pytest
 import torch
-from one_hybrid import LIMIT, Expected, change_of, tokens_of
 from peft import LoraConfig
 
 from cpt.checks import plan
 from cpt.errors import UserError
 from cpt.recipe.stages import Hybrid
+from helpers import one_hybrid
+from helpers.one_hybrid import LIMIT, Expected, change_of, tokens_of
 
 NONE = None
 REWARDS = [1.0, 0.0, 0.0, NONE, 0.0, 0.0, 0.0, NONE]  # two groups of four; the fourth of each could not be scored

@@ -134,6 +134,14 @@ def test_without_torch(room):
     assert done.returncode == 0, done.stderr.decode()
 
 
+def test_no_test_imports_a_test():
+    for path in Path(__file__).parent.rglob("*.py"):
+        tests = {
+            each for each in imported(ast.parse(path.read_text(encoding="utf-8")), path) if each.startswith("test_")
+        }
+        assert not tests, f"{path.name} imports {tests}: what they share goes into tests/helpers"
+
+
 def test_the_rule_can_fail():
     assert upwards("cpt.models", {"cpt.recipe"}) and upwards("cpt.stages.sft", {"cpt.strategies.base"})
     assert not upwards("cpt.stages.sft", {"cpt.data.rows", "cpt.stages.trainer", "cpt.models"})

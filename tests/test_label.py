@@ -3,7 +3,6 @@
 import time
 
 import pytest
-from fakes import mistakes, recipe, write_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from cpt.recipe import load
 from cpt.recipe.rewards import Label
 from cpt.rewards import build
 from cpt.rewards.label import reader
+from helpers.recipes import mistakes, recipe, write_recipe
 
 TONE = ["positive", "negative"]
 NOT = ["positive", "not positive", "negative"]

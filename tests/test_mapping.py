@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from fakes import recipe, write_recipe
 
 from cpt.data import sources
 from cpt.data.readers.record import Number
 from cpt.errors import RecipeErrors
 from cpt.recipe import File, load
 from cpt.recipe.row_templates import Columns, TemplateProblem, compiled, condition
+from helpers.recipes import recipe, write_recipe
 
 ROW = {
     "q": "x",

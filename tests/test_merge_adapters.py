@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from fakes import mistakes, short, write_recipe
 from safetensors.torch import load_file, save_file
 
 from cpt.checks.adapter import check_adapter
@@ -15,6 +14,7 @@ from cpt.merging import stream
 from cpt.merging.adapters import Adapted
 from cpt.merging.merge import merge
 from cpt.recipe import load
+from helpers.recipes import mistakes, short, write_recipe
 
 ADAPTERS = {
     "plain": {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "down_proj"]},

@@ -10,33 +10,17 @@ import types
 
 import pytest
 import torch
-from fakes import write_recipe
 from safetensors.torch import load_file, save_file
 
-from cpt.cli import main as cli
 from cpt.errors import Interrupted, UserError
-from cpt.merging import plan, stream
+from cpt.merging import plan
 from cpt.merging.merge import merge
 from cpt.merging.method import Chunk, merge_tensor
 from cpt.merging.methods import METHODS, settle
 from cpt.merging.reading import Weights, read_header
 from cpt.merging.writing import Shape, Writer
-
-CONFIG = {"model_type": "qwen3", "tie_word_embeddings": False, "dtype": "bfloat16"}
-SHAPES = {"model.embed_tokens.weight": (40, 8), "model.norm.weight": (8,), "lm_head.weight": (40, 8), "scale": ()}
-
-
-def tensors(seed: int, dtype=torch.float32) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    floats = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in SHAPES.items()}
-    return floats | {"position_ids": torch.arange(5), "none": torch.zeros(0, 3, dtype=dtype)}
-
-
-def model(folder, weights: dict, **config):
-    folder.mkdir(parents=True)
-    save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG | config))
-    return folder
+from helpers.merge_command import CONFIG, command, model, tensors
+from helpers.recipes import write_recipe
 
 
 @pytest.fixture
@@ -44,20 +28,6 @@ def four(tmp_path):
     """Three models and a base."""
     names = ("a", "b", "c", "base")
     return types.SimpleNamespace(**{name: model(tmp_path / name, tensors(seed)) for seed, name in enumerate(names)})
-
-
-@pytest.fixture
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(stream, "CHUNK", 64)
-    monkeypatch.setattr(stream, "BLOCK", 48)
-
-
-def command(*arguments, capsys) -> tuple[int, str]:
-    """The exit code of `cpt merge`, and what it said."""
-    with pytest.raises(SystemExit) as end:
-        cli.main(["merge", *map(str, arguments)])
-    told = capsys.readouterr()
-    return end.value.code, told.out + told.err
 
 
 # -- the merge ---------------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from fakes import mistakes, short
 from safetensors.torch import load_file
-from test_merge_files import command, model, small_chunks  # noqa: F401 (a fixture)
 
 from cpt.errors import UserError
 from cpt.merging import della, slerp, stock
 from cpt.merging.merge import merge
 from cpt.merging.methods import settle
+from helpers.merge_command import command, model
+from helpers.recipes import mistakes, short
 
 # -- TIES: the share is of the whole model ---------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ MIXED = {"a.weight": torch.bfloat16, "b.weight": torch.float64, "e.weight": torc
 
 @pytest.mark.parametrize("density", [0.2, 0.01, 0.7, 1.0])
 @pytest.mark.parametrize("dtypes", [None, MIXED], ids=["float32", "mixed"])
-def test_ties_over_the_whole_model_is_the_sorted_one(tmp_path, small_chunks, density, dtypes):  # noqa: F811
+def test_ties_over_the_whole_model_is_the_sorted_one(tmp_path, small_chunks, density, dtypes):
     base, *models = folders(tmp_path, dtypes)
     for threads in (1, 3):
         out = tmp_path / f"out{threads}"

@@ -6,10 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import mistakes, short, write_recipe
 from safetensors.torch import load_file
-from test_merge_strategy import context, model, strategy, weights
-from test_resume import assert_same_end
 
 from cpt.evaluation.results_file import costs
 from cpt.files import replace_folder
@@ -17,6 +14,9 @@ from cpt.recipe import load
 from cpt.report.merges import merges
 from cpt.report.merges import place_of as told_place
 from cpt.screen import QUIET, Screen
+from helpers.merge_strategy import context, model, strategy, weights
+from helpers.recipes import mistakes, short, write_recipe
+from helpers.same_end import assert_same_end
 
 HALF = {"kind": "merge", "method": "wise", "after": "stage"}
 

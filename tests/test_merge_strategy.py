@@ -4,15 +4,10 @@ import dataclasses
 import json
 import signal
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes import mistakes, short, write_recipe
-from helpers.contexts import stage_and_services
-from safetensors.torch import load_file, save_file
-from test_resume import assert_same_end
 
 from cpt.checks import all_checks, plan, preflight
 from cpt.checks.findings import Findings
@@ -24,32 +19,9 @@ from cpt.recipe.merge import Merge as Spec
 from cpt.screen import QUIET, Screen
 from cpt.strategies.acceptance import broken_gates, choose
 from cpt.strategies.merge import Merge, fixed, towards_old
-
-
-def model(folder: Path, *values: float) -> Path:
-    """A folder that can be merged: one tensor, `w`."""
-    folder.mkdir(parents=True)
-    save_file({"w": torch.tensor([values])}, folder / "model.safetensors")
-    (folder / "config.json").write_text('{"model_type": "tiny"}')
-    return folder
-
-
-def weights(folder: Path) -> list[float]:
-    return load_file(folder / "model.safetensors")["w"][0].tolist()
-
-
-def strategy(gates=None, adapter=None, **spec) -> Merge:
-    recipe = SimpleNamespace(adapter=adapter, evaluation=SimpleNamespace(gates=gates or {}))
-    return Merge(recipe, Spec(kind="merge", **spec), "0-merge")
-
-
-def context(tmp_path: Path, *points: Path, judge=None):
-    """After a task that `points` came before."""
-    number = len(points)
-    return stage_and_services(
-        points=points, target=tmp_path / f"work-{number}" / "0-sft" / "model", evaluate_on_validation=judge,
-        screen=Screen(QUIET), task=SimpleNamespace(name=f"task{number}"),
-    )  # fmt: skip
+from helpers.merge_strategy import context, model, strategy, tensors, weights
+from helpers.recipes import mistakes, short, write_recipe
+from helpers.same_end import assert_same_end
 
 
 @pytest.fixture
@@ -209,11 +181,6 @@ def with_merge(spec: dict, steps: int = 3, validation: int = 0, **more) -> dict:
         task["data"]["validation"] = validation
     content["evaluation"]["gates"] = {"forgetting": 0.5}
     return content
-
-
-def tensors(run: Path, point: str, name: str = "model") -> dict[str, torch.Tensor]:
-    (file,) = (run / "points" / point / name).glob("*.safetensors")
-    return load_file(file)
 
 
 def test_half_way_to_the_point_before(cpt, tmp_path):

@@ -8,26 +8,12 @@ import subprocess
 import time
 
 import pytest
-from fakes import recipe, write_recipe
 
-
-def rows_task(folder, rows, evaluation, kind="rlvr", **more) -> dict:
-    """A recipe of one task on JSON lines."""
-    content = recipe(kind, tasks=("reverse",))
-    for name, made in (("train", rows), ("eval", evaluation)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-    content["stream"][0] |= {"data": {"source": "jsonl", "train": "train.jsonl", "eval": "eval.jsonl"}} | more
-    content["stream"][0]["stages"][0]["args"]["per_device_train_batch_size"] = 4  # one prompt is enough for a step
-    return content
+from helpers.recipes import plain_rows, recipe, rows_task, write_recipe
 
 
 def chat(text: str) -> list[dict]:
     return [{"role": "user", "content": text}]
-
-
-def plain_rows(number: int, first: int = 0) -> list[dict]:
-    strings = [f"{a}{b}cde" for a in "abcdefghij" for b in "abcdefghij"]
-    return [{"prompt": f"reverse{text}=", "answer": text[::-1]} for text in strings[first : first + number]]
 
 
 def model_without(folder, tiny_folder, *files: str):

@@ -5,7 +5,6 @@ import signal
 
 import pytest
 import torch
-from fakes import mistakes, recipe, short, write_recipe
 from safetensors.torch import load_file
 
 from cpt import models, tiny
@@ -13,6 +12,7 @@ from cpt.checks.adapter import check_adapter
 from cpt.errors import UserError
 from cpt.recipe import load
 from cpt.stages.trainer import of_reference
+from helpers.recipes import mistakes, recipe, short, write_recipe
 
 HOWS = ("pissa", "pissa_niter_2", "olora")
 IDS = torch.tensor([[3, 30, 31, 32, 2, 30, 31], [8, 34, 35, 30, 2, 36, 37]])

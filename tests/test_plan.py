@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 import pytest
-from fakes import recipe, write_recipe
 
 from cpt.checks import all_checks, plan
 from cpt.cli import main as cli
 from cpt.cli.main import check, parsed
 from cpt.errors import RecipeErrors
 from cpt.recipe import load
+from helpers.recipes import recipe, write_recipe
 
 
 def told(content: dict, folder) -> str:

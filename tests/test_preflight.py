@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from fakes import recipe, write_recipe
 
 from cpt.checks.adapter import check_adapter
 from cpt.checks.findings import Findings
@@ -14,6 +13,7 @@ from cpt.data import encoding
 from cpt.data.stream import Stream, load_stream
 from cpt.errors import UserError
 from cpt.recipe import load
+from helpers.recipes import recipe, write_recipe
 
 
 def user(text: str) -> dict:

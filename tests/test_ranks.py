@@ -1,7 +1,6 @@
 """Several processes under `accelerate launch`: the same stream, what was asked, resume. Two gloo processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,27 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fakes import recipe, write_recipe
 
 from cpt import ranks
-
-LAUNCHERS = Path(__file__).parent.parent / "recipes" / "accelerate"
-
-
-def command(config: Path, *arguments, given: str | None = None) -> list[str]:
-    """`cpt` under a launcher; `given` (answers, rewards): with what tests/given.py puts into each rank."""
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
-    program = ["-m", "cpt"] if given is None else [str(Path(__file__).parent / "given.py"), given]
-    return [*launcher, *program, *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
-def launch(config: Path, *arguments, given: str | None = None) -> subprocess.CompletedProcess:
-    words = command(config, *arguments, given=given)
-    return subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=400)
+from helpers.launchers import LAUNCHERS, command, environment, launch
+from helpers.recipes import recipe, write_recipe
 
 
 def kill_with_descendants(launcher: subprocess.Popen) -> None:

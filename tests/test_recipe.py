@@ -4,39 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from fakes import RECIPES, recipe, write_recipe
 
 from cpt.cli.main import parsed
 from cpt.errors import RecipeErrors
 from cpt.recipe import dump, identity, load, load_suite
 from cpt.recipe.json_schema import schema
-
-BASE = """\
-name: mine
-model: {path: tiny}
-stream:
-  - task: reverse
-    data: {source: procedural, name: reverse}
-    reward: exact
-    stages:
-      - kind: rlvr
-        args: {max_steps: 3}
-"""
-
-
-def problems(text: str, folder: Path, *overrides: str) -> list[str]:
-    """The mistakes of a recipe, as the user sees them, without the folder."""
-    file = folder / "recipe.yaml"
-    file.write_text(text)
-    with pytest.raises(RecipeErrors) as caught:
-        load(file, overrides)
-    return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
-
-
-def changed(old: str, new: str) -> str:
-    assert old in BASE
-    return BASE.replace(old, new)
-
+from helpers.recipe_text import BASE, changed, problems
+from helpers.recipes import RECIPES, recipe, write_recipe
 
 ONE_MISTAKE = {
     "misspelt key": (

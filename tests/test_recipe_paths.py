@@ -1,9 +1,8 @@
 """What belongs to which file: relative paths, and null over a base."""
 
-from fakes import write_recipe
-from test_recipe import BASE, changed
-
 from cpt.recipe import dump, load, load_suite
+from helpers.recipe_text import BASE, changed
+from helpers.recipes import write_recipe
 
 
 def test_a_path_of_the_command_line_belongs_to_where_it_was_given(tmp_path, monkeypatch):

@@ -7,14 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fakes import recipe, write_recipe
-from fakes_tokenizers import byte_level, encoder
-from helpers.contexts import stage_and_services
-from test_resume import logged, results
 
 from cpt.checks import plan
 from cpt.data.rows import prompt_text
 from cpt.recipe import load
+from helpers.contexts import stage_and_services
+from helpers.fake_tokenizers import byte_level, encoder
+from helpers.recipes import recipe, write_recipe
+from helpers.same_end import logged, results
 
 pytestmark = pytest.mark.usefixtures("given_rewards")  # right and wrong answers, whatever the model can do
 STEP = "cpt.stages.trainer.Narrator.on_step_end"

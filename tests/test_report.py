@@ -6,13 +6,13 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from fakes_report import TASKS, make_run
 from markdown_it import MarkdownIt
 
 from cpt.errors import UserError
 from cpt.report import build, charts, colormap, words
 from cpt.report.render import code
 from cpt.report.view import gate_row, sentence, tiles
+from helpers.fake_run import TASKS, make_run
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 

@@ -4,8 +4,9 @@ import shutil
 import signal
 
 import pytest
-from fakes import RECIPES, recipe, write_recipe
-from same_end import assert_same_end, logged, results, trained_steps, weights
+
+from helpers.recipes import RECIPES, recipe, write_recipe
+from helpers.same_end import assert_same_end, logged, results, trained_steps, weights
 
 pytestmark = pytest.mark.usefixtures("given_rewards")  # right and wrong answers, whatever the model can do
 IN_STAGE = {

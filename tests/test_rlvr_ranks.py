@@ -1,22 +1,21 @@
 """What rlvr counts over processes: gradient samples, and the votes and baselines of groups that are split. One launch."""
 
 import json
-import os
 import subprocess
 from collections import Counter
-from pathlib import Path
 
 import pytest
-import snr_ranks
 import torch
-from fakes import write_recipe
-from test_ranks import LAUNCHERS, command, environment
-from test_rlvr import rlvr
-from test_snr import ratio_of
+
+from helpers import snr_ranks
+from helpers.launchers import LAUNCHERS, command, environment
+from helpers.recipes import write_recipe
+from helpers.rlvr_runs import rlvr
+from helpers.snr_ranks import ratio_of
 
 SPY = """
 import json, os, sys
-import snr_ranks
+from helpers import snr_ranks
 from cpt.cli import main as cli
 from cpt.stages import rlvr
 folder = sys.argv.pop(1)
@@ -54,8 +53,7 @@ def launched(tmp_path_factory, tiny_folder):
     file = write_recipe(folder / "recipe.yaml", content)
     words = command(LAUNCHERS / "ddp-cpu.yaml", "run", file, "--out", folder / "run")
     words[words.index("-m", 3) : words.index("cpt") + 1] = [str(folder / "spy.py"), str(folder)]
-    here = {"PYTHONPATH": ":".join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment() | here, timeout=400)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -7,14 +7,14 @@ import re
 import shutil
 import signal
 
-import given
 import pytest
 import torch
-from fakes import short, write_recipe
 
 from cpt.recipe import load
 from cpt.recipe.stages import Strict
 from cpt.screen import QUIET, Screen
+from helpers import given
+from helpers.recipes import short, write_recipe
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 

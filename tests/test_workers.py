@@ -255,7 +255,7 @@ def test_a_worker_that_is_started_later_runs_the_same_bytes(tmp_path):
 
 
 def test_another_verifier_in_the_middle_of_a_run_is_refused(cpt, tmp_path):
-    from fakes import short, write_recipe
+    from helpers.recipes import short, write_recipe
 
     (tmp_path / "mine.py").write_text("from helper import value\ndef judge(completion, row): return value\n")
     helper = tmp_path / "helper.py"

@@ -4,12 +4,12 @@ import os
 import time
 
 import pytest
-from fakes import write_recipe
-from test_recipe import BASE, changed, problems
 
 from cpt.errors import RecipeErrors
 from cpt.recipe import dump, load, load_suite
 from cpt.recipe.yaml_reader import parse
+from helpers.recipe_text import BASE, changed, problems
+from helpers.recipes import write_recipe
 
 WRONG = {
     "a kind that is a list": (

@@ -1,6 +1,7 @@
 """Small recipes on the embedded model, for tests that run the command line."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,18 @@ def mistakes(folder: Path, content: dict) -> list[str]:
     with pytest.raises(RecipeErrors) as found:
         load(write_recipe(folder / "recipe.yaml", content))
     return str(found.value).splitlines()
+
+
+def plain_rows(number: int, first: int = 0) -> list[dict]:
+    strings = [f"{a}{b}cde" for a in "abcdefghij" for b in "abcdefghij"]
+    return [{"prompt": f"reverse{text}=", "answer": text[::-1]} for text in strings[first : first + number]]
+
+
+def rows_task(folder, rows, evaluation, kind="rlvr", **more) -> dict:
+    """A recipe of one task on JSON lines."""
+    content = recipe(kind, tasks=("reverse",))
+    for name, made in (("train", rows), ("eval", evaluation)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    content["stream"][0] |= {"data": {"source": "jsonl", "train": "train.jsonl", "eval": "eval.jsonl"}} | more
+    content["stream"][0]["stages"][0]["args"]["per_device_train_batch_size"] = 4  # one prompt is enough for a step
+    return content

@@ -3,7 +3,6 @@ plain forward passes of the model (one row at a time, no code of the trainer's).
 
 from types import SimpleNamespace
 
-import one_step
 import torch
 from datasets import Dataset
 from peft import get_peft_model
@@ -17,6 +16,7 @@ from cpt.recipe.stages import Hybrid
 from cpt.stages.hybrid.buffer import UnsolvedBuffer
 from cpt.stages.hybrid.methods import HYBRIDS
 from cpt.stages.hybrid.trainer import HybridStageTrainer
+from helpers import one_step
 
 PROMPTS = ["reverseabcde=", "sortbca="]
 DEMONSTRATIONS = ["edcba", "abc"]

@@ -3,7 +3,7 @@
 `answers` and `rewards` patch the process that they are called in: that of a test (with its monkeypatch), a child of the
 `cpt` fixture (`cpt("run", ..., given=["answers"])`), or the ranks of a launcher:
 
-    python given.py answers run recipe.yaml --out DIR
+    python -m helpers.given answers run recipe.yaml --out DIR
 """
 
 import hashlib

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import torch
-from helpers.contexts import stage_and_services
 
 from cpt.recipe.merge import Merge as MergeSpec
 from cpt.recipe.strategies import Ema as EmaSpec
@@ -11,6 +10,7 @@ from cpt.recipe.strategies import Lookahead as LookaheadSpec
 from cpt.recipe.strategies import Mcl as MclSpec
 from cpt.recipe.strategies import StochasticRestore as RestoreSpec
 from cpt.strategies import STRATEGIES
+from helpers.contexts import stage_and_services
 
 SPECS = {
     "ema": EmaSpec,

@@ -46,3 +46,10 @@ def main(file: str, out: str, size: str, parts: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+
+
+def ratio_of(samples_KD) -> float:
+    """|E g|^2 / tr Var g of the mean g of the samples, both without bias."""
+    noise = samples_KD.double().var(0).sum() / len(samples_KD)
+    signal = (samples_KD.double().mean(0) ** 2).sum() - noise
+    return max(0.0, (signal / noise).item())

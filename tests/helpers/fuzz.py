@@ -7,12 +7,12 @@ import signal
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from fakes import recipe, stage
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from cpt.cli import main as cli
 from cpt.recipe.trl_arguments import CONFIGS, arguments
+from helpers.recipes import recipe, stage
 
 SECONDS = 5.0  # that looking at a recipe may take
 LONGEST = 2000  # characters of a line that a user is shown

@@ -4,7 +4,7 @@ Reads one JSON object a line from stdin: {"arguments": [...], "output": FILE, "a
 "given": [...]}, forks, runs `cpt` with the arguments in the child, and answers with the child's exit code (negative: the
 signal that ended it). `at` sends the child a signal at a chosen place: {"place": "cpt.files.seal", "call": 3, "when":
 "before", "signal": 9}; with "when": "instead" that call does nothing at all, with "raise" it fails after the signal.
-`file_size` is the largest number of bytes that its files may have. `given` names what tests/given.py puts into the child.
+`file_size` is the largest number of bytes that its files may have. `given` names what helpers/given.py puts into the child.
 """
 
 import importlib
@@ -14,8 +14,9 @@ import resource
 import signal
 import sys
 
-import given
 import pytest
+
+from helpers import given
 
 
 def interrupt_at(place: str, call: int, when: str, number: int) -> None:

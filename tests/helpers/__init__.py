@@ -1,0 +1,1 @@
+"""What several tests use. `tests/` is on the path: `from helpers import given`."""
