@@ -33,6 +33,26 @@ WRONG = {
         changed("max_steps: 3", "generation_kwargs: {nonsense: 1}"),
         "recipe.yaml:9: stream.0.stages.0.args.generation_kwargs: transformers' GenerationConfig has no nonsense",
     ),
+    "a way of packing that TRL does not have": (
+        BASE + "defaults: {sft: {args: {packing_strategy: foo}}}\n",
+        "recipe.yaml:10: defaults.sft.args.packing_strategy: must be one of bfd, bfd_split, wrapped, not 'foo'",
+    ),
+    "an end that is none": (
+        BASE + "defaults: {sft: {args: {truncation_mode: middle}}}\n",
+        "recipe.yaml:10: defaults.sft.args.truncation_mode: must be one of keep_start, keep_end, not 'middle'",
+    ),
+    "a weight beyond all use": (
+        changed("max_steps: 3", "reward_weights: [1e30]"),
+        "recipe.yaml:9: stream.0.stages.0.args.reward_weights: (1e+30) must be at most 2,147,483,647",
+    ),
+    "parts of a reward that weigh nothing": (
+        changed("reward: exact", "metric: exact\n    reward: [{reward: exact, weight: 0}]"),
+        "reward.parts: weighs all its parts by 0: nothing would be learnt",
+    ),
+    "a field of an adapter that the run decides": (
+        BASE + "adapter: {kind: lora, inference_mode: true}\n",
+        "recipe.yaml:10: adapter.inference_mode: is not taken here",
+    ),
     "a mistake in the defaults of a kind that no stage has": (
         BASE + "defaults: {sft: {args: {learning_rat: 1}}}\n",
         "recipe.yaml:10: defaults.sft.args.learning_rat: SFTConfig has no such argument; did you mean learning_rate?",

@@ -18,6 +18,7 @@ from cpt.checks.surroundings import check_surroundings
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
 from cpt.data.stream import Stream, read_stream
+from cpt.errors import UserError
 from cpt.recipe import Hub, Recipe, Suite, SuiteTask, Task, suites_of
 from cpt.rewards.verifiers import function_files
 from cpt.rundir import Point, RunDir
@@ -149,9 +150,27 @@ def check_with_model(recipe: Recipe, stream: Stream, folder: Path, findings: Fin
     if not findings.about("model"):
         fit = check_tokens(recipe, stream, folder, findings)
         with findings.collecting():
+            check_attention(folder, recipe)
+        with findings.collecting():
             check_adapter(folder, recipe)
     check_configs(recipe, findings)
     return fit
+
+
+def check_attention(folder: Path, recipe: Recipe) -> None:
+    """transformers has the attention that the recipe names, for this model and on this machine. Raises UserError."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    name = recipe.model.attn_implementation
+    if name is None:
+        return
+    options = {"attn_implementation": name, "trust_remote_code": recipe.model.trust_remote_code}
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(models.load_config(folder, recipe), **options)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"model.attn_implementation: {' '.join(str(error).split())[:200]}") from error
 
 
 def check_tokens(recipe: Recipe, stream: Stream, folder: Path, findings: Findings) -> Fit:

@@ -22,6 +22,22 @@ NOT_BESIDE_PISSA = (
 )  # of a LoRA that begins with a part of the base
 
 
+DECIDED = {  # fields of PEFT's configs that the run itself decides
+    "base_model_name_or_path": "use `model.path`",
+    "revision": "use `model.revision`",
+    "inference_mode": "adapters are trained here; take it out",
+    "task_type": "models are causal language models here; take it out",
+    "peft_type": "use `kind`",
+    "auto_mapping": "take it out",
+    "peft_version": "take it out",
+}
+
+
+def decided_problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, what to do) of fields that would be taken and never used."""
+    return ((name, f"is not taken here: {remedy}") for name, remedy in DECIDED.items() if name in options)
+
+
 def initialisation_problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, what is wrong with it) of the way in which an adapter begins."""
     kind, how = str(options["kind"]).lower(), options.get("init_lora_weights")

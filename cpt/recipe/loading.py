@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from cpt.errors import Problem, RecipeErrors
 from cpt.recipe import trl_arguments
-from cpt.recipe.adapter import bias_problems, initialisation_problems
+from cpt.recipe.adapter import bias_problems, decided_problems, initialisation_problems
 from cpt.recipe.engine import settle_engine
 from cpt.recipe.hints import instead
 from cpt.recipe.messages import members, tags, validate
@@ -226,6 +226,7 @@ def check_arguments(root: Node, mistakes: Mistakes) -> None:
     if adapter is not None and isinstance(adapter.value, dict) and isinstance(adapter.at(["kind"]).value, str):
         for name, message in (
             *trl_arguments.adapter_problems(adapter.plain()),
+            *decided_problems(adapter.plain()),
             *initialisation_problems(adapter.plain()),
         ):
             mistakes.add(adapter.at([name]), f"adapter.{name}", message)

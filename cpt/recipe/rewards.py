@@ -142,6 +142,13 @@ class Sum(Verifier):
     kind: Literal["sum"]
     parts: tuple[Part, ...] = Field(min_length=1)
 
+    @field_validator("parts")
+    @classmethod
+    def weighs_something(cls, value: tuple[Part, ...]) -> tuple[Part, ...]:
+        if not any(part.weight for part in value):
+            raise ValueError("weighs all its parts by 0: nothing would be learnt")
+        return value
+
 
 Reward = Annotated[
     Exact | Format | Math | Choice | Label | F1 | ReasoningGymReward | Function | Sum, Field(discriminator="kind")

@@ -84,6 +84,12 @@ MOST = {  # beyond which a value is a slip of the pen
     **dict.fromkeys(("beta", "epsilon", "epsilon_high", "num_train_epochs", "num_iterations"), 1_000_000),
 }
 LARGEST = 2**31 - 1
+WORDS = {  # of every kind that has the argument, beside null
+    "packing_strategy": ("bfd", "bfd_split", "wrapped"),
+    "truncation_mode": ("keep_start", "keep_end"),
+    "log_level": ("passive", "detail", "debug", "info", "warning", "error", "critical"),
+    "log_level_replica": ("passive", "detail", "debug", "info", "warning", "error", "critical"),
+}
 
 
 def outside(name: str, value: Any) -> str | None:
@@ -103,7 +109,7 @@ def outside(name: str, value: Any) -> str | None:
 
 def not_a_choice(kind: str, name: str, value: Any) -> str | None:
     """What is wrong with a word (or one of several) that TRL's trainer of this kind does not know."""
-    choices = CHOICES.get((kind, name))
+    choices = CHOICES.get((kind, name)) or (WORDS.get(name) if value is not None else None)
     if name in ENUMERATIONS:
         choices = enumeration(*ENUMERATIONS[name])
     for each in value if isinstance(value, list) else [value]:
@@ -119,6 +125,8 @@ def weights_problem(weights: Any, what: str, number: int) -> str | None:
         return None
     if len(weights) != number:
         return f"has {len(weights)} of {what}, and there {'are' if number > 1 else 'is'} {number}"
+    if wide := [each for each in weights if isinstance(each, int | float) and abs(each) > LARGEST]:
+        return f"({wide[0]}) must be at most {LARGEST:,}"
     if not any(weights):
         return f"weighs all {what} by 0: nothing would be learnt"
     return None

@@ -1,6 +1,7 @@
 """The TRL config of a stage: the recipe's `args` word for word, and the few things that the run itself decides."""
 
 import math
+from contextlib import contextmanager
 from pathlib import Path
 
 from trl import DistillationConfig, DPOConfig, GRPOConfig, SFTConfig
@@ -76,7 +77,37 @@ def check_configs(recipe: Recipe, findings) -> None:
             stages.append((f"strategies.{number}.memory", Sft(kind="sft", args=spec.memory.args)))
     for key, stage in stages:
         with findings.collecting():
-            make_config(recipe, stage, key, Path("unused"), seed=0)
+            config = make_config(recipe, stage, key, Path("unused"), seed=0)
+            check_optimisation(config, stage, key)
+
+
+def check_optimisation(config, stage: Stage, key: str) -> None:
+    """Make the optimiser's class and the schedule that the arguments name. Raises UserError where that cannot be done."""
+    import torch
+    from transformers import Trainer, get_scheduler
+
+    one = torch.nn.Linear(1, 1)
+    if {"optim", "optim_args"} & set(stage.args) and not config.optim_target_modules:
+        with taken(key, "optim"):
+            Trainer.get_optimizer_cls_and_kwargs(config, one)
+    if {"lr_scheduler_type", "lr_scheduler_kwargs"} & set(stage.args):
+        with taken(key, "lr_scheduler_kwargs"):
+            get_scheduler(
+                config.lr_scheduler_type,
+                optimizer=torch.optim.SGD(one.parameters(), lr=1.0),
+                num_warmup_steps=1,
+                num_training_steps=10,
+                scheduler_specific_kwargs=dict(config.lr_scheduler_kwargs or {}),
+            )
+
+
+@contextmanager
+def taken(key: str, name: str):
+    """Whatever transformers raises in this block is what it says of the argument."""
+    try:
+        yield
+    except Exception as error:  # of whatever class, as in `make_config`
+        raise UserError(f"{key}.args.{name}: {one_line(error)}") from error
 
 
 def one_line(error: Exception) -> str:
