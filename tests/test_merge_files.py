@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cpt.errors import Interrupted, UserError
+from cpt.merge_methods import METHODS
 from cpt.merging import plan
 from cpt.merging.merge import merge
 from cpt.merging.method import Chunk, merge_tensor
-from cpt.merging.methods import METHODS, settle
+from cpt.merging.methods import make_method
 from cpt.merging.reading import Weights, read_header
 from cpt.merging.writing import Shape, Writer
 from helpers.merge_command import CONFIG, command, model, tensors
@@ -55,7 +56,7 @@ def test_streamed_by_chunks_it_is_the_function_of_whole_tensors(name, four, tmp_
             assert torch.equal(tensor, start[key])
         elif tensor.numel():
             chunk = Chunk(key, 0, start[key], [s[key] for s in sources], [d[key] for d in diagonals])
-            expected = merge_tensor(settle(name, len(models)), chunk)
+            expected = merge_tensor(make_method(name, len(models)), chunk)
             torch.testing.assert_close(tensor, expected, rtol=1e-6, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from cpt.errors import UserError
 from cpt.merging import della, slerp, stock
 from cpt.merging.merge import merge
-from cpt.merging.methods import settle
+from cpt.merging.methods import make_method
 from helpers.merge_command import command, model
 from helpers.recipes import mistakes, short
 
@@ -179,7 +179,7 @@ def test_a_recipe_may_say_it(tmp_path):
 )
 def test_a_wrong_trim_is_one_line(name, trim, said):
     with pytest.raises(UserError, match=said):
-        settle(name, 2, trim=trim)
+        make_method(name, 2, trim=trim)
 
 
 # -- small tensors, trained gently -----------------------------------------------------------------------------------------

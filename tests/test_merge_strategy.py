@@ -1,6 +1,5 @@
 """The strategy `merge`: weights against sums written out, the choice of a search, resume, whose rows are asked, mistakes."""
 
-import dataclasses
 import json
 import signal
 from dataclasses import replace
@@ -12,9 +11,7 @@ import torch
 from cpt.checks import all_checks, plan, preflight
 from cpt.checks.findings import Findings
 from cpt.errors import RecipeErrors
-from cpt.merging.methods import METHODS
 from cpt.recipe import Gate, load
-from cpt.recipe.merge import DELLA_DENSITY, DELLA_EPSILON, FROM_BASE, OPTIONS
 from cpt.recipe.merge import Merge as Spec
 from cpt.screen import QUIET, Screen
 from cpt.strategies.acceptance import broken_gates, choose
@@ -273,7 +270,7 @@ def test_adapters_are_merged_as_adapters(cpt, tmp_path):
 
 WRONG = {
     "another number of tasks": ({"method": "ties", "scale": [1, 0.5, 0.3]}, "has 3 values, and the stream 2 tasks"),
-    "no method": ({"method": "linear"}, "must be one of wise, slerp, soup"),
+    "no method": ({"method": "linear"}, "must be one of soup, wise, slerp"),
     "weight of soup": (
         {"method": "soup", "weight": 0.5},
         "weight is an option of wise, slerp, fisher, aim, not of soup: take it out",
@@ -359,12 +356,3 @@ def test_the_plan_says_it(tmp_path):
     told = plan.describe(recipe, tmp_path / "run")
     assert "  strategies\n    merge, method wise, search 0.25 0.5\n    a search judges on the validation rows" in told
     assert "16 questions a model" in told
-
-
-def test_methods_and_options_are_those_of_cpt_merge():
-    assert OPTIONS.keys() | {"linear"} == METHODS.keys()
-    for name, options in OPTIONS.items():
-        fields = {field.name for field in dataclasses.fields(METHODS[name])} - {"weights", "seed"}
-        assert fields == set(options) - {"weight"}, name
-        assert METHODS[name].needs_base == (name in FROM_BASE or name == "aim")  # whose base is the point before
-    assert (METHODS["della"].density, METHODS["della"].epsilon) == (DELLA_DENSITY, DELLA_EPSILON)

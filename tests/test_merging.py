@@ -1,6 +1,8 @@
 """The merging functions: numbers worked out by hand, another formulation (numpy, float64, sorted), and properties."""
 
+import dataclasses
 from math import acos, sin
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,16 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpt.cli import merge as merge_command
+from cpt.cli.main import main
 from cpt.errors import UserError
+from cpt.merge_methods import METHODS, OPTIONS, table
 from cpt.merging import average, della, selection, stock, ties
 from cpt.merging.arithmetic import aim, magmax, task_arithmetic
 from cpt.merging.breadcrumbs import breadcrumbs
 from cpt.merging.dare import dare, dare_ties
 from cpt.merging.draws import uniform_bits
 from cpt.merging.method import Chunk, merge_tensor
-from cpt.merging.methods import METHODS, settle
+from cpt.merging.methods import implementation, make_method
 from cpt.merging.slerp import slerp
+from cpt.recipe.merge import Merge
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 quick = settings(max_examples=40, deadline=None)
@@ -204,7 +208,7 @@ def test_the_kth_magnitude_is_the_sorted_one(numbers, data, dtype):
 
 
 def test_a_sample_unlike_the_rest_costs_passes_and_changes_nothing():
-    method = settle("ties", 1, density=0.3)
+    method = make_method("ties", 1, density=0.3)
     base, model = torch.zeros(4000), drawn(5, 1, shape=(4000,))[0]
     sample, whole = Chunk("", 0, base[:500], [model[:500] * 1e-3]), Chunk("", 0, base, [model])
     expected = [[selection.kth_magnitude(model, 1200)]]
@@ -260,7 +264,7 @@ def test_two_in_bfloat16_are_interpolated_in_float32_and_rounded_once(seed, shar
 def test_the_order_of_equals_does_not_matter(seed, order):
     base, *models = drawn(seed, 4, shape=(40,))
     for name in ("linear", "soup", "task-arithmetic", "ties", "breadcrumbs", "model-stock", "magmax"):
-        method = settle(name, 3)
+        method = make_method(name, 3)
         ours = [models[index] for index in order]
         one, two = (merge_tensor(method, Chunk("", 0, base, each)) for each in (models, ours))
         assert two.numpy() == pytest.approx(one.numpy(), abs=2e-6), name
@@ -279,7 +283,7 @@ def test_nothing_given_is_changed_and_the_dtype_is_the_first_models(name):
         base, *models = drawn(3, 3, dtype=dtype)
         fishers = [tensor.abs() for tensor in drawn(4, 2)]
         before = [tensor.clone() for tensor in (base, *models, *fishers)]
-        merged = merge_tensor(settle(name, 2), Chunk("x", 0, base, models, fishers))
+        merged = merge_tensor(make_method(name, 2), Chunk("x", 0, base, models, fishers))
         assert merged.dtype == dtype and merged.shape == base.shape
         assert all(map(torch.equal, before, (base, *models, *fishers)))
 
@@ -326,7 +330,7 @@ def test_dare_and_della_keep_their_share_and_the_mean():
         ("ties", 2, (), {"density": 0.0}, "above 0 and at most 1"),
         ("dare", 2, (), {"density": 1.5}, "above 0 and at most 1"),
         ("della", 2, (), {"density": 0.1}, "lie between 0 and 1"),
-        ("breadcrumbs", 2, (), {"gamma": 1.0}, "gamma from 0"),
+        ("breadcrumbs", 2, (), {"gamma": 1.0}, "gamma: 1: give a number of at least 0 and below 1"),
         ("ties", 2, (-1,), {}, "weights of at least 0"),
         ("ties", 2, (), {"scale": float("nan")}, "--scale: nan: give a number"),
         ("linear", 2, (float("inf"), 1), {}, "--weight: inf: give a number"),
@@ -335,7 +339,7 @@ def test_dare_and_della_keep_their_share_and_the_mean():
 )
 def test_a_wrong_setting_is_one_line(name, count, weights, options, said):
     with pytest.raises(UserError) as error:
-        settle(name, count, weights, **options)
+        make_method(name, count, weights, **options)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -344,6 +348,32 @@ def test_shapes_that_differ_are_refused():
         average.linear([torch.zeros(2), torch.zeros(3)])
 
 
-def test_the_command_names_every_method():
-    assert sorted(merge_command.AVERAGES + merge_command.FROM_A_BASE) == sorted(METHODS)
-    assert {name for name, kind in METHODS.items() if kind.needs_base} == set(merge_command.FROM_A_BASE)
+# -- the catalogue ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_the_options_of_the_catalogue(name):
+    own = {field.name for field in dataclasses.fields(implementation(METHODS[name]))} - {"weights"}
+    assert own == set(METHODS[name].defaults) <= set(OPTIONS)
+
+
+def test_the_documentation_has_the_catalogue():
+    docs = Path(__file__).parent.parent / "docs" / "merging.md"
+    assert table() in docs.read_text(encoding="utf-8")
+
+
+def test_the_command_line_has_the_catalogue(capsys):
+    with pytest.raises(SystemExit):
+        main(["merge", "--help"])
+    told = capsys.readouterr().out
+    assert all(f"\n  {name} " in told for name in METHODS) and all(f"--{name} " in told for name in OPTIONS)
+
+
+def test_the_schema_has_the_catalogue():
+    fields = Merge.model_json_schema()["properties"]
+    assert fields["method"]["enum"] == [name for name in METHODS if name != "linear"]
+    density, trim = fields["density"], fields["trim"]
+    assert {"type": "number", "exclusiveMinimum": 0, "maximum": 1} in density["anyOf"] and "della 0.5" in density[
+        "description"
+    ]
+    assert {"type": "string", "enum": ["tensor", "model"]} in trim["anyOf"]

@@ -14,6 +14,7 @@ from cpt.adapters import CONFIG, base_in_run, named_base
 from cpt.cli.parser import one_of
 from cpt.errors import UserError
 from cpt.layout import check_sealed, check_strangers
+from cpt.merge_methods import METHODS, OPTIONS, about
 from cpt.stop import PROMPT, listening
 
 DESCRIPTION = """\
@@ -30,15 +31,13 @@ A MODEL is a folder with config.json and *.safetensors, a run folder (its last p
 (runs/NAME/points/01-reverse). The config, tokenizer and chat template are those of the first. All models must have the same
 tensors. Adapters (PEFT) of one config are merged as adapters, factor by factor; with --into as full models.
 
-methods of averages:      linear (weighted mean), soup (plain mean), wise (two models), slerp (two models, along the arc),
-                          fisher (by the Fisher information of each parameter: --fisher)
-methods from a --base:    task-arithmetic (sum of changes), ties (trim, elect signs, average), dare and dare-ties (random
-                          tenth of the changes, rescaled), della, breadcrumbs, model-stock, magmax (the largest change), aim
+averages:
+{averages}
+of the models' changes of a --base:
+{changes}
 Formulas, papers, defaults and rules: docs/merging.md
 """
-AVERAGES = ("linear", "soup", "wise", "slerp", "fisher")
 AHEAD = 8 << 20  # bytes that the disk is asked for at a time
-FROM_A_BASE = ("task-arithmetic", "ties", "dare", "dare-ties", "della", "breadcrumbs", "model-stock", "magmax", "aim")
 
 
 def add_arguments(commands) -> None:
@@ -46,13 +45,13 @@ def add_arguments(commands) -> None:
     merge = commands.add_parser(
         "merge",
         help="merge models into a new one: linear, TIES, DARE, SLERP, ...",
-        description=DESCRIPTION,
+        description=description(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     merge.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="model folders, runs, or points of runs")
     merge.add_argument(
         "--method",
-        type=one_of(AVERAGES + FROM_A_BASE),
+        type=one_of(METHODS),
         metavar="METHOD",
         help="one of those above; none for one adapter by itself",
     )
@@ -76,24 +75,10 @@ def add_arguments(commands) -> None:
         metavar="W",
         help="one for each model, or one for all; alone in an average of two models: the first one's share",
     )
-    merge.add_argument(
-        "--density", type=float, help="share of each change that is kept (ties .2, dare .1, della .5, ...)"
-    )
-    merge.add_argument(
-        "--scale",
-        "--lambda",
-        type=float,
-        dest="scale",
-        help="factor of the merged change (default: 1, task-arithmetic .3, magmax .5)",
-    )
-    merge.add_argument("--gamma", type=float, help="breadcrumbs: share of the largest changes that goes (.01)")
-    merge.add_argument("--epsilon", type=float, help="della: half the range of the chances of being kept (.15)")
-    merge.add_argument(
-        "--trim",
-        metavar="tensor|model",
-        help="ties: keep the share of each tensor (default), or of the whole model (the paper)",
-    )
-    merge.add_argument("--seed", type=int, help="of the random methods dare, dare-ties, della (0)")
+    for name, option in OPTIONS.items():
+        metavar = "|".join(option.choices) or name.upper()
+        flags = (f"--{name}", *option.aliases)
+        merge.add_argument(*flags, type=option.kind, dest=name, metavar=metavar, help=about(name))
     merge.add_argument(
         "--fisher", type=Path, nargs="+", default=[], metavar="FILE", help="diagonal Fisher of each model, safetensors"
     )
@@ -104,6 +89,15 @@ def add_arguments(commands) -> None:
     merge.add_argument("--threads", type=int, help="how many work at once (one for each core)")
     merge.add_argument("--dry-run", action="store_true", help="check all and print the plan; write nothing")
     merge.add_argument("--quiet", action="store_true", help="only warnings and errors")
+
+
+def description() -> str:
+    """DESCRIPTION with the catalogue's methods, a line each."""
+    width = max(map(len, METHODS))
+    lines: dict[bool, list[str]] = {False: [], True: []}
+    for name, method in METHODS.items():
+        lines[method.needs_base].append(f"  {name:{width}}  {method.summary}")
+    return DESCRIPTION.format(averages="\n".join(lines[False]), changes="\n".join(lines[True]))
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -129,8 +123,7 @@ def run(asked: argparse.Namespace) -> int:
 
     gc.freeze()
     gc.enable()
-    names = ("density", "scale", "gamma", "epsilon", "trim", "seed", "dtype", "threads")
-    options = {key: getattr(asked, key) for key in names}
+    options = {key: getattr(asked, key) for key in (*OPTIONS, "dtype", "threads")}
     plan = make_plan(
         method,
         models,

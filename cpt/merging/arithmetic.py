@@ -1,10 +1,12 @@
 """Sums of changes tau_i = theta_i - theta_0: task arithmetic (2212.04089), AIMMerging (2509.17348), MagMax (2407.06322)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cpt.merging.method import Method
 from cpt.merging.tensors import moved, one_each, task_vectors
 
 
@@ -45,3 +47,25 @@ def magmax(base: Tensor, models: Sequence[Tensor], scale: float = 0.5) -> Tensor
         high, low = torch.maximum(high, tau), torch.minimum(low, tau)
     largest = torch.copysign(torch.maximum(high, -low), high + low)  # faster than `where` by far
     return moved(start, largest, scale, models[0].dtype)
+
+
+@dataclass(frozen=True)
+class TaskArithmetic(Method):
+    scale: float
+
+    def merge(self, known, chunk):
+        return task_arithmetic(chunk.base, chunk.models, self.weights, self.scale)
+
+
+@dataclass(frozen=True)
+class Aim(Method):
+    def merge(self, known, chunk):
+        return aim(chunk.base, *chunk.models, weights=self.weights)
+
+
+@dataclass(frozen=True)
+class MagMax(Method):
+    scale: float
+
+    def merge(self, known, chunk):
+        return magmax(chunk.base, chunk.models, self.scale)

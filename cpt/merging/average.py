@@ -5,12 +5,14 @@ the ends. `torch.lerp` does so from the nearer end.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cpt.errors import UserError
-from cpt.merging.tensors import one_each, raised, shares
+from cpt.merging.method import Method
+from cpt.merging.tensors import first_share, one_each, raised, shares
 
 
 def linear(models: Sequence[Tensor], weights: float | Sequence[float] = 1.0) -> Tensor:
@@ -71,3 +73,33 @@ def fisher(models: Sequence[Tensor], fishers: Sequence[Tensor], weights: float |
         so_far = so_far + more
         merged = torch.lerp(merged, theta, torch.where(so_far > 0, more / so_far, 0.0))
     return merged.to(models[0].dtype)
+
+
+@dataclass(frozen=True)
+class Linear(Method):
+    bfloat16_pairs = True
+
+    def merge(self, known, chunk):
+        return linear(chunk.models, self.weights)
+
+
+@dataclass(frozen=True)
+class Soup(Method):
+    bfloat16_pairs = True
+
+    def merge(self, known, chunk):
+        return soup(chunk.models)
+
+
+@dataclass(frozen=True)
+class Wise(Method):
+    bfloat16_pairs = True
+
+    def merge(self, known, chunk):
+        return wise(*chunk.models, weight=first_share(self.weights))
+
+
+@dataclass(frozen=True)
+class Fisher(Method):
+    def merge(self, known, chunk):
+        return fisher(chunk.models, chunk.fishers, self.weights)

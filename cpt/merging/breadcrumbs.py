@@ -1,12 +1,14 @@
 """Model Breadcrumbs (2312.06795): task vectors without their largest and smallest parameters, summed. As in mergekit."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from cpt.errors import UserError
+from cpt.merge_methods import check_options
 from cpt.merging.arithmetic import weighted_sum
+from cpt.merging.magnitudes import ByMagnitude
 from cpt.merging.selection import kth_magnitude
 from cpt.merging.tensors import moved, one_each, task_vectors
 from cpt.merging.ties import trim
@@ -35,10 +37,7 @@ def breadcrumbs(
 
 def ranks(density: float, gamma: float, count: int) -> tuple[int, int]:
     """The ranks (1 is the largest magnitude) of the smallest and of the largest parameter that stays. Raises UserError."""
-    if not 0 < density <= 1 or not 0 <= gamma < 1:
-        raise UserError(
-            f"density {density:g}, gamma {gamma:g}: shares, density above 0 and at most 1, gamma from 0 to below 1"
-        )
+    check_options(density=density, gamma=gamma)
     left = max(1, int(density * count))
     smallest = max(0, count - left - int(gamma * count))
     return count - smallest, count - smallest - left + 1
@@ -48,3 +47,15 @@ def between(tau: Tensor, low: float, high: float) -> Tensor:
     """tau where low <= |tau| <= high, else 0. What ties at a bound stays."""
     middle = trim(tau, low)
     return middle - hardshrink(middle, high)
+
+
+@dataclass(frozen=True)
+class Breadcrumbs(ByMagnitude):
+    gamma: float
+    scale: float
+
+    def ranks(self, size):
+        return ranks(self.density, self.gamma, size)
+
+    def merge(self, known, chunk):
+        return breadcrumbs(chunk.base, chunk.models, self.weights, self.density, self.gamma, self.scale, bounds=known)

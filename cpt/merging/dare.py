@@ -5,14 +5,16 @@ What is left is summed (`dare`: task arithmetic, as in the paper) or joined as T
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from cpt.errors import UserError
+from cpt.merge_methods import check_options
 from cpt.merging.arithmetic import weighted_sum
 from cpt.merging.draws import RANGE, uniform_bits
+from cpt.merging.method import Chunk, Method
 from cpt.merging.tensors import moved, one_each, task_vectors
 from cpt.merging.ties import elected_mean
 
@@ -47,9 +49,28 @@ def thinned(taus: Sequence[Tensor], density: float, masks: Sequence[Tensor]) -> 
 
 def drawn(taus: Sequence[Tensor], density: float, seed: int, name: str, start: int = 0) -> list[Tensor]:
     """A mask for each task vector, uint8, from element `start` of the tensor `name` on. Raises UserError for the density."""
-    if not 0 < density <= 1:
-        raise UserError(f"density: {density:g}: the share that is kept, above 0 and at most 1")
+    check_options(density=density)
     limit = round(density * RANGE)
     bits = [uniform_bits(seed, name, index, start, tau.numel()) for index, tau in enumerate(taus)]
     masks = [torch.from_numpy((each < limit).view("uint8")) for each in bits]
     return [mask.view(tau.shape) for mask, tau in zip(masks, taus, strict=True)]
+
+
+@dataclass(frozen=True)
+class Dare(Method):
+    density: float
+    scale: float
+    seed: int
+    join = staticmethod(weighted_sum)
+
+    def masks(self, chunk: Chunk) -> list[Tensor]:
+        return drawn(chunk.models, self.density, self.seed, chunk.name, chunk.start)
+
+    def merge(self, known, chunk):
+        masks = self.masks(chunk)
+        return dare(chunk.base, chunk.models, self.weights, self.density, self.scale, masks, join=self.join)
+
+
+@dataclass(frozen=True)
+class DareTies(Dare):
+    join = staticmethod(elected_mean)

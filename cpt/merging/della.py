@@ -5,13 +5,15 @@ As in mergekit: what is left is rescaled so that the sum of its magnitudes over 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cpt.errors import UserError
+from cpt.merge_methods import check_probabilities
 from cpt.merging.draws import chance
+from cpt.merging.method import Chunk, Measuring
 from cpt.merging.selection import bits
 from cpt.merging.tensors import moved, one_each, task_vectors
 from cpt.merging.ties import elected_mean
@@ -66,10 +68,7 @@ def kept_shares(tau: Tensor, density: float, epsilon: float) -> np.ndarray:
     Rows are along the last dimension; a vector is one row. Of equal magnitudes the later one ranks higher. A row of one
     parameter has `density`. Float32, tau's shape. Raises UserError where a probability would not be between 0 and 1.
     """
-    if density - epsilon <= 0 or density + epsilon >= 1 or epsilon < 0:
-        raise UserError(
-            f"density {density:g}, epsilon {epsilon:g}: density - epsilon and density + epsilon lie between 0 and 1"
-        )
+    check_probabilities(density, epsilon)
     length = tau.shape[-1] if tau.ndim else 1
     if length == 1:
         return np.full(tuple(tau.shape), density, np.float32)
@@ -87,3 +86,28 @@ def order_of(rows: Tensor) -> Tensor:
         axis=1
     )  # a quarter of the time of argsort: no two keys are equal, and numpy sorts integers by vectors
     return keys & 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Della(Measuring):
+    density: float
+    epsilon: float
+    scale: float
+    seed: int
+    strides, whole_rows = (1,), True
+
+    def masks(self, chunk: Chunk) -> list[Tensor]:
+        _, taus = task_vectors(chunk.base, chunk.models)
+        return drawn(taus, self.density, self.epsilon, self.seed, chunk.name, chunk.start)
+
+    def measure(self, number, known, chunk):
+        _, taus = task_vectors(chunk.base, chunk.models)
+        return [np.array(magnitudes(tau, tau * mask)) for tau, mask in zip(taus, self.masks(chunk), strict=True)]
+
+    def learn(self, number, known, found, size):
+        return [ratio(*sums) for sums in found]
+
+    def merge(self, known, chunk):
+        return della(
+            chunk.base, chunk.models, self.weights, self.density, self.epsilon, self.scale, self.masks(chunk), known
+        )

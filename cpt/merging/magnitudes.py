@@ -28,8 +28,8 @@ class ByMagnitude(Measuring):
     of the whole are counted, and pass 1 comes again with the right one.
     """
 
-    density: float = 1.0
-    strides, needs_base = (8, 1), True
+    density: float
+    strides = (8, 1)
 
     @abstractmethod
     def ranks(self, size: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cpt.merging.whole import Survey
+from cpt.merging.survey import Survey
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """One method with its settings. Subclasses say what it needs, and merge.
+    """One method with its settings, by the names and in the defaults of `cpt.merge_methods`. Subclasses merge.
 
     Attributes:
         weights: one a model.
@@ -41,19 +41,12 @@ class Method(ABC):
     ] = ()  # a pass that measures each, before the one that merges: every n-th chunk is seen
     whole_rows = False  # whether a chunk must hold whole rows (the last dimension)
     bfloat16_pairs = False  # whether two models in bfloat16 need no float32 copies: average.interpolated
-    needs_base = False
-    needs_fisher = False
-    least, most = 1, None  # models
-    paper = ""
-    weight: ClassVar[float | None] = 1.0  # of each model unless given; None where the method has no weights
 
     def check(self) -> None:
         """Try the settings on a tensor of a few elements. Raises UserError."""
         tensor = torch.zeros(1, 2)
-        chunk = Chunk(
-            "", 0, tensor if self.needs_base else None, [tensor] * len(self.weights), [tensor] * len(self.weights)
-        )
-        merge_tensor(self, chunk)
+        each = [tensor] * len(self.weights)
+        merge_tensor(self, Chunk("", 0, tensor, each, each))
 
     def survey(self, size: int, dtype: torch.dtype) -> Survey | None:
         """What must be known of the whole model, of `size` parameters, before its first tensor; None: nothing."""

@@ -11,12 +11,13 @@ import torch
 
 from cpt.disk import existing, room
 from cpt.errors import UserError
+from cpt.merge_methods import METHODS
 from cpt.merging.adapters import Adapted, check_adapters, is_adapter
 from cpt.merging.heads import HEAD, is_embedding, names_of, tied_to
 from cpt.merging.method import Method
-from cpt.merging.methods import settle
+from cpt.merging.methods import make_method
 from cpt.merging.reading import DTYPES, Entry, Weights, by, read_config
-from cpt.merging.whole import COUNTS, Survey
+from cpt.merging.survey import COUNTS, Survey
 from cpt.merging.writing import Shape, shards
 
 BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt", ".py")  # config, tokenizer, generation config, template, code
@@ -101,7 +102,7 @@ class Plan:
         sources = [*self.models, *self.fishers, *(each for each in (self.base, self.into) if each is not None)]
         named = short_names(sources)
         settings = {key: value for key, value in vars(self.method).items() if key != "weights"}
-        weights = {} if self.method.weight is None else {"weights": list(self.method.weights)}
+        weights = {} if METHODS[self.name].weight is None else {"weights": list(self.method.weights)}
         return {
             "method": self.name,
             "models": [named[place] for place in self.models],
@@ -132,20 +133,21 @@ def make_plan(
 
     With `into` adapters among the models are read as the weights of that model under them; where no base is named it is that.
     """
-    method = settle(name, len(models), weights, alone=into is not None, **options)
+    method = make_method(name, len(models), weights, alone=into is not None, **options)
+    facts = METHODS[name]
     models, fishers = list(models), list(fishers)
-    base = into if base is None and method.needs_base else base
-    if method.needs_base != (base is not None):
+    base = into if base is None and facts.needs_base else base
+    if facts.needs_base != (base is not None):
         has = (
             "works on what the models changed of a base: name it with --base"
             if base is None
             else "has no base: leave --base out"
         )
         raise UserError(f"{name} {has}")
-    if len(fishers) != (len(models) if method.needs_fisher else 0):
+    if len(fishers) != (len(models) if facts.needs_fisher else 0):
         raise UserError(
             f"{name}: {len(fishers)} --fisher for {len(models)} models: "
-            + ("one for each, in their order" if method.needs_fisher else "it has no Fisher; leave --fisher out")
+            + ("one for each, in their order" if facts.needs_fisher else "it has no Fisher; leave --fisher out")
         )
     if dtype is not None and dtype not in OUT_DTYPES:
         raise UserError(f"--dtype: no {dtype}; there are {', '.join(OUT_DTYPES)}")
@@ -346,9 +348,8 @@ def describe(plan: Plan) -> str:
     weights = ["weights " + " ".join(f"{w:g}" for w in plan.method.weights)] if "weights" in record else []
     dtypes = sorted({str(tensor.shape.dtype).removeprefix("torch.") for tensor in plan.tensors.values()})
     files = len(shards({name: tensor.shape for name, tensor in plan.tensors.items()}, plan.shard_bytes))
-    paper = f" ({plan.method.paper})" if plan.method.paper else ""
     lines = [
-        f"{plan.name}{paper}: {', '.join([*weights, *values]) or 'no settings'}",
+        f"{plan.name} ({METHODS[plan.name].paper}): {', '.join([*weights, *values]) or 'no settings'}",
         *(f"  model {number}: {place}" for number, place in enumerate(plan.models, start=1)),
         *([] if plan.base is None else [f"  base: {plan.base}"]),
         *([] if plan.into is None else [f"  adapters under the weights of: {plan.into}"]),

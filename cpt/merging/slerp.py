@@ -4,6 +4,7 @@ As in mergekit, but for its lower bound of 1e-8 on a norm: below it any two tens
 Here that is so only where one is 0, and has no direction.
 """
 
+from dataclasses import dataclass
 from math import acos, sin, sqrt
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from cpt.errors import UserError
 from cpt.merging import tensors
-from cpt.merging.tensors import dot, raised
+from cpt.merging.method import Measuring
+from cpt.merging.tensors import dot, first_share, raised
 
 NEARLY_PARALLEL = 0.9995  # of |cos|: above it the straight line (mergekit's)
 
@@ -41,3 +43,20 @@ def products(one: Tensor, two: Tensor) -> Tensor:
 def cosine_of(one: float, two: float, both: float) -> float:
     """The cosine of the angle from the three products; 0 where a tensor is 0."""
     return tensors.cosine_of(both, sqrt(one), sqrt(two))
+
+
+@dataclass(frozen=True)
+class Slerp(Measuring):
+    strides = (1,)
+
+    def measure(self, number, known, chunk):
+        return products(*chunk.models)
+
+    def add(self, number, one, two):
+        return one + two
+
+    def learn(self, number, known, found, size):
+        return cosine_of(*found.tolist())
+
+    def merge(self, known, chunk):
+        return slerp(*chunk.models, t=1 - first_share(self.weights), cosine=known)

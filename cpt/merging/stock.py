@@ -5,6 +5,7 @@ it, and would be put back to the base whatever its angles.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from cpt.errors import UserError
 from cpt.merging.average import soup
+from cpt.merging.method import Measuring
 from cpt.merging.tensors import cosine_of, dot, raised, task_vectors
 
 
@@ -41,3 +43,20 @@ def share_of(products: Tensor) -> float:
     cosine = sum(cosine_of(float(products[i, j]), norms[i], norms[j]) for i, j in pairs) / len(pairs)
     below = 1 + (count - 1) * cosine
     return 0.0 if abs(below) < 1e-6 else count * cosine / below
+
+
+@dataclass(frozen=True)
+class ModelStock(Measuring):
+    strides = (1,)
+
+    def measure(self, number, known, chunk):
+        return gram(task_vectors(chunk.base, chunk.models)[1])
+
+    def add(self, number, one, two):
+        return one + two
+
+    def learn(self, number, known, found, size):
+        return share_of(found)
+
+    def merge(self, known, chunk):
+        return model_stock(chunk.base, chunk.models, share=known)

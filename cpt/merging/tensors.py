@@ -47,6 +47,12 @@ def one_each(weights: float | Sequence[float], count: int) -> list[float]:
     return each
 
 
+def first_share(weights: Sequence[float]) -> float:
+    """The share of the first of two models, in what their weights sum to."""
+    first, second = shares(list(weights))
+    return first / (first + second)
+
+
 def shares(weights: list[float]) -> list[float]:
     """The weights, if they can be shares of a whole. Raises UserError."""
     if min(weights) < 0 or sum(weights) == 0:

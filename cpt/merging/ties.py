@@ -7,14 +7,18 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from cpt.errors import UserError
+from cpt.merge_methods import check_options
+from cpt.merging.magnitudes import ByMagnitude
 from cpt.merging.selection import kth_magnitude
+from cpt.merging.survey import Survey
 from cpt.merging.tensors import moved, one_each, shares, task_vectors
 
 
@@ -40,8 +44,7 @@ def ties(
 
 def kept(density: float, count: int) -> int:
     """How many of `count` parameters are kept: density * count rounded down, at least one. Raises UserError."""
-    if not 0 < density <= 1:
-        raise UserError(f"density: {density:g}: the share that is kept, above 0 and at most 1")
+    check_options(density=density)
     return max(1, int(density * count))
 
 
@@ -70,3 +73,23 @@ def elected_mean(taus: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         total.add_(agreeing)
         mass.add_(agreeing.sign_(), alpha=weight)
     return total.mul_(sign).div_(mass.clamp_(min=torch.finfo(dtype).tiny))
+
+
+@dataclass(frozen=True)
+class Ties(ByMagnitude):
+    scale: float
+    trim: Literal["tensor", "model"]
+
+    @property
+    def strides(self):
+        return () if self.trim == "model" else ByMagnitude.strides
+
+    def ranks(self, size):
+        return (kept(self.density, size),)
+
+    def survey(self, size, dtype):
+        return Survey(self.ranks(size) * len(self.weights), dtype) if self.trim == "model" else None
+
+    def merge(self, known, chunk):
+        thresholds = [threshold for (threshold,) in known]
+        return ties(chunk.base, chunk.models, self.weights, self.density, self.scale, thresholds)

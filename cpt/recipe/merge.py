@@ -4,33 +4,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from cpt.errors import UserError
 from cpt.lora import refusal, takes_from_base
+from cpt.merge_methods import METHODS, OPTIONS, RECIPE_METHODS, MergeMethod, about, check_probabilities
 from cpt.recipe.stages import Strict
-
-OPTIONS: dict[str, tuple[str, ...]] = {  # what each method can be told
-    "wise": ("weight",),
-    "slerp": ("weight",),
-    "soup": (),
-    "task-arithmetic": ("scale",),
-    "ties": ("scale", "density", "trim"),
-    "dare": ("scale", "density"),
-    "dare-ties": ("scale", "density"),
-    "della": ("scale", "density", "epsilon"),
-    "breadcrumbs": ("scale", "density", "gamma"),
-    "model-stock": (),
-    "magmax": ("scale",),
-    "fisher": ("weight",),
-    "aim": ("weight",),
-}
-FROM_BASE = tuple(
-    name for name in OPTIONS if name not in ("wise", "slerp", "soup", "fisher", "aim")
-)  # of changes to the untouched model
-WITHOUT_BASE = (*FROM_BASE, "fisher")  # 00-base is no source of theirs: no change of itself, no gradients seen
-DELLA_DENSITY, DELLA_EPSILON = 0.5, 0.15  # where left out: those of `cpt merge`
-
 
 Share = Annotated[float, Field(ge=0, le=1)]
 AtLeastOne = Field(min_length=1)
+STRENGTHS = ("weight", "scale")
+
+
+def option(name: str, more: str = "") -> Any:
+    """The field of an option of the catalogue; left out it has the method's default."""
+    text = about(name)
+    return Field(None, **OPTIONS[name].bounds, description=f"{text[0].upper()}{text[1:]}{more}.")
 
 
 class Memory(Strict):
@@ -47,10 +34,7 @@ class Merge(Strict):
     """After each task, or each stage, the new model is merged with earlier ones of the run, in weight space."""
 
     kind: Literal["merge"]
-    method: Literal[
-        "wise", "slerp", "soup", "task-arithmetic", "ties", "dare", "dare-ties", "della", "breadcrumbs", "model-stock",
-        "magmax", "fisher", "aim",
-    ]  # fmt: skip
+    method: Literal[tuple(RECIPE_METHODS)] = Field(description="The method; docs/merging.md has the formula of each.")
     sources: Literal["previous", "base", "all"] = Field(
         "previous", description="the points that the new model is merged with: the one before it, 00-base, or all"
     )
@@ -62,18 +46,11 @@ class Merge(Strict):
         description="wise, slerp, fisher: the old model's share (.5); aim: the memory's; a list: one for each task; "
         "average: (t-1)/t",
     )
-    scale: float | Annotated[tuple[float, ...], AtLeastOne] | None = Field(
-        None,
-        description="factor of the merged change of the untouched model (of the method); a list: one for each task",
-    )
-    density: float | None = Field(None, gt=0, le=1, description="share of each change that is kept (of the method)")
-    gamma: float | None = Field(
-        None, ge=0, lt=1, description="breadcrumbs: share of the largest changes that goes (.01)"
-    )
-    epsilon: float | None = Field(None, ge=0, description="della: half the range of the chances of being kept (.15)")
-    trim: Literal["tensor", "model"] | None = Field(
-        None, description="ties: the share is kept of each tensor (where left out), or of the whole model (the paper)"
-    )
+    scale: float | Annotated[tuple[float, ...], AtLeastOne] | None = option("scale", "; a list: one for each task")
+    density: float | None = option("density")
+    gamma: float | None = option("gamma")
+    epsilon: float | None = option("epsilon")
+    trim: Literal[OPTIONS["trim"].choices] | None = option("trim")
     search: tuple[float, ...] | None = Field(
         None,
         min_length=1,
@@ -86,33 +63,50 @@ class Merge(Strict):
     )
 
     @property
+    def facts(self) -> MergeMethod:
+        """What the catalogue says of the method."""
+        return METHODS[self.method]
+
+    @property
+    def option(self) -> str | None:
+        """What a search varies, and a list gives task by task: weight or scale."""
+        return self.facts.strength
+
+    @property
     def scheduled(self) -> tuple[float, ...] | None:
         """The values of weight or scale, task by task, where they are given so."""
         value = getattr(self, self.option) if self.option else None
         return value if isinstance(value, tuple) else None
 
-    @property
-    def option(self) -> str | None:
-        """What a search varies: the method's first option."""
-        return next(iter(OPTIONS[self.method]), None)
+    def value_of(self, name: str) -> Any:
+        """An option as it is given, else the method's default."""
+        given = getattr(self, name)
+        return self.facts.defaults[name] if given is None else given
 
     @model_validator(mode="after")
     def fits_the_method(self):
-        method = self.method
-        for name in ("weight", "scale", "density", "gamma", "epsilon", "trim"):
-            if getattr(self, name) is not None and name not in OPTIONS[method]:
-                having = ", ".join(each for each, options in OPTIONS.items() if name in options)
-                raise ValueError(f"{name} is an option of {having}, not of {method}: take it out")
-        if method == "slerp" and self.sources == "all":
-            raise ValueError("slerp is between two models: sources must be previous or base")
-        if method == "model-stock" and self.sources == "base":
-            raise ValueError("model-stock wants two models besides the base: sources must be previous or all")
-        if method == "fisher":
-            self._fits_fisher()
-        if method == "della":
-            self._fits_della()
-        if method == "aim" or self.memory is not None:
-            self._fits_aim()
+        for name in (*STRENGTHS, *(name for name in OPTIONS if name not in ("scale", "seed"))):
+            if getattr(self, name) is not None and name not in self.facts.recipe_options:
+                others = [each.name for each in RECIPE_METHODS.values() if name in each.recipe_options]
+                raise ValueError(f"{name} is an option of {', '.join(others)}, not of {self.method}: take it out")
+        if self.memory is not None and not self.facts.needs_memory:
+            others = [each.name for each in RECIPE_METHODS.values() if each.needs_memory]
+            raise ValueError(f"memory is an option of {', '.join(others)}, not of {self.method}: take it out")
+        for refused in self.facts.refused:
+            if getattr(self, refused.field) in refused.values:
+                raise ValueError(refused.message)
+        if "epsilon" in self.facts.defaults:
+            try:
+                check_probabilities(self.value_of("density"), self.value_of("epsilon"))
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        self._fits_what_follows()
+        if self.search is not None:
+            self._can_be_searched()
+        return self
+
+    def _fits_what_follows(self) -> None:
+        """What the next task or stage starts from agrees with what is merged."""
         if self.weight == "average" and not (self.sources == "previous" and self.feed_back):
             raise ValueError(
                 "weight average gives each task an equal share by merging every merge into the next: it wants sources "
@@ -130,49 +124,6 @@ class Merge(Strict):
             )
         if self.after == "stage" and self.weight == "average":
             raise ValueError("weight average gives each task an equal share when it ends: it wants after task")
-        if self.search is not None:
-            self._can_be_searched()
-        return self
-
-    def _fits_fisher(self) -> None:
-        if self.sources == "base":
-            raise ValueError("fisher: the untouched model has no Fisher diagonal: sources must be previous or all")
-        if self.after == "stage":
-            raise ValueError("fisher: a diagonal is a task's, the sum over its stages: take after task")
-        if self.adapters == "weights":
-            raise ValueError(
-                "fisher: a diagonal is of the adapter's factors, not of the weights: take adapters factors"
-            )
-        if self.weight == "average":
-            raise ValueError(
-                "fisher: what is fed back has the sum of its tasks' diagonals, which gives each its share already: leave "
-                "weight out, or give a number"
-            )
-
-    def _fits_aim(self) -> None:
-        if self.method != "aim":
-            raise ValueError(f"memory is an option of aim, not of {self.method}: take it out")
-        if self.memory is None:
-            raise ValueError(
-                "aim trains a second model on rows kept of the earlier tasks: give `memory`, for example {rows: 64, args: "
-                "{max_steps: 100}}"
-            )
-        if self.sources != "previous":
-            raise ValueError("aim joins changes of the point before the task: sources must be previous")
-        if self.after == "stage":
-            raise ValueError("aim: the second model is trained once, when a task ends: take after task")
-        if self.adapters == "weights":
-            raise ValueError("aim is for models that train all weights: take adapters weights out")
-        if self.weight == "average":
-            raise ValueError("aim: weight is the share of the memory's change: give a number, or leave it out for .5")
-
-    def _fits_della(self) -> None:
-        density = DELLA_DENSITY if self.density is None else self.density
-        epsilon = DELLA_EPSILON if self.epsilon is None else self.epsilon
-        if density - epsilon <= 0 or density + epsilon >= 1:
-            raise ValueError(
-                f"density {density:g}, epsilon {epsilon:g}: density - epsilon and density + epsilon lie between 0 and 1"
-            )
 
     def _can_be_searched(self) -> None:
         option = self.option
@@ -181,7 +132,7 @@ class Merge(Strict):
         if getattr(self, option) is not None:
             raise ValueError(f"search tries values of {option}, which is given too: take one of them out")
         if option == "weight" and not all(0 <= value <= 1 for value in self.search):
-            whose = "memory" if self.method == "aim" else "old model"
+            whose = "memory" if self.facts.needs_memory else "old model"
             raise ValueError(f"search: {self.method} wants the {whose}'s share, from 0 to 1")
         if len(set(self.search)) < len(self.search):
             raise ValueError("search: a value stands twice: keep one")
@@ -193,17 +144,18 @@ def adapter_problem(spec: Merge, adapter: Any, engine: str) -> tuple[str, str] |
         return weights_problem(adapter, engine)
     if adapter is None:
         return None
-    if spec.method == "aim":
+    if spec.facts.changes_of == "previous":
         return "method", (
-            "aim joins changes of the point before the task, and before the first there is no adapter that could have "
-            "changed: train all weights, or take wise, slerp, soup or fisher"
+            f"{spec.method} joins changes of the point before the task, and before the first there is no adapter that could "
+            "have changed: train all weights, or take wise, slerp, soup or fisher"
         )
-    if spec.method == "fisher" and takes_from_base(adapter.model_dump()):
+    start = adapter.model_dump().get("init_lora_weights")
+    if spec.facts.needs_fisher and takes_from_base(adapter.model_dump()):
         return "method", (
-            f"fisher: a diagonal is of the factors that are trained, and with {adapter.model_dump()['init_lora_weights']} a "
-            "point holds those that it began with too: take another method, or another init_lora_weights"
+            f"{spec.method}: a diagonal is of the factors that are trained, and with {start} a point "
+            "holds those that it began with too: take another method, or another init_lora_weights"
         )
-    if spec.method in FROM_BASE:
+    if spec.facts.changes_of == "base":
         return "method", (
             f"{spec.method} works on changes of the untouched model, which has no adapter: take wise, slerp, soup or fisher, "
             "or adapters weights"

@@ -15,15 +15,12 @@ from typing import Any
 from cpt import ranks
 from cpt.files import read_sealed, write_sealed
 from cpt.merging.merge import merge
-from cpt.merging.methods import METHODS
 from cpt.models import is_adapter
 from cpt.recipe import Recipe
-from cpt.recipe.merge import FROM_BASE, WITHOUT_BASE
 from cpt.strategies.acceptance import broken_gates, choose, mean
 from cpt.strategies.base import Strategy
 from cpt.strategies.fisher import Diagonals
 
-RANDOM = ("dare", "dare-ties", "della")
 JUDGED = "judged.json"  # what a search knows already: after a kill nothing is asked twice
 
 
@@ -190,13 +187,14 @@ def earlier(spec: Any, points: Sequence[Path], adapter: bool) -> list[Path]:
     if spec.method == "aim":
         return []
     if spec.sources == "base":
-        return [] if spec.method in FROM_BASE else [points[0]]
-    usable = list(points[1:] if spec.method in WITHOUT_BASE or adapter else points)
+        return [] if spec.facts.changes_of == "base" else [points[0]]
+    without_base = adapter or spec.facts.changes_of == "base" or spec.facts.needs_fisher
+    usable = list(points[1:] if without_base else points)
     return usable if spec.sources == "all" else usable[-1:]
 
 
 def can_merge(spec: Any, models: Sequence[Path]) -> bool:
-    return len(models) >= METHODS[spec.method].least
+    return len(models) >= spec.facts.least
 
 
 def fixed(spec: Any, task: int) -> dict[str, Any]:
@@ -209,7 +207,7 @@ def fixed(spec: Any, task: int) -> dict[str, Any]:
     if value == "average":
         value = (task - 1) / task
     elif value is None and spec.option:
-        value = getattr(METHODS[spec.method], spec.option)
+        value = spec.facts.weight if spec.option == "weight" else spec.facts.defaults[spec.option]
     return {"value": value, "merged": not (spec.option == "weight" and value == 0)}
 
 
@@ -232,8 +230,8 @@ def arguments(spec: Any, models: Sequence[Path], base: Path, value: float | None
     names = ("density", "gamma", "epsilon", "trim")
     told = {name: getattr(spec, name) for name in names if getattr(spec, name) is not None}
     told |= {"scale": value} if spec.option == "scale" else {}
-    told |= {"seed": seed} if spec.method in RANDOM else {}
-    return {"method": spec.method, "models": models, "base": base if spec.method in FROM_BASE else None, **told}
+    told |= {"seed": seed} if spec.facts.is_random else {}
+    return {"method": spec.method, "models": models, "base": base if spec.facts.needs_base else None, **told}
 
 
 def weights_of_aim(value: float, start: str) -> list[float]:
