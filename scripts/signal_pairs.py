@@ -61,10 +61,11 @@ def start(words: list[str], log: Path, fresh: bool) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from cpt.cli.main import main
 
+        sys.argv = ["cpt", *words]
         try:
-            main(words)
+            main()  # without arguments: as the command itself, which hears signals to its very end
         except SystemExit as end:
-            os._exit(end.code or 0)
+            sys.stdout.flush(), os._exit(end.code or 0)
         finally:
             os._exit(70)
     os.close(out)
@@ -139,7 +140,7 @@ def main() -> int:
             while code is None and not listens(pid):
                 code = ended(pid, 0.01)
             if code is None:
-                code = ended(pid, draw.uniform(0, whole / 3) if pairs < asked.pairs else 3600)
+                code = ended(pid, draw.uniform(0, whole / 2) if pairs < asked.pairs else 3600)
             if code is None:
                 first, second = draw.choices([signal.SIGTERM, signal.SIGINT], k=2)
                 os.kill(pid, first)
