@@ -152,14 +152,14 @@ def write_json(file: Path, value: Any) -> None:
 
 def write_sealed(file: Path, content: dict[str, Any]) -> None:
     """JSON with the hash of itself, for what is read back and stands in no sealed folder."""
-    write_json(file, {"sha256": _hash_of(content)} | content)
+    write_json(file, {"sha256": hash_of(content)} | content)
 
 
 def read_sealed(file: Path) -> dict[str, Any] | None:
     """What `write_sealed` wrote; None where it is not there. Raises ValueError where it is damaged."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content.pop("sha256") == _hash_of(content):
+        if content.pop("sha256") == hash_of(content):
             return content
     except FileNotFoundError:
         return None
@@ -168,5 +168,12 @@ def read_sealed(file: Path) -> dict[str, Any] | None:
     raise ValueError(f"{file.name} is damaged")
 
 
-def _hash_of(content: dict[str, Any]) -> str:
+def seal_holds(content: dict[str, Any]) -> bool:
+    """Whether JSON that `write_sealed` wrote is as it was written; of older files without a hash nothing is known."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return content.get("sha256", hash_of(rest)) == hash_of(rest)
+
+
+def hash_of(content: dict[str, Any]) -> str:
+    """The SHA-256 of JSON, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

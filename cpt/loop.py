@@ -85,6 +85,7 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
                 train_task(this, point)
             if not ranks.on_main(rundir.has_row, point):
                 add_row(this, point)
+        stop.check()
         return ranks.on_main(finish, this, ranks.gather(scorers.failures()))
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import cpt
 from cpt import ranks
 from cpt.errors import UserError
-from cpt.files import write_json
+from cpt.files import seal_holds, write_sealed
+from cpt.records import Manifest, wrong
 from cpt.rundir import RunDir, points_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def write(rundir: RunDir, recipe: "Recipe", stream: "Stream", verifiers: dict[st
     data = stream.manifest()
     if check(rundir, recipe, data, verifiers, ranks.world_size()):
         return
-    write_json(
+    write_sealed(
         rundir.path / "manifest.json",
         {
             "cpt": cpt.__version__,
@@ -98,19 +99,23 @@ def add(rundir: RunDir, key: str, value: dict) -> None:
     file = rundir.path / "manifest.json"
     stored = read(file)
     if key not in stored:
-        write_json(file, stored | {key: value})
+        stored.pop("sha256", None)
+        write_sealed(file, stored | {key: value})
 
 
 def read(file: Path) -> dict:
-    """The manifest that the run began with. Raises UserError where it is damaged (has no hashes of the rows)."""
+    """The manifest that the run began with. Raises UserError where it is damaged."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        stored = None
-    if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
+        problem = wrong(stored, Manifest)
+    except (ValueError, RecursionError) as error:
+        problem = f"not JSON ({error})"
+    if not problem and not seal_holds(stored):
+        problem = "its content is not what was written (`sha256`)"
+    if problem:
         raise UserError(
-            f"{file}: is damaged (not a manifest with `data`): put it back from a copy, or delete it to have it written "
-            "anew from the rows as they are now"
+            f"{file}: is damaged: {problem}: put it back from a copy, or delete it to have it written anew from the rows as "
+            "they are now"
         )
     return stored
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from cpt.files import hash_of
+
 LARGEST = 1e300
 Count = Annotated[int, Field(ge=0)]
 Span = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -149,6 +151,7 @@ class Results(TypedDict):
     stages: list[StageRecord]
     evaluation_cost: dict[str, Spent]
     resolved_recipe: NotRequired[str]
+    sha256: NotRequired[str]  # see `fingerprint`
 
 
 class Git(TypedDict):
@@ -184,6 +187,7 @@ class Manifest(TypedDict):
     git: Git
     created: str
     command: str
+    sha256: NotRequired[str]  # of all the rest
 
 
 def wrong(value: Any, form: type) -> str | None:
@@ -196,6 +200,20 @@ def wrong(value: Any, form: type) -> str | None:
         words = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
         return f"{place}: {words}" if place else words
     return None
+
+
+UNLIKE = ("seconds", "peak_memory_bytes", "cost", "evaluation_cost", "sha256")  # in two runs that are the same
+
+
+def fingerprint(results: dict) -> str:
+    """The hash of what two runs of one recipe on one machine have in common: of all but time and memory."""
+    return hash_of(_alike(results))
+
+
+def _alike(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _alike(child) for key, child in value.items() if key not in UNLIKE}
+    return [_alike(child) for child in value] if isinstance(value, list | tuple) else value
 
 
 @cache

@@ -38,12 +38,17 @@ class Zygote:
         assert json.loads(self.process.stdout.readline()) == "ready"
 
     def __call__(
-        self, *arguments, at: dict | None = None, file_size: int | None = None, given: tuple[str, ...] | None = None
+        self,
+        *arguments,
+        at: dict | None = None,
+        file_size: int | None = None,
+        given: tuple[str, ...] | None = None,
+        bound: bool = False,
     ) -> int:
         """The exit code; what was printed is in `self.output`."""
         file = self.folder / "output.txt"
         order = {"arguments": [str(each) for each in arguments], "output": str(file), "at": at}
-        order |= {"file_size": file_size, "given": self.given if given is None else given}
+        order |= {"file_size": file_size, "given": self.given if given is None else given, "bound": bound}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         code = json.loads(self.process.stdout.readline())

@@ -112,6 +112,7 @@ IN_A_RUN = {
     ),
     "answers for pairs": ("dpo", {"place": "cpt.stages.sampling.answers", "call": 1}, []),
     "the saving of a stage": ("sft", {"place": "cpt.models.save_policy", "call": 1}, ["0-sft"]),
+    "the end of the last evaluation": ("sft", {"place": "cpt.run.show_row", "call": 3}, []),
 }
 
 
@@ -126,6 +127,16 @@ def test_a_run_stops_soon_and_goes_on_to_the_same_bytes(cpt, alone, tmp_path, na
     assert sorted(file.parent.name for file in (out / "points").glob(".*.work/**/DONE")) == saved
     assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
     assert_same_end(out, alone(kind))
+
+
+@pytest.mark.parametrize("place", ["cpt.run.finish", "cpt.report.build"])
+def test_a_signal_when_all_is_done_is_told_too(cpt, alone, tmp_path, place):
+    """Whoever stopped the run learns that from the exit code, whenever the signal came."""
+    file, out = write_recipe(tmp_path / "sft.yaml", RECIPES["sft"]), tmp_path / "run"
+    assert cpt("run", file, "--out", out, "--quiet", at={"place": place, "call": 1, "signal": signal.SIGTERM}) == 143
+    assert cpt.output.endswith("cpt: asked to stop when all was done; nothing is lost (signal 15)\n")
+    assert_same_end(out, alone("sft"))
+    assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
 
 
 # -- other commands, and the whole process -------------------------------------------------------------------------------
@@ -153,6 +164,41 @@ def test_cpt_merge_keeps_nothing(number, code, cpt, tiny_folder, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+TWICE = ["the loading of a model", "an evaluation, between two tokens", "the first rollouts", "answers for pairs"]
+
+
+@pytest.mark.usefixtures("given_rewards")
+@pytest.mark.parametrize("number, then, code", [(15, 2, 143), (2, 15, 130)])
+@pytest.mark.parametrize("name", TWICE)
+def test_two_signals_within_30_ms_are_one(name, number, then, code, cpt, tmp_path):
+    kind, at, saved = IN_A_RUN[name]
+    file, out = write_recipe(tmp_path / f"{kind}.yaml", RECIPES[kind]), tmp_path / "run"
+    assert cpt("run", file, "--out", out, "--quiet", at=at | {"signal": number, "then": then}) == code, cpt.output
+    assert cpt.output == f"cpt: interrupted and saved; the same command goes on from here (signal {number})\n"
+    assert sorted(file.parent.name for file in (out / "points").glob(".*.work/**/DONE")) == saved
+
+
+@pytest.mark.parametrize("name", ["eval", "merge"])
+def test_two_signals_within_30_ms_end_other_commands(name, cpt, tiny_folder, tmp_path):
+    (tmp_path / "held.yaml").write_text(SUITE)
+    words, at = {
+        "eval": (("--suite", tmp_path / "held.yaml"), {"place": TOKEN, "call": 2}),
+        "merge": (
+            (tiny_folder, "--method", "linear", "--out", tmp_path / "out"),
+            {"place": "cpt.merging.stream.Pass._chunk", "call": 2},
+        ),
+    }[name]
+    code = cpt(name, tiny_folder, *words, "--quiet", at=at | {"signal": signal.SIGTERM, "then": signal.SIGINT})
+    assert code == 143 and len(cpt.output.splitlines()) == 1 and "(signal 15)" in cpt.output, cpt.output
+    assert [each.name for each in tmp_path.iterdir()] == ["held.yaml"]
+
+
+def test_before_anything_is_imported_ctrl_c_leaves_no_traceback():
+    program = "import cpt.__main__, os, signal; os.kill(os.getpid(), signal.SIGINT); print('went on')"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+
+
 @pytest.mark.parametrize("number, code", CODES)
 def test_a_signal_while_the_libraries_are_imported(number, code, tmp_path):
     file = write_recipe(tmp_path / "recipe.yaml", RECIPES["sft"])
@@ -163,6 +209,7 @@ def test_a_signal_while_the_libraries_are_imported(number, code, tmp_path):
     assert "test: 2 tasks in" in process.stdout.readline()
     began = time.monotonic()
     process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=30)
     assert process.returncode == code and time.monotonic() - began < 10
     assert (

@@ -141,6 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             code = COMMANDS[asked.command](asked)
             sys.stdout.flush()
+            if stop.signal is not None:
+                code = interrupted(stop, arguments, "asked to stop when all was done; nothing is lost", stop.signal)
         except Interrupted as error:
             code = interrupted(stop, arguments, INTERRUPTED[asked.command], error.signal)
         except KeyboardInterrupt:  # a library's own

@@ -7,6 +7,7 @@ from cpt.evaluation.gates import judge
 from cpt.evaluation.results import numbers
 from cpt.files import write_json
 from cpt.recipe import Recipe, suites_of
+from cpt.records import fingerprint
 from cpt.rundir import RunDir, points_of
 
 FORMAT = 1
@@ -43,6 +44,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> dict:
         "overlong": manifest.read(rundir.path / "manifest.json").get("overlong", {}),
         "resolved_recipe": rundir.recipe.read_text(encoding="utf-8"),
     }
+    results["sha256"] = fingerprint(results)
     write_json(rundir.results, results)
     return results
 

@@ -86,6 +86,44 @@ def harm(draw: random.Random, file: Path) -> str:
     return f"{file.name}: {way}"
 
 
+def other_types(value):
+    """The JSON value with all its keys and another type for every value in it."""
+    if isinstance(value, dict):
+        return {key: other_types(child) for key, child in value.items()} or 0
+    if isinstance(value, list):
+        return [other_types(child) for child in value] or 0
+    return 0 if isinstance(value, str) else "0"
+
+
+def of_other_types(file: Path) -> bytes | None:
+    """The file's content, with the right keys and values of wrong types; None where it is no JSON."""
+    lines = (
+        file.read_text(encoding="utf-8").splitlines() if file.suffix == ".jsonl" else [file.read_text(encoding="utf-8")]
+    )
+    try:
+        return "".join(json.dumps(other_types(json.loads(line))) + "\n" for line in lines).encode()
+    except ValueError:
+        return None
+
+
+def in_its_place(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+WAYS = {
+    "empty": lambda file: file.write_bytes(b""),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "text": lambda file: file.write_bytes(b"this is not what was written\n"),
+    "a list": lambda file: file.write_bytes(b"[1, 2]\n"),
+    "other types": lambda file: file.write_bytes(of_other_types(file)),
+    "binary": lambda file: file.write_bytes(bytes(range(256)) * 4),
+    "a folder": in_its_place,
+    "no permission": lambda file: file.chmod(0),
+    "gone": lambda file: file.unlink(),
+}
+
+
 def copy(run: Path, to: Path) -> Path:
     """The run with its files as files of their own (hard links would be harmed too)."""
     shutil.rmtree(to, ignore_errors=True)
