@@ -18,6 +18,8 @@ from cpt.stop import current
 
 DONE = "DONE"
 HASH_THREADS = 8
+# What reading damaged JSON raises. A file that may not be read, or a disk that fails, is no damage: what is whole stays.
+DAMAGE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, RecursionError)
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
@@ -68,7 +70,7 @@ def hashes_of(folder: Path) -> dict[str, str] | None:
     """The hash of each file that `folder` was sealed with; None where it was not, or the seal is damaged."""
     try:
         hashes = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except DAMAGE:
         return None
     return hashes if isinstance(hashes, dict) else None
 
@@ -163,7 +165,7 @@ def read_sealed(file: Path) -> dict[str, Any] | None:
             return content
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
+    except (*DAMAGE, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{file.name} is damaged") from error
     raise ValueError(f"{file.name} is damaged")
 

@@ -24,7 +24,7 @@ from ruamel.yaml.error import YAMLError
 from cpt import metrics_log
 from cpt.disk import FULL, told, writing
 from cpt.errors import CannotWrite, UserError
-from cpt.files import DONE, clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
+from cpt.files import DAMAGE, DONE, clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
 from cpt.layout import check_kinds
 from cpt.records import EvaluationCost, wrong
 
@@ -202,7 +202,7 @@ class RunDir:
         """The hash that the cost file holds; None where the file is damaged itself."""
         try:
             cost = json.loads(self._cost(point).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+        except DAMAGE:
             return None
         return None if wrong(cost, EvaluationCost) else cost["sha256"]
 

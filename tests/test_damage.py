@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from cpt.errors import UserError
 from cpt.report import build
-from helpers.damage import copy, files_of, harm
+from helpers.damage import WAYS, copy, files_of, harm, of_other_types
 from helpers.fake_run import make_run
 from helpers.recipes import recipe, write_recipe
 
@@ -271,6 +271,110 @@ def test_a_lock_is_told_whatever_its_file_says(text, who, again):
         and f"{who} is writing this run; wait for it or give another --out" in said
         and "Traceback" not in said
     )
+
+
+# -- every file, in every way --------------------------------------------------------------------------------------------
+
+WRITTEN_ANEW = ("results.json", "report.html", "run.log", ".lock.json")  # by each command that goes on
+EVERY_KIND = (*WRITTEN_ANEW, "recipe.yaml", "manifest.json", "metrics.jsonl")
+EVERY_KIND += ("evaluations/01-reverse.jsonl", "evaluations/01-reverse.cost.json", "points/01-reverse/DONE")
+EVERY_KIND += tuple(
+    f"points/01-reverse/{name}" for name in ("stages.json", "model/config.json", "model/model.safetensors")
+)
+
+
+def named(file: str, line: str) -> bool:
+    """Whether a line names the file, or its point."""
+    return file in line or any(point in file and point in line for point in POINTS)
+
+
+@pytest.mark.parametrize("way", ["cut", "other types", "a folder", "no permission", "gone"])
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_a_run_goes_on_to_the_same_or_is_refused_in_one_line(name, way, cpt, finished, tmp_path):
+    run = copy(finished / "run", tmp_path / "run")
+    if way == "other types" and of_other_types(run / name) is None:
+        pytest.skip("is no JSON")
+    WAYS[way](run / name)
+    bound = way == "no permission"
+    code, said = cpt("run", finished / "recipe.yaml", "--out", run, "--quiet", bound=bound), cpt.output
+    if bound:
+        assert code == 2 and (finished / "run" / name).read_bytes(), said  # nothing whole is made again
+        (run / name).chmod(0o644)
+    lines = [line for line in said.splitlines() if line.startswith(("cpt: ", "warning: "))]
+    assert "Traceback" not in said and (run / "points" / "01-reverse").exists()
+    if code == 2:
+        assert (
+            len(lines) == 1 and named(name, lines[0]) and way in ("a folder", "no permission", "other types", "cut")
+        ), said
+    else:
+        assert code == 0 and state(run) == state(finished / "run"), said
+        silent = name in WRITTEN_ANEW or (way == "gone" and name in ("recipe.yaml", "manifest.json", "metrics.jsonl"))
+        assert len(lines) == (not silent) or (name, way) == ("metrics.jsonl", "cut"), said
+        assert all(named(name, line) for line in lines), said
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_report_is_the_same_or_says_what_is_not(way, finished, tmp_path):
+    before = (finished / "run" / "report.md").read_text()
+    for name in EVERY_KIND:
+        run, warnings = copy(finished / "run", tmp_path / "run"), []
+        if way == "no permission" or (way == "other types" and of_other_types(run / name) is None):
+            continue
+        WAYS[way](run / name)
+        try:
+            build(run, warnings.append)
+        except UserError as error:
+            assert named(name, str(error)) and "\n" not in str(error), name
+        else:
+            left_out = way == "gone" and "Left out" in (run / "report.md").read_text()
+            assert (run / "report.md").read_text() == before or left_out or warnings, name
+            assert all(named(name, line) for line in warnings), name
+
+
+def test_numbers_that_were_changed_are_told(finished, tmp_path):
+    """Of the right type, and wrong: in the results, in the answers, in both files of them, in the manifest."""
+
+    def change(name, old, new):
+        def damage(run):
+            text = (run / name).read_text()
+            assert old in text, name
+            (run / name).write_text(text.replace(old, new, 1))
+
+        return damage
+
+    def answers_and_their_hash(run):
+        file = run / "evaluations" / "01-reverse.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        lines[0]["score"] = 1 - lines[0]["score"]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        cost = json.loads(file.with_suffix(".cost.json").read_text())
+        cost["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        file.with_suffix(".cost.json").write_text(json.dumps(cost))
+
+    [accuracy] = {
+        json.dumps(json.loads((finished / "run" / "results.json").read_text())["metrics"]["average_accuracy"])
+    }
+    for damage, part in (
+        (
+            change("results.json", f'"average_accuracy": {accuracy}', '"average_accuracy": 0.125'),
+            "results.json: is damaged",
+        ),
+        (
+            change("results.json", '"steps": 2', '"steps": 3'),
+            "results.json: is damaged: its content is not what was written",
+        ),
+        (
+            change("evaluations/01-reverse.jsonl", '"finished": true', '"finished": false'),
+            "01-reverse.jsonl: is damaged",
+        ),
+        (answers_and_their_hash, "accuracy.1.0: is not that of the answers in evaluations/01-reverse.jsonl"),
+        (change("manifest.json", '"cores": ', '"cores": 1'), "manifest.json: is damaged: its content is not what was"),
+    ):
+        run = copy(finished / "run", tmp_path / "run")
+        damage(run)
+        with pytest.raises(UserError) as caught:
+            build(run)
+        assert part in str(caught.value)
 
 
 # -- damage at random ----------------------------------------------------------------------------------------------------

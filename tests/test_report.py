@@ -141,12 +141,20 @@ def test_broken_files_are_named(tmp_path):
     run = make_run(tmp_path / "run", count=5, samples=0)
     path = run / "metrics.jsonl"
     whole = path.read_text()
-    path.write_text(whole + '{"task": "rev')  # a process killed while writing
-    build(run)
-    path.write_text("{broken\n" + whole)
+    for text, what in (
+        ("{broken\n" + whole, "line 1 (not JSON"),
+        (whole + '{"task": "rev', f"line {whole.count(chr(10)) + 1} (cut off)"),
+        ("", "it is empty"),
+    ):
+        path.write_text(text)
+        told = []
+        build(run, told.append)
+        assert len(told) == 1 and f"metrics.jsonl: damaged: {what}" in told[0]
+    part = make_run(tmp_path / "part", count=5, samples=0, trained=2) / "metrics.jsonl"
+    part.write_text(part.read_text() + '{"task": "rev')  # its process was killed while writing
     told = []
-    build(run, told.append)
-    assert len(told) == 1 and "metrics.jsonl: damaged: line 1 (not JSON" in told[0]
+    build(part.parent, told.append)
+    assert not told
     path.write_text(whole)
     (run / "results.json").write_text('{"format": 2}')
     with pytest.raises(UserError, match="format 2 is not 1"):

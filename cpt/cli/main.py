@@ -227,10 +227,10 @@ def refused(asked: argparse.Namespace, error: UserError) -> int:
 
 
 def forbidden(asked: argparse.Namespace, error: PermissionError) -> int:
-    """A file that the user named and may not touch; once a run has begun, an error like any other."""
-    log = getattr(asked, "log", None)
-    if error.filename is None or (log is not None and log.parent.is_dir()):
+    """A file that the user named, or one of the run, may not be touched. Under a launcher any rank may have met it."""
+    if error.filename is None or under_launcher():
         return failed(asked, error)
+    noted(asked, error)
     return complain(f"{os.fsdecode(error.filename)}: {error.strerror}: change the rights of it, or name another", 2)
 
 
