@@ -150,6 +150,7 @@ class Results(TypedDict):
     points: Annotated[list[str], Field(min_length=1)]
     stages: list[StageRecord]
     evaluation_cost: dict[str, Spent]
+    logged: NotRequired[Count]  # lines of metrics.jsonl
     resolved_recipe: NotRequired[str]
     sha256: NotRequired[str]  # see `fingerprint`
 

@@ -278,7 +278,8 @@ def open_run(path: Path, recipe: "Recipe") -> Iterator[RunDir]:
         if error.errno in FULL:
             raise CannotWrite(told(holder, error.errno)) from error
         raise UserError(
-            f"{path}: the run directory cannot be written ({error.strerror}); choose another with --out"
+            f"{error.filename or path}: the run directory cannot be written ({error.strerror}): change the rights, or "
+            "choose another with --out"
         ) from error
     try:
         with writing(path):
@@ -320,9 +321,15 @@ def check_place(path: Path, recipe: "Recipe") -> bool:
         if differences and rundir.begun():
             shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
             raise UserError(
-                f"--out: {path} holds a run of another recipe: {shown}; give another --out to start a new run"
+                f"--out: {path} holds a run of another recipe: {shown} (there: {rundir.recipe.name}); give another --out to "
+                "start a new run"
             )
         return bool(differences)
+    if rundir.begun():
+        raise UserError(
+            f"{rundir.recipe}: is gone, and the run that is there was begun with it: put it back (`resolved_recipe` of "
+            "results.json is the same), or give another --out to start a new run"
+        )
     if there == path and any(child.name not in (".lock", ".lock.json") for child in path.iterdir()):
         raise UserError(f"--out: {path} is not empty and holds no run (no recipe.yaml); give a new folder with --out")
     return False

@@ -194,7 +194,13 @@ def test_two_signals_within_30_ms_end_other_commands(name, cpt, tiny_folder, tmp
 
 
 def test_before_anything_is_imported_ctrl_c_leaves_no_traceback():
-    program = "import cpt.__main__, os, signal; os.kill(os.getpid(), signal.SIGINT); print('went on')"
+    program = """
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as a terminal leaves it
+import cpt.__main__
+os.kill(os.getpid(), signal.SIGINT)
+print("went on")
+"""
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
 
@@ -209,6 +215,7 @@ def test_a_signal_while_the_libraries_are_imported(number, code, tmp_path):
     assert "test: 2 tasks in" in process.stdout.readline()
     began = time.monotonic()
     process.send_signal(number)
+    time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=30)
     assert process.returncode == code and time.monotonic() - began < 10

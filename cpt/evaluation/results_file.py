@@ -41,6 +41,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> dict:
         "points": [str(rundir.point(point).relative_to(rundir.path)) for point in points],
         "stages": stages,
         "evaluation_cost": evaluation_cost,
+        "logged": rundir.metrics.read_bytes().count(b"\n") if rundir.metrics.exists() else 0,
         "overlong": manifest.read(rundir.path / "manifest.json").get("overlong", {}),
         "resolved_recipe": rundir.recipe.read_text(encoding="utf-8"),
     }

@@ -64,7 +64,7 @@ def read(folder: Path) -> Run:
         manifest = parse(path, "restore the file, or delete it (the report can be made without)")
         if problem := wrong(manifest, Manifest) or (None if seal_holds(manifest) else NOT_WRITTEN):
             raise UserError(f"{path}: is damaged: {problem}: restore the file, or delete it")
-    logged, damaged = logged_lines(folder / "metrics.jsonl", results["complete"])
+    logged, damaged = logged_lines(folder / "metrics.jsonl", results.get("logged", 0) if results["complete"] else 0)
     return Run(folder, results, logged, answers, manifest, recipe_of(folder, results), tuple(missing), damaged)
 
 
@@ -104,16 +104,13 @@ def question(line: dict) -> tuple:
     return line["suite"], line["task"], line["row"], line["mode"], line["sample"]
 
 
-def logged_lines(path: Path, complete: bool) -> tuple[list[dict], tuple[str, ...]]:
-    """What the trainers logged, and of lines that are damaged one line that says so."""
+def logged_lines(path: Path, count: int) -> tuple[list[dict], tuple[str, ...]]:
+    """What the trainers logged, and of lines that are damaged or gone (there were `count`) one line that says so."""
     if not path.is_file():
         return [], ()
-    content = path.read_bytes()
-    lines, damaged = read_lines(content, Logged)
-    what = places(damaged) if damaged else ""
-    if complete and not content.endswith(b"\n"):  # else its process was killed while writing
-        number = len(content.split(b"\n"))
-        what = what or (f"line {number} (cut off)" if content else "it is empty")
+    lines, damaged = read_lines(path.read_bytes(), Logged)
+    gone = count - len(lines) - len(damaged)
+    what = places(damaged) if damaged else f"{gone} of {count} lines are gone" if gone > 0 else None
     return lines, (f"{path}: damaged: {what}; the training curves are without it",) if what else ()
 
 

@@ -97,10 +97,9 @@ def other_types(value):
 
 def of_other_types(file: Path) -> bytes | None:
     """The file's content, with the right keys and values of wrong types; None where it is no JSON."""
-    lines = (
-        file.read_text(encoding="utf-8").splitlines() if file.suffix == ".jsonl" else [file.read_text(encoding="utf-8")]
-    )
     try:
+        text = file.read_text(encoding="utf-8")
+        lines = text.splitlines() if file.suffix == ".jsonl" else [text]
         return "".join(json.dumps(other_types(json.loads(line))) + "\n" for line in lines).encode()
     except ValueError:
         return None

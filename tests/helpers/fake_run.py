@@ -151,6 +151,7 @@ def write_results(folder: Path, tasks, points, lines, stages, gates, k) -> None:
         },
         "gates": judge(gates, found) if complete else [],
         "points": [f"points/{point}" for point in points], "stages": stages, "evaluation_cost": cost,
+        "logged": (folder / "metrics.jsonl").read_text().count("\n"),
     }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(results, indent=1))
 
