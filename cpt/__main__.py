@@ -5,9 +5,7 @@ import signal
 import sys
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until signals are listened to, Ctrl-C ends the process as SIGTERM does
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until we listen, Ctrl-C ends the process as SIGTERM does
 if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd()):
     del sys.path[0]  # as for the command `cpt`: a file in the working directory must not stand in for a library's
 
