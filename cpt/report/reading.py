@@ -62,9 +62,11 @@ def read(folder: Path) -> Run:
     path, manifest = folder / "manifest.json", None
     if path.is_file():
         manifest = parse(path, "restore the file, or delete it (the report can be made without)")
-        if problem := wrong(manifest, Manifest) or (None if seal_holds(manifest) else NOT_WRITTEN):
+        if problem := wrong(manifest, Manifest):
             raise UserError(f"{path}: is damaged: {problem}: restore the file, or delete it")
     logged, damaged = logged_lines(folder / "metrics.jsonl", results.get("logged", 0) if results["complete"] else 0)
+    if manifest is not None and not seal_holds(manifest):
+        damaged += (f"{path}: damaged: {NOT_WRITTEN}; what the report says of versions, seeds and rows may be wrong",)
     return Run(folder, results, logged, answers, manifest, recipe_of(folder, results), tuple(missing), damaged)
 
 
