@@ -5,7 +5,7 @@ Reads one JSON object a line from stdin: {"arguments": [...], "output": FILE, "a
 (negative: the signal that ended it). `at` sends the child a signal at a chosen place: {"place": "cpt.files.seal", "call": 3,
 "when": "before", "signal": 9}; with "when": "instead" that call does nothing at all, with "raise" it fails after the signal;
 "then": a second signal, 20 ms after the first. `file_size` is the largest number of bytes that its files may have. `given`
-names what helpers/given.py puts into the child. `bound`: rights to files bind the child although the tests may be run by root.
+names what helpers/given.py puts into the child. `bound`: rights to files bind the child though root may run the tests.
 """
 
 import ctypes
