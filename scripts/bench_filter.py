@@ -84,28 +84,28 @@ def measure(text: str, out: Path, task: str) -> list[tuple[float, float]]:
     from cpt.loop import run
     from cpt.recipe import load
     from cpt.screen import QUIET, Screen
-    from cpt.stages import trainer
+    from cpt.stages import training
 
     file = out.with_suffix(".yaml")
     file.write_text(text)
     snapshots, outside = [], [0.0]
 
-    class Snapping(trainer.Narrator):
+    class Snapping(training.MetricsLogger):
         """Takes the weights at every fifth step, and takes the time of that out."""
 
         def on_step_end(self, args, state, control, model=None, **more):
             super().on_step_end(args, state, control, **more)
             if state.global_step % 5 == 0:
                 start = time.monotonic()
-                seconds = self.keeper.before["seconds"] + start - self.keeper.start - outside[0]
+                seconds = self.checkpoints.before["seconds"] + start - self.checkpoints.start - outside[0]
                 snapshots.append((seconds, {name: w.detach().clone() for name, w in model.state_dict().items()}))
                 outside[0] += time.monotonic() - start
 
-    before, trainer.Narrator = trainer.Narrator, Snapping
+    before, training.MetricsLogger = training.MetricsLogger, Snapping
     try:
         run(load(file), out, Screen(QUIET))
     finally:
-        trainer.Narrator = before
+        training.MetricsLogger = before
     judge = judge_of(out, task)
     return [(seconds, judge(weights)) for seconds, weights in snapshots]
 

@@ -104,7 +104,7 @@ def test_a_run_from_its_files_and_after_kills(cpt, tmp_path):
     file = write_recipe(tmp_path / "recipe.yaml", with_aim({}))
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
     out = tmp_path / "killed"
-    inside = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 3 + 3 + 5}
+    inside = {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": 3 + 3 + 5}
     assert cpt("run", file, "--out", out, "--quiet", at=inside) == -signal.SIGKILL
     work = out / "points" / ".02-caesar.work"
     assert (work / "0-merge" / "memory" / "trainer" / "checkpoint-4" / "DONE").is_file()

@@ -113,7 +113,7 @@ def test_who_answers_and_who_is_the_reference(tmp_path, tiny_folder, monkeypatch
 def test_killed_inside_a_stage(cpt, tmp_path):
     file = write_recipe(tmp_path / "recipe.yaml", with_average("rlvr"))
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
-    at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": STEPS + 3}
+    at = {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": STEPS + 3}
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet", at=at) == -signal.SIGKILL
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet") == 0, cpt.output
     assert_same_end(tmp_path / "killed", tmp_path / "alone")

@@ -9,7 +9,7 @@ from cpt import losses, models, tiny
 from cpt.checks import plan
 from cpt.recipe import RecipeErrors, load
 from cpt.recipe.trl_bounds import CHOICES
-from cpt.stages.rl.baselines import OwnBaseline, group_advantages
+from cpt.stages.rl.baselines import Baseline, group_advantages
 from helpers import one_step
 from helpers.recipes import write_recipe
 from helpers.rlvr_runs import assert_a_kill_changes_nothing, rlvr
@@ -67,7 +67,7 @@ def test_the_advantages_that_reach_the_loss(tokenizer, tmp_path, name, cut):
     """In one pass, in two, and (`old`) where a generation serves two steps and TRL has the probabilities already."""
     args = {"per_device_train_batch_size": 4, "steps_per_generation": 2, "max_steps": 2} if cut == "old" else cut
     answers = one_step.answers(tokenizer)
-    made = one_step.trainer(tmp_path, answers, REWARDS, (OwnBaseline,), {"advantage": name}, **args)
+    made = one_step.trainer(tmp_path, answers, REWARDS, {"baseline": Baseline(name)}, **args)
     advantages = BY_HAND.get(name) or by_gradient(made.model, tokenizer)
     made.train()
     found, expected = reached(made), wanted(tokenizer, advantages)
@@ -102,8 +102,8 @@ HOLES = {  # of UNSCORED, for answers of 2, 3, 4, 5 tokens; TRL's: (1 - 1/3) / .
 @pytest.mark.parametrize("name", HOLES)
 def test_what_cannot_be_scored_has_no_advantage_in_a_step(tokenizer, tmp_path, name):
     """Of rlvr itself, and of each baseline: as it reaches the loss."""
-    parts, options = ((), {}) if name is None else ((OwnBaseline,), {"advantage": name})
-    made = one_step.trainer(tmp_path, one_step.answers(tokenizer), UNSCORED, parts, options, scale_rewards="group")
+    options = {} if name is None else {"baseline": Baseline(name)}
+    made = one_step.trainer(tmp_path, one_step.answers(tokenizer), UNSCORED, options, scale_rewards="group")
     made.train()
     found, expected = reached(made), wanted(tokenizer, HOLES[name])
     for key, value in expected.items():
@@ -183,7 +183,7 @@ def test_a_kill_changes_nothing_and_the_plan_says_it(cpt, tmp_path):
     text = plan.describe(load(write_recipe(tmp_path / "recipe.yaml", content)), tmp_path / "run")
     assert "reward is agreement with the majority of 4 (the rows' answers are not read)" in text
     assert "gradient-weighted baseline, each step's lr times 0 to 1 by its signal-to-noise ratio" in text
-    place = "cpt.stages.trainer.Narrator.on_step_end"
+    place = "cpt.stages.metrics_logger.MetricsLogger.on_step_end"
     out = assert_a_kill_changes_nothing(cpt, tmp_path, content, place, 5, given=["answers"])
     lines = logged(out)
     assert all({"baseline/mean", "baseline/shift", "snr/step", "ttrl/majority_share"} <= line.keys() for line in lines)

@@ -17,7 +17,7 @@ from helpers.launchers import LAUNCHERS, launch
 from helpers.recipes import recipe, write_recipe
 from helpers.same_end import logged, results
 
-STEP = "cpt.stages.trainer.Narrator.on_step_end"
+STEP = "cpt.stages.metrics_logger.MetricsLogger.on_step_end"
 
 
 def stage(kind: str, **options):

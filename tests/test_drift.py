@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cpt.stages.rl.kl_from_start import Drift
+from cpt.stages.rl.kl_from_start import KlFromStart
 
 
 class Policy:
@@ -34,7 +34,7 @@ def rollouts(completions: list[list[int]], width: int = 3) -> dict:
 
 
 def test_by_hand_and_after_a_resume(tmp_path):
-    drift, start = Drift(tmp_path / "drift.safetensors"), Policy(0, 0.5, 0.25, 0.125, 0.125)
+    drift, start = KlFromStart(tmp_path / "drift.safetensors"), Policy(0, 0.5, 0.25, 0.125, 0.125)
     drift.begin(start, rollouts([[0, 1, 2], [1]]))
     assert drift.kl(start) == 0.0
     later = Policy(7, 0.25, 0.5, 0.125, 0.125)
@@ -42,19 +42,19 @@ def test_by_hand_and_after_a_resume(tmp_path):
     half, double = 0.5 - 1 - torch.tensor(0.5).log().item(), 2 - 1 - torch.tensor(2.0).log().item()
     assert drift.kl(later) == pytest.approx((half + 2 * double) / 4)
     drift.begin(later, rollouts([[3], [3]]))
-    resumed = Drift(tmp_path / "drift.safetensors")
+    resumed = KlFromStart(tmp_path / "drift.safetensors")
     resumed.begin(later, rollouts([[3], [3]]))
     assert resumed.kl(later) == drift.kl(later)
 
 
 def test_few_rollouts_of_many_prompts(tmp_path):
-    drift = Drift(tmp_path / "drift.safetensors")
+    drift = KlFromStart(tmp_path / "drift.safetensors")
     drift.begin(Policy(0, 0.25, 0.25, 0.25, 0.25), rollouts([[i % 4, i // 32] for i in range(128)]))
     assert drift.probes["completion_ids"][:, 1].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
 
 
 def test_a_stage_resumed_without_probes_says_nothing(tmp_path):
-    drift, later = Drift(tmp_path / "drift.safetensors"), Policy(7, 0.25, 0.25, 0.25, 0.25)
+    drift, later = KlFromStart(tmp_path / "drift.safetensors"), Policy(7, 0.25, 0.25, 0.25, 0.25)
     drift.begin(later, rollouts([[3], [3]]))
     assert drift.kl(later) is None
 
@@ -70,7 +70,7 @@ def test_a_stage_resumed_without_probes_says_nothing(tmp_path):
     ],
 )
 def test_some_ten_times_a_stage(steps, every, due, tmp_path):
-    drift = Drift(tmp_path / "drift.safetensors")
+    drift = KlFromStart(tmp_path / "drift.safetensors")
     logs = range(every, steps + 1, every)
     states = [SimpleNamespace(global_step=step, max_steps=steps, logging_steps=every) for step in logs]
     assert [state.global_step for state in states if drift.due(state)] == due

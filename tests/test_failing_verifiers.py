@@ -30,7 +30,7 @@ def test_verifier_errors_of_a_stage_outlive_a_kill(cpt, tmp_path):
     content = short("rlvr", steps=6, tasks=("reverse",), evaluate=4)
     content["stream"][0] |= {"reward": "mine:judge", "metric": "exact"}
     file, out = write_recipe(tmp_path / "recipe.yaml", content), tmp_path / "run"
-    at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 5}
+    at = {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": 5}
     assert cpt("run", file, "--out", out, "--quiet", at=at) == -9, cpt.output
     assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
     logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

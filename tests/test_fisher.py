@@ -269,7 +269,7 @@ def test_psmt_killed_inside_a_stage(cpt, tmp_path):
     psmt = {"kind": "ema", "rule": "psmt", "decay": 0.9, "protected": 0.1}
     file = write_recipe(tmp_path / "recipe.yaml", with_strategies(psmt, steps=4, tasks=("reverse",), evaluate=4))
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
-    at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 3}
+    at = {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": 3}
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet", at=at) == -signal.SIGKILL
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet") == 0, cpt.output
     for folder in ("model", "served", "strategies"):

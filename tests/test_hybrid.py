@@ -301,7 +301,7 @@ def test_killed_inside_a_stage(cpt, tmp_path, name):
         task["stages"] = [{"kind": "hybrid", "method": name, "args": args | {"max_steps": 6, "save_steps": 2}}]
     file = write_recipe(tmp_path / "recipe.yaml", content)
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
-    at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 5}
+    at = {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": 5}
     assert cpt("run", file, "--out", tmp_path / "run", "--quiet", at=at) == -signal.SIGKILL
     assert cpt("run", file, "--out", tmp_path / "run", "--quiet") == 0, cpt.output
     assert_same_end(tmp_path / "run", tmp_path / "alone")

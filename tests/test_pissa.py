@@ -11,7 +11,7 @@ from cpt import models, tiny
 from cpt.checks.adapter import check_adapter
 from cpt.errors import UserError
 from cpt.recipe import load
-from cpt.stages.trainer import of_reference
+from cpt.stages.reference import of_reference
 from helpers.recipes import mistakes, recipe, short, write_recipe
 
 HOWS = ("pissa", "pissa_niter_2", "olora")
@@ -124,7 +124,7 @@ def test_the_copy_of_an_adapter_whose_weights_end_in_its_name(tmp_path, tiny_fol
     """IA3's are called `...ia3_l.default`: TRL's copy leaves them out, and the stage's start would be the base."""
     from types import SimpleNamespace
 
-    from cpt.stages.trainer import set_reference_adapter
+    from cpt.stages.reference import set_reference_adapter
 
     content = recipe("dpo") | {"adapter": {"kind": "ia3", "target_modules": ["q_proj", "down_proj"]}}
     content["adapter"]["feedforward_modules"] = ["down_proj"]
@@ -152,7 +152,7 @@ def test_a_run(how, cpt, tmp_path):
     content["stream"][1]["stages"].insert(0, short("sft", steps=4)["stream"][0]["stages"][0])
     file = write_recipe(tmp_path / "recipe.yaml", content)
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
-    at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 4 + 4 + 3}
+    at = {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": 4 + 4 + 3}
     assert cpt("run", file, "--out", tmp_path / "run", "--quiet", at=at) == -signal.SIGKILL
     assert cpt("run", file, "--out", tmp_path / "run", "--quiet") == 0, cpt.output
     ends = [(tmp_path / name / "final" / "adapter_model.safetensors").read_bytes() for name in ("alone", "run")]

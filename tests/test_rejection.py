@@ -17,7 +17,7 @@ from helpers.recipes import recipe, write_recipe
 from helpers.same_end import logged, results
 
 pytestmark = pytest.mark.usefixtures("given_rewards")  # right and wrong answers, whatever the model can do
-STEP = "cpt.stages.trainer.Narrator.on_step_end"
+STEP = "cpt.stages.metrics_logger.MetricsLogger.on_step_end"
 SAMPLE = "cpt.stages.sampling.sample"
 KILLED = {  # where; and where the run that goes on would be killed, if it did again what was done
     "before a round is sealed": ({"place": "cpt.stages.rejection.seal", "call": 1}, {"place": SAMPLE, "call": 3}),

@@ -10,10 +10,10 @@ from helpers.same_end import assert_same_end, logged, results, trained_steps, we
 
 pytestmark = pytest.mark.usefixtures("given_rewards")  # right and wrong answers, whatever the model can do
 IN_STAGE = {
-    "between checkpoints": {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 7},
-    "while the first checkpoint is sealed": {"place": "cpt.stages.trainer.seal", "call": 1},
-    "right after the first checkpoint": {"place": "cpt.stages.trainer.seal", "call": 1, "when": "after"},
-    "in the second task": {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 15},
+    "between checkpoints": {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": 7},
+    "while the first checkpoint is sealed": {"place": "cpt.stages.checkpoints.seal", "call": 1},
+    "right after the first checkpoint": {"place": "cpt.stages.checkpoints.seal", "call": 1, "when": "after"},
+    "in the second task": {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": 15},
 }
 BETWEEN = {
     "before the model is saved": {"place": "cpt.models.save_policy", "call": 1},
@@ -46,7 +46,7 @@ def test_a_generation_that_is_no_whole_number_of_steps(cpt, tmp_path, rows, save
     content["stream"][0]["data"]["train"] = rows
     file, out, reference = write_recipe(tmp_path / "r.yaml", content), tmp_path / "run", tmp_path / "alone"
     assert cpt("run", file, "--out", reference, "--quiet") == 0, cpt.output
-    at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 9}
+    at = {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": 9}
     assert cpt("run", file, "--out", out, "--quiet", at=at) == -signal.SIGKILL, cpt.output
     checkpoints = (out / "points" / ".01-reverse.work" / "0-rlvr" / "trainer").glob("checkpoint-*/DONE")
     assert sorted(int(file.parent.name.split("-")[1]) for file in checkpoints) == saved
@@ -80,7 +80,7 @@ def test_a_kill_never_repeats_a_finished_stage(cpt, tmp_path):
 @pytest.mark.parametrize("kind", ["sft", "rlvr-two-iterations"])
 def test_a_signal_saves_within_the_stage(cpt, alone, tmp_path, kind, number, code):
     recipe, out = write_recipe(tmp_path / f"{kind}.yaml", RECIPES[kind]), tmp_path / "run"
-    at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 5, "signal": number}
+    at = {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": 5, "signal": number}
     assert cpt("run", recipe, "--out", out, at=at) == code, cpt.output
     assert "interrupted and saved" in cpt.output
     saved = sorted((out / "points" / ".01-reverse.work").rglob("checkpoint-*/DONE"))
@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_is_not_used(cpt, alone, tmp_path):
     assert_same_end(out, alone("sft"))
 
 
-STEP = "cpt.stages.trainer.Narrator.on_step_end"
+STEP = "cpt.stages.metrics_logger.MetricsLogger.on_step_end"
 DAMAGED = {
     "the pairs of a stage": ("dpo", {"place": STEP, "call": 6}, "0-dpo/trainer/pairs.json", "pairs.json is damaged"),
     "a stage before one that runs": (

@@ -104,7 +104,7 @@ def test_what_teaches():
 
 def test_hard_prompts_are_left_out_also_after_a_kill(cpt, tmp_path):
     content = with_hard_prompts(tmp_path)
-    place = "cpt.stages.trainer.Narrator.on_step_end"
+    place = "cpt.stages.metrics_logger.MetricsLogger.on_step_end"
     out = assert_a_kill_changes_nothing(cpt, tmp_path, content, place, 3, given=["answers"])
     stage = stage_of(out)
     assert_hard_ones_are_dropped(found := stage["filter"])
@@ -159,12 +159,12 @@ def test_the_first_epoch_begins_with_the_opening():
 
 
 def test_rollouts_of_another_rank_are_found():
-    from cpt.stages.rl.filtering import Opening, Rollout
+    from cpt.stages.rl.filtering import InitialRollouts, Rollout
 
     rollouts = {name: [Rollout([i], None) for i in range(4)] for name in ("a", "b")}
     second = [{"row": "a"}] * 2 + [{"row": "b"}] * 2  # rank 1 of 2, whose first group began on rank 0
-    assert [each.ids for each in Opening(rollouts).of(second, 6)] == [[2], [3], [0], [1]]
-    assert Opening(rollouts).of([{"row": "c"}], 0) is None
+    assert [each.ids for each in InitialRollouts(rollouts).of(second, 6)] == [[2], [3], [0], [1]]
+    assert InitialRollouts(rollouts).of([{"row": "c"}], 0) is None
 
 
 def test_nothing_left(cpt, tmp_path):
@@ -215,7 +215,7 @@ def test_the_penalty_is_a_reward_of_its_own(cpt, tmp_path):
 def test_groups_with_signal_stand_in(cpt, tmp_path):
     """With the same first rollouts fewer groups are left without signal; a kill inside the stage changes nothing."""
     plain = run(cpt, tmp_path, rlvr(), "plain", given=["answers"])
-    content, place = rlvr(dynamic_sampling={"rounds": 3}), "cpt.stages.trainer.Narrator.on_step_end"
+    content, place = rlvr(dynamic_sampling={"rounds": 3}), "cpt.stages.metrics_logger.MetricsLogger.on_step_end"
     out = assert_a_kill_changes_nothing(cpt, tmp_path, content, place, 5, given=["answers"])
     flat, before = ([line["frac_reward_zero_std"] for line in logged(each)] for each in (out, plain))
     assert before[0] > flat[0] == pytest.approx(before[0] - logged(out)[0]["dynamic_sampling/replaced"] / 4)
@@ -232,7 +232,7 @@ def test_the_replaced_groups_are_what_is_trained_on():
     """A trainer of numbers: prompt n pays n % 2 for its second completion, so even prompts have no signal."""
     import torch
 
-    from cpt.stages.rl.dynamic_sampling import Resampling
+    from cpt.stages.rl.dynamic_sampling import DynamicSampling
 
     class Numbers:
         num_generations = 2
@@ -254,25 +254,16 @@ def test_the_replaced_groups_are_what_is_trained_on():
         def _calculate_rewards(self, inputs, prompts, completions, ids):
             return torch.tensor([[float(number % 2 * place), -1.0] for number, place in ids])
 
-        def _generate_and_score_completions(self, inputs):
-            prompts = [row["prompt"] for row in inputs]
-            _, ids, _, completions, logprobs, *_ = self._generate(prompts)
-            rewards = self._calculate_rewards(inputs, prompts, completions, ids)
-            return {"prompts": prompts, "ids": ids, "rewards": rewards, "logprobs": logprobs}
-
-    class Trainer(Resampling, Numbers):
-        pass
-
     def generated(rounds, *numbers):
-        trainer = Trainer(rounds=rounds)
+        trainer, sampling = Numbers(), DynamicSampling(rounds)
         inputs = [trainer.train_dataset[n] for n in numbers for _ in range(2)]
-        output = trainer._generate_and_score_completions(inputs)
-        assert [row["prompt"] for row in inputs] == output["prompts"]
-        assert output["ids"] == [[int(p), place % 2] for place, p in enumerate(output["prompts"])]
-        assert output["rewards"][:, 0].tolist() == [float(n % 2 * place) for n, place in output["ids"]]
-        assert trainer.state.num_input_tokens_seen == len(inputs) == len(output["logprobs"])
-        assert trainer._metrics["train"]["completions/mean_length"] == [1.0]
-        return output["prompts"][::2], {k.split("/")[1]: v for k, v in trainer._metrics["train"].items()}
+        sampling.draw(trainer, inputs)
+        prompts, rollouts = [row["prompt"] for row in inputs], sampling.rollouts()
+        assert [each.ids for each in rollouts] == [[int(p), place % 2] for place, p in enumerate(prompts)]
+        assert sampling.rewards()[:, 0].tolist() == [float(n % 2 * place) for n, place in (r.ids for r in rollouts)]
+        assert [each.logprobs for each in rollouts] == [[0.5]] * len(inputs)
+        assert trainer.state.num_input_tokens_seen == 0 and trainer._metrics["train"]["completions/mean_length"] == []
+        return prompts[::2], {k.split("/")[1]: v for k, v in trainer._metrics["train"].items()}
 
     prompts, told = generated(4, 0, 1, 2, 4)
     assert sorted(prompts) == ["1", "3", "5", "7"] and prompts[1] == "1", "the group with signal stays in its place"

@@ -27,14 +27,13 @@ class Spied(rlvr.Vote):
             out.write(json.dumps([[row["id"] for row in rows], votes, values, self.found]) + chr(10))
         return values
 rlvr.Vote = Spied
-made = rlvr.OwnBaseline._generate_and_score_completions
-def spied(self, inputs):
-    output = made(self, inputs)
+made = rlvr.Baseline.replace_advantages
+def spied(self, trainer, output):
+    made(self, trainer, output)
     lengths = output["completion_mask"].sum(1).tolist()
     with open(os.path.join(folder, "advantages" + os.environ["RANK"]), "a") as out:
         out.write(json.dumps([lengths, output["advantages"].tolist()]) + chr(10))
-    return output
-rlvr.OwnBaseline._generate_and_score_completions = spied
+rlvr.Baseline.replace_advantages = spied
 cli.main()
 """
 

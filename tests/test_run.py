@@ -205,7 +205,7 @@ def test_adapters(cpt, adapter, tmp_path):
         (points / name / "model" / "adapter_model.safetensors").read_bytes() for name in ("01-reverse", "02-caesar")
     ]
     assert weights[0] != weights[1]
-    at = {"place": "cpt.stages.trainer.seal", "call": 5, "when": "after"}
+    at = {"place": "cpt.stages.checkpoints.seal", "call": 5, "when": "after"}
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet", at=at) == -9, cpt.output
     assert cpt("run", file, "--out", tmp_path / "killed", "--quiet") == 0, cpt.output
     resumed = tmp_path / "killed" / "points" / "02-caesar" / "model"
@@ -235,11 +235,12 @@ def test_rollouts_never_come_from_stale_weights(monkeypatch, tmp_path):
     """At each generation the engine's weights are, bit for bit, those after the optimiser's last step."""
     from cpt.loop import run
     from cpt.rollouts.transformers import TransformersEngine
-    from cpt.stages import trainer
+    from cpt.stages.checkpoints import CheckpointCallback
+    from cpt.stages.metrics_logger import MetricsLogger
 
     present, generated = [None], []
-    generate, on_step_end = TransformersEngine.generate, trainer.Narrator.on_step_end
-    on_train_begin = trainer.Keeper.on_train_begin
+    generate, on_step_end = TransformersEngine.generate, MetricsLogger.on_step_end
+    on_train_begin = CheckpointCallback.on_train_begin
 
     def generate_and_look(self, prompts, sampling, on_done=None):
         if sampling.temperature > 0:  # evaluation is greedy
@@ -256,8 +257,8 @@ def test_rollouts_never_come_from_stale_weights(monkeypatch, tmp_path):
 
     given.rewards(monkeypatch)
     monkeypatch.setattr(TransformersEngine, "generate", generate_and_look)
-    monkeypatch.setattr(trainer.Narrator, "on_step_end", look_after_step)
-    monkeypatch.setattr(trainer.Keeper, "on_train_begin", look_at_begin)
+    monkeypatch.setattr(MetricsLogger, "on_step_end", look_after_step)
+    monkeypatch.setattr(CheckpointCallback, "on_train_begin", look_at_begin)
     run(load(write_recipe(tmp_path / "recipe.yaml", short("sft", "rlvr", steps=4))), tmp_path / "run", Screen(QUIET))
     assert len(generated) == 8
     assert all(engine == policy for engine, policy in generated)

@@ -11,7 +11,7 @@ from cpt.checks import all_checks
 from cpt.errors import UserError
 from cpt.recipe import RecipeErrors, load
 from cpt.recipe.stages import SnrStep as Options
-from cpt.stages.rl.snr import SnrStep, WholeGroups, multiplier, signal_to_noise
+from cpt.stages.rl.snr import check_whole, multiplier, signal_to_noise
 from helpers import one_step
 from helpers.recipes import write_recipe
 from helpers.rlvr_runs import rlvr, run
@@ -47,19 +47,18 @@ def test_the_factor_within_its_bounds():
 # -- in a real step --------------------------------------------------------------------------------------------------------
 
 
-def step(folder, parts=(), options=None, **args):
+def step(folder, options=None, **args):
     """(the trainer after one step of two micro-batches, by how much its weights moved)."""
     tokenizer = models.load_tokenizer(tiny.path(), load("quickstart"))
     args = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_grad_norm": 1e9} | args
-    made = one_step.trainer(folder, one_step.answers(tokenizer), REWARDS, parts, options, **args)
+    made = one_step.trainer(folder, one_step.answers(tokenizer), REWARDS, options, **args)
     before = {name: value.double() for name, value in made.model.state_dict().items()}
     made.train()
     return made, one_step.moved(made, before)
 
 
 def scaled(folder, factor: float, **args):
-    options = {"snr_step": Options(min=factor, max=factor), "key": "here"}
-    return step(folder, (SnrStep, WholeGroups), options, **args)
+    return step(folder, {"snr_step": Options(min=factor, max=factor)}, **args)
 
 
 @pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
@@ -84,7 +83,7 @@ def test_the_samples_are_the_gradients_of_whole_groups(tiny_folder, tmp_path, mo
 @pytest.mark.parametrize("args", [{"optim": "sgd", "learning_rate": 1.0}, {"weight_decay": 0.1}], ids=["sgd", "adamw"])
 def test_the_factor_reaches_the_weights(tiny_folder, tmp_path, args):
     """The first step of Adam does not see the gradient's size, and its decay is scaled with the rest: exactly a half."""
-    plain, whole = step(tmp_path / "one", (WholeGroups,), **args)
+    plain, whole = scaled(tmp_path / "one", 1.0, **args)
     made, half = scaled(tmp_path / "half", 0.5, **args)
     most = max(change.abs().max().item() for change in whole.values())
     assert most > 1e-4
@@ -136,11 +135,7 @@ def test_half_a_group_is_refused(tmp_path):
 @pytest.mark.parametrize("how", [DistributedType.FSDP, DistributedType.DEEPSPEED])
 def test_sharded_gradients_are_refused(how):
     class Sharded:
-        def __init__(self):
-            self.accelerator = type("Accelerator", (), {"distributed_type": how})
-
-    class Trainer(SnrStep, Sharded):
-        pass
+        accelerator = type("Accelerator", (), {"distributed_type": how})
 
     with pytest.raises(UserError, match=r"stream\.a\.stages\.0\.snr_step: needs whole gradients on each process"):
-        Trainer(snr_step=Options(), key="stream.a.stages.0")
+        check_whole(Sharded(), "stream.a.stages.0")

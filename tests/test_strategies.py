@@ -105,7 +105,7 @@ def test_killed_inside_a_stage(cpt, tmp_path):
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
     for call in (5, 6 + 5):  # in the first task, and in the second
         out = tmp_path / f"killed-{call}"
-        at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": call}
+        at = {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": call}
         assert cpt("run", file, "--out", out, "--quiet", at=at) == -signal.SIGKILL
         assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
         assert_same_end(out, tmp_path / "alone")

@@ -342,7 +342,7 @@ def test_a_finished_run_starts_no_engine(cpt, alone):
 def test_a_killed_run_ends_as_one_left_alone(cpt, alone, tmp_path, kind):
     reference = alone(kind)
     file, out = write_recipe(tmp_path / f"{kind}.yaml", with_engine(RECIPES[kind])), tmp_path / "run"
-    at = {"place": "cpt.stages.trainer.Narrator.on_step_end", "call": 17}
+    at = {"place": "cpt.stages.metrics_logger.MetricsLogger.on_step_end", "call": 17}
     assert cpt("run", file, "--out", out, "--quiet", at=at) == -signal.SIGKILL, cpt.output
     assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
     assert_same_end(out, reference)

@@ -9,26 +9,19 @@ from trl.trainer import distillation_trainer
 
 from cpt import models
 from cpt.context import Services, Stage
-from cpt.data.encoding import Encoder, encoder_of
+from cpt.data.encoding import encoder_of
 from cpt.stages import teacher
 from cpt.stages.alarms import Alarms
 from cpt.stages.configs import make_config
-from cpt.stages.counting import CountsAtLoss
-from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
-from cpt.stages.trainer import build, load_policy, train
+from cpt.stages.reference import load_policy
+from cpt.stages.trainer import RolloutTrainer
+from cpt.stages.training import build, train
 
 
-class DistillStageTrainer(CountsAtLoss, DistillationTrainer):
-    """DistillationTrainer whose answers come from the run's engine, synced to the policy before every generation."""
+class DistillStageTrainer(RolloutTrainer, DistillationTrainer):
+    """DistillationTrainer on the run's own rollout engine."""
 
-    def __init__(self, *args, engine, encoder: Encoder, **kwargs):
-        self.engine, self.encoder, self.stops = engine, encoder, encoder.stops
-        with generating_with(engine, self.stops, distillation_trainer, self._heard):
-            super().__init__(*args, **kwargs)
-
-    def _heard(self, found: dict[str, float]) -> None:
-        for name, value in found.items():
-            self._metrics["train"][f"rollouts/{name}"].append(value)
+    generating = distillation_trainer
 
     def _tokenize_prompts(self, prompts):
         return self.encoder.packed(prompts), None, {}
@@ -36,14 +29,10 @@ class DistillStageTrainer(CountsAtLoss, DistillationTrainer):
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, has_tool_images=False):
         if self.use_vllm:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, has_tool_images)
-        return engine_answers(self, prompt_ids, sampling_of(self, self.stops, self.args.generation_kwargs or {}))
+        return self.answers_of_engine(prompt_ids)
 
-    def _get_train_sampler(self, dataset=None):
-        return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: int(self.state.epoch or 0))
-
-    def is_exact(self) -> bool:
-        """Whether this is a place between two generations: rollouts and their counter are not in checkpoints."""
-        return self._step % self.args.gradient_accumulation_steps == 0
+    def micro_batches_a_generation(self) -> int:
+        return self.args.gradient_accumulation_steps
 
 
 def load_teacher(stage: Stage):

@@ -18,20 +18,16 @@ from cpt.data.rows import dpo_row, unpack
 from cpt.errors import UserError
 from cpt.stages.configs import make_config
 from cpt.stages.examples import dpo_examples, teachable
+from cpt.stages.reference import load_policy, set_reference_adapter
 from cpt.stages.sampling import made_once, verified
-from cpt.stages.trainer import (
-    CountsTokens,
-    build,
-    load_policy,
-    set_reference_adapter,
-    train,
-)
+from cpt.stages.trainer import StageTrainer
+from cpt.stages.training import build, train
 
 dpo_trainer.tqdm = lambda iterable, **_: iterable  # precompute_ref_log_probs would show a bar of its own
 
 
-class DpoStageTrainer(CountsTokens, DPOTrainer):
-    """DPOTrainer that says how many tokens it has trained on. Its rows are token ids already."""
+class DpoStageTrainer(StageTrainer, DPOTrainer):
+    """DPOTrainer with the seats of StageTrainer. Its rows are token ids already."""
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         return dataset

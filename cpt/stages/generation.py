@@ -60,24 +60,25 @@ def engine_answers(trainer, prompt_ids: list[list[int]], sampling: Sampling) -> 
 
 
 class OrderOfEpoch(Sampler):
-    """TRL's sampler, with an order that depends on the seed and the epoch alone; the first epoch begins with `opening` rows.
+    """TRL's sampler, with an order that depends on the seed and the epoch alone; the first epoch begins with the first
+    `initial` rows.
 
     TRL draws each epoch's order after that of the epoch before, from one generator; a resumed trainer begins with the first.
     The epoch is asked for: accelerate's `set_epoch` does not reach the sampler of a resumed epoch in several processes.
     """
 
-    def __init__(self, sampler: Sampler, seed: int, epoch: Callable[[], int], opening: int = 0):
-        self.sampler, self.seed, self.epoch, self.opening = sampler, seed, epoch, opening
+    def __init__(self, sampler: Sampler, seed: int, epoch: Callable[[], int], initial: int = 0):
+        self.sampler, self.seed, self.epoch, self.initial = sampler, seed, epoch, initial
 
     def __iter__(self) -> Iterator[int]:
         if self.sampler.shuffle:
             self.sampler.generator.manual_seed(self.seed + self.epoch())
         order = iter(self.sampler)
-        if not self.opening or self.epoch() > 0:
+        if not self.initial or self.epoch() > 0:
             return order
-        head = list(islice(order, self.opening * self.sampler.mini_repeat_count))
-        behind = sorted({*head} - {*range(self.opening)})  # those that shall not be first, and those that shall
-        missing = sorted({*range(self.opening)} - {*head})
+        head = list(islice(order, self.initial * self.sampler.mini_repeat_count))
+        behind = sorted({*head} - {*range(self.initial)})  # those that shall not be first, and those that shall
+        missing = sorted({*range(self.initial)} - {*head})
         swap = dict(zip(behind, missing, strict=True)) | dict(zip(missing, behind, strict=True))
         return (swap.get(row, row) for row in chain(head, order))
 
@@ -107,3 +108,14 @@ def generating_with(engine: Engine, stops: tuple[int, ...], module: ModuleType, 
         yield
     finally:
         module.VLLMGeneration = VLLMGeneration
+
+
+@contextmanager
+def uncounted(trainer) -> Iterator[None]:
+    """What a GRPOTrainer generates in this block is not trained on: TRL's token count and lengths stay as they were."""
+    seen, logged = trainer.state.num_input_tokens_seen, trainer._metrics["train"]
+    lengths = {name: list(logged[name]) for name in logged if name.startswith("completions/")}
+    yield
+    trainer.state.num_input_tokens_seen = seen
+    for name in [name for name in logged if name.startswith("completions/")]:
+        logged[name] = lengths.get(name, [])

@@ -26,11 +26,11 @@ from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import lesson
 from cpt.errors import UserError
 from cpt.files import DONE, copy_folder, is_intact, seal, write_json
+from cpt.stages.checkpoints import peak_memory_bytes
 from cpt.stages.configs import make_config
 from cpt.stages.examples import teachable
 from cpt.stages.sampling import made_once, verified
 from cpt.stages.sft import train_on
-from cpt.stages.trainer import peak_memory_bytes
 
 
 def run(stage: Stage, services: Services, rows, strategies) -> dict:

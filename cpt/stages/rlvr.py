@@ -1,10 +1,10 @@
-"""Reinforcement learning from verifiable rewards: TRL's GRPOTrainer (2402.03300) on the run's own rollout engine."""
+"""Reinforcement learning from verifiable rewards: TRL's GRPOTrainer (2402.03300) on the run's own rollout engine.
 
-from contextlib import nullcontext
-from functools import partial
+What it can have besides (`stages.rl`) acts in three steps of a generation: draw (initial rollouts, dynamic sampling), score
+(the task's reward, votes, an overlong penalty), advantage (another baseline); and in the size of the optimiser's step.
+"""
 
 import torch
-from torch.utils.data import Sampler
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 
@@ -14,50 +14,50 @@ from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import unpack
 from cpt.stages.alarms import GROUPS, Alarms
 from cpt.stages.configs import make_config
-from cpt.stages.counting import CountsAtLoss
-from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
-from cpt.stages.rl.baselines import OwnBaseline, logps_of
-from cpt.stages.rl.dynamic_sampling import Resampling
-from cpt.stages.rl.filtering import Opening, filtered
-from cpt.stages.rl.kl_from_start import NAME as DRIFT
-from cpt.stages.rl.kl_from_start import Drift
+from cpt.stages.reference import load_policy, set_reference_adapter
+from cpt.stages.rl.baselines import Baseline, logps_of
+from cpt.stages.rl.dynamic_sampling import DynamicSampling
+from cpt.stages.rl.filtering import InitialRollouts, filtered
+from cpt.stages.rl.kl_from_start import NAME as KL_FROM_START
+from cpt.stages.rl.kl_from_start import KlFromStart
 from cpt.stages.rl.overlong import overlong_reward
-from cpt.stages.rl.snr import SnrStep, WholeGroups
+from cpt.stages.rl.snr import SnrStep, check_whole, group_numbers, in_whole_groups
 from cpt.stages.rl.ttrl import Vote, without_answers
-from cpt.stages.trainer import build, load_policy, set_reference_adapter, train
+from cpt.stages.trainer import RolloutTrainer
+from cpt.stages.training import build, train
 
 
-class RlvrStageTrainer(CountsAtLoss, GRPOTrainer):
-    """GRPOTrainer whose rollouts come from the run's engine, synced to the policy before every generation.
+class RlvrStageTrainer(RolloutTrainer, GRPOTrainer):
+    """GRPOTrainer on the run's own rollout engine.
 
-    An engine that is the policy itself (transformers) generates here; one that is a copy (vLLM) goes through TRL's own
-    way to vLLM, with its correction for the sampler's mismatch. `encoder` is the task's. `opening` has rollouts of the
-    stage's start for the first rows, which are then not generated again; `drift` follows how far it goes.
-    `rollout_policy` is opened around rollouts: a strategy's, under which other weights than the policy's may answer. They
-    are then the old policy of the importance ratio.
+    Draw: `initial` has rollouts of the stage's start for the first rows, which are then not generated again; `sampling`
+    replaces groups without signal. Advantage: `baseline` takes the place of TRL's. `snr` scales the steps of the optimiser,
+    and needs whole groups in each micro-batch. `kl_from_start` follows how far the policy goes. Under a strategy's
+    `rollout_policy` other weights may answer; they are then the old policy of the importance ratio.
     """
+
+    generating = grpo_trainer
 
     def __init__(
         self,
         *args,
-        engine,
-        encoder: Encoder,
-        drift: Drift | None = None,
-        opening: Opening | None = None,
+        initial: InitialRollouts | None = None,
+        sampling: DynamicSampling | None = None,
+        baseline: Baseline | None = None,
+        snr_step=None,
+        kl_from_start: KlFromStart | None = None,
         **kwargs,
     ):
-        self.engine, self.drift, self.encoder, self.stops = engine, drift, encoder, encoder.stops
-        self.opening, self.given = opening, None
-        self.rollout_policy = partial(nullcontext, False)
-        with generating_with(engine, self.stops, grpo_trainer, self._heard):
-            super().__init__(*args, **kwargs)
+        self.initial, self.sampling, self.baseline, self.kl_from_start = initial, sampling, baseline, kl_from_start
+        self.initial_rows = 0 if initial is None else len(initial.rollouts)
+        self.given: list | None = None  # rollouts that are not generated: token ids and logprobs of each
+        super().__init__(*args, **kwargs)
         self.eos_token_ids = list(
             dict.fromkeys([*self.eos_token_ids, *self.stops])
         )  # TRL asks which answers were cut off
+        self.snr = None if snr_step is None else SnrStep(self, snr_step)
 
-    def _heard(self, found: dict[str, float]) -> None:
-        for name, value in found.items():
-            self._metrics["train"][f"rollouts/{name}"].append(value)
+    # -- draw --------------------------------------------------------------------------------------------------------------
 
     def _tokenize_prompts(self, prompts):
         return self.encoder.packed(prompts), None, {}
@@ -70,53 +70,68 @@ class RlvrStageTrainer(CountsAtLoss, GRPOTrainer):
                 return super()._generate_single_turn(
                     prompt_ids, images, multimodal_fields, num_generations, has_tool_images
                 )
-            sampling = sampling_of(self, self.stops, self.args.generation_kwargs or {})
-            return engine_answers(self, prompt_ids, sampling), None
+            return self.answers_of_engine(prompt_ids), None
 
     def _generate_and_score_completions(self, inputs):
-        if self.opening is not None and self.state.global_step == 0:
-            self.given = self.opening.of(inputs, self.accelerator.process_index * len(inputs))
+        if self.sampling is not None:
+            self.sampling.draw(self, inputs)
+            self.given = self.sampling.rollouts()
+        elif self.initial is not None and self.state.global_step == 0:
+            self.given = self.initial.of(inputs, self.accelerator.process_index * len(inputs))
         with self.rollout_policy() as is_another:
             output = super()._generate_and_score_completions(inputs)
             if is_another:
                 output["old_per_token_logps"] = logps_of(self, output)
-        self.opening = self.given = None
-        if self.drift is not None and not is_another:
-            self.drift.begin(self, output)
+        self.initial = self.given = None
+        if self.sampling is not None:
+            self.sampling.drawn = None
+        if self.kl_from_start is not None and not is_another:
+            self.kl_from_start.begin(self, output)
+        if self.baseline is not None:
+            self.baseline.replace_advantages(self, output)
+        if self.snr is not None:
+            output["group"] = group_numbers(self, output)
         return output
 
-    def log(self, logs, start_time=None):
-        if (
-            self.drift is not None
-            and self.model.training
-            and "train_runtime" not in logs
-            and self.drift.due(self.state)
-        ):
-            drift = self.drift.kl(self)
-            logs = logs if drift is None else logs | {DRIFT: drift}
-        super().log(logs, start_time)
+    # -- score -------------------------------------------------------------------------------------------------------------
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        """TRL's, but what the task's reward (the first) cannot score has no reward at all, whatever the others say."""
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        rewards[rewards[:, 0].isnan()] = torch.nan
+        """TRL's (N, functions), but what the task's reward (the first) cannot score has no reward at all, whatever the
+        others say."""
+        if self.sampling is not None and self.sampling.drawn is not None:
+            self.rewards_NF = self.sampling.rewards()
+            return self.rewards_NF
+        rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards_NF[rewards_NF[:, 0].isnan()] = torch.nan
         alike_P = is_alike(
-            (rewards * self.reward_weights.to(rewards.device)).nansum(1), rewards[:, 0].isnan(), self.num_generations
+            (rewards_NF * self.reward_weights.to(rewards_NF.device)).nansum(1),
+            rewards_NF[:, 0].isnan(),
+            self.num_generations,
         )
         self._metrics["train"][GROUPS].append(alike_P.float().mean().item())
-        return rewards
+        self.rewards_NF = rewards_NF
+        return rewards_NF
 
-    def _get_train_sampler(self, dataset=None) -> Sampler:
-        opening = len(self.opening.rollouts) if self.opening is not None else 0
-        sampler = super()._get_train_sampler(dataset)
-        return OrderOfEpoch(sampler, self.args.seed, lambda: int(self.state.epoch or 0), opening)
+    # -- the optimiser's step ----------------------------------------------------------------------------------------------
 
-    def is_exact(self) -> bool:
-        """Whether this is a place between two generations: rollouts and their counter are not in checkpoints.
+    def _prepare_inputs(self, generation_batch):
+        fresh = self.is_exact()
+        inputs = super()._prepare_inputs(generation_batch)
+        if self.snr is None or not fresh:
+            return inputs
+        self._buffered_inputs = in_whole_groups(self._buffered_inputs)
+        return self._buffered_inputs[0]
 
-        Looked at, not counted from the steps: the last step of an epoch may be shorter than the others.
-        """
-        return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+    def gradients_are_whole(self) -> None:
+        if self.snr is not None:
+            self.snr.measure()
+
+    def log(self, logs, start_time=None):
+        measured = self.kl_from_start
+        if measured is not None and self.model.training and "train_runtime" not in logs and measured.due(self.state):
+            kl = measured.kl(self)
+            logs = logs if kl is None else logs | {KL_FROM_START: kl}
+        super().log(logs, start_time)
 
 
 def is_alike(rewards_N: torch.Tensor, unscorable_N: torch.Tensor, group: int) -> torch.Tensor:
@@ -124,21 +139,6 @@ def is_alike(rewards_N: torch.Tensor, unscorable_N: torch.Tensor, group: int) ->
     largest_P = rewards_N.masked_fill(unscorable_N, -torch.inf).view(-1, group).amax(1)
     smallest_P = rewards_N.masked_fill(unscorable_N, torch.inf).view(-1, group).amin(1)
     return largest_P - smallest_P <= 1e-6  # of a group without any it is -inf
-
-
-def trainer_of(stage: Stage) -> tuple[type[RlvrStageTrainer], dict]:
-    """RlvrStageTrainer with what the stage asks for besides, and the options of that."""
-    spec, parts, options = stage.spec, [], {}
-    if spec.snr_step is not None:
-        parts += [SnrStep, WholeGroups]
-        options |= {"snr_step": spec.snr_step, "key": stage.key}
-    if spec.advantage is not None:
-        parts.append(OwnBaseline)
-        options["advantage"] = spec.advantage
-    if spec.dynamic_sampling is not None:
-        parts.append(Resampling)
-        options["rounds"] = spec.dynamic_sampling.rounds
-    return type("RlvrStageTrainer", (*parts, RlvrStageTrainer), {}), options
 
 
 def reward_function(stage: Stage, services: Services, encoder: Encoder, group: int):
@@ -160,15 +160,27 @@ def reward_function(stage: Stage, services: Services, encoder: Encoder, group: i
 
 def run(stage: Stage, services: Services, rows, strategies) -> dict:
     """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
-    config = make_config(stage.recipe, stage.spec, stage.key, stage.work, stage.seed)
-    rows = rows if stage.spec.ttrl is None else without_answers(rows)
-    spent, found, penalties, opening = None, {}, [], None
-    if stage.spec.filter is not None:
-        rows, opening, spent, found["filter"] = filtered(stage, services, rows, config)
-    if stage.spec.overlong is not None:
-        penalties.append(overlong_reward(config.max_completion_length, stage.spec.overlong.buffer))
-    trainer_class, options = trainer_of(stage)
-    trainer = make_trainer(stage, services, rows, config, penalties, trainer_class, opening=opening, **options)
+    spec = stage.spec
+    config = make_config(stage.recipe, spec, stage.key, stage.work, stage.seed)
+    rows = rows if spec.ttrl is None else without_answers(rows)
+    spent, found, penalties, initial = None, {}, [], None
+    if spec.filter is not None:
+        rows, initial, spent, found["filter"] = filtered(stage, services, rows, config)
+    if spec.overlong is not None:
+        penalties.append(overlong_reward(config.max_completion_length, spec.overlong.buffer))
+    trainer = make_trainer(
+        stage,
+        services,
+        rows,
+        config,
+        penalties,
+        initial=initial,
+        sampling=None if spec.dynamic_sampling is None else DynamicSampling(spec.dynamic_sampling.rounds),
+        baseline=None if spec.advantage is None else Baseline(spec.advantage),
+        snr_step=spec.snr_step,
+    )
+    if spec.snr_step is not None:
+        check_whole(trainer, stage.key)
     return train(stage, services, trainer, strategies, spent) | found
 
 
@@ -194,7 +206,7 @@ def make_trainer(
         train_dataset=rows,
         processing_class=encoder.tokenizer,
         engine=services.engine,
-        drift=Drift(stage.work / f"drift-{ranks.state().process_index}.safetensors"),
+        kl_from_start=KlFromStart(stage.work / f"drift-{ranks.state().process_index}.safetensors"),
         encoder=encoder,
         **options,
     )

@@ -19,7 +19,7 @@ from cpt.errors import UserError
 from cpt.files import read_sealed, write_sealed
 from cpt.recipe import Pairs, Samples
 from cpt.rollouts import Completion, Sampling
-from cpt.stages.trainer import all_errors
+from cpt.stages.checkpoints import all_errors
 
 
 class Verified(NamedTuple):

@@ -15,14 +15,14 @@ from trl.generation import vllm_generation
 from trl.trainer.utils import use_adapter
 
 from cpt.context import Services, Stage
-from cpt.data.encoding import Encoder, encoder_of
+from cpt.data.encoding import encoder_of
 from cpt.data.rows import in_context, pack, tools_of, unpack
 from cpt.errors import UserError
 from cpt.stages.average import ADAPTER, MovingAverage, add_average_adapter
 from cpt.stages.configs import make_config
-from cpt.stages.counting import CountsAtLoss
-from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
-from cpt.stages.trainer import build, load_policy, train
+from cpt.stages.reference import load_policy
+from cpt.stages.trainer import RolloutTrainer
+from cpt.stages.training import build, train
 
 
 class ReadyContext(DemonstrationTeacherContextBuilder):
@@ -32,23 +32,17 @@ class ReadyContext(DemonstrationTeacherContextBuilder):
         return privileged_context
 
 
-class SelfDistillationTrainer(CountsAtLoss, SDFTTrainer):
-    """SDFTTrainer whose answers come from the run's engine, synced to the policy before every generation.
+class SelfDistillationTrainer(RolloutTrainer, SDFTTrainer):
+    """SDFTTrainer on the run's own rollout engine. `rate` and `every` are the teacher's (`MovingAverage`)."""
 
-    `encoder` is the task's. `rate` and `every` are the teacher's (`MovingAverage`).
-    """
+    generating = vllm_generation
 
-    def __init__(self, *args, engine, encoder: Encoder, rate: float, every: int, **kwargs):
-        self.engine, self.encoder, self.stops, self.rate, self.every = engine, encoder, encoder.stops, rate, every
-        with generating_with(engine, self.stops, vllm_generation, self._heard):
-            super().__init__(*args, **kwargs)
+    def __init__(self, *args, rate: float, every: int, **kwargs):
+        self.rate, self.every = rate, every
+        super().__init__(*args, **kwargs)
         self.teacher_context_builder = ReadyContext(self)
         self._dist = DistributedBackend(self.accelerator)
         set_seed(self.args.seed, device_specific=True)  # two ranks may hold answers to one prompt
-
-    def _heard(self, found: dict[str, float]) -> None:
-        for name, value in found.items():
-            self._metrics["train"][f"rollouts/{name}"].append(value)
 
     def _setup_teacher_model(self) -> None:
         super()._setup_teacher_model()
@@ -68,15 +62,7 @@ class SelfDistillationTrainer(CountsAtLoss, SDFTTrainer):
         return self.encoder.packed(prompts)
 
     def _generate_transformers(self, prompt_ids):
-        sampling = sampling_of(self.args, self.stops, self.args.generation_kwargs or {})
-        return prompt_ids, engine_answers(self, prompt_ids, sampling)
-
-    def _get_train_sampler(self, dataset=None):
-        return OrderOfEpoch(super()._get_train_sampler(dataset), self.args.seed, lambda: int(self.state.epoch or 0))
-
-    def is_exact(self) -> bool:
-        """Whether this is a place between two generations (see `RlvrStageTrainer.is_exact`)."""
-        return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        return prompt_ids, self.answers_of_engine(prompt_ids)
 
 
 def with_contexts(rows, template: str):

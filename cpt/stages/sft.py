@@ -10,11 +10,13 @@ from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import sft_row, unpack
 from cpt.stages.configs import make_config
 from cpt.stages.examples import sft_examples
-from cpt.stages.trainer import CountsTokens, build, load_policy, train
+from cpt.stages.reference import load_policy
+from cpt.stages.trainer import StageTrainer
+from cpt.stages.training import build, train
 
 
-class SftStageTrainer(CountsTokens, SFTTrainer):
-    """SFTTrainer that says how many tokens it has trained on."""
+class SftStageTrainer(StageTrainer, SFTTrainer):
+    """SFTTrainer with the seats of StageTrainer."""
 
 
 def run(stage: Stage, services: Services, rows, strategies) -> dict:

@@ -14,13 +14,14 @@ from typing import Any
 
 from cpt import ranks
 from cpt.files import write_json
+from cpt.penalties import Penalty
 from cpt.recipe import Recipe
 
 
 class Strategy:
     """Hooks that do nothing. `spec` is the recipe's; `name` (0-ema) is the place of its state in a run.
 
-    Loss terms (`penalty`) and terms of the gradient (`weight_gradient`) come with the first strategy that has one.
+    A strategy whose module is the user's own, and how to write one: docs/extending.md.
     """
 
     def __init__(self, recipe: Recipe, spec: Any, name: str):
@@ -33,6 +34,15 @@ class Strategy:
     def callbacks(self, stage, services) -> list:
         """transformers' TrainerCallbacks for the stage."""
         return []
+
+    def penalties(self, stage, services) -> list[Penalty]:
+        """What is added to the stage's loss, or to the gradients of its optimiser steps."""
+        return []
+
+    def batches(self, stage, services) -> Callable[[Any], Any] | None:
+        """What makes the sampler of the stage's training rows (`torch.utils.data.Sampler`, indices) of the usual one, or
+        None. One strategy of a recipe may."""
+        return None
 
     def reference(self, stage, services, weights: Mapping[str, Any]) -> None:
         """The weights of the KL's reference, by the names of the policy's trained ones; none where the stage has no KL.

@@ -73,7 +73,7 @@ def trainer(
     rows = [packed({"prompt": p, "id": i}) | {"demonstration_ids": ids[i]} for i, p in enumerate(prompts)]
     encoder = encoding.load(tiny.path(), tiny.path(), settings).of(settings.stream[0])
     chosen = HYBRIDS[method](stage)
-    buffer = UnsolvedBuffer(SimpleNamespace(stage=stage, key="stage")) if chosen.keeps_unsolved else None
+    buffer = UnsolvedBuffer(SimpleNamespace(spec=stage, key="stage")) if chosen.keeps_unsolved else None
     policy = models.load_policy(tiny.path(), tiny.path(), settings, trainable=True, seed=0)
     made = Looking(
         model=policy if adapter is None else get_peft_model(policy, adapter),

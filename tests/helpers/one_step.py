@@ -29,11 +29,11 @@ class GivenAnswers:
         return [Completion(ids, finished=True) for ids in self.answers]
 
 
-def trainer(folder, answers, rewards, parts=(), options=None, **args):
-    """A trainer of `parts` over RlvrStageTrainer for two groups of four; `args` are GRPOConfig's. `seen` holds the inputs of
+def trainer(folder, answers, rewards, options=None, **args):
+    """A RlvrStageTrainer with `options` for two groups of four; `args` are GRPOConfig's. `seen` holds the inputs of
     each micro-batch's loss."""
 
-    class Looking(*parts, RlvrStageTrainer):
+    class Looking(RlvrStageTrainer):
         def _compute_loss(self, model, inputs):
             self.seen.append(inputs)
             return super()._compute_loss(model, inputs)

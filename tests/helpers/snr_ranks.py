@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from cpt.recipe.stages import SnrStep as Options
 from cpt.stages.rl.snr import SnrStep
+from cpt.stages.trainer import StageTrainer
 
 
 class Linear(torch.nn.Module):
@@ -24,7 +25,10 @@ class Linear(torch.nn.Module):
         return {"loss": ((x @ self.weight - y) ** 2).mean()}
 
 
-class LinearTrainer(SnrStep, Trainer):
+class LinearTrainer(StageTrainer, Trainer):
+    def gradients_are_whole(self) -> None:
+        self.snr.measure()
+
     def _get_train_sampler(self, *_):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
@@ -35,8 +39,8 @@ def main(file: str, out: str, size: str, parts: str) -> None:
     given |= {"use_cpu": True, "report_to": "none", "save_strategy": "no", "optim": "sgd", "learning_rate": 0.1}
     given |= {"lr_scheduler_type": "constant", "max_grad_norm": 1e9, "disable_tqdm": True}
     arguments = TrainingArguments(output_dir=f"{out}.d", **given)
-    options = {"snr_step": Options(min=0.0), "key": "here"}
-    trainer = LinearTrainer(model=Linear(), args=arguments, train_dataset=rows, **options)
+    trainer = LinearTrainer(model=Linear(), args=arguments, train_dataset=rows)
+    trainer.snr = SnrStep(trainer, Options(min=0.0))
     trainer._metrics = {"train": defaultdict(list)}
     trainer.train()
     if trainer.accelerator.is_main_process:

@@ -17,12 +17,12 @@ from cpt.data.rows import demonstration_of, lesson, unpack
 from cpt.errors import UserError
 from cpt.losses import METHODS, Bounds, surrogate
 from cpt.stages.configs import make_config
-from cpt.stages.counting import uncounted
+from cpt.stages.generation import uncounted
 from cpt.stages.heads import SftHead
 from cpt.stages.hybrid.buffer import UnsolvedBuffer
 from cpt.stages.hybrid.methods import HYBRIDS, Groups, HybridMethod, Mix
 from cpt.stages.rlvr import RlvrStageTrainer, make_trainer
-from cpt.stages.trainer import train
+from cpt.stages.training import train
 
 
 class HybridStageTrainer(RlvrStageTrainer):
@@ -41,10 +41,6 @@ class HybridStageTrainer(RlvrStageTrainer):
         self.branch_gradients = None  # of the last norm's weights, in this optimiser step so far: (2, width)
 
     # -- what the rows are worth ---------------------------------------------------------------------------------------------
-
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        self.rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        return self.rewards_NF
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)

@@ -34,42 +34,36 @@ def group_advantages(name: str, rewards_PG, weights_PG=None):
     return torch.where(scored_PG & (scored_PG.sum(1, keepdim=True) > 1), found_PG, 0.0).float()
 
 
-class OwnBaseline:
-    """For a GRPOTrainer: the advantages of `advantage` take the place of TRL's. Groups may be split over processes."""
+class Baseline:
+    """The baseline of this name, for a RlvrStageTrainer. Groups may be split over processes."""
 
-    def __init__(self, *args, advantage: str, **kwargs):
-        self.advantage = advantage
-        super().__init__(*args, **kwargs)
+    def __init__(self, name: str):
+        self.name = name
 
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        self.rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        return self.rewards_NF
-
-    def _generate_and_score_completions(self, inputs):
-        output = super()._generate_and_score_completions(inputs)
-        rewards_N = (self.rewards_NF * self.reward_weights.to(self.rewards_NF.device)).nansum(1)
-        rewards_N[self.rewards_NF.isnan().all(1)] = torch.nan
-        rewards_PG = rewards_N.view(-1, self.num_generations)
-        weights_B = self._weights(output)
-        weights_PG = None if weights_B is None else self.accelerator.gather(weights_B).view_as(rewards_PG)
-        found_PG = group_advantages(self.advantage, rewards_PG, weights_PG)
-        first = self.accelerator.process_index * len(output["advantages"])
+    def replace_advantages(self, trainer, output: dict) -> None:
+        """Put the advantages of this rank's answers in the place of TRL's in `output`, from `trainer.rewards_NF`."""
+        rewards_N = (trainer.rewards_NF * trainer.reward_weights.to(trainer.rewards_NF.device)).nansum(1)
+        rewards_N[trainer.rewards_NF.isnan().all(1)] = torch.nan
+        rewards_PG = rewards_N.view(-1, trainer.num_generations)
+        weights_B = self._weights(trainer, output)
+        weights_PG = None if weights_B is None else trainer.accelerator.gather(weights_B).view_as(rewards_PG)
+        found_PG = group_advantages(self.name, rewards_PG, weights_PG)
+        first = trainer.accelerator.process_index * len(output["advantages"])
         output["advantages"] = found_PG.view(-1)[first : first + len(output["advantages"])]
-        self._logs["advantages"].extend(found_PG.view(-1).tolist())  # as long as one generation: TRL's go
+        trainer._logs["advantages"].extend(found_PG.view(-1).tolist())  # as long as one generation: TRL's go
         baseline_PG = rewards_PG - found_PG
         shift_PG = baseline_PG - rewards_PG.nanmean(1, keepdim=True)
-        self._metrics["train"]["baseline/mean"].append(baseline_PG.nanmean().item())
-        self._metrics["train"]["baseline/shift"].append(shift_PG.abs().nanmean().item())
-        return output
+        trainer._metrics["train"]["baseline/mean"].append(baseline_PG.nanmean().item())
+        trainer._metrics["train"]["baseline/shift"].append(shift_PG.abs().nanmean().item())
 
-    def _weights(self, output):
+    def _weights(self, trainer, output):
         """What each of this rank's answers weighs in a baseline, (B,); None where all weigh alike."""
-        if self.advantage == "leave-one-out":
+        if self.name == "leave-one-out":
             return None
         mask_BT = output["completion_mask"]
-        if self.advantage == "length-weighted":
+        if self.name == "length-weighted":
             return mask_BT.sum(1).float()
-        return gradient_proxy(logps_of(self, output), mask_BT)
+        return gradient_proxy(logps_of(trainer, output), mask_BT)
 
 
 def logps_of(trainer, output) -> torch.Tensor:

@@ -13,7 +13,8 @@ from itertools import chain, islice
 import numpy as np
 import torch
 
-from cpt.stages.counting import uncounted
+from cpt.stages.generation import uncounted
+from cpt.stages.rl.filtering import Rollout
 
 
 @dataclass(frozen=True)
@@ -31,70 +32,64 @@ class Group:
         return bool(scored.numel() > 1 and scored.max() > scored.min())
 
 
-class Resampling:
-    """For a GRPOTrainer in one process: each generation is drawn and judged here first, then trained on as chosen.
+class DynamicSampling:
+    """For a RlvrStageTrainer in one process: each generation is drawn and scored here first, then trained on as chosen."""
 
-    `inputs` of `_generate_and_score_completions` is changed in place, so that whoever overrides it sees the chosen rows.
-    """
+    def __init__(self, rounds: int):
+        self.rounds = rounds
+        self.drawn: list[Group] | None = None  # the generation under way
 
-    def __init__(self, *args, rounds: int, **kwargs):
-        self.rounds, self._chosen = rounds, None
-        super().__init__(*args, **kwargs)
+    def draw(self, trainer, inputs: list[dict]) -> None:
+        """Choose the groups of a generation; `inputs` is changed in place to the rows that were chosen."""
+        self.drawn = self._with_signal(trainer, inputs)
+        inputs[:] = chain.from_iterable(group.rows for group in self.drawn)
 
-    def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
-        groups = self._with_signal(inputs)
-        inputs[:] = chain.from_iterable(group.rows for group in groups)
-        self._chosen = groups
-        output = super()._generate_and_score_completions(inputs)
-        self._chosen = None
-        return output
+    def rollouts(self) -> list[Rollout]:
+        """Those that were drawn, in the order of the rows."""
+        return [
+            Rollout(ids, None if group.logprobs is None else group.logprobs[i])
+            for group in self.drawn
+            for i, ids in enumerate(group.ids)
+        ]
 
-    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
-        if self._chosen is None:
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        logprobs = [group.logprobs for group in self._chosen]
-        ids = [each for group in self._chosen for each in group.ids]
-        return ids, None if logprobs[0] is None else list(chain.from_iterable(logprobs))
+    def rewards(self) -> torch.Tensor:
+        """(N, functions), likewise."""
+        return torch.cat([group.rewards_GF for group in self.drawn])
 
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        if self._chosen is None:
-            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        return torch.cat([group.rewards_GF for group in self._chosen])
-
-    def _with_signal(self, inputs: list[dict]) -> list[Group]:
+    def _with_signal(self, trainer, inputs: list[dict]) -> list[Group]:
         """The groups of `inputs`, those without signal replaced as far as `rounds` and other prompts allow."""
-        groups, others = self._roll_out(inputs), self._other_prompts(inputs)
+        groups, others = self._roll_out(trainer, inputs), self._other_prompts(trainer, inputs)
         rounds = resampled = replaced = 0
         for _ in range(self.rounds):
             flat = [place for place, group in enumerate(groups) if not group.has_signal()]
             rows = list(islice(others, len(flat)))
             if not rows:
                 break
-            made = self._roll_out([dict(row) for row in rows for _ in range(self.num_generations)])
+            made = self._roll_out(trainer, [dict(row) for row in rows for _ in range(trainer.num_generations)])
             better = [group for group in made if group.has_signal()]
             for place, group in zip(flat, better, strict=False):
                 groups[place] = group
             rounds, resampled, replaced = rounds + 1, resampled + len(made), replaced + len(better)
         for name, value in (("rounds", rounds), ("resampled", resampled), ("replaced", replaced)):
-            self._metrics["train"][f"dynamic_sampling/{name}"].append(value)
+            trainer._metrics["train"][f"dynamic_sampling/{name}"].append(value)
         return groups
 
-    def _other_prompts(self, inputs: list[dict]) -> Iterator[dict]:
+    def _other_prompts(self, trainer, inputs: list[dict]) -> Iterator[dict]:
         """Rows that are not in `inputs`, in an order of the seed, the step and `inputs` alone: a resume draws the same."""
         here = list(dict.fromkeys(row["row"] for row in inputs))
-        seed = [self.args.seed, self.state.global_step, zlib.crc32("".join(here).encode())]
-        for place in np.random.default_rng(seed).permutation(len(self.train_dataset)):
-            row = self.train_dataset[int(place)]
+        seed = [trainer.args.seed, trainer.state.global_step, zlib.crc32("".join(here).encode())]
+        for place in np.random.default_rng(seed).permutation(len(trainer.train_dataset)):
+            row = trainer.train_dataset[int(place)]
             if row["row"] not in here:
                 yield row
 
-    def _roll_out(self, rows: list[dict]) -> list[Group]:
-        """One completion for each of `rows` (neighbours of one prompt are a group), judged."""
+    def _roll_out(self, trainer, rows: list[dict]) -> list[Group]:
+        """One completion for each of `rows` (neighbours of one prompt are a group), scored."""
         prompts = [row["prompt"] for row in rows]
-        with uncounted(self):
-            _, ids, _, completions, logprobs, *_ = self._generate(prompts)
-        rewards = self._calculate_rewards(rows, prompts, completions, ids)
-        size = self.num_generations
+        with uncounted(trainer):
+            _, ids, _, completions, logprobs, *_ = trainer._generate(prompts)
+        rewards = trainer._calculate_rewards(rows, prompts, completions, ids)
+        size = trainer.num_generations
         return [
             Group(rows[i : i + size], ids[i : i + size], logprobs and logprobs[i : i + size], rewards[i : i + size])
             for i in range(0, len(rows), size)

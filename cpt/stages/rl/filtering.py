@@ -6,8 +6,8 @@ judged by the task's reward. Sources disagree on what is dropped, so both are of
 checkpoints, so that a resumed stage trains on the same prompts.
 
 The rollouts are the start's own, so they are trained on as long as the policy is the start: they are the stage's first
-generation (`Opening`). Later ones would be off-policy. That a prompt was kept for what its rollouts showed biases this one
-batch as dynamic sampling biases all of them.
+generation (`InitialRollouts`). Later ones would be off-policy. That a prompt was kept for what its rollouts showed biases
+this one batch as dynamic sampling biases all of them.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Rollout(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Opening:
+class InitialRollouts:
     """The rows that a stage's first generation takes, and the rollouts of each: {packed row: num_generations of them}."""
 
     rollouts: dict[str, list[Rollout]]
@@ -55,12 +55,12 @@ def teaches(rewards: Sequence[float | None], drop: str) -> bool:
     return len(set(scored)) > 1
 
 
-def filtered(stage: Stage, services: Services, rows: Dataset, config) -> tuple[Dataset, Opening, dict, dict]:
-    """The rows to train on, what opens the stage, what finding them cost, and the record: {drop, prompts, kept, dropped,
+def filtered(stage: Stage, services: Services, rows: Dataset, config) -> tuple[Dataset, InitialRollouts, dict, dict]:
+    """The rows to train on, the initial rollouts, what finding them cost, and the record: {drop, prompts, kept, dropped,
     opening}, with `dropped` their ids and `opening` how many prompts the first generation has from here.
 
     Done once a stage and kept with its checkpoints; the same on all ranks. `config` is the GRPOConfig of the stage. The
-    rows of the opening come first.
+    rows of the initial rollouts come first.
 
     Raises:
         UserError: fewer prompts are left than one generation takes.
@@ -82,12 +82,12 @@ def filtered(stage: Stage, services: Services, rows: Dataset, config) -> tuple[D
     first = [(place, rollouts) for _, place, _, kept, rollouts in judged if kept][
         : needed if _are_trained_on(stage, config) else 0
     ]
-    opening = Opening({rows[place]["row"]: [Rollout(*each) for each in rollouts] for place, rollouts in first})
+    initial = InitialRollouts({rows[place]["row"]: [Rollout(*each) for each in rollouts] for place, rollouts in first})
     begins = [place for place, _ in first]
     places = begins + sorted(set(places) - set(begins))
     record = {"drop": stage.spec.filter.drop, "prompts": len(judged), "kept": len(places), "dropped": dropped}
     services.notes.append(f"filter kept {len(places)} of {len(judged)} prompts")
-    return rows.select(places), opening, spent, record | {"opening": len(begins)}
+    return rows.select(places), initial, spent, record | {"opening": len(begins)}
 
 
 def _prompts(config) -> int:

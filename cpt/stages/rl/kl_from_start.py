@@ -18,7 +18,7 @@ NAME = "kl_from_start"
 log = logging.getLogger(__name__)
 
 
-class Drift:
+class KlFromStart:
     """The probes of one stage on one rank, in `file` for a stage that is resumed."""
 
     def __init__(self, file: Path):

@@ -47,86 +47,76 @@ def multiplier(snr: float, least: float, most: float) -> float:
 
 
 class SnrStep:
-    """For a Trainer with `_metrics` (TRL's): `snr_step` has `min` and `max`, `key` is where the recipe says it.
+    """For a StageTrainer with `_metrics` (TRL's), which calls `measure` when a step's gradients are whole.
 
-    Raises:
-        UserError: DeepSpeed or FSDP, where no process has a whole gradient.
+    `options` has `min` and `max`. Not under DeepSpeed or FSDP, where no process has a whole gradient (`check_whole`).
     """
 
-    def __init__(self, *args, snr_step, key: str, **kwargs):
-        self.snr_step, self.factor = snr_step, 1.0
+    def __init__(self, trainer, options):
+        self.trainer, self.options, self.factor = trainer, options, 1.0
         self._squares: list[torch.Tensor] = []  # of the gradients of each parameter and micro-batch of this step
-        super().__init__(*args, **kwargs)
-        if self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
-            raise UserError(
-                f"{key}.snr_step: needs whole gradients on each process, which DeepSpeed and FSDP do not keep: take it out, "
-                "or launch with recipes/accelerate/ddp.yaml"
-            )
-        for each in self.model.parameters():
+        for each in trainer.model.parameters():
             if each.requires_grad:
                 each.register_hook(self._note)  # heard before gradients are summed over micro-batches and processes
-        self.add_callback(ScaledRate(self))
+        trainer.add_callback(ScaledRate(self))
 
     def _note(self, gradient) -> None:
         self._squares.append(gradient.detach().float().square().sum())
 
-    def training_step(self, *args, **kwargs):
-        loss = super().training_step(*args, **kwargs)
-        if self.accelerator.sync_gradients:
-            self._measure()
-        return loss
-
-    def _measure(self) -> None:
+    def measure(self) -> None:
         """Before clipping: the gradient is whole, and the same on all processes."""
-        parts = self.current_gradient_accumulation_steps
-        count = parts * self.accelerator.num_processes
+        trainer = self.trainer
+        parts = trainer.current_gradient_accumulation_steps
+        count = parts * trainer.accelerator.num_processes
         found = torch.stack(self._squares).sum() * parts**2  # a step's gradient is the sum over micro-batches
         self._squares.clear()
-        total = self.accelerator.reduce(found, reduction="sum").item()
-        gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
+        total = trainer.accelerator.reduce(found, reduction="sum").item()
+        gradients = [each.grad for each in trainer.model.parameters() if each.grad is not None]
         mean = sum(each.detach().float().square().sum() for each in gradients).item()
-        self.factor = self.snr_step.min
+        self.factor = self.options.min
         if count > 1:  # the last step of an epoch may have one micro-batch alone
             snr = signal_to_noise(total, mean, count)
-            self.factor = multiplier(snr, self.snr_step.min, self.snr_step.max)
-            self._metrics["train"]["snr/ratio"].append(snr)
-        self._metrics["train"]["snr/step"].append(self.factor)
+            self.factor = multiplier(snr, self.options.min, self.options.max)
+            trainer._metrics["train"]["snr/ratio"].append(snr)
+        trainer._metrics["train"]["snr/step"].append(self.factor)
 
 
-class WholeGroups:
-    """For a GRPOTrainer: the micro-batches of a generation hold whole groups, in the order in which they were generated."""
+def check_whole(trainer, key: str) -> None:
+    """Raises UserError under DeepSpeed or FSDP."""
+    if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        raise UserError(
+            f"{key}.snr_step: needs whole gradients on each process, which DeepSpeed and FSDP do not keep: take it out, "
+            "or launch with recipes/accelerate/ddp.yaml"
+        )
 
-    def _generate_and_score_completions(self, inputs):
-        output = super()._generate_and_score_completions(inputs)
-        count = len(output["completion_ids"])
-        return output | {"group": torch.arange(count, device=output["advantages"].device) // self.num_generations}
 
-    def _prepare_inputs(self, generation_batch):
-        parts = self.args.steps_per_generation
-        fresh = self._step % (parts * self.num_iterations) == 0
-        inputs = super()._prepare_inputs(generation_batch)
-        if not fresh:
-            return inputs
-        whole = {
-            name: torch.cat([each[name] for each in self._buffered_inputs]) if value.dim() else value
-            for name, value in self._buffered_inputs[0].items()
-        }
-        order = whole["group"].argsort(stable=True)
-        whole = {name: value[order] if value.dim() else value for name, value in whole.items()}
-        self._buffered_inputs = split_tensor_dict(whole, parts)
-        return self._buffered_inputs[0]
+def group_numbers(trainer, output: dict) -> torch.Tensor:
+    """The number of each row's group among this rank's, (B,)."""
+    count = len(output["completion_ids"])
+    return torch.arange(count, device=output["advantages"].device) // trainer.num_generations
+
+
+def in_whole_groups(micro_batches: list[dict]) -> list[dict]:
+    """A generation's micro-batches with whole groups (`group`) in each, in the order in which they were generated."""
+    whole = {
+        name: torch.cat([each[name] for each in micro_batches]) if value.dim() else value
+        for name, value in micro_batches[0].items()
+    }
+    order = whole["group"].argsort(stable=True)
+    whole = {name: value[order] if value.dim() else value for name, value in whole.items()}
+    return split_tensor_dict(whole, len(micro_batches))
 
 
 class ScaledRate(TrainerCallback):
-    """The learning rates are the trainer's `factor` of themselves while the optimiser steps."""
+    """The learning rates are the step's `factor` of themselves while the optimiser steps."""
 
-    def __init__(self, trainer: SnrStep):
-        self.trainer, self.rates = trainer, []
+    def __init__(self, snr: SnrStep):
+        self.snr, self.rates = snr, []
 
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_):
         self.rates = [group["lr"] for group in optimizer.param_groups]
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.trainer.factor
+            group["lr"] = rate * self.snr.factor
 
     def on_optimizer_step(self, args, state, control, optimizer=None, **_):
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
