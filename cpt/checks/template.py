@@ -8,11 +8,10 @@ from cpt.checks.findings import Findings
 from cpt.data.encoding import Encoder, Encoding
 from cpt.data.rows import Row, called
 from cpt.errors import nearest
-from cpt.rewards.verifiers import build, single
+from cpt.rewards.verifiers import build, may_hang, reads_answers, single
 
 RUN_DECIDES = ("conversation", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message")
 RUN_DECIDES = (*RUN_DECIDES, "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict")
-READS_AT_ONCE = ("exact", "f1", "choice", "label")  # verifiers that need no process of their own
 
 
 def check_options(model: Encoding, findings: Findings) -> bool:
@@ -106,7 +105,7 @@ def calls_wrong(spec: Any, row: Row, given: str) -> str | None:
     """The kind of verifier of the task `spec` by which the row's answer is right, and `given` is not; None: there is none."""
     seen = row | {"finished": True}
     for each in single(spec.verifier.model_dump()):
-        if each["kind"] in READS_AT_ONCE:
+        if reads_answers(each) and not may_hang(each):
             verifier = build(each)
             if verifier(row["answer"], seen) == 1 and verifier(given, seen) < 1:
                 return each["kind"]

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -11,16 +11,12 @@ from cpt.recipe.stages import Strict
 
 
 class Verifier(Strict):
-    """One way to judge an answer."""
-
-    measures_correctness: ClassVar[bool] = True  # its value is in [0, 1] and says how right an answer is: a metric too
-    reads_answers: ClassVar[bool] = False  # it says which answer a completion gives, so that `ttrl` can vote on it
+    """One way to judge an answer. What else is known of each kind is in `cpt.verifier_kinds`."""
 
 
 class Exact(Verifier):
     """1 where the completion is the row's `answer`."""
 
-    reads_answers = True
     kind: Literal["exact"]
     after: tuple[str, ...] = Field(
         (), description="compare only what follows the last of these, in the completion and in the row's answer"
@@ -49,7 +45,6 @@ class Format(Verifier):
 class Math(Verifier):
     """1 where math-verify finds the completion's answer equal to the row's."""
 
-    reads_answers = True
     kind: Literal["math"]
     timeout: float = Field(5.0, gt=0, description="seconds a call")
 
@@ -57,7 +52,6 @@ class Math(Verifier):
 class Choice(Verifier):
     """1 where the completion chooses the row's letter."""
 
-    reads_answers = True
     kind: Literal["choice"]
     choices: str = Field("ABCD", min_length=2, description="the letters (or digits) that can be chosen")
 
@@ -74,7 +68,6 @@ class Choice(Verifier):
 class Label(Verifier):
     """1 where the completion names the row's label, and no other one of `labels`."""
 
-    reads_answers = True
     kind: Literal["label"]
     labels: tuple[str, ...] = Field(description="all labels that an answer may name")
     after: tuple[str, ...] = Field((), description="look only at what follows the last of these in the completion")
@@ -110,7 +103,6 @@ class Label(Verifier):
 class F1(Verifier):
     """F1 of the completion's tokens against the answer's (1606.05250)."""
 
-    reads_answers = True
     kind: Literal["f1"]
 
 
@@ -123,7 +115,6 @@ class ReasoningGymReward(Verifier):
 class Function(Verifier):
     """The user's `module:function`, called as f(completion, row) in a process that can be killed."""
 
-    measures_correctness = False
     kind: Literal["function"]
     path: str = Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$")
     folder: Path | None = Field(None, description="where the module is looked for first; the recipe's own folder")
@@ -138,7 +129,6 @@ class Part(Strict):
 class Sum(Verifier):
     """The weighted sum of several rewards."""
 
-    measures_correctness = False
     kind: Literal["sum"]
     parts: tuple[Part, ...] = Field(min_length=1)
 
@@ -154,12 +144,3 @@ Reward = Annotated[
     Exact | Format | Math | Choice | Label | F1 | ReasoningGymReward | Function | Sum, Field(discriminator="kind")
 ]
 Part.model_rebuild()
-KINDS = get_args(get_args(Reward)[0])
-
-
-def kind_of(spec: type[Verifier]) -> str:
-    return get_args(spec.model_fields["kind"].annotation)[0]
-
-
-VOTES = tuple(kind_of(each) for each in KINDS if each.reads_answers)
-CORRECTNESS = tuple(kind_of(each) for each in KINDS if each.measures_correctness)

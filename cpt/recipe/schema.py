@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cpt.recipe.rewards import CORRECTNESS, VOTES, Reward
+from cpt.recipe.rewards import Reward
 from cpt.recipe.sources import Source
 from cpt.recipe.stages import Bounded, Stage, Strict, Temperature
 from cpt.recipe.strategies import Strategy
+from cpt.verifier_kinds import MEASURE_CORRECTNESS, READ_ANSWERS
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -149,10 +150,10 @@ class Judged(Strict):
     def can_be_judged(self):
         if self.verifier is None:
             raise ValueError("no way to judge an answer: give `reward` (exact, math, choice, ...) or `metric`")
-        if self.verifier.kind not in CORRECTNESS and self.metric is None:
+        if self.verifier.kind not in MEASURE_CORRECTNESS and self.metric is None:
             raise ValueError(
                 f"the reward {self.verifier.kind} is not a measure of correctness: give `metric` too "
-                f"({', '.join(CORRECTNESS)}, or a function as `metric` whose value is in [0, 1])"
+                f"({', '.join(MEASURE_CORRECTNESS)}, or a function as `metric` whose value is in [0, 1])"
             )
         return self
 
@@ -163,10 +164,10 @@ class Task(Judged):
     @model_validator(mode="after")
     def can_vote(self):
         judge = self.reward or self.metric
-        if judge.kind not in VOTES and any(getattr(stage, "ttrl", None) is not None for stage in self.stages):
+        if judge.kind not in READ_ANSWERS and any(getattr(stage, "ttrl", None) is not None for stage in self.stages):
             raise ValueError(
                 f"ttrl votes on the answers that the task's reward reads, and {judge.kind} reads none: give `reward` as one "
-                f"of {', '.join(VOTES)} (and `metric` for what evaluation judges by)"
+                f"of {', '.join(READ_ANSWERS)} (and `metric` for what evaluation judges by)"
             )
         return self
 

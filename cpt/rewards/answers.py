@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from cpt.rewards import math
-from cpt.rewards.verifiers import VERIFIERS, must_be_killable, problem, single, time_limit
+from cpt.rewards.verifiers import may_hang, problem, reads_answers, single, time_limit
 from cpt.rewards.workers import Pool
 
 WORKERS = 2
@@ -16,9 +16,9 @@ def unreadable(spec: dict, answers: Iterable[str]) -> Iterator[tuple[str, str]]:
     """
     answers = list(dict.fromkeys(answers))
     for each in single(spec):
-        if VERIFIERS[each["kind"]].problem is None:
+        if not reads_answers(each):
             continue
-        if must_be_killable(each):
+        if may_hang(each):
             yield from _in_workers(each, [answer for answer in answers if not math.is_plain(answer)])
         else:
             check = problem(each)

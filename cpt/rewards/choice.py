@@ -217,7 +217,7 @@ def build(spec: dict):
 
 
 def problem(spec: dict):
-    """See `verifiers.Kind`."""
+    """See `verifiers.problem`."""
     letters = spec.get("choices", "ABCD")
 
     def unreadable(answer: str) -> str | None:

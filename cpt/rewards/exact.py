@@ -31,7 +31,7 @@ def build(spec: dict):
 
 
 def problem(spec: dict):
-    """See `verifiers.Kind`."""
+    """See `verifiers.problem`."""
 
     def empty(answer: str) -> str | None:
         if compared(answer, spec):

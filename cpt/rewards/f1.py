@@ -28,7 +28,7 @@ def build(spec: dict):
 
 
 def problem(spec: dict):
-    """See `verifiers.Kind`."""
+    """See `verifiers.problem`."""
 
     def wordless(answer: str) -> str | None:
         if tokens(answer) or not answer.strip():  # SQuAD has questions without an answer

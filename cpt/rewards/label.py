@@ -56,7 +56,7 @@ def build(spec: dict):
 
 
 def problem(spec: dict):
-    """See `verifiers.Kind`."""
+    """See `verifiers.problem`."""
     labels = {normal(label) for label in spec["labels"]}
 
     def unreadable(answer: str) -> str | None:

@@ -57,7 +57,7 @@ UNREADABLE = "the row's answer {!r} is not mathematics that math-verify can read
 
 
 def problem(spec: dict):
-    """See `verifiers.Kind`."""
+    """See `verifiers.problem`."""
 
     def unreadable(answer: str) -> str | None:
         if GROUPED.fullmatch(answer.strip()):

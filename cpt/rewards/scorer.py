@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cpt.rewards import sources
-from cpt.rewards.verifiers import build, must_be_killable, reader, single, time_limit
+from cpt.rewards.verifiers import build, may_hang, reader, single, time_limit
 from cpt.rewards.worker import call_one, read_one
 from cpt.rewards.workers import Pool
 
@@ -58,7 +58,7 @@ class Scorer:
         self.examples: dict[str, str] = {}
         self.functions = [(each, sources.read(each)) for each in single(spec) if each["kind"] == "function"]
         files = {module: file for _, found in self.functions for module, file in found.items()}
-        self._pool = Pool(spec, workers, time_limit(spec), files) if must_be_killable(spec) else None
+        self._pool = Pool(spec, workers, time_limit(spec), files) if may_hang(spec) else None
         self._verifier = None if self._pool else build(spec)
 
     def score(self, completions: list[str], rows: list[dict], finished: list[bool] | None = None) -> list[Score]:

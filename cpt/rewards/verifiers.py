@@ -1,57 +1,43 @@
-"""The table of verifiers."""
+"""From a reward as the recipe's plain data to its functions, in the module that the catalogue (`cpt.verifier_kinds`) names."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 
-from cpt.rewards import choice, exact, f1, format, function, label, math, reasoning_gym, sources
+from cpt.rewards import sources
 from cpt.rewards.weighted_sum import weighted_sum
+from cpt.verifier_kinds import KINDS
 
 Verifier = Callable[[str, dict], float]
 Reader = Callable[[str, dict], str | None]
 TIMEOUT = 5.0  # seconds a call, where the recipe says nothing
 
 
-@dataclass(frozen=True)
-class Kind:
-    """How a kind of verifier is made of the recipe's plain data (`spec`), and what it needs.
-
-    `build(spec)(completion, row)` is the score. `reader(spec)(completion, row)` is the answer that a completion gives (None:
-    none), of a verifier that compares it with the row's answer. `problem(spec)(answer)` is why it could not compare anything
-    with that row's answer (None: it can). One that may hang on what a model writes runs where it can be killed.
-    """
-
-    build: Callable[[dict], Verifier]
-    reader: Callable[[dict], Reader] | None = None
-    problem: Callable[[dict], Callable[[str], str | None]] | None = None
-    killable: bool = False
-
-
-VERIFIERS = {
-    "exact": Kind(exact.build, exact.reader, exact.problem),
-    "format": Kind(format.build, killable=True),
-    "math": Kind(math.build, math.reader, math.problem, killable=True),
-    "choice": Kind(choice.build, choice.reader, choice.problem),
-    "label": Kind(label.build, label.reader, label.problem),
-    "f1": Kind(f1.build, f1.reader, f1.problem),
-    "reasoning_gym": Kind(reasoning_gym.build, killable=True),
-    "function": Kind(function.build, killable=True),
-    "sum": Kind(lambda spec: weighted_sum([(build(part["reward"]), part["weight"]) for part in spec["parts"]])),
-}
+def module_of(spec: dict) -> ModuleType:
+    """The module of a verifier that is no sum; imported with the first that asks."""
+    return import_module(f"cpt.rewards.{KINDS[spec['kind']].module}")
 
 
 def build(spec: dict) -> Verifier:
-    """The verifier of a reward as the recipe's plain data."""
-    return VERIFIERS[spec["kind"]].build(spec)
+    """The verifier: (completion, row) -> score."""
+    if spec["kind"] == "sum":
+        return weighted_sum([(build(part["reward"]), part["weight"]) for part in spec["parts"]])
+    return module_of(spec).build(spec)
+
+
+def reads_answers(spec: dict) -> bool:
+    """Whether there is a `reader` and a `problem` of it."""
+    return KINDS[spec["kind"]].reads_answers
 
 
 def reader(spec: dict) -> Reader:
     """What reads the answer that a completion gives, as the verifier understands it (None: none). The row's is not read."""
-    return VERIFIERS[spec["kind"]].reader(spec)
+    return module_of(spec).reader(spec)
 
 
 def problem(spec: dict) -> Callable[[str], str | None]:
     """What says why the verifier could compare nothing with a row's answer (None: it can)."""
-    return VERIFIERS[spec["kind"]].problem(spec)
+    return module_of(spec).problem(spec)
 
 
 def single(spec: dict) -> list[dict]:
@@ -74,11 +60,12 @@ def kinds(spec: dict) -> list[str]:
 
 def compares(spec: dict) -> bool:
     """Whether it needs the row's answer."""
-    return any(VERIFIERS[kind].reader is not None for kind in kinds(spec))
+    return any(map(reads_answers, single(spec)))
 
 
-def must_be_killable(spec: dict) -> bool:
-    return any(VERIFIERS[kind].killable for kind in kinds(spec))
+def may_hang(spec: dict) -> bool:
+    """Whether it runs in a process that can be killed."""
+    return any(KINDS[each["kind"]].may_hang for each in single(spec))
 
 
 def time_limit(spec: dict) -> float:

@@ -11,7 +11,7 @@ import sys
 
 from cpt.processes import supervise
 from cpt.rewards.sources import Finder
-from cpt.rewards.verifiers import VERIFIERS, Kind
+from cpt.rewards.verifiers import build, problem, reader, reads_answers
 
 LARGEST = 1e18  # of a score: rewards are squared and summed over a group in float32, which ends at 3.4e38
 LONGEST_MESSAGE = 500  # characters of an exception's words that are kept
@@ -44,12 +44,11 @@ def work() -> None:
 
 def made(spec: dict) -> dict:
     """What can be asked of a verifier, see `Pool.call`; where it cannot be built, each call says why."""
-    kind: Kind = VERIFIERS[spec["kind"]]
     try:
-        asks = {"score": kind.build(spec)}
-        if kind.reader is not None:
-            problem = kind.problem(spec)
-            asks |= {"read": kind.reader(spec), "problem": lambda answer, row: problem(answer)}
+        asks = {"score": build(spec)}
+        if reads_answers(spec):
+            problem_of = problem(spec)
+            asks |= {"read": reader(spec), "problem": lambda answer, row: problem_of(answer)}
         return asks
     except Exception as error:
         message = in_words(error)
