@@ -1,7 +1,8 @@
 """The catalogue of verifiers: what recipes, checks, the documentation and cpt/rewards know of each kind by its name.
 
 A new verifier is an entry here, its fields in `recipe.rewards`, and its module in cpt/rewards, which has `build(spec)`, the
-score of (completion, row). Where it reads answers, it has `reader(spec)` and `problem(spec)` too. No pydantic: workers import it.
+score of (completion, row). Where it reads answers, it has `reader(spec)` and `problem(spec)` too.
+No pydantic here, for workers import it.
 """
 
 from dataclasses import dataclass

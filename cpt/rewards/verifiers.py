@@ -1,4 +1,4 @@
-"""From a reward as the recipe's plain data to its functions, in the module that the catalogue (`cpt.verifier_kinds`) names."""
+"""From a reward as plain data to its functions, in the module that the catalogue (`cpt.verifier_kinds`) names."""
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
