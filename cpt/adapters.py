@@ -8,6 +8,10 @@ from cpt.errors import UserError
 CONFIG = "adapter_config.json"
 
 
+def is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
 def run_around(folder: Path) -> Path | None:
     """The run that `folder` is a point of, or the model of one; None where it lies in no run."""
     place = folder.resolve()  # RUN/final is a link
@@ -29,7 +33,7 @@ def named_base(adapter: Path) -> str:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{adapter}: the adapter's config (adapter_config.json) cannot be loaded ({error}): restore the file"
+            f"{adapter}: the adapter's config ({CONFIG}) cannot be loaded ({error}): restore the file"
         ) from error
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(base, str) or not base:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from cpt.errors import CannotWrite, Interrupted, UserError
+from cpt.sizes import size
 
 NO_INODES = -1
 REASONS = {  # why, and what to do
@@ -153,11 +154,11 @@ def told(file: Path, number: int | None, needed: Bytes = None, words: str = "") 
     amounts, limit = [], resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         count = needed() if callable(needed) else needed
-        amounts = [f"{human(count)} are needed"] if count else []
+        amounts = [f"{size(count)} are needed"] if count else []
     if number == errno.ENOSPC:
-        amounts.append(f"{human(room(file))} are free")
+        amounts.append(f"{size(room(file))} are free")
     elif number == errno.EFBIG and limit != resource.RLIM_INFINITY:
-        amounts.append(f"{human(limit)} are allowed")
+        amounts.append(f"{size(limit)} are allowed")
     why = f"{reason} ({', '.join(amounts)})" if amounts else reason
     return f"{file}: cannot be written: {why}: {remedy}"
 
@@ -179,12 +180,3 @@ def remove(place: Path) -> None:
     else:
         with suppress(OSError):
             place.unlink()
-
-
-def human(number: float) -> str:
-    """`1.46 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 999.5:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"

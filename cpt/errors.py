@@ -86,7 +86,11 @@ def listed(names: Iterable[str], most: int = 30) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the name of `known` that is most like `name`; nothing where none is."""
     near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return did_you_mean(near[0]) if near else ""
+
+
+def did_you_mean(name: str) -> str:
+    return f"; did you mean {name}?"
 
 
 def nearest_or_all(name: str, known: Iterable[str], what: str = "there are") -> str:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from cpt import manifest, models, ranks, report, rollouts, stages
+from cpt import manifest, models, ranks, report, rollouts, seeds, stages
 from cpt.checks import all_checks
 from cpt.checks.findings import Findings
 from cpt.context import Services, Stage
@@ -227,7 +225,7 @@ def stage_of(this: Run, point: Point, index: int) -> Stage:
         stages=stages,
         target=folder / "model",
         work=folder / "trainer",
-        seed=stage_seed(this.recipe.seed, point.index, index),
+        seed=seeds.derived(this.recipe.seed, point.index, index),
     )
 
 
@@ -280,11 +278,6 @@ def evaluate_on_validation(this: Run, point: Point, folder: Path) -> tuple[dict[
 def scorer_of(this: Run, task: TaskData) -> Scorer:
     """The scorer of what a task is trained on."""
     return this.scorers.get((task.spec.reward or task.spec.verifier).model_dump())
-
-
-def stage_seed(seed: int, task: int, stage: int) -> int:
-    """The seed of one stage, independent of the others (numpy's SeedSequence; 31 bits, as transformers wants)."""
-    return int(np.random.SeedSequence([seed, task, stage]).generate_state(1)[0] >> 1)
 
 
 def run_stage(this: Run, stage: Stage, services: Services) -> dict:

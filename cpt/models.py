@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cpt.adapters import CONFIG, is_adapter
 from cpt.disk import writing
 from cpt.errors import UserError
 from cpt.files import apply_umask, copy_file
@@ -167,14 +168,10 @@ def check_vocabulary(folder: Path, tokenizer, recipe: "Recipe") -> None:
         )
 
 
-def is_adapter(folder: Path) -> bool:
-    return (folder / "adapter_config.json").is_file()
-
-
 def adapter_as_model(folder: Path) -> str:
     """What to do with an adapter that is named where a model belongs."""
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         config = None
     base = (config.get("base_model_name_or_path") if isinstance(config, dict) else None) or "BASE"
@@ -186,7 +183,7 @@ def adapter_as_model(folder: Path) -> str:
 
 def check_start(folder: Path) -> None:
     """Raise UserError where the adapter of `folder` was trained over a changed base that its files do not hold."""
-    how = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("init_lora_weights")
+    how = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("init_lora_weights")
     if isinstance(how, str) and how.startswith(("pissa_niter", "corda", "lora_ga", "loftq")):
         raise UserError(
             f"{folder}: its LoRA began with a part of the base ({how}), and its files do not say which: save it again with "
@@ -341,7 +338,7 @@ def settle_adapter_config(folder: Path, recipe: "Recipe", sets: list[str], base:
 
     The fields `sets` have no order of their own: sorted, two equal runs write equal files.
     """
-    file = folder / "adapter_config.json"
+    file = folder / CONFIG
     config = json.loads(file.read_text())
     local = recipe.model.path == "tiny" or os.path.isdir(os.path.expanduser(recipe.model.path))
     config["base_model_name_or_path"] = str(base.resolve()) if local else recipe.model.path

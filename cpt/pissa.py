@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
+from cpt.adapters import CONFIG
 from cpt.files import write_json
 from cpt.lora import takes_from_base
 
 FIRST_A, FIRST_B = "first_lora_A", "first_lora_B"  # buffers of a layer, in no state dict: A0 (r x in) and B0 (out x r)
 RANK_AXIS = {"lora_A.weight": 0, "lora_embedding_A": 0, "lora_B.weight": 1, "lora_embedding_B": 1}
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 
 
 def lay(model, config):

@@ -5,7 +5,6 @@ committed, a signal came) is broadcast, so that no rank waits in a collective th
 """
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,12 +138,3 @@ def number_of(error: BaseException) -> int:
 def is_lost_peer(error: BaseException) -> bool:
     """Whether a collective failed because another process ended."""
     return any(sign in str(error) for sign in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"))
-
-
-def shut_down() -> None:
-    """Leave the process group, where there is one."""
-    if "torch" in sys.modules:
-        import torch.distributed
-
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()

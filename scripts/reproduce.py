@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import yaml
+from ruamel.yaml import YAML
 from scipy.stats import t
 
 HERE = Path(__file__).parent.parent
@@ -55,7 +55,7 @@ class Table:
     """A table's plan, and the cells that are there."""
 
     def __init__(self, name: str, runs: Path):
-        self.plan = yaml.safe_load((HERE / "eval" / "tables" / f"{name}.yaml").read_text())
+        self.plan = YAML(typ="safe").load((HERE / "eval" / "tables" / f"{name}.yaml").read_text())
         self.file, self.runs, self.lock = HERE / "eval" / "reference" / f"{name}.json", runs / name, threading.Lock()
         self.cells = json.loads(self.file.read_text())["cells"] if self.file.exists() else {}
 

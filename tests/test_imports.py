@@ -142,6 +142,13 @@ def test_no_test_imports_a_test():
         assert not tests, f"{path.name} imports {tests}: what they share goes into tests/helpers"
 
 
+def test_an_evaluation_loads_nothing_that_trains():
+    program = "import sys, cpt.cli.evaluate\n"
+    program += "assert not [each for each in sys.modules if each.startswith(('trl', 'cpt.stages', 'cpt.strategies'))]"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_the_rule_can_fail():
     assert upwards("cpt.models", {"cpt.recipe"}) and upwards("cpt.stages.sft", {"cpt.strategies.base"})
     assert not upwards("cpt.stages.sft", {"cpt.data.rows", "cpt.stages.trainer", "cpt.models"})

@@ -243,7 +243,7 @@ MISTAKES = {
         ),
         ["lacks b.safetensors, which its index names"],
     ),
-    "an unknown skill": (changed("stream.1.data.name", "ceasar"), ["no skill 'ceasar'; did you mean 'caesar'?"]),
+    "an unknown skill": (changed("stream.1.data.name", "ceasar"), ["no skill 'ceasar'; did you mean caesar?"]),
 }
 
 

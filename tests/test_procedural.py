@@ -115,7 +115,7 @@ def test_too_many_rows():
 
 
 def test_unknown_skill():
-    with pytest.raises(UserError, match="no skill 'revers'; did you mean 'reverse'"):
+    with pytest.raises(UserError, match="no skill 'revers'; did you mean reverse"):
         procedural.rows("revers", "eval", 5)
 
 

@@ -203,7 +203,7 @@ def test_words():
     assert [words.many(1, "thread"), words.many(2, "process")] == ["1 thread", "2 processes"]
     assert [words.compact(x) for x in (0, 0.0123, -0.00001, 12345, 2e7)] == ["0", "0.0123", "−1.0e−5", "12.3k", "2.0e7"]
     assert [words.duration(x) for x in (5.25, 125, 7260)] == ["5.2 s", "2 min 05 s", "2 h 01 min"]
-    assert words.size(3 * 2**29) == "1.50 GiB" and words.listed(["a", "b", "c"]) == "a, b and c"
+    assert words.size(3 * 2**29) == "1.61 GB" and words.listed(["a", "b", "c"]) == "a, b and c"
     assert code("a`b|c") == "``a`b\\|c``" and code("") == "`  `"
 
 

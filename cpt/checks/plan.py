@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpt.data import sources
-from cpt.disk import human, room
+from cpt.disk import room
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.recipe.strategies import words as strategy_words
 from cpt.recipe.trl_arguments import ROLLOUT_KINDS, arguments, group_of, value_of
 from cpt.rollouts import memory
+from cpt.sizes import size
+from cpt.tensor_files import read_header
 
 if TYPE_CHECKING:
     from cpt.checks.all_checks import Looked
@@ -218,7 +220,7 @@ def disk_line(recipe: Recipe, out: Path) -> str:
     needs = disk_needs(recipe)
     if needs is None:
         return "unknown until the model is here"
-    points, running, free = map(human, (*needs, room(out)))
+    points, running, free = map(size, (*needs, room(out)))
     return f"about {points} for {len(recipe.stream) + 1} points, and up to {running} while a stage runs; {free} free"
 
 
@@ -227,7 +229,7 @@ def too_little_room(recipe: Recipe, out: Path) -> str | None:
     needs = disk_needs(recipe)
     if needs is None or (out / "points").exists() or sum(needs) <= room(out):
         return None
-    needed, free = human(sum(needs)), human(room(out))
+    needed, free = size(sum(needs)), size(room(out))
     return f"{out} will need about {needed}, and {free} are free: make room, or choose another place"
 
 
@@ -290,7 +292,5 @@ def weight_bytes(recipe: Recipe) -> tuple[int, int] | None:
 
 def parameters(file: Path) -> int:
     """The weights in a file of safetensors, by its header."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(min(length, file.stat().st_size)))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    header, _ = read_header(file)
+    return sum(math.prod(tensor["shape"]) for tensor in header.values())

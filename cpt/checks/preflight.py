@@ -3,7 +3,6 @@
 A mistake found here costs seconds; found in task 7 it costs a night. Each check notes what it finds and goes on.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from cpt.recipe.strategies import GRADIENT_RULES
 from cpt.recipe.trl_arguments import value_of
 from cpt.rewards.answers import unreadable
 from cpt.rewards.verifiers import compares, kinds
-from cpt.stages import teacher
+from cpt.sharding import is_sharded
 
 
 def check_processes(recipe: Recipe, processes: int, findings: Findings) -> None:
@@ -43,12 +42,9 @@ def check_processes(recipe: Recipe, processes: int, findings: Findings) -> None:
                 findings.add(f"{key}.buffer", f"({stage.buffer}) must be a multiple of the {processes} processes")
 
 
-SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # set by accelerate's launcher
-
-
 def check_sharding(recipe: Recipe, findings: Findings) -> None:
     """Nothing needs whole weights or gradients on each process where the launcher shares them out."""
-    if not any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in SHARDED):
+    if not is_sharded():
         return
     for key, what in whole_weights(recipe):
         message = f"{what} on each process: not under DeepSpeed or FSDP (launch with recipes/accelerate/ddp.yaml)"
@@ -83,6 +79,8 @@ def check_teachers(recipe: Recipe, base: Path, findings: Findings) -> int | None
 
     A teacher must be there, and speak the tokens of the student in `base`.
     """
+    from cpt.stages import teacher
+
     known = []
     for task in recipe.stream:
         for index, stage in enumerate(task.stages):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt import models
+from cpt.adapters import CONFIG, is_adapter
 from cpt.checks.findings import Findings
 from cpt.checks.plan import NO_VALIDATION, counted, searches
 from cpt.data import sources
@@ -101,14 +102,14 @@ def check_model(recipe: Recipe, findings: Findings) -> None:
         for index, stage in enumerate(task.stages):
             if stage.kind == "distill" and stage.teacher not in ("base", "tiny"):
                 key = f"stream.{task.task}.stages.{index}.teacher"
-                check_folder(key, stage.teacher, "`base`", ("config.json", "adapter_config.json"), findings)
+                check_folder(key, stage.teacher, "`base`", ("config.json", CONFIG), findings)
 
 
 def check_folder(key: str, path: str, other: str, configs: tuple[str, ...], findings: Findings) -> None:
     """A model's folder is one, or is no path of this machine; `other` is what else the key may say."""
     folder = Path(os.path.expanduser(path))
     if os.path.isdir(folder):
-        if models.is_adapter(folder) and "adapter_config.json" not in configs:
+        if is_adapter(folder) and CONFIG not in configs:
             findings.add(key, models.adapter_as_model(folder))
         elif not any((folder / name).is_file() for name in configs):
             hint = next(

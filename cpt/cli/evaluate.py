@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from cpt import models, ranks, rollouts
-from cpt.adapters import CONFIG, named_base, run_around
+from cpt.adapters import CONFIG, is_adapter, named_base, run_around
 from cpt.checks import all_checks
 from cpt.checks.findings import Findings
 from cpt.checks.surroundings import check_suites
@@ -112,12 +112,12 @@ def find(target: Path, point: str | None, screen: Screen) -> tuple[Path, Path, R
     if point is not None:
         raise UserError(f"{target}: --point goes with a run directory (one that holds recipe.yaml)")
     inside = (target / name for name in ("served", "model"))
-    folder = next((each for each in inside if models.is_adapter(each) or (each / "config.json").is_file()), target)
+    folder = next((each for each in inside if is_adapter(each) or (each / "config.json").is_file()), target)
     for line in check_sealed(target):
         screen.warn(line)
     if (run := run_around(folder)) is not None:
         return with_base(folder, run, load(str(run / "recipe.yaml")))
-    if models.is_adapter(folder):
+    if is_adapter(folder):
         recipe = adapter_recipe(folder)
         return folder, models.resolve(recipe), recipe
     if not (folder / "config.json").is_file():
@@ -152,7 +152,7 @@ def with_base(folder: Path, run: Path, recipe: Recipe) -> tuple[Path, Path, Reci
     rundir, base = RunDir(run), points_of(recipe)[0]
     if rundir.committed(base):
         return folder, rundir.model(base), recipe
-    if models.is_adapter(folder):
+    if is_adapter(folder):
         raise UserError(
             f"{folder}: is an adapter on {base.name} of {run}, which is not there or damaged: `cpt run` makes it again"
         )
@@ -162,7 +162,7 @@ def with_base(folder: Path, run: Path, recipe: Recipe) -> tuple[Path, Path, Reci
 def adapter_recipe(folder: Path) -> Recipe:
     """The recipe of an adapter by itself, on the base that its config names."""
     base = named_base(folder)
-    with models.loading("adapter's config (adapter_config.json)", folder):
+    with models.loading(f"adapter's config ({CONFIG})", folder):
         kind = str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["peft_type"]).lower()
     return bare_recipe(base, Adapter(kind=kind))
 

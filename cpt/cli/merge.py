@@ -119,7 +119,8 @@ def run(asked: argparse.Namespace) -> int:
         read_ahead([folder for folder in (*models, base, into) if folder is not None])
     gc.disable()  # a million objects come with torch and stay: to look through them costs .2 s now, and .3 s at the end
     from cpt.merging.merge import carry_out
-    from cpt.merging.plan import describe, make_plan, size
+    from cpt.merging.plan import describe, make_plan
+    from cpt.sizes import size
 
     gc.freeze()
     gc.enable()

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from cpt.errors import cut, nearest, nearest_or_all
+from cpt.errors import cut, did_you_mean, nearest, nearest_or_all
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +53,7 @@ def flag_hint(words: Sequence[str], options: Sequence[str]) -> str:
     if not flag.startswith("-") or flag in options:
         return ""
     if (found := FLAGS.get(name)) is not None:
-        return f"; did you mean {found}?" if found.startswith("--") else f"; {found}"
+        return did_you_mean(found) if found.startswith("--") else f"; {found}"
     if name in ("seed", "name", "description"):
         return f"; write {name}={value}"
     if (key := argument(name)) is not None:

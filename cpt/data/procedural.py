@@ -1,11 +1,10 @@
 """The letter tasks: rows of the letter skills (`cpt.skills`), with exact answers, made on the spot in any number."""
 
-import difflib
 from collections.abc import Callable
 
 import numpy as np
 
-from cpt.errors import UserError
+from cpt.errors import UserError, listed, nearest
 from cpt.skills import LISTED, SKILLS, alphabet, every_string, strings
 
 ANSWER_MARKERS = ["->", ":"]  # a demonstration may show its work; the answer follows the last of these
@@ -39,9 +38,7 @@ def check_count(name: str, split: str, count: int, length: int) -> None:
 def check_skill(name: str) -> None:
     """Raise UserError, with the nearest name, for a skill that does not exist."""
     if name not in SKILLS:
-        near = difflib.get_close_matches(name, SKILLS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"procedural: no skill {name!r}; {hint}there are {', '.join(SKILLS)}")
+        raise UserError(f"procedural: no skill {name!r}{nearest(name, SKILLS)}; there are {listed(SKILLS)}")
 
 
 def rows(

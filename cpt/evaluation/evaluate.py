@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
-
-from cpt import models, ranks
+from cpt import models, ranks, seeds
 from cpt.data import encoding
 from cpt.data.encoding import Encoder, Encoding
 from cpt.data.rows import prompt_text
@@ -116,7 +114,7 @@ def batches_of_one(asked: list[tuple[Question, Sampling, list[int]]], limits: Li
 def seeded(sampling: Sampling, number: int) -> Sampling:
     if sampling.seed is None:
         return sampling
-    return replace(sampling, seed=int(np.random.SeedSequence([sampling.seed, number]).generate_state(1)[0] >> 1))
+    return replace(sampling, seed=seeds.derived(sampling.seed, number))
 
 
 def evaluate(

@@ -13,31 +13,27 @@ from pathlib import Path
 
 import torch
 
+from cpt.adapters import CONFIG
 from cpt.errors import UserError
 from cpt.lora import refusal, scaling
 from cpt.merging.heads import HEAD, is_embedding, ties_its_head
 from cpt.merging.reading import Weights, by, read_config
 
-ADAPTER_CONFIG = "adapter_config.json"
 FREE_TO_DIFFER = {"inference_mode", "revision", "auto_mapping", "peft_version"}  # of an adapter's config
 PREFIX = "base_model.model."  # PEFT's, before the names of the model
 REMEDY = "lay it over its model with PEFT's merge_and_unload, save that, and merge the models"
 PARTS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 
 
-def is_adapter(folder: Path) -> bool:
-    return (folder / ADAPTER_CONFIG).is_file()
-
-
 def check_adapters(folders: Sequence[Path]) -> None:
     """Raise UserError where the adapters' configs differ in what shapes them."""
-    configs = [read_config(folder / ADAPTER_CONFIG) for folder in folders]
+    configs = [read_config(folder / CONFIG) for folder in folders]
     for folder, config in zip(folders, configs, strict=True):
         for key in sorted({*config, *configs[0]} - FREE_TO_DIFFER):
             mine, theirs = (sorted(v) if isinstance(v, list) else v for v in (configs[0].get(key), config.get(key)))
             if mine != theirs:
                 raise UserError(
-                    f"{ADAPTER_CONFIG}: {key} is {mine} in {folders[0]}, {theirs} in {folder}: adapters of one config can be "
+                    f"{CONFIG}: {key} is {mine} in {folders[0]}, {theirs} in {folder}: adapters of one config can be "
                     "merged; else read them as weights of their model (--into)"
                 )
 
@@ -61,7 +57,7 @@ class Adapted(Weights):
 
     def __init__(self, place: Path, onto: Path):
         self.place, self.model = place, onto
-        self.config = read_config(place / ADAPTER_CONFIG)
+        self.config = read_config(place / CONFIG)
         said = refusal({"peft_type": None} | self.config)
         if said:
             raise UserError(f"{place}: {said}: {REMEDY}")

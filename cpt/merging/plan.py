@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 
+from cpt.adapters import is_adapter
 from cpt.disk import existing, room
 from cpt.errors import UserError
 from cpt.merge_methods import METHODS
-from cpt.merging.adapters import Adapted, check_adapters, is_adapter
+from cpt.merging.adapters import Adapted, check_adapters
 from cpt.merging.heads import HEAD, is_embedding, names_of, tied_to
 from cpt.merging.method import Method
 from cpt.merging.methods import make_method
 from cpt.merging.reading import DTYPES, Entry, Weights, by, read_config
 from cpt.merging.survey import COUNTS, Survey
 from cpt.merging.writing import Shape, shards
+from cpt.sizes import size
 
 BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt", ".py")  # config, tokenizer, generation config, template, code
 SMALL_FILES = 1 << 16  # bytes for headers, the index and the record
@@ -330,14 +332,6 @@ def short_names(places: Sequence[Path]) -> dict[Path, str]:
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
-
-
-def size(count: int) -> str:
-    """`1.19 GB`."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count} B"
 
 
 def describe(plan: Plan) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from cpt import tensor_files
 from cpt.errors import UserError
 
 DTYPES = {
@@ -141,18 +142,15 @@ def read_header(file: Path) -> dict[str, Entry]:
     try:
         with safe_open(file, "pt"):
             pass  # sizes and offsets agree with the file
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length))
+        header, start = tensor_files.read_header(file)
     except (SafetensorError, OSError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{file}: cannot be read as safetensors ({said}): copy it again") from error
-    header.pop("__metadata__", None)
     entries = {}
     for name, told in header.items():
         if told["dtype"] not in DTYPES:
             raise UserError(f"{file}: {name} is {told['dtype']}, which is not merged; there are {', '.join(DTYPES)}")
-        entries[name] = Entry(file, 8 + length + told["data_offsets"][0], DTYPES[told["dtype"]], tuple(told["shape"]))
+        entries[name] = Entry(file, start + told["data_offsets"][0], DTYPES[told["dtype"]], tuple(told["shape"]))
     return entries
 
 

@@ -5,7 +5,7 @@ An entry of a table that is one word is a key of that place; any other is a sent
 
 from collections.abc import Iterable
 
-from cpt.errors import nearest, nearest_or_all
+from cpt.errors import did_you_mean, nearest, nearest_or_all
 
 IN_ARGS = "write it under `args` of a stage, or `defaults: {{sft: {{args: {{{0}: ...}}}}}}`"
 DATA = "name it in a task: `stream: [{task: mine, data: {source: file, train: train.jsonl, eval: eval.jsonl}, ...}]`"
@@ -339,7 +339,7 @@ def hint(place: str, word: str, known: Iterable[str]) -> str:
     plain = word.strip().lower()
     found = PLACES.get(place, {}).get(plain) or PLACES.get(place, {}).get(plain.replace("-", "_"))
     if found in known:
-        return f"; did you mean {found}?"
+        return did_you_mean(found)
     if found is not None and " " in found:
         return f"; {found}"
     if place in ("Recipe", "Task", "stage") and (name := argument(plain)):

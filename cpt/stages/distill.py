@@ -8,6 +8,7 @@ from trl import DistillationTrainer
 from trl.trainer import distillation_trainer
 
 from cpt import models
+from cpt.adapters import is_adapter
 from cpt.context import Services, Stage
 from cpt.data.encoding import encoder_of
 from cpt.stages import teacher
@@ -40,7 +41,7 @@ def load_teacher(stage: Stage):
     recipe = teacher.as_model(stage.recipe, stage.spec)
     folder = teacher.folder_of(stage.recipe, stage.spec, stage.base, stage.key)
     with teacher.of_the_teacher(stage.key):
-        if models.is_adapter(folder):
+        if is_adapter(folder):
             from peft import AutoPeftModelForCausalLM
 
             with models.loading("teacher's adapter", folder):

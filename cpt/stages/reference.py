@@ -8,6 +8,7 @@ from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import Trainer
 
 from cpt import models, pissa
+from cpt.adapters import is_adapter
 from cpt.context import Stage
 
 REFERENCE = re.compile(r"\.ref(?=\.|$)")  # in the names of the weights of TRL's copy of an adapter
@@ -36,7 +37,7 @@ def set_reference_adapter(trainer: Trainer, stage: Stage) -> None:
     if stage.spec.reference == "stage-start":
         for name, weight in of_reference(model).items():
             weight.data.copy_(model.get_parameter(name))
-    elif models.is_adapter(stage.reference):
+    elif is_adapter(stage.reference):
         saved = load_peft_weights(stage.reference, "cpu")
         saved = pissa.trained(saved) if pissa.is_split(model) else saved
         missing = set_peft_model_state_dict(model, saved, adapter_name="ref")

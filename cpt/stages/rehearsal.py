@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cpt import ranks
+from cpt import ranks, seeds
 from cpt.context import Services, Stage
 from cpt.data import encoding
 from cpt.data.memory import sft_forms
@@ -48,7 +46,7 @@ def train(stage: Stage, services: Services, memory: Any, name: str, source: Path
         source=source,
         target=folder / "model",
         work=folder / "trainer",
-        seed=int(np.random.SeedSequence([stage.seed, int(number)]).generate_state(1)[0] >> 1),
+        seed=seeds.derived(stage.seed, int(number)),
     )
     encoders = encoding.load(source, stage.base, stage.recipe)
     by_task = {task.name: encoders.of(task.spec) for task in tasks}

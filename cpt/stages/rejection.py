@@ -17,10 +17,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset
 
-from cpt import ranks
+from cpt import ranks, seeds
 from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import lesson
@@ -152,9 +151,7 @@ def one_round(
         source=present if stage.spec.start == "present" else stage.source,
         target=folder / "model" if number < stage.spec.rounds else stage.target,
         work=folder / "trainer",
-        seed=int(
-            np.random.SeedSequence([stage.seed, number]).generate_state(1)[0] >> 1
-        ),  # 31 bits, as transformers wants
+        seed=seeds.derived(stage.seed, number),
     )
     rewind = lambda name, step: services.rewind(name, steps + step)  # noqa: E731
     return mine, replace(services, log=log, rewind=rewind, notes=[])

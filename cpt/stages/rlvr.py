@@ -180,7 +180,7 @@ def run(stage: Stage, services: Services, rows, strategies) -> dict:
         snr_step=spec.snr_step,
     )
     if spec.snr_step is not None:
-        check_whole(trainer, stage.key)
+        check_whole(stage.key)
     return train(stage, services, trainer, strategies, spent) | found
 
 

@@ -7,7 +7,7 @@ is the default. No reward is asked. Ours are the answers (`rollouts`), the order
 and the teacher's context, which is made before the stage so that every row of it can be checked.
 """
 
-from accelerate.utils import DistributedType, is_peft_model, set_seed
+from accelerate.utils import is_peft_model, set_seed
 from trl.distributed import DistributedBackend
 from trl.experimental.sdft import SDFTTrainer
 from trl.experimental.sdft.sdft_trainer import DemonstrationTeacherContextBuilder
@@ -18,6 +18,7 @@ from cpt.context import Services, Stage
 from cpt.data.encoding import encoder_of
 from cpt.data.rows import in_context, pack, tools_of, unpack
 from cpt.errors import UserError
+from cpt.sharding import is_sharded
 from cpt.stages.average import ADAPTER, MovingAverage, add_average_adapter
 from cpt.stages.configs import make_config
 from cpt.stages.reference import load_policy
@@ -86,7 +87,7 @@ def run(stage: Stage, services: Services, rows, strategies) -> dict:
         rate=stage.spec.ema_rate,
         every=stage.spec.sync_every,
     )
-    if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+    if is_sharded():
         raise UserError(
             f"{stage.key}: the teacher's average needs whole weights on each process: not under DeepSpeed or FSDP"
         )

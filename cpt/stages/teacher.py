@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cpt import models
+from cpt.adapters import is_adapter
 from cpt.errors import UserError
 from cpt.recipe import Recipe
 from cpt.recipe.stages import Distill
@@ -42,7 +43,7 @@ def check(recipe: Recipe, stage: Distill, base: Path, key: str) -> int | None:
     folder, theirs = folder_of(recipe, stage, base, key), as_model(recipe, stage)
     with of_the_teacher(key):
         tokenizer = models.load_tokenizer(folder, theirs)
-        config = None if models.is_adapter(folder) else models.load_config(folder, theirs)
+        config = None if is_adapter(folder) else models.load_config(folder, theirs)
     own = models.load_tokenizer(base, recipe)
     if tokenizer.get_vocab() != own.get_vocab() or tokenizer.eos_token_id != own.eos_token_id:
         raise UserError(

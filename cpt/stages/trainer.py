@@ -11,7 +11,6 @@ from functools import partial
 from types import ModuleType
 
 import torch
-from accelerate.utils import DistributedType
 from torch.utils.data import Sampler
 
 from cpt import ranks
@@ -19,6 +18,7 @@ from cpt.data.encoding import Encoder
 from cpt.errors import UserError
 from cpt.penalties import Penalty
 from cpt.rollouts import Engine
+from cpt.sharding import is_sharded
 from cpt.stages.generation import OrderOfEpoch, engine_answers, generating_with, sampling_of
 
 OF_A_MODEL = ("input_ids", "attention_mask", "position_ids")
@@ -63,7 +63,7 @@ class StageTrainer:
     def begin_penalties(self, penalties: Sequence[Penalty], key: str) -> None:
         """Seat these penalties, before the first step. Raises UserError where weights are sharded."""
         self.penalties = tuple(penalties)
-        if self.penalties and self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        if self.penalties and is_sharded():
             raise UserError(f"{key}: penalties need whole weights on each process: not under DeepSpeed or FSDP")
         for penalty in self.penalties:
             penalty.begin(self.trained_weights())

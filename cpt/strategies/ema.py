@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from cpt.errors import UserError
 from cpt.recipe import Recipe
 from cpt.recipe.strategies import GRADIENT_RULES, LCIA_RULES
+from cpt.sharding import is_sharded
 from cpt.strategies import averages, tensors
 from cpt.strategies.average import Average, OffloadedAverage, groups_of
 from cpt.strategies.base import Strategy
@@ -115,11 +116,11 @@ class Follower(TrainerCallback):
         self.standing = False  # whether the policy has the average's weights
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        if self.owner.rule in GRADIENT_RULES and tensors.is_sharded():
+        if self.owner.rule in GRADIENT_RULES and is_sharded():
             raise UserError(
                 f"{self.key}: the rule {self.owner.rule} needs whole gradients: not under DeepSpeed or FSDP"
             )
-        if "ema" in (self.spec.reference, self.spec.rollouts) and tensors.is_sharded():
+        if "ema" in (self.spec.reference, self.spec.rollouts) and is_sharded():
             raise UserError(f"{self.key}: reference or rollouts of the average: not under DeepSpeed or FSDP")
         trained = tensors.trained(model)
         self.names, self.weights = list(trained), list(trained.values())

@@ -31,6 +31,7 @@ from cpt.disk import writing
 from cpt.errors import UserError
 from cpt.merging.reading import Weights
 from cpt.merging.writing import Shape, Writer
+from cpt.sharding import is_sharded
 from cpt.strategies import tensors
 
 FILE = "fisher.safetensors"
@@ -43,7 +44,7 @@ class Squares(TrainerCallback):
         self.key, self.weights, self.optimizer = key, [], None
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        if tensors.is_sharded():
+        if is_sharded():
             raise UserError(
                 f"{self.key}: the merge by fisher needs whole squares of gradients: not under DeepSpeed or FSDP"
             )

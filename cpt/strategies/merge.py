@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cpt import ranks
+from cpt.adapters import is_adapter
 from cpt.files import read_sealed, write_sealed
 from cpt.merging.merge import merge
-from cpt.models import is_adapter
 from cpt.recipe import Recipe
 from cpt.strategies.acceptance import broken_gates, choose, mean
 from cpt.strategies.base import Strategy

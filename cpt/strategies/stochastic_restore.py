@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from cpt.errors import UserError
+from cpt.sharding import is_sharded
 from cpt.strategies import tensors
 from cpt.strategies.base import Strategy
 
@@ -39,7 +40,7 @@ class StochasticRestore(Strategy, TrainerCallback):
         self.weights = {}
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        if tensors.is_sharded():
+        if is_sharded():
             raise UserError(f"{self.key}: stochastic-restore draws for whole weights: not under DeepSpeed or FSDP")
         self.weights = tensors.trained(model)
         start = self.anchor or self.weights

@@ -5,18 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
 from cpt import ranks
 from cpt.disk import writing
 from cpt.files import apply_umask
-
-
-def is_sharded() -> bool:
-    """Whether each process holds another part of the weights."""
-    return ranks.state().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+from cpt.sharding import is_sharded
 
 
 def file_in(folder: Path) -> Path:

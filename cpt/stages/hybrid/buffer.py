@@ -12,13 +12,13 @@ import json
 from pathlib import Path
 
 import torch
-from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
 from cpt import ranks
 from cpt.context import Stage
 from cpt.errors import UserError
 from cpt.files import write_json
+from cpt.sharding import is_sharded
 
 
 class UnsolvedBuffer(TrainerCallback):
@@ -36,7 +36,7 @@ class UnsolvedBuffer(TrainerCallback):
             )
 
     def attach(self, trainer, stage: Stage) -> None:
-        if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        if is_sharded():
             raise UserError(
                 f"{stage.key}: relift's own optimiser needs whole weights on each process: not under DeepSpeed or FSDP"
             )

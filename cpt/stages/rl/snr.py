@@ -18,11 +18,11 @@ embedded model on reverse). So here all answers of a prompt are in one micro-bat
 import math
 
 import torch
-from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 from trl.trainer.utils import split_tensor_dict
 
 from cpt.errors import UserError
+from cpt.sharding import is_sharded
 
 
 def signal_to_noise(total: float, mean: float, count: int) -> float:
@@ -81,9 +81,9 @@ class SnrStep:
         trainer._metrics["train"]["snr/step"].append(self.factor)
 
 
-def check_whole(trainer, key: str) -> None:
+def check_whole(key: str) -> None:
     """Raises UserError under DeepSpeed or FSDP."""
-    if trainer.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+    if is_sharded():
         raise UserError(
             f"{key}.snr_step: needs whole gradients on each process, which DeepSpeed and FSDP do not keep: take it out, "
             "or launch with recipes/accelerate/ddp.yaml"
