@@ -73,13 +73,19 @@ class UnsolvedBuffer(TrainerCallback):
             return
         optimizer = self._optimizer()
         optimizer.zero_grad()
-        scale = ranks.world_size() * trainer.accelerator.gradient_accumulation_steps / count
+        accumulation = trainer.accelerator.gradient_accumulation_steps  # what `backward` divides by
+        scale = ranks.world_size() * accumulation / count
         size, total = trainer.args.per_device_train_batch_size, 0.0
         for first in range(0, share, size):
             part = slice(first, first + size)
-            loss = trainer.imitation(mine[part], [float(each) for each in unsolved[part]])
-            trainer.accelerator.backward(loss * scale)
+            loss, batch = trainer.imitation(mine[part], [float(each) for each in unsolved[part]])
+            penalty = trainer.penalty_loss(trainer.model_wrapped, batch) if trainer.penalties else None
+            whole = (
+                loss * scale if penalty is None else loss * scale + penalty * (accumulation * len(mine[part]) / share)
+            )
+            trainer.accelerator.backward(whole)
             total += loss.item()
+        trainer.add_penalty_gradients()
         if self.spec.sft_max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self._parameters(), self.spec.sft_max_grad_norm)
         optimizer.step()

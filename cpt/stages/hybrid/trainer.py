@@ -22,6 +22,7 @@ from cpt.stages.heads import SftHead
 from cpt.stages.hybrid.buffer import UnsolvedBuffer
 from cpt.stages.hybrid.methods import HYBRIDS, Groups, HybridMethod, Mix
 from cpt.stages.rlvr import RlvrStageTrainer, make_trainer
+from cpt.stages.trainer import OF_A_MODEL
 from cpt.stages.training import train
 
 
@@ -150,7 +151,7 @@ class HybridStageTrainer(RlvrStageTrainer):
 
     def imitation(self, entries: list[dict], weights: list[float]):
         """The loss of the demonstrations of these rows, each by its weight: the sum over tokens, to be divided by their
-        number. Counts them as trained."""
+        number; and what the model takes of them. Counts them as trained."""
         device, pad = self.accelerator.device, self._tokenizer.pad_token_id
         prompts = [torch.tensor(ids) for ids in self._tokenize_prompts([entry["prompt"] for entry in entries])[0]]
         taught = self._padded([entry["demonstration_ids"] for entry in entries], device)
@@ -163,7 +164,9 @@ class HybridStageTrainer(RlvrStageTrainer):
             )
         self.count_rows(prompt_mask, mask * (weights_B > 0)[:, None])
         nll_BT = surrogate(METHODS["sft"], logps, torch.ones_like(logps[:, :1]), mask)
-        return ((nll_BT - self.entropy_coef * entropies * mask).sum(1) * weights_B).sum()
+        loss = ((nll_BT - self.entropy_coef * entropies * mask).sum(1) * weights_B).sum()
+        whole = torch.cat([prompt_ids, taught["demonstration_ids"]], dim=1), torch.cat([prompt_mask, mask], dim=1)
+        return loss, dict(zip(OF_A_MODEL, whole, strict=False))
 
     # -- the loss ------------------------------------------------------------------------------------------------------------
 
