@@ -16,7 +16,7 @@ from bench_stream import say
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cpt.recipe.strategies import GRADIENT_RULES, Ema
-from cpt.strategies.ema import Ema as EmaStrategy
+from cpt.strategies.ema.strategy import Ema as EmaStrategy
 
 SIZES = {
     "50m": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 10, "num_attention_heads": 8},
@@ -64,24 +64,25 @@ def main() -> None:
 def measure(model, optimizer, options: dict, asked) -> tuple[list[float], list[float]]:
     """Seconds of each step without the hooks, and of the hooks; the first two steps are left out."""
     strategy = EmaStrategy(None, Ema(kind="ema", **options), "0-ema")
-    (follower,) = strategy.callbacks(SimpleNamespace(key="bench", task=SimpleNamespace(name="bench")))
-    follower.on_train_begin(None, None, None, model=model)
+    (callback,) = strategy.callbacks(SimpleNamespace(key="bench", task=SimpleNamespace(name="bench")), None)
+    callback.on_train_begin(None, None, None, model=model)
     steps, hooks = [], []
     for _ in range(asked.steps + 2):
         ids = torch.randint(32000, (asked.tokens // 256, 256), device=asked.device)
         start = now(asked.device)
         model(input_ids=ids, labels=ids).loss.backward()
         before = now(asked.device)
-        follower.on_pre_optimizer_step(None, None, None)
+        callback.on_pre_optimizer_step(None, None, None)
         looked = now(asked.device)
         optimizer.step()
-        optimizer.zero_grad()
         stepped = now(asked.device)
-        follower.on_step_end(None, None, None)
+        callback.on_optimizer_step(None, None, None)
+        callback.on_step_end(None, None, None)
         end = now(asked.device)
+        optimizer.zero_grad()
         hooks.append(looked - before + end - stepped)
         steps.append(before - start + stepped - looked)
-    follower.average.wait()
+    callback.rule.average.wait()
     return steps[2:], hooks[2:]
 
 

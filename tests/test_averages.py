@@ -8,8 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpt.strategies import averages
-from cpt.strategies.average import Average, OffloadedAverage, groups_of
+from cpt.recipe.strategies import EMA_RULES, Ema
+from cpt.strategies.ema.average import Average, ElementShares, OffloadedAverage, groups_of, mean_share
+from cpt.strategies.ema.rules import rule_class
+from cpt.strategies.ema.rules.balanced import balanced
+from cpt.strategies.ema.rules.bema import falling
+from cpt.strategies.ema.rules.constant import warmup
+from cpt.strategies.ema.rules.lcia import lcia_code, lcia_paper
 
 
 def tensors(seed: int, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
@@ -21,17 +26,16 @@ SHAPES = ((3, 4), (5,), (2, 2, 2))
 
 
 def test_shares_by_hand():
-    assert averages.constant(0.99) == pytest.approx(0.01)
-    assert [averages.warmup(0.9, n) for n in (0, 10, 1000)] == pytest.approx([0.9, 9 / 20, 0.1])
-    assert [averages.falling(n, 0.5, 10) for n in (0, 89)] == pytest.approx([11**-0.5, 0.1])
-    assert averages.falling(0, 0.5, 0) == 1.0
+    assert [warmup(0.9, n) for n in (0, 10, 1000)] == pytest.approx([0.9, 9 / 20, 0.1])
+    assert [falling(n, 0.5, 10) for n in (0, 89)] == pytest.approx([11**-0.5, 0.1])
+    assert falling(0, 0.5, 0) == 1.0
 
 
 def test_lcia_as_the_code_has_it():
     """|g| = 3, |change| = 8, |d| = 4: 2 (1 + 3) / 32; a second tensor is outside (0, 1)."""
     one = [torch.tensor([1.0, -2.0]), torch.tensor([0.5])]
     change, drift = [torch.tensor([4.0, 4.0]), torch.tensor([0.1])], [torch.tensor([4.0, 0.0]), torch.tensor([0.1])]
-    assert averages.lcia_code(one, change, drift, 0.99).tolist() == pytest.approx([0.25, 0.01])
+    assert lcia_code(one, change, drift, 0.99).tolist() == pytest.approx([0.25, 0.01])
 
 
 def test_lcia_as_the_paper_has_it():
@@ -39,23 +43,23 @@ def test_lcia_as_the_paper_has_it():
     one = [torch.tensor([1.0, -2.0]), torch.tensor([0.5])]
     change, drift = [torch.tensor([4.0, 4.0]), torch.tensor([0.1])], [torch.tensor([4.0, 0.0]), torch.tensor([0.0])]
     steps = [torch.tensor([1.0, -1.0]), torch.tensor([0.0])]
-    assert averages.lcia_paper(one, change, drift, steps, 0.99).tolist() == pytest.approx([0.75, 0.01])
+    assert lcia_paper(one, change, drift, steps, 0.99).tolist() == pytest.approx([0.75, 0.01])
 
 
 def test_balanced_by_hand():
     gradients = [torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0]), torch.zeros(2)]
     drifts = [torch.tensor([-5.0, 0.0]), torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0]), torch.ones(2)]
     # the loss falls along the drift: follow; it rises: (1 - .9)^2; unrelated, and no gradient: 1 - .9
-    assert averages.balanced(gradients, drifts, 0.9).tolist() == pytest.approx([1.0, 0.01, 0.1, 0.1])
+    assert balanced(gradients, drifts, 0.9).tolist() == pytest.approx([1.0, 0.01, 0.1, 0.1])
 
 
 @given(st.floats(1e-4, 1e4), st.floats(1e-4, 1e4), st.integers(0, 99), st.sampled_from([0.5, 0.9, 0.999]))
 def test_balanced_has_no_scale(loss, weight, seed, decay):
     """Neither the loss's scale, nor the weights', nor a tensor repeated to twice its size changes a share."""
     g, d = tensors(seed, *SHAPES), tensors(seed + 100, *SHAPES)
-    plain = averages.balanced(g, d, decay)
-    scaled = averages.balanced([loss / weight * each for each in g], [weight * each for each in d], decay)
-    doubled = averages.balanced([torch.cat([x, x]) for x in g], [torch.cat([x, x]) for x in d], decay)
+    plain = balanced(g, d, decay)
+    scaled = balanced([loss / weight * each for each in g], [weight * each for each in d], decay)
+    doubled = balanced([torch.cat([x, x]) for x in g], [torch.cat([x, x]) for x in d], decay)
     for other in (scaled, doubled):
         assert torch.allclose(other, plain, rtol=1e-9)
     for share, x, y in zip(plain.tolist(), g, d, strict=True):
@@ -96,3 +100,20 @@ def test_one_share_a_tensor():
     average.update([0.0, 0.25, 1.0])
     assert torch.equal(average.tensors[0], start[0]) and torch.equal(average.tensors[2], weights[2])
     assert torch.allclose(average.tensors[1], start[1] + 0.25 * (weights[1] - start[1]))
+
+
+def test_one_share_an_element():
+    """Of the second tensor one element of two is taken, in the average's dtype; the mean is of the tensors."""
+    weights, start = [torch.ones(2), torch.ones(2)], [torch.zeros(2), torch.zeros(2)]
+    average = Average(weights, start, torch.float64)
+    share = ElementShares(lambda group: [torch.full((2,), 0.5), torch.tensor([0.0, 0.25])][group])
+    average.update(share)
+    assert [each.tolist() for each in average.tensors] == [[0.5, 0.5], [0.0, 0.25]]
+    assert mean_share(share) == pytest.approx((0.5 + 0.125) / 2) and mean_share([0.0, 0.5]) == 0.25
+
+
+@pytest.mark.parametrize("name", EMA_RULES)
+def test_every_rule_of_a_recipe_has_its_class(name):
+    kind = rule_class(name)
+    assert (kind.gradients is not None) == EMA_RULES[name].needs_gradients
+    assert set(EMA_RULES[name].options) <= set(Ema.model_fields)

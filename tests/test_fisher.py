@@ -13,7 +13,7 @@ from cpt.loop import run
 from cpt.merging.average import fisher
 from cpt.recipe import load
 from cpt.screen import QUIET, Screen
-from cpt.strategies import averages
+from cpt.strategies.ema.rules import psmt
 from cpt.strategies.fisher import Squares, add, put_squares
 from helpers.merge_strategy import context, model, strategy, weights
 from helpers.recipes import mistakes, short, write_recipe
@@ -216,11 +216,11 @@ def test_the_diagonal_of_a_run_is_that_of_its_gradients(adapter, tmp_path, monke
 def test_psmt_protects_the_largest_of_each_tensor():
     flat = torch.tensor([[1.0, 5.0, 3.0, 4.0], [2.0, 0.5, 0.0, 4.0]])
     rare = torch.tensor([0.0, 0.0, 0.0, 1.0])
-    shares = averages.psmt([flat, rare, torch.tensor([7.0])], 0.5, 0.75)
+    shares = psmt.psmt([flat, rare, torch.tensor([7.0])], 0.5, 0.75)
     assert shares[0].tolist() == [[0.25, 0, 0, 0], [0.25, 0.25, 0.25, 0]]
     assert shares[1].tolist() == [0.25, 0.25, 0.25, 0], "a Fisher of 0 protects nothing"
     assert shares[2].tolist() == [0.25], "half of one element is none"
-    tied = averages.psmt([flat], 0.25, 0.75)[0]
+    tied = psmt.psmt([flat], 0.25, 0.75)[0]
     assert tied.tolist() == [[0.25, 0, 0.25, 0], [0.25, 0.25, 0.25, 0]], "two are equal to the smallest protected"
 
 
@@ -236,10 +236,10 @@ def steps(training: Training, *values: tuple[float, list[float]]) -> None:
 
 def test_psmt_samples_large_tensors():
     fisher = torch.rand(700, 512, generator=torch.Generator().manual_seed(1))
-    (share,) = averages.psmt([fisher], 0.03, 0.75)
+    (share,) = psmt.psmt([fisher], 0.03, 0.75)
     assert (share == 0).float().mean().item() == pytest.approx(0.03, abs=0.003)
     assert fisher[share == 0].min() > fisher[share > 0].max(), "the largest"
-    assert torch.equal(averages.psmt([fisher], 0.03, 0.75)[0], share)
+    assert torch.equal(psmt.psmt([fisher], 0.03, 0.75)[0], share)
 
 
 def test_psmt_by_hand(tmp_path):
@@ -250,19 +250,19 @@ def test_psmt_by_hand(tmp_path):
     training.put(0.0)
     training.begin(strategy)
     steps(training, (8.0, [1.0, 2.0]))
-    assert strategy.follower.average.tensors[0].tolist() == [[4.0, 0.0]]
+    assert strategy.callback.rule.average.tensors[0].tolist() == [[4.0, 0.0]]
     logs = {}
     training.callback.on_log(None, training.state, None, logs=logs)
     assert logs == {"ema/share": 0.25}
     strategy.save(tmp_path / "state")
     steps(training, (2.0, [4.0, 0.0]), (2.0, [0.0, 3.0]))
-    assert strategy.follower.average.tensors[0].tolist() == [[4.0, 1.5]]
+    assert strategy.callback.rule.average.tensors[0].tolist() == [[4.0, 1.5]]
 
     again = ema(rule="psmt", decay=0.5, protected=0.5)
     again.load(tmp_path / "state")
     training.begin(again)
     steps(training, (2.0, [4.0, 0.0]), (2.0, [0.0, 3.0]))
-    assert again.follower.average.tensors[0].tolist() == [[4.0, 1.5]], "the Fisher goes on over stages and kills"
+    assert again.callback.rule.average.tensors[0].tolist() == [[4.0, 1.5]], "the Fisher goes on over stages and kills"
 
 
 def test_psmt_killed_inside_a_stage(cpt, tmp_path):

@@ -173,7 +173,10 @@ WRONG = {
         "must be one of constant, warmup, bema, lcia-paper, lcia-code",
     ),
     "an option of another rule": ({"kind": "ema", "lag": 3.0}, "lag is an option of the rule bema, not of constant"),
-    "bema's decay": ({"kind": "ema", "rule": "bema", "decay": 0.5}, "decay is not an option of the rule bema"),
+    "bema's decay": (
+        {"kind": "ema", "rule": "bema", "decay": 0.5},
+        "decay is an option of the rules constant, warmup, lcia-paper",
+    ),
     "gradients elsewhere": ({"kind": "ema", "rule": "balanced", "device": "cpu"}, "device must be `weights`"),
     "no average": ({"kind": "ema", "decay": 1.0}, "strategies.0.decay"),
 }

@@ -1,7 +1,8 @@
 """The strategies of a recipe: what may stand under `strategies`. They act on every stage, in the order of the list."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, Union
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, model_validator
 
@@ -32,13 +33,33 @@ class Averaged(Strict):
     )
 
 
+@dataclass(frozen=True)
+class EmaRule:
+    """A rule of `ema`: its module in cpt/strategies/ema/rules and its class there, its options, and whether it looks at
+    gradients."""
+
+    implementation: str
+    options: tuple[str, ...] = ("decay",)
+    needs_gradients: bool = False
+
+
+EMA_RULES = {
+    "constant": EmaRule("constant.Constant"),
+    "warmup": EmaRule("constant.Warmup"),
+    "bema": EmaRule("bema.Bema", ("bias_power", "ema_power", "lag")),
+    "lcia-paper": EmaRule("lcia.LciaPaper", needs_gradients=True),
+    "lcia-code": EmaRule("lcia.LciaCode", needs_gradients=True),
+    "balanced": EmaRule("balanced.Balanced", needs_gradients=True),
+    "psmt": EmaRule("psmt.Psmt", ("decay", "protected"), needs_gradients=True),
+}
+GRADIENT_RULES = tuple(name for name, rule in EMA_RULES.items() if rule.needs_gradients)
+
+
 class Ema(Averaged):
     """Exponential moving average of the trained weights, updated after the optimiser's step."""
 
     kind: Literal["ema"]
-    rule: Literal["constant", "warmup", "bema", "lcia-paper", "lcia-code", "balanced", "psmt"] = Field(
-        "constant", description="how much of the live weights an update takes"
-    )
+    rule: Literal[tuple(EMA_RULES)] = Field("constant", description="how much of the live weights an update takes")
     decay: float = Field(
         0.99, gt=0, lt=1, description="what stays of the average; of the gradient's rules, where they have no answer"
     )
@@ -54,25 +75,25 @@ class Ema(Averaged):
 
     @model_validator(mode="after")
     def fits_the_rule(self):
-        for name, rule in OPTIONS_OF_RULES.items():
-            if self.rule != rule and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is an option of the rule {rule}, not of {self.rule}: take it out")
-        if self.rule == "bema" and self.decay != type(self).model_fields["decay"].default:
-            raise ValueError("decay is not an option of the rule bema, whose weight falls by ema_power: take it out")
-        if self.rule in GRADIENT_RULES and self.device == "cpu":
+        options = dict.fromkeys(name for rule in EMA_RULES.values() for name in rule.options)
+        for name in options:
+            if (
+                name not in EMA_RULES[self.rule].options
+                and getattr(self, name) != type(self).model_fields[name].default
+            ):
+                rules = [each for each, rule in EMA_RULES.items() if name in rule.options]
+                named = f"rule{'s' * (len(rules) > 1)} {', '.join(rules)}"
+                raise ValueError(f"{name} is an option of the {named}, not of {self.rule}: take it out")
+        if EMA_RULES[self.rule].needs_gradients and self.device == "cpu":
             raise ValueError(f"{self.rule} compares the average with gradients: device must be `weights`")
         return self
-
-
-OPTIONS_OF_RULES = {"bias_power": "bema", "ema_power": "bema", "lag": "bema", "protected": "psmt"}
-LCIA_RULES = ("lcia-paper", "lcia-code")
-GRADIENT_RULES = (*LCIA_RULES, "balanced", "psmt")
 
 
 class Mcl(Averaged):
     """Slow weights from the untouched model on, which are served (2211.03186): an average over the whole stream."""
 
     kind: Literal["mcl"]
+    rule: ClassVar[str] = "constant"
     decay: float = Field(0.99, gt=0, lt=1, description="of the slow weights (the paper's own value is not known here)")
 
 

@@ -71,13 +71,13 @@ def train(stage: Stage, services: Services, trainer: Trainer, strategies, spent:
         raise UserError(f"{stage.key}: {trainer._name} has no row left to train on: raise max_length in `args`")
     services.stop.check()
     checkpoint = latest_checkpoint(stage, services)
+    own = [callback for strategy in strategies for callback in strategy.callbacks(stage, services)]
     seat(stage, services, trainer, strategies)
     checkpoints = CheckpointCallback(stage, services, trainer, strategies, checkpoint, spent or {})
     with (
         refusals_told(stage, trainer._name, lambda: checkpoints.begun),
         services.screen.progress(f"{stage.task.name} {stage.name}", max(1, total_steps(trainer))) as bar,
     ):
-        own = [callback for strategy in strategies for callback in strategy.callbacks(stage, services)]
         for strategy in strategies:
             strategy.reference(stage, services, reference_weights(trainer))
         logger = MetricsLogger(stage, services, checkpoints, bar)

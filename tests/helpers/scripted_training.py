@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from cpt.recipe.strategies import Ema as EmaSpec
-from cpt.strategies.ema import Ema
+from cpt.strategies.ema.strategy import Ema
 from helpers.contexts import stage_and_services
 from helpers.recipes import short
 

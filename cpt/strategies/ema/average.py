@@ -24,6 +24,35 @@ def groups_of(tensors: Sequence[torch.Tensor], size: int = GROUP_BYTES) -> Itera
         yield slice(first, len(tensors))
 
 
+class ElementShares:
+    """A share for each element: `of_group` gives those of the tensors in a slice. `means` are of each tensor asked for."""
+
+    def __init__(self, of_group: Callable[[slice], list[torch.Tensor]]):
+        self.of_group = of_group
+        self.means: list[torch.Tensor] = []
+
+    def __call__(self, group: slice) -> list[torch.Tensor]:
+        shares = self.of_group(group)
+        self.means += [share.mean() for share in shares]
+        return shares
+
+
+Share = float | Sequence[float] | ElementShares  # of all tensors, one for each, or one for each element
+
+
+def share_in(a: Share, group: slice, tensors: Sequence[torch.Tensor]) -> float | list[float] | list[torch.Tensor]:
+    """The share of the tensors in the slice `group`, which are `tensors`, as `torch._foreach_lerp_` takes it."""
+    if isinstance(a, ElementShares):
+        return [share.to(tensor.dtype) for share, tensor in zip(a(group), tensors, strict=True)]
+    return a if isinstance(a, float) else list(a[group])
+
+
+def mean_share(a: Share) -> float:
+    """The mean over tensors of what an update took."""
+    each = torch.stack(a.means).tolist() if isinstance(a, ElementShares) else a
+    return each if isinstance(each, float) else sum(each) / len(each)
+
+
 class Average:
     """`average` <- average + a (weights - average), in place; `start` are the tensors it begins with (a copy is kept)."""
 
@@ -40,12 +69,12 @@ class Average:
         torch._foreach_copy_(self.tensors, list(start) if start is not None else self.weights)
 
     @torch.no_grad()
-    def update(self, a: float | Sequence[float] | Callable[[slice], list[torch.Tensor]]) -> None:
-        """`a` for all tensors, one for each, or of a slice of the tensors one for each element (asked group by group)."""
+    def update(self, a: Share) -> None:
+        """Take the share `a` of the weights."""
         for group in groups_of(self.tensors):
             part = self.tensors[group]
             live = [w if w.dtype == t.dtype else w.to(t.dtype) for w, t in zip(self.weights[group], part, strict=True)]
-            torch._foreach_lerp_(part, live, a if isinstance(a, float) else a(group) if callable(a) else list(a[group]))
+            torch._foreach_lerp_(part, live, share_in(a, group, part))
 
     def wait(self) -> None:
         """Until the average is what the last update made it."""
@@ -76,7 +105,7 @@ class OffloadedAverage(Average):
         self.pending: Future | None = None
 
     @torch.no_grad()
-    def update(self, a: float | Sequence[float]) -> None:
+    def update(self, a: Share) -> None:
         self.wait()  # the copies are free again
         if self.stream is None:
             torch._foreach_copy_(self.copies, self.source)
@@ -88,7 +117,7 @@ class OffloadedAverage(Average):
             self.copied = self.stream.record_event()
         self.pending = self.thread.submit(self._arrived, a)
 
-    def _arrived(self, a: float | Sequence[float]) -> None:
+    def _arrived(self, a: Share) -> None:
         if self.copied is not None:
             self.copied.synchronize()
         super().update(a)
