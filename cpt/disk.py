@@ -69,7 +69,7 @@ def writing(place: Path, needed: Bytes = None, undo: Callable[[], None] | None =
         file, number = found
         number = closer(number, file)
         undo()
-        raise CannotWrite(told(file, number, needed, str(error))) from error
+        raise CannotWrite(no_room_message(file, number, needed, str(error))) from error
 
 
 def refusal(error: BaseException, place: Path) -> tuple[Path, int | None] | None:
@@ -98,7 +98,7 @@ def no_room(error: BaseException) -> str | None:
     for each, _ in chain(error):
         if (number := number_of(each)) in FULL:
             names = names_of(each)
-            return told(Path(names[-1]), number) if names else f"{REASONS[number][0]}: {REASONS[number][1]}"
+            return no_room_message(Path(names[-1]), number) if names else f"{REASONS[number][0]}: {REASONS[number][1]}"
     return None
 
 
@@ -147,7 +147,7 @@ def closer(number: int | None, file: Path) -> int | None:
     return errno.EFBIG if number is None and limited else number
 
 
-def told(file: Path, number: int | None, needed: Bytes = None, words: str = "") -> str:
+def no_room_message(file: Path, number: int | None, needed: Bytes = None, words: str = "") -> str:
     """One line: the file, the reason, the amounts, the remedy. `words` are the error's own, for one without a number."""
     unknown = os.strerror(number) if number else " ".join(words.split())[:200]
     reason, remedy = REASONS.get(number, (unknown, "see to that"))

@@ -23,7 +23,7 @@ from cpt.files import replace_folder
 from cpt.mending import mend_run, mend_task
 from cpt.progress import pace_text
 from cpt.recipe import Recipe
-from cpt.rewards import Failure, Scorer, Scorers, TaskScorers, told
+from cpt.rewards import Failure, Scorer, Scorers, TaskScorers, failure_lines
 from cpt.rundir import Point, RunDir, open_run, points_of
 from cpt.screen import Screen, hush_libraries, logs_to
 from cpt.stages import STAGES
@@ -71,7 +71,7 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
         with screen.progress("looking at the run's files, the model and the rows"):
             compared = prepare(this)
         with screen.progress("loading the libraries"):
-            settle(recipe)
+            preload(recipe)
         if not ranks.on_main(complete, this):
             base = rundir.model(points_of(recipe)[0])
             with screen.progress(f"starting the rollout engine ({recipe.rollouts.engine})"):
@@ -121,7 +121,7 @@ def complete(this: Run) -> bool:
     return all(this.rundir.committed(point) and this.rundir.has_row(point) for point in points_of(this.recipe))
 
 
-def settle(recipe: Recipe) -> None:
+def preload(recipe: Recipe) -> None:
     """Import what will be needed, and let the garbage collector never look through it again (a million objects).
 
     Before any model is loaded: what is alive here lives as long as the run.
@@ -343,7 +343,7 @@ def finish(this: Run, failures: list[Failure]) -> dict:
     this.rundir.link_final(points_of(this.recipe)[-1])
     results = write_results(this.rundir, this.recipe)
     html, _ = report.build(this.rundir.path, this.screen.warn)
-    for line in told(failures):
+    for line in failure_lines(failures):
         this.screen.warn(line)
     for gate in results["gates"]:
         this.screen.result(gate["message"], style="green" if gate["passed"] else "bold red")

@@ -311,7 +311,7 @@ def _save_policy(model, state_dict: dict, source: Path, target: Path, recipe: "R
     if recipe.adapter is not None:
         save_adapter(model, target, state_dict)
         sets = [name for name, value in vars(model.peft_config["default"]).items() if isinstance(value, set)]
-        settle_adapter_config(target, recipe, sets, base)
+        write_adapter_config(target, recipe, sets, base)
     else:
         model.save_pretrained(target, state_dict=state_dict)
         config = load_config(source, recipe)
@@ -333,7 +333,7 @@ def save_adapter(model, folder: Path, state_dict: dict | None = None) -> None:
     apply_umask(folder)
 
 
-def settle_adapter_config(folder: Path, recipe: "Recipe", sets: list[str], base: Path) -> None:
+def write_adapter_config(folder: Path, recipe: "Recipe", sets: list[str], base: Path) -> None:
     """Let PEFT find the base by itself: the hub's id, or the folder `base` of the run.
 
     The fields `sets` have no order of their own: sorted, two equal runs write equal files.

@@ -107,7 +107,7 @@ def is_split(model) -> bool:
     return any(hasattr(module, FIRST_A) for module in model.modules())
 
 
-def whole(model, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def with_part_of_base(model, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The adapter's tensors (named as in its file) as they are over W: of twice the rank where `is_split`."""
     if not is_split(model):
         return dict(tensors)
@@ -152,7 +152,7 @@ def saved_form(model) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     from peft.utils import get_peft_model_state_dict
 
     config = vars(model.peft_config["default"])
-    tensors = whole(model, get_peft_model_state_dict(model, adapter_name="default"))
+    tensors = with_part_of_base(model, get_peft_model_state_dict(model, adapter_name="default"))
     return tensors, whole_config(config) if is_split(model) else config
 
 
@@ -161,5 +161,5 @@ def make_whole(model, folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     if is_split(model):
-        save_file(whole(model, load_file(folder / WEIGHTS)), folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(with_part_of_base(model, load_file(folder / WEIGHTS)), folder / WEIGHTS, metadata={"format": "pt"})
         write_json(folder / CONFIG, whole_config(json.loads((folder / CONFIG).read_text(encoding="utf-8"))))

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cpt import metrics_log
-from cpt.disk import FULL, told, writing
+from cpt.disk import FULL, no_room_message, writing
 from cpt.errors import CannotWrite, UserError
 from cpt.files import DAMAGE, DONE, clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
 from cpt.layout import check_kinds
@@ -276,7 +276,7 @@ def open_run(path: Path, recipe: "Recipe") -> Iterator[RunDir]:
         raise UserError(f"{path}: {_who(holder)} is writing this run; wait for it or give another --out") from None
     except OSError as error:
         if error.errno in FULL:
-            raise CannotWrite(told(holder, error.errno)) from error
+            raise CannotWrite(no_room_message(holder, error.errno)) from error
         raise UserError(
             f"{error.filename or path}: the run directory cannot be written ({error.strerror}): change the rights, or "
             "choose another with --out"

@@ -19,7 +19,7 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
-from cpt.disk import FULL, told, writing
+from cpt.disk import FULL, no_room_message, writing
 from cpt.errors import CannotWrite, Interrupted, UserError
 from cpt.files import apply_umask, is_intact, seal
 from cpt.skills import LETTERS, SKILLS, alphabet, strings
@@ -111,7 +111,7 @@ def check_cache(place: Path) -> None:
             pass
     except OSError as error:
         if error.errno in FULL:
-            raise CannotWrite(told(place, error.errno)) from error
+            raise CannotWrite(no_room_message(place, error.errno)) from error
         raise UserError(
             f"model.path: the embedded model is kept in {place}, which cannot be written ({error.strerror}): make it "
             "writable, or let XDG_CACHE_HOME name another folder"

@@ -69,12 +69,12 @@ def cpt(tmp_path_factory, tiny_folder):
 def server(tiny_folder, tmp_path_factory):
     """One server for the tests that do not break it."""
     from cpt.recipe import load
-    from cpt.rollouts.serving import Serving
+    from cpt.rollouts.server_process import ServerProcess
     from helpers.recipes import RECIPES, write_recipe
 
     folder = tmp_path_factory.mktemp("server")
     settings = load(write_recipe(folder / "recipe.yaml", RECIPES["rlvr"] | {"rollouts": {"engine": "server"}}))
-    serving = Serving(settings, tiny_folder, folder / "server.log", "gloo")
+    serving = ServerProcess(settings, tiny_folder, folder / "server.log", "gloo")
     serving.start()
     yield serving
     serving.stop()

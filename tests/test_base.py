@@ -91,7 +91,7 @@ def test_an_adapter_of_a_model_of_the_hub_names_the_hub(tmp_path, adapted):
 
     shutil.copytree(adapted / "final", tmp_path / "adapter")
     recipe = load("quickstart", ["model.path=owner/name", "model.revision=v2"])
-    models.settle_adapter_config(tmp_path / "adapter", recipe, [], adapted / "points" / "00-base" / "model")
+    models.write_adapter_config(tmp_path / "adapter", recipe, [], adapted / "points" / "00-base" / "model")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("owner/name", "v2")
 

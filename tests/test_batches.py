@@ -7,7 +7,7 @@ import pytest
 
 from cpt.checks import plan
 from cpt.rollouts.batches import Limits, batches
-from cpt.rollouts.memory import cache_bytes, logit_bytes, words
+from cpt.rollouts.memory import batch_text, cache_bytes, logit_bytes
 from helpers.recipes import recipe, write_recipe
 
 PROMPTS, TOKENS = 5, 90  # several batches of each task
@@ -25,18 +25,18 @@ def test_the_plan_says_the_memory_of_a_batch(tmp_path):
     from cpt.recipe import load
 
     quickstart = load("quickstart")
-    assert words(quickstart, plan.config_of(quickstart)) == (
-        "transformers, batches of up to 256 prompts and 16,384 tokens (25 MB of KV cache and logits)"
+    assert batch_text(quickstart, plan.config_of(quickstart)) == (
+        "transformers, batches of up to 256 prompts and 16,384 tokens (25.3 MB of KV cache and logits)"
     )
     real = load("qwen3-0.6b-stream")
     config = {"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
-    assert words(real, config | {"hidden_size": 1024, "vocab_size": 151_936}).endswith(
+    assert batch_text(real, config | {"hidden_size": 1024, "vocab_size": 151_936}).endswith(
         "(7.6 GB of KV cache and logits)"
     )
     for strange in ("", "[]", "{", '{"text_config": 3}', '{"num_hidden_layers": "2", "n_head": 4, "n_embd": 8}'):
         (tmp_path / "config.json").write_text(strange)
         there = load("quickstart", [f"model.path={tmp_path}", "model.dtype=auto"])
-        assert words(there, plan.config_of(there)).endswith("16,384 tokens")
+        assert batch_text(there, plan.config_of(there)).endswith("16,384 tokens")
 
 
 def test_the_memory_of_a_token_and_of_logits():
@@ -81,17 +81,17 @@ def ask(tiny_folder, tmp_path, monkeypatch):
             return made
 
         def judged(questions, texts, finished, scorers):
-            lines = judge(questions, texts, finished, scorers)
+            lines = score_answers(questions, texts, finished, scorers)
             for line, (_, its_batch) in zip(lines, found.pop("batches", []), strict=True):
                 key = line["suite"], line["task"], line["row"], line["mode"], line["sample"]
                 found[key] = line["completion"], its_batch
             return lines
 
-        judge = evaluation.judge
+        score_answers = evaluation.score_answers
         with monkeypatch.context() as patch, Scorers() as scorers:
             patch.setattr(TransformersEngine, "_batch", note_batch)
             patch.setattr(TransformersEngine, "generate", note_answers)
-            patch.setattr(evaluation, "judge", judged)
+            patch.setattr(evaluation, "score_answers", judged)
             patch.setattr(ranks, "gather", list)
             patch.setattr(ranks, "world_size", lambda: world)
             for rank in range(world):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from cpt.evaluation import statistics
-from cpt.evaluation.gates import apart, judge
+from cpt.evaluation.gates import apart, check_gates
 from cpt.evaluation.results import numbers
 
 POINTS = ["00-base", "01-a", "02-b"]
@@ -95,7 +95,7 @@ def test_pass_at_k_and_verifier_errors():
 
 
 def test_a_gate_that_fails_says_who_and_by_how_much():
-    verdicts = judge({"forgetting": 0.12, "held_out_drop": 0.2, "learning_accuracy": 0.96}, found_of())
+    verdicts = check_gates({"forgetting": 0.12, "held_out_drop": 0.2, "learning_accuracy": 0.96}, found_of())
     assert [(each["name"], each["direction"], each["passed"]) for each in verdicts] == [
         ("forgetting", "max", False),
         ("held_out_drop", "max", True),
@@ -111,18 +111,19 @@ def test_a_gate_that_fails_says_who_and_by_how_much():
 def test_the_interval_rule_wants_the_whole_interval():
     found = found_of(a=(0, 10, 10))  # nothing forgotten
     point, whole = (
-        judge({"held_out_drop": SimpleNamespace(limit=0.15, rule=rule)}, found)[0] for rule in ("point", "interval")
+        check_gates({"held_out_drop": SimpleNamespace(limit=0.15, rule=rule)}, found)[0]
+        for rule in ("point", "interval")
     )
     assert point["passed"] and not whole["passed"]
     assert whole["interval"][1] > 0.15 > whole["value"]
     assert "upper end" in whole["message"] and "FAILED" in whole["message"]
-    low = judge({"learning_accuracy": SimpleNamespace(limit=0.9, rule="interval")}, found)[0]
+    low = check_gates({"learning_accuracy": SimpleNamespace(limit=0.9, rule="interval")}, found)[0]
     assert low["passed"] == (low["interval"][0] >= 0.9)
 
 
 def test_a_limit_that_is_met_exactly_passes():
-    assert judge({"held_out_drop": 0.1}, found_of())[0]["passed"]  # 1 - 0.9 is not 0.1 in floats
-    close = judge({"held_out_drop": 0.0999}, found_of())[0]
+    assert check_gates({"held_out_drop": 0.1}, found_of())[0]["passed"]  # 1 - 0.9 is not 0.1 in floats
+    close = check_gates({"held_out_drop": 0.0999}, found_of())[0]
     assert close["message"].startswith("held_out_drop 0.1000 > 0.0999 FAILED")
 
 
@@ -141,7 +142,7 @@ def test_few_perfect_questions_do_not_pass_the_interval_rule():
     assert found["intervals"]["metrics"]["learning_accuracy"] == statistics.wilson(2, 2)
     assert found["intervals"]["metrics"]["average_accuracy"] == statistics.wilson(2, 2)
     assert found["intervals"]["metrics"]["forgetting"] is None
-    verdict = judge({"learning_accuracy": SimpleNamespace(limit=0.9, rule="interval")}, found)[0]
+    verdict = check_gates({"learning_accuracy": SimpleNamespace(limit=0.9, rule="interval")}, found)[0]
     assert verdict["reason"] == "a reached 1.000; the value itself would pass: more questions make its interval shorter"
     assert not verdict["passed"] and verdict["interval"][0] == pytest.approx(2 / (2 + statistics.Z**2))
 
@@ -175,7 +176,7 @@ def test_two_answers_to_one_row_are_noticed():
 
 
 def test_nothing_lost_is_said_so():
-    verdict = judge({"forgetting": 0.1}, found_of(a=(0, 9, 10)))[0]
+    verdict = check_gates({"forgetting": 0.1}, found_of(a=(0, 9, 10)))[0]
     assert verdict["passed"] and verdict["value"] == pytest.approx(-0.1)
     assert verdict["message"].endswith("nothing was lost")
 
@@ -185,6 +186,6 @@ def test_the_worst_suite_decides():
     for i, point in enumerate(POINTS):
         lines[point] += answered("safety", "s", (10, 9, 3)[i])
     found = numbers(["a", "b"], ["general", "safety"], POINTS, lines, True)
-    verdict = judge({"held_out_drop": 0.3}, found)[0]
+    verdict = check_gates({"held_out_drop": 0.3}, found)[0]
     assert verdict["value"] == pytest.approx(0.7)
     assert verdict["reason"].startswith("safety lost 0.700 (1.000 -> 0.300), general lost 0.100")

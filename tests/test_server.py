@@ -88,7 +88,7 @@ def test_three_failures_end_the_run(server, tiny_folder, tmp_path):
         raise ServerLost("no token for 5 s")
 
     with pytest.raises(RuntimeError, match="failed 3 times within 10 minutes: no token for 5 s"):
-        engine._surely(lost)
+        engine._with_recovery(lost)
     assert len(calls) == 3
     engine.close()
 

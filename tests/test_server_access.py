@@ -11,7 +11,7 @@ import pytest
 
 from cpt.errors import UserError
 from cpt.recipe import load
-from cpt.rollouts import serving
+from cpt.rollouts import server_process as serving
 from cpt.rollouts.client import ServerLost, Servers
 from cpt.rollouts.guard import Guard
 from helpers.recipes import RECIPES, write_recipe
@@ -94,7 +94,7 @@ def test_how_a_server_is_started(tiny_folder, tmp_path, monkeypatch):
     for port in (None, 8123):
         rollouts = {"engine": "server"} | ({"port": port} if port else {})
         settings = load(write_recipe(tmp_path / "recipe.yaml", RECIPES["rlvr"] | {"rollouts": rollouts}))
-        made = serving.Serving(settings, tiny_folder, tmp_path / "log", "gloo")
+        made = serving.ServerProcess(settings, tiny_folder, tmp_path / "log", "gloo")
         made.folder, made.key = tmp_path, "secret" if port else None
         words, environment = made._command(), made._environment()
         assert "-P" in words and environment["VLLM_HOST_IP"] == "10.0.0.5", "what the user has set stays"

@@ -90,12 +90,12 @@ def test_servers_of_different_age_of_which_one_dies(server, tiny_folder, tmp_pat
     from cpt import models, rollouts
     from cpt.recipe import load
     from cpt.rollouts import Sampling
-    from cpt.rollouts.serving import Serving
+    from cpt.rollouts.server_process import ServerProcess
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     own = load(write_recipe(tmp_path / "own.yaml", with_server(RECIPES["rlvr"], port=port)))
-    younger = Serving(own, tiny_folder, tmp_path / "server.log", "gloo")
+    younger = ServerProcess(own, tiny_folder, tmp_path / "server.log", "gloo")
     monkeypatch.setenv("VLLM_API_KEY", younger.key)  # the other one wants none
     younger.start()
     try:
@@ -168,9 +168,8 @@ def test_a_server_with_an_adapter_dies(tiny_folder, tmp_path):
 
 def test_a_question_without_an_answer_keeps_no_process_alive():
     """A server that is not ours hangs for good: the run ends nevertheless."""
-    program = (
-        "import time; from cpt.rollouts.client import Helpers; h = Helpers(2); h.submit(time.sleep, 600); h.leave()"
-    )
+    program = "import time; from cpt.rollouts.client import DaemonPool\n"
+    program += "pool = DaemonPool(2); pool.submit(time.sleep, 600); pool.leave()"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 

@@ -452,7 +452,7 @@ def test_errors_of_gpus_name_the_setting_and_a_value(said, recipes):
 
 
 def test_arguments_as_words_of_vllm_serve():
-    from cpt.rollouts.serving import flags
+    from cpt.rollouts.server_process import flags
 
     words = flags(
         {"dtype": "float32", "enforce_eager": True, "enable_lora": False, "hf_overrides": {"a": 1}, "seed": 0}

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cpt.rewards import Scorer, Scorers, told
+from cpt.rewards import Scorer, Scorers, failure_lines
 from cpt.rewards.function import missing
 
 JUDGE = """
@@ -167,7 +167,7 @@ def test_workers_that_never_come_up_are_not_tried_for_every_answer(tmp_path):
         scores = scorer.score(["a"] * 500, [{"id": "a"}] * 500)
         assert {score.error for score in scores} == {"died: the verifier ended its process (exit code 7): no GPU here"}
         assert time.monotonic() - began < 20
-        [line] = told(scorers.failures())
+        [line] = failure_lines(scorers.failures())
         assert "500 x died" in line and "no GPU here" in line
 
 
@@ -264,7 +264,7 @@ def test_another_verifier_in_the_middle_of_a_run_is_refused(cpt, tmp_path):
     for task in content["stream"]:
         task["metric"] = "mine:judge"
     file, out = write_recipe(tmp_path / "recipe.yaml", content), tmp_path / "run"
-    at = {"place": "cpt.loop.make", "call": 2, "signal": signal.SIGTERM}
+    at = {"place": "cpt.loop.train_task", "call": 2, "signal": signal.SIGTERM}
     assert cpt("run", file, "--out", out, "--quiet", at=at) == 143, cpt.output
     files = json.loads((out / "manifest.json").read_text())["verifiers"]["mine:judge"]
     assert {*files} == {"mine.py", "helper.py"}

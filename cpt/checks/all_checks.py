@@ -38,7 +38,7 @@ class Fit:
 
 
 @dataclass
-class Looked:
+class CheckResult:
     """What `check` saw that the plan says: what could not be looked at here, warnings, each task's samples, and how rows
     were read."""
 
@@ -48,7 +48,7 @@ class Looked:
     notes: list[str]
 
 
-def check(recipe: Recipe, out: Path, full: bool = False) -> Looked:
+def check(recipe: Recipe, out: Path, full: bool = False) -> CheckResult:
     """Look at all that `cpt run` would refuse.
 
     `full` downloads what is not here, and looks also where all is known to hold.
@@ -80,7 +80,7 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> Looked:
         elif not findings.problems:
             shown = letters_samples(recipe, suites)
     findings.check()
-    return Looked(unseen, findings.warnings, shown, stream.notes())
+    return CheckResult(unseen, findings.warnings, shown, stream.notes())
 
 
 def before_run(recipe: Recipe, out: Path) -> Stream:

@@ -96,7 +96,7 @@ class Overlong:
             return {place for each in self.found.values() for place, *_ in each}
         return self.emptied if self.action == "truncate" else set()
 
-    def settle(self, findings: Findings) -> dict[str, int]:
+    def report(self, findings: Findings) -> dict[str, int]:
         """Note what is refused, or what becomes of the rows: {left_out, cut}, how many rows, without zeros."""
         for (what, limit), rows in self.found.items():
             if self.action == "refuse" or (self.action == "truncate" and not limit.cuts):

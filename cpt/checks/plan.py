@@ -18,7 +18,7 @@ from cpt.sizes import size
 from cpt.tensor_files import read_header
 
 if TYPE_CHECKING:
-    from cpt.checks.all_checks import Looked
+    from cpt.checks.all_checks import CheckResult
 
 NO_VALIDATION = (
     "no rows, but strategies.{} searches on the validation rows of every task: give some, or take search out"
@@ -38,11 +38,11 @@ def counted(source: Any, split: str) -> int | None:
         return None
 
 
-def describe(recipe: Recipe, out: Path, looked: "Looked | None" = None) -> str:
+def describe(recipe: Recipe, out: Path, looked: "CheckResult | None" = None) -> str:
     """The plan as text: tasks, stages, rows, steps, evaluation, disk; and what the checks saw."""
     suites, samples = suites_of(recipe), looked.samples if looked else {}
     lines = [f"{recipe.name}: {recipe.description}".rstrip(": "), f"  model     {model_line(recipe)}"]
-    lines += [f"  run       {out}", f"  rollouts  {memory.words(recipe, config_of(recipe))}", "", "  stream"]
+    lines += [f"  run       {out}", f"  rollouts  {memory.batch_text(recipe, config_of(recipe))}", "", "  stream"]
     for number, task in enumerate(recipe.stream, start=1):
         lines.append(f"    {number:02d} {task.task}: {rows_line(task)}; judged by {task.verifier.kind}")
         for stage in task.stages:

@@ -130,7 +130,7 @@ class TokenChecks:
             self.check_chunk(this, place, chunk)
             place += len(chunk)
         self.warn_unreachable(this)
-        counts = long.settle(self.findings)
+        counts = long.report(self.findings)
         if counts:
             self.counts.setdefault(name, {})[split] = {"rows": len(rows)} | counts
         return rows.at([i for i in range(len(rows)) if i not in long.left_out]) if long.left_out else rows
@@ -361,7 +361,7 @@ class TokenChecks:
                 for row, name, form, taught in self.taught(this, named):
                     self.check_taught(this, row, name, form, taught)
                     long.look(places[id(row)], called(row), f"{{}} tokens with its {name}", len(taught.ids), limit)
-                long.settle(self.findings)
+                long.report(self.findings)
 
     # -- the encoder, row by row where the template refuses one --------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from cpt.evaluation.statistics import interval
 from cpt.files import write_whole
 from cpt.layout import check_sealed, check_strangers
 from cpt.recipe import Adapter, Evaluation, Model, Recipe, Suite, load, load_suite
-from cpt.rewards import Scorers, told
+from cpt.rewards import Scorers, failure_lines
 from cpt.rundir import RunDir, points_of
 from cpt.screen import Screen, hush_libraries
 from cpt.stop import PROMPT, listening
@@ -68,7 +68,7 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
                 stop=stop,
                 label=f"evaluating {folder}",
             )
-        for line in told(ranks.gather(scorers.failures())):
+        for line in failure_lines(ranks.gather(scorers.failures())):
             screen.warn(line)
     if ranks.is_main():
         show(lines, cost, screen)

@@ -81,11 +81,11 @@ class Encoding:
             ids.pop()
         if not ids or ids[-1] not in probe.ends:
             return Form(
-                False, f"the model stops at {self.words(self.stop_ids)}, where its chat template ends no answer"
+                False, f"the model stops at {self.tokens_text(self.stop_ids)}, where its chat template ends no answer"
             )
         if not probe.text(ids).endswith(PROBE["completion"]):
             return Form(False, "the tokenizer cannot spell a plain question")
-        return Form(True, f"its chat template ends answers with {self.words(ids[-1:])}, where the model stops")
+        return Form(True, f"its chat template ends answers with {self.tokens_text(ids[-1:])}, where the model stops")
 
     def of(self, spec) -> "Encoder":
         """The encoder of the task `spec`. Raises UserError for a `stop` that is not a single token."""
@@ -95,7 +95,7 @@ class Encoding:
         encoder.keep, encoder.drops_long = spec.special_tokens == "keep", spec.overlong == "drop"
         return encoder
 
-    def words(self, ids: Sequence[int]) -> str:
+    def tokens_text(self, ids: Sequence[int]) -> str:
         """The tokens of these ids, for people."""
         return ", ".join(repr(self.tokenizer.decode([each])) for each in ids)
 

@@ -71,7 +71,7 @@ class Rows(Sequence):
         self._lines.append(line)
         self._sources.append(max(0, len(self._files) - 1))
 
-    def whole(self) -> "Rows":
+    def finished(self) -> "Rows":
         """Itself, when all rows are added."""
         if any(name is not None for name in self._names):
             names = [
@@ -133,4 +133,4 @@ def made(rows: Iterable[Row], prefix: str) -> Rows:
     packed = Rows()
     for number, row in enumerate(rows):
         packed.add(dict(row), number)
-    return packed.whole().called(prefix)
+    return packed.finished().called(prefix)

@@ -54,7 +54,7 @@ def rows_of(parts: Iterable[Part], source: Any, where: str) -> Rows:
     if problems:
         raise RecipeErrors(problems)
     rows.notes = notes(mapping, where, list(columns), len(rows), total)
-    return rows.whole()
+    return rows.finished()
 
 
 def notes(mapping: Mapping, where: str, columns: list[str], kept: int, total: int) -> list[str]:

@@ -156,7 +156,7 @@ def evaluate(
             stop.check()
     with screen.progress(f"{label}: judging the answers"):
         texts = [q.encoder.text(each.token_ids) for q, each in zip(questions, completions, strict=True)]
-        lines = judge(questions, texts, [c.finished for c in completions], scorers)
+        lines = score_answers(questions, texts, [c.finished for c in completions], scorers)
         stop.check()
     engine.release()
     del model
@@ -174,7 +174,7 @@ def share_of(found: list[Batch]) -> list[Batch]:
     return mine + [Batch([], [], Sampling(max_tokens=1))] * (-(-len(found) // world) - len(mine))
 
 
-def judge(questions: list[Question], texts: list[str], finished: list[bool], scorers: Scorers) -> list[dict]:
+def score_answers(questions: list[Question], texts: list[str], finished: list[bool], scorers: Scorers) -> list[dict]:
     """The lines of these answers, scored task by task by the task's verifier."""
     lines: list[dict | None] = [None] * len(questions)
     by_task: dict[tuple, list[int]] = {}

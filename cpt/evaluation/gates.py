@@ -15,7 +15,7 @@ NAMED = 3  # tasks that a message names
 ROUNDING = 1e-9  # a value that equals its limit but for rounding passes
 
 
-def judge(gates: Mapping[str, Any], found: dict) -> list[dict]:
+def check_gates(gates: Mapping[str, Any], found: dict) -> list[dict]:
     """The verdicts, in the order of the recipe: `gates` maps a name to a number or an object with `limit` and `rule`.
 
     `found` is what `results.numbers` returns, of a whole stream. Each verdict has name, limit, direction (max or min),
@@ -29,7 +29,7 @@ def verdict(name: str, gate: Any, found: dict) -> dict:
     direction, measure = GATES[name]
     value, interval, reason = measure(found)
     assert value is not None, f"gate {name}: its value cannot exist in this stream (`cpt check` refuses that)"
-    judged = judged_number(value, interval, direction, rule)
+    judged = compared_number(value, interval, direction, rule)
     passed = keeps(judged, limit, direction)
     sign = {("max", True): "<=", ("max", False): ">", ("min", True): ">=", ("min", False): "<"}[direction, passed]
     what, number, bound = name, *apart(judged, limit)
@@ -52,7 +52,7 @@ def verdict(name: str, gate: Any, found: dict) -> dict:
     }
 
 
-def judged_number(value: float, interval: tuple[float, float], direction: str, rule: str) -> float:
+def compared_number(value: float, interval: tuple[float, float], direction: str, rule: str) -> float:
     """What is held against the limit: the value, or the end of its interval that lies nearer to failing."""
     return value if rule == "point" else interval[1] if direction == "max" else interval[0]
 

@@ -3,7 +3,7 @@
 import itertools
 
 from cpt import manifest
-from cpt.evaluation.gates import judge
+from cpt.evaluation.gates import check_gates
 from cpt.evaluation.results import numbers
 from cpt.files import write_json
 from cpt.recipe import Recipe, suites_of
@@ -37,7 +37,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> dict:
         "tasks": tasks,
         **found,
         "cost": costs(stages, evaluation_cost),
-        "gates": judge(recipe.evaluation.gates, found) if complete else [],
+        "gates": check_gates(recipe.evaluation.gates, found) if complete else [],
         "points": [str(rundir.point(point).relative_to(rundir.path)) for point in points],
         "stages": stages,
         "evaluation_cost": evaluation_cost,

@@ -12,7 +12,7 @@ DEFAULT = "transformers"
 OF_A_STARTED_SERVER = "a server that the run starts (no `url`)"
 
 
-def settle_engine(root: Node, mistakes: Mistakes) -> list[str]:
+def normalize_engine(root: Node, mistakes: Mistakes) -> list[str]:
     """Give `rollouts` an engine, and take away what only others have; a line for each setting that is left unused."""
     rollouts = root.value.get("rollouts")
     if rollouts is None or not isinstance(rollouts.value, dict):

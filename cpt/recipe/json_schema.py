@@ -11,7 +11,7 @@ def schema() -> dict[str, Any]:
 
     A recipe that extends another says only what it changes, and null takes a key out.
     """
-    made = whole()
+    made = full_schema()
     definitions = made.pop("$defs")
     changes = changing(made)
     gone = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "null"}}
@@ -45,7 +45,7 @@ def changing(schema: Any) -> Any:
     return changed
 
 
-def whole() -> dict[str, Any]:
+def full_schema() -> dict[str, Any]:
     """The schema of a recipe that stands alone."""
     made = Recipe.model_json_schema(mode="validation")
     definitions = made["$defs"]

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from cpt.errors import Problem, RecipeErrors
 from cpt.recipe import trl_arguments
 from cpt.recipe.adapter import bias_problems, decided_problems, initialisation_problems
-from cpt.recipe.engine import settle_engine
+from cpt.recipe.engine import normalize_engine
 from cpt.recipe.hints import instead
 from cpt.recipe.messages import members, tags, validate
 from cpt.recipe.nodes import (
@@ -23,11 +23,11 @@ from cpt.recipe.nodes import (
     make_paths_absolute,
     matching,
     merge,
+    normalize_rewards,
     override,
     place,
     read,
     read_with_bases,
-    settle_rewards,
     steps_to,
 )
 from cpt.recipe.schema import Recipe, Suite
@@ -45,8 +45,8 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeErrors: every mistake that was found, each with file, line, key, and the nearest valid name.
     """
     mistakes = Mistakes()
-    root = whole(name, overrides)
-    settle_engine(root, mistakes)
+    root = composed(name, overrides)
+    normalize_engine(root, mistakes)
     apply_defaults(Recipe, root, mistakes)
     recipe = validate(Recipe, root, mistakes)
     check_arguments(root, mistakes)
@@ -57,26 +57,26 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def whole(name: str | Path, overrides: Sequence[str]) -> Node:
+def composed(name: str | Path, overrides: Sequence[str]) -> Node:
     """The recipe of that name over its bases and under its overrides. Raises RecipeErrors."""
     mistakes = Mistakes()
     root = read_with_bases(find("recipes", name), ())
     for text in overrides:
         override(root, text, mistakes)
     mistakes.check()
-    settle_rewards(root, Path.cwd())
+    normalize_rewards(root, Path.cwd())
     make_paths_absolute(root)
     return root
 
 
 def unused(name: str | Path, overrides: Sequence[str] = ()) -> list[str]:
     """A line for each setting of that recipe that goes with another engine than the one that it was switched to."""
-    return settle_engine(whole(name, overrides), Mistakes())
+    return normalize_engine(composed(name, overrides), Mistakes())
 
 
 def placed(error: RecipeErrors, name: str | Path, overrides: Sequence[str]) -> RecipeErrors:
     """The same mistakes with the file and line of their keys, where the recipe has them; in the order of their places."""
-    root = whole(name, overrides)
+    root = composed(name, overrides)
     found = []
     for problem in error.problems:
         node = root.at(steps_to(root, problem.key))

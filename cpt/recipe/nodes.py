@@ -82,7 +82,7 @@ def read(file: Path) -> Node:
     root = parse(text_of(file), file)
     if not isinstance(root.value, dict):
         raise RecipeErrors([Problem(file, None, "", "must be a map of keys to values")])
-    settle_rewards(root, file.resolve().parent)
+    normalize_rewards(root, file.resolve().parent)
     return root
 
 
@@ -132,12 +132,12 @@ def absolute(node: Node) -> str:
     return str(folder / os.path.expanduser(node.value))
 
 
-def settle_rewards(root: Node, folder: Path) -> None:
+def normalize_rewards(root: Node, folder: Path) -> None:
     """All rewards and metrics in their long form."""
     for tasks in ("stream", "tasks"):
         for name in ("reward", "metric"):
             for parent, key in matching(root, [tasks, "*", name]):
-                parent.value[key] = settle(parent.value[key], folder)
+                parent.value[key] = normalize_reward(parent.value[key], folder)
 
 
 def matching(node: Node, pattern: Sequence[str]) -> Iterator[tuple[Node, Any]]:
@@ -164,7 +164,7 @@ def expand_reward(value: Any) -> Any:
     return value
 
 
-def settle(node: Node, folder: Path) -> Node:
+def normalize_reward(node: Node, folder: Path) -> Node:
     """A reward in its long form; a user's function remembers the folder of its recipe."""
     if isinstance(node.value, str | list):
         node = wrap(expand_reward(node.plain()), node.file, node.line)
@@ -175,7 +175,7 @@ def settle(node: Node, folder: Path) -> Node:
             if isinstance(place.value, str):
                 place.value = absolute(place)
         for parent, key in matching(node, ["parts", "*", "reward"]):
-            parent.value[key] = settle(parent.value[key], folder)
+            parent.value[key] = normalize_reward(parent.value[key], folder)
     return node
 
 

@@ -1,6 +1,6 @@
 """What the report shows, as plain values that both templates read: the verdict first, then the numbers behind it."""
 
-from cpt.evaluation.gates import digits_apart, judged_number, keeps
+from cpt.evaluation.gates import compared_number, digits_apart, keeps
 from cpt.evaluation.metrics import forgetting_by_task
 from cpt.report import colormap, examples, training
 from cpt.report.charts import columns_of, gauge, stream_chart
@@ -97,7 +97,9 @@ def sentence(gate: dict) -> str:
 
 def digits_of(gate: dict) -> int:
     """Decimals that show on which side of the limit the gate's number lies."""
-    return digits_apart(judged_number(gate["value"], gate["interval"], gate["direction"], gate["rule"]), gate["limit"])
+    return digits_apart(
+        compared_number(gate["value"], gate["interval"], gate["direction"], gate["rule"]), gate["limit"]
+    )
 
 
 def summary(results: dict) -> str:
@@ -149,7 +151,7 @@ def tiles(results: dict) -> list[dict]:
 
 def alone(gate: dict, value: float, ends) -> dict:
     """The gate on all suites, as if it judged this one only."""
-    judged = judged_number(value, ends, gate["direction"], gate["rule"])
+    judged = compared_number(value, ends, gate["direction"], gate["rule"])
     return gate | {"value": value, "interval": ends, "passed": keeps(judged, gate["limit"], gate["direction"])}
 
 

@@ -35,7 +35,7 @@ def kind_of(error: str) -> str:
     return error.split(":")[0]
 
 
-def told(failures: Sequence[Failure]) -> list[str]:
+def failure_lines(failures: Sequence[Failure]) -> list[str]:
     """One line for each way in which a verifier failed, over all processes: how often, and one example."""
     times: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], str] = {}

@@ -41,5 +41,5 @@ def start(recipe: Recipe, base: Path, place: Path, probes: Sequence[list[int]], 
     ids) on which engine and policy are compared after every sync; what the engine prints goes to `logfile`.
     """
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    log.info("rollouts: %s", memory.words(recipe, config))
+    log.info("rollouts: %s", memory.batch_text(recipe, config))
     return ENGINES[recipe.rollouts.engine](recipe, base, place, probes, logfile)

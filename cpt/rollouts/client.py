@@ -26,7 +26,7 @@ class ServerLost(Exception):
     """A server is gone, hangs, or failed inside: start it again (where it is ours) and ask once more."""
 
 
-class Helpers:
+class DaemonPool:
     """Threads that ask, and that nobody waits for: a server that hangs must not keep the run from going on, or ending."""
 
     def __init__(self, number: int):
@@ -88,7 +88,7 @@ class Servers:
         return answer.json() if is_json else None
 
     def get(self, url: str, path: str, patience: float | None = None) -> httpx.Response:
-        helpers = Helpers(1)
+        helpers = DaemonPool(1)
         return helpers.results([helpers.submit(self._asked, "GET", url, path, patience or self.patience)])[0]
 
     def _asked(
@@ -111,7 +111,7 @@ class Servers:
         return self.post_each(path, [body] * len(self.urls), patience)
 
     def post_each(self, path: str, bodies: Sequence[dict | None], patience: float | None = None) -> list[Any]:
-        helpers = Helpers(len(self.urls))
+        helpers = DaemonPool(len(self.urls))
         words = self._words(path, bodies)
         return helpers.results([helpers.submit(self.post, *each, patience or self.patience) for each in words])
 

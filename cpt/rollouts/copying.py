@@ -23,7 +23,7 @@ from cpt.models import save_adapter, stop_ids
 from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, StaleWeights, Tensors, each_sampling, groups
 from cpt.rollouts.batches import Limits
-from cpt.rollouts.fingerprints import Witness, adapter_digests
+from cpt.rollouts.fingerprints import WeightDigests, adapter_digests
 from cpt.rollouts.proof import policy_logprobs
 
 TOGETHER = Limits(1024)  # prompts of an evaluation in one call: vLLM makes its own batches of them
@@ -93,7 +93,7 @@ class CopyingEngine(ABC):
         if hasattr(model, "peft_config"):
             return self._send_adapter(model)
         self.adapter = None
-        witness = Witness(model)
+        witness = WeightDigests(model)
         whole = tensors() if tensors else ((name, each.detach()) for name, each in model.named_parameters())
         watched = witness.watch(whole)
         if self.recipe.adapter is None:

@@ -26,7 +26,7 @@ def is_norm(name: str, tensor: torch.Tensor) -> bool:
     return tensor.dim() == 1 and "norm" in name
 
 
-class Witness:
+class WeightDigests:
     """Looks at the policy's tensors as they travel, and remembers what an engine must then have.
 
     A whole tensor is only here while it is sent, so the rows of embedding and head that are compared are kept (on the CPU).

@@ -15,7 +15,7 @@ NAMES = {  # what the configs of the families call it; the first name that is th
 }
 
 
-def words(recipe: Recipe, config: Mapping[str, Any]) -> str:
+def batch_text(recipe: Recipe, config: Mapping[str, Any]) -> str:
     """The engine and its largest batch, with the memory of that where `config`, the model's, says it."""
     rollouts = recipe.rollouts
     if not isinstance(rollouts, TransformersRollouts):

@@ -20,10 +20,10 @@ from cpt.errors import EngineFailed, UserError
 from cpt.models import load_config
 from cpt.recipe import Recipe
 from cpt.rollouts.base import Completion, Sampling, Tensors, each_sampling
-from cpt.rollouts.client import CONNECTIONS, LOOKS, Helpers, ServerLost, Servers
+from cpt.rollouts.client import CONNECTIONS, LOOKS, DaemonPool, ServerLost, Servers
 from cpt.rollouts.copying import ADAPTER, CopyingEngine, Request
 from cpt.rollouts.fingerprints import SHAPE
-from cpt.rollouts.serving import Serving
+from cpt.rollouts.server_process import ServerProcess
 from cpt.rollouts.transfer import Directory, Gloo, VllmTransfer, choose
 from cpt.stop import current
 
@@ -43,9 +43,9 @@ class ServerEngine(CopyingEngine):
     def __init__(self, recipe: Recipe, base: Path, place: Path, probes: Sequence[list[int]], logfile: Path):
         settings = recipe.rollouts
         super().__init__(recipe, settings.directory or place, probes)
-        self.serving: Serving | None = None
+        self.serving: ServerProcess | None = None
         self.failures: deque[float] = deque()
-        self.guarded = False  # inside `_surely`: what is lost here is begun anew by it, weights and all
+        self.guarded = False  # inside `_with_recovery`: what is lost here is begun anew by it, weights and all
         self.base = base
         ranks.on_main(self._open, place)
 
@@ -55,7 +55,7 @@ class ServerEngine(CopyingEngine):
         adapter = self.recipe.adapter is not None
         self.transfer_name = choose(settings, adapter)
         if settings.url is None:
-            self.serving = Serving(self.recipe, self.base, place.parent / "server.log", self.transfer_name)
+            self.serving = ServerProcess(self.recipe, self.base, place.parent / "server.log", self.transfer_name)
             self.serving.start()
             urls = [self.serving.url]
         else:
@@ -141,7 +141,7 @@ class ServerEngine(CopyingEngine):
         return ranks.on_main(self._sync, model, tokenizer, tensors)
 
     def _sync(self, model, tokenizer, tensors: Tensors | None) -> dict[str, float]:
-        return self._surely(super().sync, model, tokenizer, tensors, resend=False)
+        return self._with_recovery(super().sync, model, tokenizer, tensors, resend=False)
 
     def _push(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
         self.transfer.send(tensors)
@@ -195,12 +195,12 @@ class ServerEngine(CopyingEngine):
     def _complete(self, requests: list[Request], on_done: Callable[[int], None] | None) -> list[list[Completion]]:
         if self.guarded:  # the probes of a proof: a server lost here has lost the weights that they are to prove
             return self._complete_once(requests, on_done)
-        return self._surely(self._complete_once, requests, on_done)
+        return self._with_recovery(self._complete_once, requests, on_done)
 
     def _complete_once(self, requests: list[Request], on_done) -> list[list[Completion]]:
         together = batches(requests, min(TOGETHER, -(-len(requests) // len(self.servers.urls))))
         made: list[list[Completion] | None] = [None] * len(requests)
-        helpers = Helpers(min(len(together), CONNECTIONS * len(self.servers.urls)))
+        helpers = DaemonPool(min(len(together), CONNECTIONS * len(self.servers.urls)))
         try:
             asked = {}
             for number, places in enumerate(together):
@@ -263,7 +263,7 @@ class ServerEngine(CopyingEngine):
 
     # -- failures --------------------------------------------------------------------------------------------------------
 
-    def _surely(self, what: Callable, *arguments, resend: bool = True):
+    def _with_recovery(self, what: Callable, *arguments, resend: bool = True):
         """What `what` returns; a lost server is started again, given the policy (`resend`), and asked again."""
         self.guarded, lost = True, None
         try:

@@ -26,7 +26,7 @@ from cpt.errors import UserError
 from cpt.files import apply_umask
 from cpt.recipe import ServerRollouts
 from cpt.rollouts.buckets import Channel, Named, address_towards, send
-from cpt.rollouts.client import Helpers, ServerLost, Servers
+from cpt.rollouts.client import DaemonPool, ServerLost, Servers
 
 SHARD_BYTES = 2 * 2**30
 LOADING = 10  # times the patience of a small question: what a server may take for all the weights
@@ -125,7 +125,7 @@ def listening_beside(call: Callable, *arguments) -> Iterator[None]:
 
     Nothing waits for the call once the block has failed: the server may never answer it.
     """
-    beside = Helpers(1)
+    beside = DaemonPool(1)
     listening = beside.submit(call, *arguments)
     try:
         yield

@@ -44,7 +44,7 @@ def run(stage: Stage, services: Services, rows, strategies) -> dict:
                 strategy.save(folder_of(stage, number) / "strategies" / strategy.name)
             ranks.barrier()
             ranks.on_main(commit_round, stage, number, records)
-    return whole(records)
+    return one_record(records)
 
 
 def train_round(stage: Stage, services: Services, number: int, present: Path, rows: Dataset, strategies) -> dict:
@@ -193,7 +193,7 @@ def last_sealed(stage: Stage, services: Services) -> int:
     return last
 
 
-def whole(records: list[dict]) -> dict:
+def one_record(records: list[dict]) -> dict:
     """One record of all rounds: sums, the highest peak of memory, and every round's notes."""
     summed = ("steps", "train_tokens", "rollout_tokens")
     errors = sum((Counter(record["verifier_errors"]) for record in records), Counter())

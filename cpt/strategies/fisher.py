@@ -51,7 +51,7 @@ class Squares(TrainerCallback):
         self.weights = list(tensors.trained(model).values())
 
     def on_step_end(self, args, state, control, optimizer=None, **_):
-        """Looked at with the first step, not when a stage of hours is over."""
+        """CheckResult at with the first step, not when a stage of hours is over."""
         if self.optimizer is None and not keeps_squares(optimizer, self.weights):
             raise UserError(
                 f"{self.key}.args.optim: {args.optim.value} keeps no whole mean of squared gradients (exp_avg_sq), which "

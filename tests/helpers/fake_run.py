@@ -5,7 +5,7 @@ import math
 import random
 from pathlib import Path
 
-from cpt.evaluation.gates import judge
+from cpt.evaluation.gates import check_gates
 from cpt.evaluation.results import numbers
 
 TASKS = ("reverse", "caesar", "sort", "double")
@@ -149,7 +149,7 @@ def write_results(folder: Path, tasks, points, lines, stages, gates, k) -> None:
             "rollout_tokens": sum(each["rollout_tokens"] for each in [*stages, *cost.values()]),
             "peak_memory_bytes": max((stage["peak_memory_bytes"] for stage in stages), default=None),
         },
-        "gates": judge(gates, found) if complete else [],
+        "gates": check_gates(gates, found) if complete else [],
         "points": [f"points/{point}" for point in points], "stages": stages, "evaluation_cost": cost,
         "logged": (folder / "metrics.jsonl").read_text().count("\n"),
     }  # fmt: skip

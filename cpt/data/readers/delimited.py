@@ -37,7 +37,7 @@ def records(file: Path, options) -> Iterator[tuple[int, Record]]:
                 header = checked_header(file, cells, delimiter)
                 named = [(place, name) for place, name in enumerate(header) if name]
             elif len(cells) != len(header):
-                yield begin, Broken("has another number of cells than the header", words(cells, header))
+                yield begin, Broken("has another number of cells than the header", cells_text(cells, header))
             else:
                 yield begin, {name: cells[place] or None for place, name in named}
     except csv.Error as error:
@@ -73,7 +73,7 @@ def checked_header(file: Path, cells: list[str], delimiter: str) -> list[str]:
     return cells
 
 
-def words(cells: list[str], header: list[str]) -> str:
+def cells_text(cells: list[str], header: list[str]) -> str:
     """`: 3, not 2`, and what to do."""
     more = "put cells that hold the delimiter in quotes" if len(cells) > len(header) else "a cell is missing"
     return f": {len(cells)}, not {len(header)}: {more}"

@@ -66,7 +66,7 @@ def filtered(stage: Stage, services: Services, rows: Dataset, config) -> tuple[D
         UserError: fewer prompts are left than one generation takes.
         Interrupted: a signal came while prompts were rolled out.
     """
-    judged, spent = made_once(stage, services, "filter", lambda: _judge(stage, services, rows, config))
+    judged, spent = made_once(stage, services, "filter", lambda: _try_prompts(stage, services, rows, config))
     judged = sorted(judged)
     places = [place for _, place, _, kept, _ in judged if kept]
     dropped = [
@@ -101,7 +101,7 @@ def _are_trained_on(stage: Stage, config) -> bool:
     return alike and config.shuffle_dataset and stage.spec.dynamic_sampling is None
 
 
-def _judge(stage: Stage, services: Services, rows: Dataset, config) -> list[tuple]:
+def _try_prompts(stage: Stage, services: Services, rows: Dataset, config) -> list[tuple]:
     """(turn, place, row id, kept, rollouts) of this rank's share of the prompts that are looked at, turn by turn.
 
     The rollouts of as many kept prompts stay as one generation takes: no more can be needed, on whatever rank they are.

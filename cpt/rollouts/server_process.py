@@ -37,7 +37,7 @@ LONGEST_NAME = len("/cpt-12345678/") + 36  # bytes of what stands there, of vLLM
 log = logging.getLogger(__name__)
 
 
-class Serving:
+class ServerProcess:
     """The server's process. `logfile` takes all that it prints; `transfer` is how it will be given weights."""
 
     def __init__(self, recipe: Recipe, base: Path, logfile: Path, transfer: str):
