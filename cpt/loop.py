@@ -3,6 +3,7 @@
 import gc
 import logging
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from cpt.files import replace_folder
 from cpt.mending import mend_run, mend_task
 from cpt.progress import pace_text
 from cpt.recipe import Recipe
+from cpt.records import MergeRecord, StageRecord
 from cpt.rewards import Failure, Scorer, Scorers, TaskScorers, failure_lines
 from cpt.rundir import Point, RunDir, open_run, points_of
 from cpt.screen import Screen, hush_libraries, logs_to
@@ -168,15 +170,17 @@ def train_task(this: Run, point: Point) -> None:
 def finish_task(this: Run, point: Point, stage: Stage, services: Services, states: Path) -> None:
     """What the strategies make of the last stage's model, committed as the point. `states` are theirs, after that stage."""
     load_states(this, states)
-    model, served = stage.target, None
+    model, served, merges = stage.target, None, []
     for strategy in this.strategies:
-        model = strategy.after_task(stage, services, model) or model
+        if (outcome := strategy.after_task(stage, services, model)) is not None:
+            model = outcome.folder or model
+            merges += [] if outcome.record is None else [outcome.record]
     for strategy in this.strategies:
         served = strategy.served(stage, services) or served
     served = None if served == model else served
     states = this.rundir.work(point) / "strategies"
     save_states(this, states)
-    ranks.on_main(commit, this, point, model, served, states)
+    ranks.on_main(commit, this, point, model, served, states, merges)
 
 
 def load_states(this: Run, folder: Path) -> None:
@@ -191,15 +195,16 @@ def save_states(this: Run, folder: Path) -> None:
     ranks.barrier()
 
 
-def commit(this: Run, point: Point, model: Path, served: Path | None, states: Path) -> None:
+def commit(
+    this: Run, point: Point, model: Path, served: Path | None, states: Path, merges: Sequence[MergeRecord]
+) -> None:
     records = [this.rundir.stage_record(point, name) for name in stage_names(this, point)]
-    note_merges(this, records[-1])
+    add_merges(records[-1], merges)
     this.rundir.commit(point, model, records, states, served)
 
 
-def note_merges(this: Run, record: dict) -> None:
-    """Add to the record of a stage what the strategies have just merged: after it, or after its task."""
-    merges = [merged for strategy in this.strategies if (merged := strategy.merged())]
+def add_merges(record: StageRecord, merges: Sequence[MergeRecord]) -> None:
+    """Add to the record of a stage what strategies have merged: after it, or after its task."""
     if merges:
         record["merges"] = [*record.get("merges", ()), *merges]
 
@@ -280,7 +285,7 @@ def scorer_of(this: Run, task: TaskData) -> Scorer:
     return this.scorers.get((task.spec.reward or task.spec.verifier).model_dump())
 
 
-def run_stage(this: Run, stage: Stage, services: Services) -> dict:
+def run_stage(this: Run, stage: Stage, services: Services) -> StageRecord:
     """Train one stage and say in one line what it did."""
     rows = stage_rows(stage.task, stage.spec.kind)
     for strategy in this.strategies:
@@ -297,10 +302,10 @@ def run_stage(this: Run, stage: Stage, services: Services) -> dict:
         )
     gc.collect()
     for strategy in this.strategies:
-        instead = strategy.after_stage(stage, services, rows)
-        if instead is not None:
-            ranks.on_main(replace_folder, stage.target, instead)
-    note_merges(this, record)
+        if (outcome := strategy.after_stage(stage, services, rows)) is not None:
+            if outcome.folder is not None:
+                ranks.on_main(replace_folder, stage.target, outcome.folder)
+            add_merges(record, [] if outcome.record is None else [outcome.record])
     pace = pace_text(record["steps"] / max(record["seconds"], 1e-3), "step")
     notes = "".join(f"; {note}" for note in record["notes"])
     this.screen.line(

@@ -84,7 +84,7 @@ class MergeMethod:
         least, most: numbers of models.
         needs_base: whether it works on what the models changed of a base.
         needs_fisher: whether it wants a diagonal of the Fisher information of each model.
-        in_recipes: whether the strategy `merge` has it.
+        in_run: its module in cpt/strategies/merge and its class there; None where the strategy `merge` has it not.
         changes_of: in a run, the point whose changes it joins: 00-base, or the one before the task.
         needs_memory: whether, in a run, its second model is trained on rows kept of earlier tasks.
         refused: what else a recipe cannot ask of it.
@@ -100,7 +100,7 @@ class MergeMethod:
     least: int = 1
     most: int | None = None
     needs_fisher: bool = False
-    in_recipes: bool = True
+    in_run: str | None = None
     changes_of: Literal["base", "previous"] | None = None
     needs_memory: bool = False
     refused: tuple[Refused, ...] = ()
@@ -131,6 +131,8 @@ class MergeMethod:
 
 
 TWO = {"least": 2, "most": 2}
+INTERPOLATION = "interpolation.Interpolation"
+CHANGES = {"changes_of": "base", "in_run": "changes.Changes"}
 DARE = {"scale": 1.0, "density": 0.1, "seed": 0}
 AFTER_TASK = "take after task"
 
@@ -142,10 +144,16 @@ _METHODS = (
         "sum w_i theta_i / sum w_i",
         "2203.05482",
         least=2,
-        in_recipes=False,
     ),
     MergeMethod(
-        "soup", "average.Soup", "plain mean", "the plain mean (no weights)", "2203.05482", weight=None, least=2
+        "soup",
+        "average.Soup",
+        "plain mean",
+        "the plain mean (no weights)",
+        "2203.05482",
+        weight=None,
+        least=2,
+        in_run=INTERPOLATION,
     ),
     MergeMethod(
         "wise",
@@ -155,6 +163,7 @@ _METHODS = (
         "2109.01903",
         weight=0.5,
         **TWO,
+        in_run=INTERPOLATION,
     ),
     MergeMethod(
         "slerp",
@@ -164,6 +173,7 @@ _METHODS = (
         "Shoemake 1985",
         weight=0.5,
         **TWO,
+        in_run=INTERPOLATION,
         refused=(Refused("sources", ("all",), "slerp is between two models: sources must be previous or base"),),
     ),
     MergeMethod(
@@ -174,6 +184,7 @@ _METHODS = (
         "2111.09832",
         least=2,
         needs_fisher=True,
+        in_run="fisher.Fisher",
         refused=(
             Refused(
                 "sources",
@@ -201,7 +212,7 @@ _METHODS = (
         "theta_0 + lambda sum w_i tau_i",
         "2212.04089",
         {"scale": 0.3},
-        changes_of="base",
+        **CHANGES,
     ),
     MergeMethod(
         "ties",
@@ -211,7 +222,7 @@ _METHODS = (
         "parameter elect the sign of sum w_i tau_i; theta_0 + lambda times the weighted mean of those that agree",
         "2306.01708",
         {"scale": 1.0, "density": 0.2, "trim": "tensor"},
-        changes_of="base",
+        **CHANGES,
     ),
     MergeMethod(
         "dare",
@@ -221,7 +232,7 @@ _METHODS = (
         "w_i of what is left",
         "2311.03099",
         DARE,
-        changes_of="base",
+        **CHANGES,
     ),
     MergeMethod(
         "dare-ties",
@@ -230,7 +241,7 @@ _METHODS = (
         "the same, joined as `ties` does (sign, mean of those that agree)",
         "2311.03099",
         DARE,
-        changes_of="base",
+        **CHANGES,
     ),
     MergeMethod(
         "della",
@@ -240,7 +251,7 @@ _METHODS = (
         "epsilon, and what is left is rescaled to the tensor's sum of magnitudes",
         "2406.11617",
         {"scale": 1.0, "density": 0.5, "epsilon": 0.15, "seed": 0},
-        changes_of="base",
+        **CHANGES,
     ),
     MergeMethod(
         "breadcrumbs",
@@ -250,7 +261,7 @@ _METHODS = (
         "w_i of it",
         "2312.06795",
         {"scale": 1.0, "density": 0.9, "gamma": 0.01},
-        changes_of="base",
+        **CHANGES,
     ),
     MergeMethod(
         "model-stock",
@@ -261,7 +272,7 @@ _METHODS = (
         "2403.19522",
         weight=None,
         least=2,
-        changes_of="base",
+        **CHANGES,
         refused=(
             Refused(
                 "sources",
@@ -278,7 +289,7 @@ _METHODS = (
         "2407.06322",
         {"scale": 0.5},
         weight=None,
-        changes_of="base",
+        **CHANGES,
     ),
     MergeMethod(
         "aim",
@@ -291,6 +302,7 @@ _METHODS = (
         **TWO,
         changes_of="previous",
         needs_memory=True,
+        in_run="aim.Aim",
         refused=(
             Refused(
                 "memory",
@@ -314,7 +326,7 @@ _METHODS = (
     ),
 )
 METHODS: dict[str, MergeMethod] = {method.name: method for method in _METHODS}
-RECIPE_METHODS = {name: method for name, method in METHODS.items() if method.in_recipes}
+RECIPE_METHODS = {name: method for name, method in METHODS.items() if method.in_run is not None}
 
 
 def having(option: str, methods: Mapping[str, MergeMethod] = METHODS) -> list[str]:

@@ -84,12 +84,37 @@ class MergeMemory(TypedDict):
 
 
 class MergeRecord(Spent):
+    """What a merge did, under `merges` of a stage. `value` is of `option`, the method's weight or scale; `points` are the old
+    models; `curve` is of a search, else empty; `told` says it in a line; `memory` is of a second model that was trained."""
+
     strategy: str
-    option: str | None
+    method: NotRequired[str]
     after: NotRequired[Literal["stage", "task"]]
+    feed_back: NotRequired[bool]
+    option: str | None
+    points: NotRequired[list[str]]
+    value: NotRequired[float | None]
+    merged: NotRequired[bool]
     curve: list[Candidate]
     told: str
     memory: NotRequired[MergeMemory]
+
+
+class Rehearsal(TypedDict):
+    """rehearsal.json: what the training of a merge's second model took."""
+
+    rows: Count
+    steps: Count
+    seconds: float
+    train_tokens: Count
+
+
+class ValidationResult(TypedDict):
+    """Of judged.json, which is {a value of a merge's search: this}. `accuracy` is of each task on its validation rows."""
+
+    accuracy: dict[str, float]
+    seconds: float
+    rollout_tokens: Count
 
 
 class FilterRecord(TypedDict):

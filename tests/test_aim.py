@@ -15,7 +15,7 @@ from cpt.checks.tokens import TokenChecks
 from cpt.data.memory import kept, sft_forms
 from cpt.data.stream import load_stream
 from cpt.recipe import dump, load
-from cpt.strategies.merge import weights_of_aim
+from cpt.strategies.merge.aim import weights_of_changes
 from helpers.merge_strategy import context, model, strategy, tensors, weights
 from helpers.recipes import ARGS, mistakes, short, write_recipe
 from helpers.same_end import assert_same_end
@@ -59,9 +59,9 @@ def test_by_hand(spec, wanted, start, tmp_path):
     merge, asked = strategy(method="aim", **{"memory": MEMORY} | spec), []
     stage, services = context(tmp_path, base, old)
     services = replace(services, rehearse=rehearsing(tmp_path, asked, 8.0, -2.0))
-    assert weights(merge.after_task(stage, services, new)) == pytest.approx(wanted)
+    folder, did = merge.after_task(stage, services, new)
+    assert weights(folder) == pytest.approx(wanted)
     assert asked == [("0-merge", {"previous": old, "new": new}[start])]
-    did = merge.merged()
     assert did["points"] == ["01-one"] and did["memory"] == {"rows": 8, "steps": 2}
     assert did["train_tokens"] == 30 and did["seconds"] >= 1.5
 
@@ -70,9 +70,9 @@ def test_nothing_is_trained_that_is_not_merged(tmp_path):
     base, old, new = (model(tmp_path / name / "model", 1.0) for name in ("00-base", "01-one", "02-two"))
     merge = strategy(method="aim", memory=MEMORY, weight=[0.5, 0])
     for points in ((base,), (base, old)):
-        assert merge.after_task(*context(tmp_path, *points), new) is None
-        assert merge.merged()["told"] == "not merged: there is nothing to merge with yet"
-    assert weights_of_aim(0, "new") == [1, 0]
+        folder, did = merge.after_task(*context(tmp_path, *points), new)
+        assert folder is None and did["told"] == "not merged: there is nothing to merge with yet"
+    assert weights_of_changes(0, "new") == [1, 0]
 
 
 def test_a_search_trains_once(tmp_path):
@@ -90,9 +90,10 @@ def test_a_search_trains_once(tmp_path):
     merge.load_state_dict({"rows": [{"task1": 0.9}]})
     stage, services = context(tmp_path, base, old, judge=judge)
     services = replace(services, rehearse=rehearsing(tmp_path, asked, 4.0))
-    assert weights(merge.after_task(stage, services, new)) == [6.0]
+    folder, did = merge.after_task(stage, services, new)
+    assert weights(folder) == [6.0]
     assert judged == [8.0, 7.0, 6.0, 4.0] and len(asked) == 1
-    assert merge.merged()["seconds"] >= 1.5 and merge.merged()["rollout_tokens"] == 12
+    assert did["seconds"] >= 1.5 and did["rollout_tokens"] == 12
 
 
 # -- whole runs ----------------------------------------------------------------------------------------------------------

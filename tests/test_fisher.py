@@ -12,9 +12,10 @@ from cpt.errors import UserError
 from cpt.loop import run
 from cpt.merging.average import fisher
 from cpt.recipe import load
+from cpt.records import MergeRecord
 from cpt.screen import QUIET, Screen
 from cpt.strategies.ema.rules import psmt
-from cpt.strategies.fisher import Squares, add, put_squares
+from cpt.strategies.merge.diagonals import AdamSecondMoments, add, put_second_moments
 from helpers.merge_strategy import context, model, strategy, weights
 from helpers.recipes import mistakes, short, write_recipe
 from helpers.same_end import assert_same_end
@@ -34,19 +35,19 @@ def test_the_diagonal_by_hand(tmp_path):
     """Two steps with gradients 1 and 3: v = .1 (.9 * 1 + 9), over 1 - .9^2; what has no gradient, and a buffer, have 0."""
     net = torch.nn.BatchNorm1d(2)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, betas=(0.5, 0.9))
-    squares = Squares("here")
-    squares.on_train_begin(args(), None, None, model=net)
+    moments = AdamSecondMoments("here")
+    moments.on_train_begin(args(), None, None, model=net)
     for gradient in (1.0, 3.0):
         net.weight.grad = torch.full_like(net.weight, gradient)
         optimizer.step()
-        squares.on_step_end(args(), None, None, optimizer=optimizer)
-    put_squares(net, squares.optimizer)
+        moments.on_step_end(args(), None, None, optimizer=optimizer)
+    put_second_moments(net, moments.optimizer)
     assert net.weight.tolist() == pytest.approx([0.1 * (0.9 + 9) / 0.19] * 2)
     assert net.bias.tolist() == net.running_var.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adafactor"])
-def test_an_optimiser_without_squares_is_refused_with_the_first_step(name):
+def test_an_optimiser_without_moments_is_refused_with_the_first_step(name):
     from transformers import Adafactor
 
     net = torch.nn.Linear(3, 2)
@@ -54,10 +55,10 @@ def test_an_optimiser_without_squares_is_refused_with_the_first_step(name):
     optimizer = kinds[name](net.parameters(), **({"lr": 0.1} if name == "sgd" else {}))
     net(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    squares = Squares("stream.one.stages.0")
-    squares.on_train_begin(args(), None, None, model=net)
+    moments = AdamSecondMoments("stream.one.stages.0")
+    moments.on_train_begin(args(), None, None, model=net)
     with pytest.raises(UserError, match=rf"^stream\.one\.stages\.0\.args\.optim: {name} keeps no .* take adamw_torch$"):
-        squares.on_step_end(args(name), None, None, optimizer=optimizer)
+        moments.on_step_end(args(name), None, None, optimizer=optimizer)
 
 
 def test_a_sum_of_diagonals(tmp_path):
@@ -78,11 +79,11 @@ def seen(tmp_path: Path, number: int, *stages: tuple[float, ...]) -> None:
         model(tmp_path / f"work-{number}" / f"{index}-sft" / "0-merge", *values)
 
 
-def commit(merge, stage, services, live: Path, point: Path) -> Path:
-    """The task's merge as the next point's model, and its diagonal."""
-    left = merge.after_task(stage, services, live) or live
+def commit(merge, stage, services, live: Path, point: Path) -> tuple[Path, MergeRecord]:
+    """The task's merge as the next point's model, and its diagonal; and the record of the merge."""
+    folder, record = merge.after_task(stage, services, live)
     merge.save(point / "strategies" / "0-merge")
-    return model(point / "model", *weights(left))
+    return model(point / "model", *weights(folder or live)), record
 
 
 def diagonal(point: Path) -> list[float]:
@@ -101,7 +102,8 @@ def test_three_tasks_by_hand(feed_back, sources, tmp_path):
     points, merges = [model(tmp_path / "00-base" / "model", 9.0, 9.0)], []
     for number, live in enumerate(lives, start=1):
         merge.before_stage(None, None, None)
-        points.append(commit(merge, *context(tmp_path, *points), live, tmp_path / f"0{number}-task"))
+        point, did = commit(merge, *context(tmp_path, *points), live, tmp_path / f"0{number}-task")
+        points.append(point)
         merges.append(merge.served(None, None) and weights(merge.served(None, None)))
     assert merges[0] is None
     assert merges[1] == pytest.approx([(1 * 1 + 3 * 2) / 4, 7.5]), "where both are 0: their mean"
@@ -113,7 +115,7 @@ def test_three_tasks_by_hand(feed_back, sources, tmp_path):
         assert diagonals == [[1, 0], [3, 0], [4, 1]], "its own task's"
         wanted = {"previous": (3 * 2 + 4 * 6) / 7, "all": (1 * 1 + 3 * 2 + 4 * 6) / 8}[sources]
     assert merges[2] == pytest.approx([wanted, 15.0])
-    assert [each.parent.name for each in (points[1:] if sources == "all" else points[2:])][:-1] == merge.did["points"]
+    assert [each.parent.name for each in (points[1:] if sources == "all" else points[2:])][:-1] == did["points"]
 
 
 def test_a_weight_is_the_old_models_share(tmp_path):
@@ -121,8 +123,8 @@ def test_a_weight_is_the_old_models_share(tmp_path):
     seen(tmp_path, 1, (1.0,))
     seen(tmp_path, 2, (3.0,))
     base, live = (model(tmp_path / name / "model", value) for name, value in (("00-base", 0.0), ("live", 2.0)))
-    one = commit(merge, *context(tmp_path, base), model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
-    folder = merge.after_task(*context(tmp_path, base, one), live)
+    one, _ = commit(merge, *context(tmp_path, base), model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
+    folder, _ = merge.after_task(*context(tmp_path, base, one), live)
     assert weights(folder) == pytest.approx([(0.25 * 1 * 1 + 0.75 * 3 * 2) / (0.25 * 1 + 0.75 * 3)])
 
 
@@ -138,20 +140,22 @@ def test_a_search_over_the_weight_knows_the_first_task_s_row(tmp_path):
     seen(tmp_path, 2, (1.0,))
     base, live = (model(tmp_path / name / "model", value) for name, value in (("00-base", 0.0), ("live", 2.0)))
     first = context(tmp_path, base, judge=lambda folder: ({"task1": judge(folder)[0]["task1"]}, judge(folder)[1]))
-    one = commit(merge, *first, model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
-    assert (merge.state_dict()["rows"], merge.merged()["curve"]) == ([{"task1": 1.0}], [])
-    assert merge.merged()["told"] == "not merged: there is nothing to merge with yet"
-    folder = merge.after_task(*context(tmp_path, base, one, judge=judge), live)
-    assert weights(folder) == pytest.approx([1.1]) and merge.merged()["value"] == 0.9
+    one, did = commit(merge, *first, model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
+    assert (merge.state_dict()["rows"], did["curve"]) == ([{"task1": 1.0}], [])
+    assert did["told"] == "not merged: there is nothing to merge with yet"
+    folder, did = merge.after_task(*context(tmp_path, base, one, judge=judge), live)
+    assert weights(folder) == pytest.approx([1.1]) and did["value"] == 0.9
 
 
 def test_a_task_that_trained_nothing_is_not_merged(tmp_path):
     merge = strategy(method="fisher")
     seen(tmp_path, 1, (1.0,))
     base = model(tmp_path / "00-base" / "model", 0.0)
-    one = commit(merge, *context(tmp_path, base), model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
-    two = commit(merge, *context(tmp_path, base, one), model(tmp_path / "second" / "model", 1.0), tmp_path / "02-two")
-    assert merge.merged()["merged"] is False and diagonal(two.parent) == [1.0]
+    one, _ = commit(merge, *context(tmp_path, base), model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
+    two, did = commit(
+        merge, *context(tmp_path, base, one), model(tmp_path / "second" / "model", 1.0), tmp_path / "02-two"
+    )
+    assert did["merged"] is False and diagonal(two.parent) == [1.0]
 
 
 # -- whole runs ----------------------------------------------------------------------------------------------------------
@@ -179,7 +183,7 @@ def test_two_tasks_and_a_kill(cpt, tmp_path):
         theirs = [each[name] for each in diagonals]
         assert torch.equal(tensor, fisher([models[1][name], models[0][name]], theirs[::-1], [0.5, 0.5])), name
         assert all((each >= 0).all() and (each > 0).any() for each in theirs), name
-    for number, place in enumerate(("cpt.strategies.merge.merge", "cpt.rundir.RunDir.commit")):
+    for number, place in enumerate(("cpt.strategies.merge.strategy.merge", "cpt.rundir.RunDir.commit")):
         out, at = tmp_path / f"killed{number}", {"place": place, "call": 1 if number == 0 else 3}
         assert cpt("run", file, "--out", out, "--quiet", at=at) == -signal.SIGKILL
         assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
@@ -198,7 +202,7 @@ def test_the_diagonal_of_a_run_is_that_of_its_gradients(adapter, tmp_path, monke
     def listen(self, args, state, control, model=None, **_):
         gradients.append({name: w.grad.clone() for name, w in model.named_parameters() if w.requires_grad})
 
-    monkeypatch.setattr(Squares, "on_pre_optimizer_step", listen)
+    monkeypatch.setattr(AdamSecondMoments, "on_pre_optimizer_step", listen)
     run(load(write_recipe(tmp_path / "recipe.yaml", made)), tmp_path / "run", Screen(QUIET))
     point = tmp_path / "run" / "points" / "01-reverse"
     found = load_file(point / "strategies" / "0-merge" / "fisher.safetensors")
@@ -298,7 +302,7 @@ def test_a_mistake_is_one_line(name, tmp_path):
     assert said in line and "strategies.0" in line
 
 
-def test_an_optimiser_without_squares_ends_the_run_with_its_first_step(cpt, tmp_path):
+def test_an_optimiser_without_moments_ends_the_run_with_its_first_step(cpt, tmp_path):
     made = content(MERGE, tasks=("reverse",))
     made["stream"][0]["stages"][0]["args"] |= {"optim": "adafactor"}
     assert cpt("run", write_recipe(tmp_path / "r.yaml", made), "--out", tmp_path / "run", "--quiet") == 2

@@ -45,29 +45,23 @@ def test_a_second_stage_by_hand(spec, wanted, tmp_path):
     stage, services = stage_context(tmp_path, points, (first,))
     model(stage.target, 8.0, 2.0)
     merge = strategy(after="stage", **spec)
-    folder = merge.after_stage(stage, services, None)
+    folder, done = merge.after_stage(stage, services, None)
     assert weights(folder) == pytest.approx(wanted) and folder.is_relative_to(stage.target.parent)
-    done = merge.merged()
     assert done["after"] == "stage" and done["merged"]
-    assert (
-        merge.after_task(stage, services, stage.target) is None
-        and merge.served(stage, services) is None
-        and merge.merged() is None
-    )
+    assert merge.after_task(stage, services, stage.target) == (None, None) and merge.served(stage, services) is None
 
 
 def test_the_first_stage_of_the_first_task(tmp_path):
     stage, services = stage_context(tmp_path, [model(tmp_path / "00-base" / "model", 0.0, 4.0)])
     model(stage.target, 8.0, 2.0)
-    assert weights(strategy(after="stage", method="wise").after_stage(stage, services, None)) == [4.0, 3.0]
-    assert strategy(after="stage", method="wise", adapter=True).after_stage(stage, services, None) is None
+    assert weights(strategy(after="stage", method="wise").after_stage(stage, services, None).folder) == [4.0, 3.0]
+    assert strategy(after="stage", method="wise", adapter=True).after_stage(stage, services, None).folder is None
     second, given = stage_context(
         tmp_path, [*stage.points], (stage.target,)
     )  # no adapter either: neither stage trained anything
     model(second.target, 1.0, 1.0)
-    assert strategy(after="stage", method="wise", adapter=True).after_stage(second, given, None) is None
-    task = strategy(method="wise")
-    assert task.after_stage(stage, services, None) is None and task.merged() is None
+    assert strategy(after="stage", method="wise", adapter=True).after_stage(second, given, None).folder is None
+    assert strategy(method="wise").after_stage(stage, services, None) == (None, None)
 
 
 def test_a_search_keeps_one_row_a_task(tmp_path):
@@ -82,11 +76,11 @@ def test_a_search_keeps_one_row_a_task(tmp_path):
         return {"task1": 1 - weights(folder)[0] / 10, "task2": 0.5}, {"seconds": 1.0, "rollout_tokens": 10}
 
     services = replace(services, evaluate_on_validation=judge)
-    replace_folder(stage.target, merge.after_stage(stage, services, None))
+    replace_folder(stage.target, merge.after_stage(stage, services, None).folder)
     assert weights(stage.target) == [6.0] and len(merge.rows) == 2
     second, given = stage_context(tmp_path, points, (stage.target,), judge)
     model(second.target, 2.0)
-    assert merge.after_stage(second, given, None) is None, "half-way back to 6 the old task is worse"
+    assert merge.after_stage(second, given, None).folder is None, "half-way back to 6 the old task is worse"
     assert merge.rows == [{"task1": 0.9}, {"task1": 0.8, "task2": 0.5}]
 
 
@@ -100,9 +94,9 @@ def test_a_search_with_nothing_to_merge_yet_has_its_row(tmp_path):
 
     stage, services = context(tmp_path, model(tmp_path / "00-base" / "model", 0.0), judge=judge)
     merge = strategy(adapter=True, method="wise", search=[0.25, 0.5])
-    assert merge.after_task(stage, services, model(stage.target, 8.0)) is None and merge.served(stage, services) is None
+    folder, did = merge.after_task(stage, services, model(stage.target, 8.0))
+    assert folder is None and merge.served(stage, services) is None
     assert asked == [stage.target] and merge.rows == [{"task1": 0.7}]
-    did = merge.merged()
     assert (did["told"], did["rollout_tokens"]) == ("not merged: there is nothing to merge with yet", 10)
 
 
@@ -151,7 +145,7 @@ def test_killed_around_a_merge_it_is_made_once(cpt, tmp_path):
     stages = json.loads((tmp_path / "alone" / "results.json").read_text())["stages"]
     assert all(len(stage["merges"]) == 1 for stage in stages) and len(stages) == 4
     places = (  # (place, call, when): while it is judged, between merge and commit, after a stage's commit
-        {"place": "cpt.strategies.merge.merge", "call": 2},
+        {"place": "cpt.strategies.merge.strategy.merge", "call": 2},
         {"place": "cpt.rundir.RunDir.commit_stage", "call": 2},
         {"place": "cpt.rundir.RunDir.commit_stage", "call": 2, "when": "after"},
     )

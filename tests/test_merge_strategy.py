@@ -12,10 +12,9 @@ from cpt.checks import all_checks, plan, preflight
 from cpt.checks.findings import Findings
 from cpt.errors import RecipeErrors
 from cpt.recipe import Gate, load
-from cpt.recipe.merge import Merge as Spec
 from cpt.screen import QUIET, Screen
-from cpt.strategies.acceptance import broken_gates, choose
-from cpt.strategies.merge import Merge, fixed, towards_old
+from cpt.strategies.merge.acceptance import broken_gates, choose
+from cpt.strategies.merge.strategy import Merge
 from helpers.merge_strategy import context, model, strategy, tensors, weights
 from helpers.recipes import mistakes, short, write_recipe
 from helpers.same_end import assert_same_end
@@ -50,7 +49,7 @@ BY_HAND = [  # changes of the base: one (4, 0), two (8, -2)
 @pytest.mark.parametrize("spec, wanted", BY_HAND, ids=[str(spec) for spec, _ in BY_HAND])
 def test_each_method_by_hand(spec, wanted, points, tmp_path):
     merge = strategy(**spec)
-    folder = merge.after_task(*context(tmp_path, *points[:2]), points[2])
+    folder, _ = merge.after_task(*context(tmp_path, *points[:2]), points[2])
     assert weights(folder) == pytest.approx(wanted) and merge.served(None, None) == folder
     assert weights(points[2]) == [8.0, 2.0]
 
@@ -58,13 +57,13 @@ def test_each_method_by_hand(spec, wanted, points, tmp_path):
 def test_the_first_task(points, tmp_path):
     """Interpolation meets the base; a change has no other to be joined with; two changes are wanting."""
     first = context(tmp_path, points[0])
-    assert weights(strategy(method="wise").after_task(*first, points[2])) == [4.0, 3.0]
-    assert weights(strategy(method="task-arithmetic", scale=0.5).after_task(*first, points[2])) == [4.0, 3.0]
+    assert weights(strategy(method="wise").after_task(*first, points[2]).folder) == [4.0, 3.0]
+    assert weights(strategy(method="task-arithmetic", scale=0.5).after_task(*first, points[2]).folder) == [4.0, 3.0]
     for spec in ({"method": "wise", "weight": "average"}, {"method": "model-stock"}):
         merge = strategy(**spec)
-        assert merge.after_task(*first, points[2]) is None and merge.served(None, None) is None
-        assert merge.merged()["merged"] is False
-    assert strategy(adapter=True, method="wise").after_task(*first, points[2]) is None
+        folder, did = merge.after_task(*first, points[2])
+        assert folder is None and merge.served(None, None) is None and did["merged"] is False
+    assert strategy(adapter=True, method="wise").after_task(*first, points[2]).folder is None
 
 
 def test_an_average_gives_every_task_the_same(tmp_path):
@@ -72,14 +71,12 @@ def test_an_average_gives_every_task_the_same(tmp_path):
     points = [base]
     for number, value in enumerate((1.0, 2.0, 6.0), start=1):
         live = model(tmp_path / f"live-{number}" / "model", value)
-        points.append(merge.after_task(*context(tmp_path, *points), live) or live)
+        points.append(merge.after_task(*context(tmp_path, *points), live).folder or live)
     assert weights(points[-1]) == pytest.approx([3.0])
-    assert [fixed(merge.spec, task)["value"] for task in (1, 2, 4)] == [0.0, 0.5, 0.75]
-    by_task = strategy(method="wise", weight=(0.0, 0.25))
-    assert [fixed(by_task.spec, task) for task in (1, 2)] == [
-        {"value": 0.0, "merged": False},
-        {"value": 0.25, "merged": True},
-    ]
+    assert [merge.method.value(task) for task in (1, 2, 4)] == [0.0, 0.5, 0.75]
+    by_task = strategy(method="wise", weight=(0.0, 0.25)).method
+    assert [by_task.value(task) for task in (1, 2)] == [0.0, 0.25]
+    assert not by_task.changes(0.0) and by_task.changes(0.25)
 
 
 def test_chance_is_the_stage_s_own(points, tmp_path):
@@ -89,13 +86,14 @@ def test_chance_is_the_stage_s_own(points, tmp_path):
     for seed in (3, 3, 4):
         stage, services = context(tmp_path, *wide[:2])
         stage = replace(stage, seed=seed)
-        seen.append(weights(strategy(method="dare", density=0.5).after_task(stage, services, wide[2])))
+        seen.append(weights(strategy(method="dare", density=0.5).after_task(stage, services, wide[2]).folder))
     assert seen[0] == seen[1] != seen[2]
 
 
 def test_what_is_not_fed_back_is_served(points, tmp_path):
     merge = strategy(method="wise", feed_back=False)
-    assert merge.after_task(*context(tmp_path, *points[:2]), points[2]) is None
+    folder, did = merge.after_task(*context(tmp_path, *points[:2]), points[2])
+    assert folder is None and did["merged"]
     assert weights(merge.served(None, None)) == [6.0, 3.0]
 
 
@@ -140,9 +138,8 @@ def test_a_search_takes_the_best_and_keeps_the_curve(points, tmp_path):
     asked = []
     merge = strategy(method="wise", search=[1, 0, 0.5, 0.25])
     merge.load_state_dict({"rows": [{"task1": 0.9}]})
-    folder = merge.after_task(*context(tmp_path, *points[:2], judge=judging(5.9, asked)), points[2])
+    folder, did = merge.after_task(*context(tmp_path, *points[:2], judge=judging(5.9, asked)), points[2])
     assert asked == [8.0, 7.0, 6.0, 4.0] and weights(folder) == [6.0, 3.0]
-    did = merge.merged()
     assert (did["value"], did["merged"], did["rollout_tokens"], did["points"]) == (0.5, True, 40, ["01-one"])
     assert [(each["value"], each["taken"]) for each in did["curve"]] == [
         (None, False), (0.25, False), (0.5, True), (1.0, False),
@@ -151,20 +148,20 @@ def test_a_search_takes_the_best_and_keeps_the_curve(points, tmp_path):
     assert "on validation 0.745, unmerged 0.645" in did["told"]
     again = strategy(method="wise", search=[1, 0, 0.5, 0.25])
     again.load_state_dict({"rows": [{"task1": 0.9}]})
-    assert weights(again.after_task(*context(tmp_path, *points[:2]), points[2])) == [6.0, 3.0]
-    assert again.merged()["curve"] == did["curve"], "what was judged is not judged again"
+    folder, known = again.after_task(*context(tmp_path, *points[:2]), points[2])
+    assert weights(folder) == [6.0, 3.0]
+    assert known["curve"] == did["curve"], "what was judged is not judged again"
 
 
 def test_a_search_may_leave_the_model_as_it_is(points, tmp_path):
     asked = []
     merge = strategy(method="wise", search=[0.5])
     merge.load_state_dict({"rows": [{"task1": 0.9}]})
-    assert merge.after_task(*context(tmp_path, *points[:2], judge=judging(8, asked)), points[2]) is None
-    assert merge.served(None, None) is None and merge.merged()["told"].startswith(
-        "not merged: of the searched values of weight"
-    )
+    folder, did = merge.after_task(*context(tmp_path, *points[:2], judge=judging(8, asked)), points[2])
+    assert folder is None and merge.served(None, None) is None
+    assert did["told"].startswith("not merged: of the searched values of weight")
     assert merge.state_dict()["rows"][1]["task1"] == 1.0
-    assert towards_old(Spec(kind="merge", method="ties", search=[0.3, 2, 1, 0.9])) == [2, 1, 0.9, 0.3]
+    assert strategy(method="ties", search=[0.3, 2, 1, 0.9]).method.searched() == [2, 1, 0.9, 0.3]
 
 
 # -- whole runs ----------------------------------------------------------------------------------------------------------
@@ -207,7 +204,7 @@ def test_half_way_to_the_point_before(cpt, tmp_path):
 def test_a_killed_search_goes_on(cpt, tmp_path):
     file = write_recipe(tmp_path / "recipe.yaml", with_merge(SEARCH, validation=4, evaluate=4))
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
-    places = (("cpt.strategies.merge.merge", 2), ("cpt.loop.commit", 2))
+    places = (("cpt.strategies.merge.strategy.merge", 2), ("cpt.loop.commit", 2))
     for number, (place, call) in enumerate(places):
         out = tmp_path / f"killed-{number}"
         assert cpt("run", file, "--out", out, "--quiet", at={"place": place, "call": call}) == -signal.SIGKILL

@@ -320,6 +320,7 @@ def test_a_strategys_hooks(monkeypatch, tmp_path):
 
     from cpt.loop import run
     from cpt.strategies import STRATEGIES, Strategy
+    from cpt.strategies.base import Outcome
 
     heard = []
 
@@ -354,7 +355,9 @@ def test_a_strategys_hooks(monkeypatch, tmp_path):
             heard.append(("after", stage.key, len(rows), self.steps))
 
         def after_task(self, stage, services, model):
-            return stage.source if stage.task.name == "caesar" else None  # the task's own training is thrown away
+            return (
+                Outcome(stage.source) if stage.task.name == "caesar" else None
+            )  # the task's own training is thrown away
 
         def served(self, stage, services):
             return stage.target.parent / self.name if stage.task.name == "reverse" else None

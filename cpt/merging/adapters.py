@@ -156,7 +156,7 @@ class Adapted(Weights):
         """The two factors of the tensor, whose product has its shape. A thread keeps those of the tensor that it is at."""
         if getattr(self.held, "name", None) != name:
             change = self.changes[name]
-            left, right = (self.adapter.whole(each).to(dtype) for each in (change.rows, change.columns))
+            left, right = (self.adapter.tensor(each).to(dtype) for each in (change.rows, change.columns))
             self.held.factors = (left.T.contiguous(), right.T.contiguous()) if change.transposed else (left, right)
             self.held.name = name
         return self.held.factors

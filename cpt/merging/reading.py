@@ -96,7 +96,7 @@ class Weights:
                 raise UserError(f"{entry.file}: ends inside {name}: it was cut short while it was read; copy it again")
             view, place = view[got:], place + got
 
-    def whole(self, name: str) -> torch.Tensor:
+    def tensor(self, name: str) -> torch.Tensor:
         """The tensor, for those that are small."""
         entry = self.entries[name]
         raw = torch.empty(entry.bytes, dtype=torch.uint8)

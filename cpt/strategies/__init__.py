@@ -4,7 +4,7 @@ from cpt.recipe import Recipe
 from cpt.strategies.base import Strategy
 from cpt.strategies.ema.strategy import Ema
 from cpt.strategies.lookahead import Lookahead
-from cpt.strategies.merge import Merge
+from cpt.strategies.merge.strategy import Merge
 from cpt.strategies.stochastic_restore import StochasticRestore
 
 STRATEGIES: dict[str, type[Strategy]] = {

@@ -10,12 +10,20 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cpt import ranks
 from cpt.files import write_json
 from cpt.penalties import Penalty
 from cpt.recipe import Recipe
+from cpt.records import MergeRecord
+
+
+class Outcome(NamedTuple):
+    """What a strategy made of a model: a folder that takes its place, or None, and the record of a merge for results.json."""
+
+    folder: Path | None = None
+    record: MergeRecord | None = None
 
 
 class Strategy:
@@ -64,20 +72,18 @@ class Strategy:
         too. On all ranks; `save` is a collective.
         """
 
-    def after_stage(self, stage, services, rows) -> Path | None:
-        """A folder that takes the place of the stage's model, `stage.target` (it is moved there), or None. On all ranks."""
-        return None
+    def after_stage(self, stage, services, rows) -> Outcome | None:
+        """What takes the place of the stage's model, `stage.target` (the folder is moved there); None: nothing.
 
-    def after_task(self, stage, services, model: Path) -> Path | None:
-        """A folder that takes the place of the task's `model` (a merge), or None. `stage` is its last one.
-
-        `model` is what the strategies before this one left. On all ranks.
+        On all ranks. The record stands among the `merges` of the stage.
         """
         return None
 
-    def merged(self) -> dict[str, Any] | None:
-        """What a merge did in the last `after_stage` or `after_task`, for results.json (`merges` of the stage, or of the
-        task's last one); or None."""
+    def after_task(self, stage, services, model: Path) -> Outcome | None:
+        """What takes the place of the task's `model`; None: nothing. `stage` is the task's last one.
+
+        `model` is what the strategies before this one left. On all ranks. The record stands among the `merges` of the stage.
+        """
         return None
 
     def served(self, stage, services) -> Path | None:

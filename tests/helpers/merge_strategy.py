@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from cpt.recipe.merge import Merge as Spec
 from cpt.screen import QUIET, Screen
-from cpt.strategies.merge import Merge
+from cpt.strategies.merge.strategy import Merge
 from helpers.contexts import stage_and_services
 
 

@@ -17,7 +17,7 @@ import torch
 
 from cpt.recipe import Recipe
 from cpt.strategies import tensors
-from cpt.strategies.base import Strategy
+from cpt.strategies.base import Outcome, Strategy
 from cpt.strategies.ema.callback import AverageCallback
 
 
@@ -66,8 +66,10 @@ class Ema(Strategy):
     def folder(self, stage, services) -> Path:
         return stage.target.parent / self.name
 
-    def after_task(self, stage, services, model: Path) -> Path | None:
-        return self.folder(stage, services) if self.spec.feed_back and self.has_begun(stage, services) else None
+    def after_task(self, stage, services, model: Path) -> Outcome | None:
+        return (
+            Outcome(self.folder(stage, services)) if self.spec.feed_back and self.has_begun(stage, services) else None
+        )
 
     def served(self, stage, services) -> Path | None:
         return self.folder(stage, services) if self.spec.serve == "ema" and self.has_begun(stage, services) else None

@@ -37,8 +37,8 @@ from cpt.strategies import tensors
 FILE = "fisher.safetensors"
 
 
-class Squares(TrainerCallback):
-    """Keeps hold of the optimiser until its squares are read, and refuses one that has none."""
+class AdamSecondMoments(TrainerCallback):
+    """Keeps hold of the optimiser until its second moments are read, and refuses one that has none."""
 
     def __init__(self, key: str):
         self.key, self.weights, self.optimizer = key, [], None
@@ -51,8 +51,8 @@ class Squares(TrainerCallback):
         self.weights = list(tensors.trained(model).values())
 
     def on_step_end(self, args, state, control, optimizer=None, **_):
-        """CheckResult at with the first step, not when a stage of hours is over."""
-        if self.optimizer is None and not keeps_squares(optimizer, self.weights):
+        """Looked at with the first step, not when a stage of hours is over."""
+        if self.optimizer is None and not has_second_moments(optimizer, self.weights):
             raise UserError(
                 f"{self.key}.args.optim: {args.optim.value} keeps no whole mean of squared gradients (exp_avg_sq), which "
                 "the merge by fisher is weighed by: take adamw_torch"
@@ -63,8 +63,8 @@ class Squares(TrainerCallback):
         self.optimizer = optimizer
 
 
-def keeps_squares(optimizer, weights: Sequence[torch.Tensor]) -> bool:
-    """Whether each weight that has been trained has Adam's squares, one for each of its elements."""
+def has_second_moments(optimizer, weights: Sequence[torch.Tensor]) -> bool:
+    """Whether each weight that has been trained has Adam's second moments, one for each of its elements."""
     known = [(weight.shape, optimizer.state[weight]) for weight in weights if optimizer.state.get(weight)]
     adam = all("betas" in group for group in optimizer.param_groups) and bool(known)
     return adam and all("step" in s and "exp_avg_sq" in s and s["exp_avg_sq"].shape == shape for shape, s in known)
@@ -78,7 +78,7 @@ def floats_of(model) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def put_squares(model, optimizer) -> None:
+def put_second_moments(model, optimizer) -> None:
     """v / (1 - beta2^steps) in the place of each trained weight of the model, in its dtype; 0 in that of all else."""
     torch._foreach_zero_(floats_of(model))
     for group in optimizer.param_groups:
@@ -92,24 +92,24 @@ class Diagonals:
 
     def __init__(self, name: str, of_all: bool):
         self.name, self.of_all = name, of_all
-        self.squares: Squares | None = None
+        self.moments: AdamSecondMoments | None = None
         self.point: Path | None = None  # the file of the point that is being made
 
     def before_stage(self) -> None:
         self.point = None
 
-    def callback(self, stage, services) -> Squares:
-        self.squares = Squares(stage.key)
-        return self.squares
+    def callback(self, stage) -> AdamSecondMoments:
+        self.moments = AdamSecondMoments(stage.key)
+        return self.moments
 
-    def saved(self, stage, services, model, save: Callable[[Path], None]) -> None:
+    def saved(self, stage, model, save: Callable[[Path], None]) -> None:
         """The stage's diagonal beside its model, as a model, so that the names are those of saved models. On all ranks."""
         with tensors.put_back(floats_of(model)):
-            put_squares(model, self.squares.optimizer)
+            put_second_moments(model, self.moments.optimizer)
             save(stage.target.parent / self.name)
-        self.squares = None
+        self.moments = None
 
-    def after_task(self, stage, services, models: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    def after_task(self, stage, models: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         """Those of `models` (the new one first) that have a diagonal, and the files of these. On all ranks.
 
         A task that trained nothing has none, and then nothing is merged.
@@ -154,7 +154,7 @@ def add(places: Sequence[Path], folder: Path) -> None:
         writer = Writer(folder, shapes, sum(shape.bytes for shape in shapes.values()), Path(FILE).stem)
         try:
             for name in shapes:
-                writer.write(name, 0, sum(source.whole(name).float() for source in sources))
+                writer.write(name, 0, sum(source.tensor(name).float() for source in sources))
             writer.close()
         finally:
             writer.abandon()
