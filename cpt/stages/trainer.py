@@ -187,7 +187,7 @@ class RolloutTrainer(StageTrainer):
     def is_exact(self) -> bool:
         """Whether this is a place between two generations: rollouts and their counter are not in checkpoints.
 
-        CheckResult at, not counted from the steps: the last step of an epoch may be shorter than the others.
+        Looked at, not counted from the steps: the last step of an epoch may be shorter than the others.
         """
         return self._step % self.micro_batches_a_generation() == 0
 

@@ -3,7 +3,7 @@
 State goes from stage to stage by folder, as weights do: `load` before a stage and after a kill, `save` after a stage and in
 every in-stage checkpoint. Nothing has to stay in memory between them.
 
-A new strategy touches four places: its spec in `recipe_strategies`, its file, the STRATEGIES dict, and its test.
+A new strategy touches four places: its spec in `recipe.strategies`, its file, the STRATEGIES dict, and its test.
 """
 
 import json
