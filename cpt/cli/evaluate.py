@@ -19,6 +19,7 @@ from cpt.evaluation.evaluate import evaluate, probes
 from cpt.evaluation.statistics import interval
 from cpt.files import write_whole
 from cpt.layout import check_sealed, check_strangers
+from cpt.places import is_run, weights_in, whole_point
 from cpt.recipe import Adapter, Evaluation, Model, Recipe, Suite, load, load_suite
 from cpt.rewards import Scorers, failure_lines
 from cpt.rundir import RunDir, points_of
@@ -107,12 +108,11 @@ def load_suites(names: list[str]) -> dict[str, Suite]:
 
 def find(target: Path, point: str | None, screen: Screen) -> tuple[Path, Path, Recipe]:
     """(folder of the weights, folder of the base, recipe) of a run directory or a model folder."""
-    if (target / "recipe.yaml").is_file():
+    if is_run(target):
         return find_point(target, point, screen)
     if point is not None:
         raise UserError(f"{target}: --point goes with a run directory (one that holds recipe.yaml)")
-    inside = (target / name for name in ("served", "model"))
-    folder = next((each for each in inside if is_adapter(each) or (each / "config.json").is_file()), target)
+    folder = weights_in(target)
     for line in check_sealed(target):
         screen.warn(line)
     if (run := run_around(folder)) is not None:
@@ -129,22 +129,12 @@ def find_point(target: Path, name: str | None, screen: Screen) -> tuple[Path, Pa
     """`find` in a run: the point of that name, or the last whole one."""
     recipe = load(str(target / "recipe.yaml"))
     rundir, points = RunDir(target), points_of(recipe)
-    whole = {point.name: point for point in points if rundir.committed(point)}
-    damaged = [point.name for point in rundir.damaged(points)]
-    chosen = name or (list(whole)[-1] if whole else None)
-    if chosen not in whole:
-        there = ", ".join([*whole, *(f"{each} (damaged)" for each in damaged)]) or "none yet"
-        what = f"{chosen} is damaged" if chosen in damaged else f"no committed point {chosen or ''}".rstrip()
-        raise UserError(f"{target}: {what}; there: {there}")
-    if damaged and name is None:
-        screen.warn(
-            f"{target}: damaged: {', '.join(damaged)} (not the files that were committed; `cpt run` makes them again); "
-            f"evaluating {chosen}, the last whole point"
-        )
-    for line in check_strangers(rundir.point(each) for each in (whole[chosen], points[0]) if each.name in whole):
+    chosen = whole_point(rundir, points, name, screen.warn)
+    opened = [point for point in (chosen, points[0]) if rundir.committed(point)]
+    for line in check_strangers(map(rundir.point, opened)):
         screen.warn(line)
-    screen.line(f"evaluating {chosen} of {target}")
-    return with_base(rundir.served(whole[chosen]), target, recipe)
+    screen.line(f"evaluating {chosen.name} of {target}")
+    return with_base(rundir.served(chosen), target, recipe)
 
 
 def with_base(folder: Path, run: Path, recipe: Recipe) -> tuple[Path, Path, Recipe]:

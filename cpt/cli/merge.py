@@ -193,19 +193,16 @@ def bytes_of(text: str) -> int:
 
 def folder_of(place: Path, warn: Callable[[str], None]) -> Path:
     """The folder with the weights: of a run (its last whole point), of a point (served, else model), or the place itself."""
-    if (place / "recipe.yaml").is_file():
-        from cpt.recipe import load
-        from cpt.rundir import RunDir, points_of
+    from cpt.places import is_run, weights_in, whole_point
+    from cpt.recipe import load
+    from cpt.rundir import RunDir, points_of
 
-        rundir, points = RunDir(place), points_of(load(str(place / "recipe.yaml")))
-        whole = [point for point in points if rundir.committed(point)]
-        if not whole:
-            raise UserError(f"{place}: no committed point yet: let `cpt run` go on")
-        if damaged := [point.name for point in rundir.damaged(points)]:
-            warn(f"{place}: damaged: {', '.join(damaged)}; taking {whole[-1].name}, the last whole point")
-        warnings, folder = check_strangers([rundir.point(whole[-1])]), rundir.served(whole[-1])
+    if is_run(place):
+        rundir = RunDir(place)
+        point = whole_point(rundir, points_of(load(str(place / "recipe.yaml"))), None, warn)
+        warnings, folder = check_strangers([rundir.point(point)]), rundir.served(point)
     else:
-        folder = next((place / name for name in ("served", "model") if (place / name).is_dir()), place)
+        folder = weights_in(place)
         if not folder.is_dir():
             raise UserError(
                 f"{place}: no such folder; give a model folder, a run folder or a point of one (runs/NAME/points/01-TASK)"

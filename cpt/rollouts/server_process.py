@@ -89,9 +89,6 @@ class ServerProcess:
                 time.sleep(0.2)
         log.info("engine start: vllm serve on %s in %.1f s, log %s", self.url, time.monotonic() - began, self.logfile)
 
-    def alive(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
     def stop(self) -> None:
         """End the server; returns when it and all its processes are gone."""
         if self.process is not None:
