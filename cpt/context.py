@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cpt.data.stream import TaskData
     from cpt.recipe import Recipe
     from cpt.recipe import Stage as StageSpec
+    from cpt.records import Rehearsal
     from cpt.rollouts import Engine
     from cpt.screen import Screen
     from cpt.stop import Stop
@@ -70,7 +71,7 @@ class Services:
     read: Callable[[list[str], list[dict], list[bool]], list[str | None]]
     verifier_errors: Counter[str]
     evaluate_on_validation: Callable[[Path], tuple[dict[str, float], dict[str, float]]]
-    rehearse: Callable[["Stage", "Services", Any, str, Path, Path], dict[str, Any]]
+    rehearse: Callable[["Stage", "Services", Any, str, Path, Path], "Rehearsal"]
     earlier_tasks: "tuple[TaskData, ...]"
     log: Callable[[dict], None]
     rewind: Callable[[str, int], None]

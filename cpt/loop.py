@@ -24,7 +24,7 @@ from cpt.files import replace_folder
 from cpt.mending import mend_run, mend_task
 from cpt.progress import pace_text
 from cpt.recipe import Recipe
-from cpt.records import MergeRecord, StageRecord
+from cpt.records import Answer, MergeRecord, Results, Spent, StageRecord
 from cpt.rewards import Failure, Scorer, Scorers, TaskScorers, failure_lines
 from cpt.rundir import Point, RunDir, open_run, points_of
 from cpt.screen import Screen, hush_libraries, logs_to
@@ -51,7 +51,7 @@ class Run:
     stop: Stop
 
 
-def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None) -> dict:
+def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None) -> Results:
     """Run the recipe in the folder `out`, or go on with what is there; returns the content of results.json.
 
     `stream`: its rows, where `all_checks.before_run` gave them already.
@@ -336,14 +336,14 @@ def add_row(this: Run, point: Point) -> None:
             this.screen.warn(useless)
 
 
-def show_row(this: Run, point: Point, lines: list[dict], cost: dict) -> None:
+def show_row(this: Run, point: Point, lines: list[Answer], cost: Spent) -> None:
     this.rundir.write_evaluation(point, lines, cost)
     results = write_results(this.rundir, this.recipe)
     names = [each.name for each in points_of(this.recipe)[: len(results["accuracy"])]]
     this.screen.matrix(results["tasks"], names, results["accuracy"], results["held_out"])
 
 
-def finish(this: Run, failures: list[Failure]) -> dict:
+def finish(this: Run, failures: list[Failure]) -> Results:
     """The final link, the results, the report and the verdict. `failures` are the verifiers', of all ranks."""
     this.rundir.link_final(points_of(this.recipe)[-1])
     results = write_results(this.rundir, this.recipe)

@@ -15,7 +15,7 @@ import cpt
 from cpt import ranks
 from cpt.errors import UserError
 from cpt.files import write_sealed
-from cpt.records import Manifest, wrong
+from cpt.records import Git, Hardware, Manifest, wrong
 from cpt.rundir import RunDir, points_of
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def add(rundir: RunDir, key: str, value: dict) -> None:
         write_sealed(file, stored | {key: value})
 
 
-def read(file: Path) -> dict:
+def read(file: Path) -> Manifest:
     """The manifest that the run began with. Raises UserError where it is damaged."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
@@ -128,7 +128,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict:
+def hardware() -> Hardware:
     import psutil
     import torch
 
@@ -143,7 +143,7 @@ def hardware() -> dict:
     }
 
 
-def git() -> dict:
+def git() -> Git:
     """The commit of the code that runs, and the diff against it; nulls outside a checkout."""
     here = Path(__file__).resolve().parent
 

@@ -117,14 +117,44 @@ class ValidationResult(TypedDict):
     rollout_tokens: Count
 
 
+class MergeFile(TypedDict):
+    """merge.json beside merged weights. The method's options stand in it by their names."""
+
+    method: str
+    models: list[str]
+    base: str | None
+    into: str | None
+    fishers: list[str]
+    weights: NotRequired[list[float]]
+    scale: NotRequired[float]
+    density: NotRequired[float]
+    gamma: NotRequired[float]
+    epsilon: NotRequired[float]
+    trim: NotRequired[Literal["tensor", "model"]]
+    seed: NotRequired[Count]
+    dtype: str | None
+    cpt: NotRequired[str]  # in the file
+
+
 class FilterRecord(TypedDict):
+    """What the filter of an rlvr stage kept. `dropped` are rows; the first `opening` kept ones have rollouts already."""
+
     drop: str
     prompts: Annotated[int, Field(ge=1)]
     kept: Count
     dropped: list[Any]
+    opening: NotRequired[Count]
 
 
-class StageRecord(Spent):
+class StageCost(Spent):
+    """costs.json of a checkpoint, and a part of a stage's record. `verifier_errors` is {how a verifier failed: times}."""
+
+    verifier_errors: NotRequired[dict[str, Count]]
+
+
+class StageRecord(StageCost):
+    """What a stage did: stage.json, then one of stages.json and of `stages` in results.json."""
+
     point: NotRequired[str]  # in results.json
     task: str
     stage: str
@@ -133,6 +163,21 @@ class StageRecord(Spent):
     notes: list[str]
     merges: NotRequired[list[MergeRecord]]
     filter: NotRequired[FilterRecord | None]
+
+
+class RunCost(Spent):
+    """`cost` of results.json: in all, by POINT/STAGE, and by the merge's place and strategy."""
+
+    stages: NotRequired[dict[str, Spent]]
+    merges: NotRequired[dict[str, Spent]]
+
+
+class OverlongRows(TypedDict):
+    """Of one split: how many rows there are, and how many were left out or cut because they were too long."""
+
+    rows: Count
+    left_out: Count
+    cut: Count
 
 
 class Gate(TypedDict):
@@ -169,13 +214,16 @@ class Results(TypedDict):
     held_out_tasks: dict[str, dict[str, Scores]]
     metrics: dict[str, float | None]
     intervals: Intervals
+    questions: NotRequired[dict[str, Count]]
+    held_out_questions: NotRequired[dict[str, Count]]
     verifier_errors: dict[str, dict[str, dict[str, Count]]]
-    cost: Spent
+    cost: RunCost
     gates: list[Gate]
     points: Annotated[list[str], Field(min_length=1)]
     stages: list[StageRecord]
     evaluation_cost: dict[str, Spent]
     logged: NotRequired[Count]  # lines of metrics.jsonl
+    overlong: NotRequired[dict[str, dict[str, OverlongRows]]]
     resolved_recipe: NotRequired[str]
     sha256: NotRequired[str]  # see `fingerprint`
 
@@ -210,6 +258,8 @@ class Manifest(TypedDict):
     hardware: Hardware
     world_size: Annotated[int, Field(ge=1)]
     data: dict[str, dict[str, Rows]]
+    verifiers: NotRequired[dict[str, dict[str, str]]]
+    overlong: NotRequired[dict[str, dict[str, OverlongRows]]]
     git: Git
     created: str
     command: str

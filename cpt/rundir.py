@@ -26,7 +26,7 @@ from cpt.disk import FULL, no_room_message, writing
 from cpt.errors import CannotWrite, UserError
 from cpt.files import DAMAGE, DONE, clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
 from cpt.layout import check_kinds
-from cpt.records import EvaluationCost, wrong
+from cpt.records import Answer, EvaluationCost, Spent, StageRecord, wrong
 
 if TYPE_CHECKING:
     from cpt.recipe import Recipe
@@ -118,7 +118,7 @@ class RunDir:
             if self.committed(point):
                 shutil.rmtree(self.work(point), ignore_errors=True)
 
-    def commit_stage(self, point: Point, name: str, record: dict) -> None:
+    def commit_stage(self, point: Point, name: str, record: StageRecord) -> None:
         """Seal a finished stage inside its point's work folder."""
         self.check_there()
         folder = self.stage(point, name)
@@ -138,11 +138,16 @@ class RunDir:
                 return name
         return None
 
-    def stage_record(self, point: Point, name: str) -> dict:
+    def stage_record(self, point: Point, name: str) -> StageRecord:
         return json.loads((self.stage(point, name) / "stage.json").read_text())
 
     def commit(
-        self, point: Point, model: Path, stages: list[dict], states: Path | None = None, served: Path | None = None
+        self,
+        point: Point,
+        model: Path,
+        stages: list[StageRecord],
+        states: Path | None = None,
+        served: Path | None = None,
     ) -> None:
         """All of the point or none of it: its models, the records of its stages, and the folder of the strategies' states."""
         self.check_there()
@@ -151,7 +156,13 @@ class RunDir:
             self._commit(point, beside, model, stages, states, served)
 
     def _commit(
-        self, point: Point, beside: Path, model: Path, stages: list[dict], states: Path | None, served: Path | None
+        self,
+        point: Point,
+        beside: Path,
+        model: Path,
+        stages: list[StageRecord],
+        states: Path | None,
+        served: Path | None,
     ) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -167,7 +178,7 @@ class RunDir:
         sync_folder(self.points)
         shutil.rmtree(self.work(point), ignore_errors=True)
 
-    def stages(self, point: Point) -> list[dict]:
+    def stages(self, point: Point) -> list[StageRecord]:
         """The records of the committed stages of a committed point."""
         return json.loads((self.point(point) / "stages.json").read_text())
 
@@ -215,14 +226,14 @@ class RunDir:
         for file in (self.evaluation(point), self._cost(point)):
             file.unlink(missing_ok=True)
 
-    def write_evaluation(self, point: Point, lines: list[dict], cost: dict) -> None:
+    def write_evaluation(self, point: Point, lines: list[Answer], cost: Spent) -> None:
         """All evaluated answers of a point, sealed by their hash in the cost file, which is written first."""
         self.check_there()
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_json(self._cost(point), cost | {"sha256": hashlib.sha256(text.encode()).hexdigest()})
         write_whole(self.evaluation(point), text)
 
-    def read_evaluation(self, point: Point) -> tuple[list[dict], dict]:
+    def read_evaluation(self, point: Point) -> tuple[list[Answer], Spent]:
         lines = self.evaluation(point).read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 ends no line
         cost = json.loads(self._cost(point).read_text(encoding="utf-8"))
         return [json.loads(line) for line in lines if line], {k: v for k, v in cost.items() if k != "sha256"}

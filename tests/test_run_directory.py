@@ -9,8 +9,11 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
+from typing import Annotated, NotRequired, get_args, get_origin, get_type_hints
 
 import pytest
+from typing_extensions import is_typeddict
 
 from cpt import records
 from helpers.recipes import ARGS, recipe, short, write_recipe
@@ -120,6 +123,50 @@ def undocumented_keys(name: str, text: str) -> list[str]:
     return [".".join(path) for path in seen if not is_documented(path, known)]
 
 
+FORMS = {  # file: the form of its content, an element of which is a line or an entry
+    "results.json": records.Results,
+    "manifest.json": records.Manifest,
+    "points/*/stages.json": list[records.StageRecord],
+    "points/*/*/merge.json": records.MergeFile,
+    "evaluations/*.cost.json": records.EvaluationCost,
+}
+
+
+def outside_form(value, form, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """The paths of keys that a TypedDict of the form does not have."""
+    while get_origin(form) in (Annotated, NotRequired):
+        form = get_args(form)[0]
+    for each in get_args(form) if get_origin(form) is UnionType else ():
+        if each is not type(None) and value is not None:
+            yield from outside_form(value, each, path)
+    if isinstance(value, list) and get_origin(form) is list:
+        for child in value:
+            yield from outside_form(child, get_args(form)[0], (*path, "[]"))
+    elif isinstance(value, dict) and get_origin(form) is dict:
+        for key, child in value.items():
+            yield from outside_form(child, get_args(form)[1], (*path, key))
+    elif isinstance(value, dict) and is_typeddict(form):
+        fields = get_type_hints(form, include_extras=True)
+        for key, child in value.items():
+            if key not in fields:
+                yield (*path, key)
+            else:
+                yield from outside_form(child, fields[key], (*path, key))
+
+
+def without_form(run: Path) -> list[str]:
+    """Keys of JSON files that no TypedDict of `records` has, and values that have not its form."""
+    found = []
+    for pattern, form in FORMS.items():
+        files = [*run.glob(pattern)]
+        assert files, pattern
+        for file in files:
+            value = json.loads(file.read_text(encoding="utf-8"))
+            found += [f"{file.relative_to(run)}: {'.'.join(path)}" for path in outside_form(value, form)]
+            found += [f"{file.relative_to(run)}: {problem}"] if (problem := records.wrong(value, form)) else []
+    return found
+
+
 EMA = {"kind": "ema", "decay": 0.5}
 MEMORY = {"rows": 8, "args": ARGS["sft"] | {"max_steps": 2}}
 
@@ -178,6 +225,7 @@ def test_a_finished_run(cpt, tmp_path):
     assert "01-reverse/strategies/0-ema/tensors.safetensors" in written
     assert json.loads((tmp_path / "run" / "results.json").read_text())["stages"][-1]["merges"][0]["curve"]
     assert not undocumented(tmp_path / "run")
+    assert not without_form(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", KILLED)
@@ -198,6 +246,7 @@ def test_a_killed_run(cpt, tmp_path, name):
         (records.EvaluationCost, "`evaluations/POINT.cost.json`"),
         (records.StageRecord, "A record of a stage"),
         (records.MergeRecord, "A record of a merge"),
+        (records.MergeFile, "`merge.json`"),
         (records.Gate, "A gate"),
     ],
 )
@@ -205,6 +254,14 @@ def test_every_key_of_a_form(form, title):
     """Those that these runs did not write too."""
     known = {path[0] for path in keys_of(title)}
     assert not set(form.__annotations__) - known
+
+
+def test_what_no_form_has_is_found():
+    record = {"merges": [{"curve": [{"value": 1.0, "colour": 2}]}], "shape": 1}
+    assert list(outside_form([record], list[records.StageRecord])) == [
+        ("[]", "merges", "[]", "curve", "[]", "colour"),
+        ("[]", "shape"),
+    ]
 
 
 def test_what_is_not_named_is_found(tmp_path):

@@ -16,6 +16,7 @@ from cpt.data.encoding import Encoder, Encoding
 from cpt.data.rows import prompt_text
 from cpt.data.stream import Stream, TaskData
 from cpt.recipe import Recipe
+from cpt.records import Answer, Spent
 from cpt.rewards import Scorers
 from cpt.rollouts import Completion, Engine, Sampling
 from cpt.rollouts.batches import Limits, batches
@@ -37,7 +38,7 @@ class Question:
     mode: str
     sample: int
 
-    def line(self, completion: str, finished: bool, score) -> dict:
+    def line(self, completion: str, finished: bool, score) -> Answer:
         """The line of evaluations/POINT.jsonl."""
         return {
             "suite": self.suite,
@@ -128,7 +129,7 @@ def evaluate(
     screen: Screen,
     stop: Stop,
     label: str,
-) -> tuple[list[dict], dict]:
+) -> tuple[list[Answer], Spent]:
     """The lines of evaluations/POINT.jsonl (on all ranks) and the cost, for the weights in `folder`.
 
     Raises:
@@ -174,9 +175,9 @@ def share_of(found: list[Batch]) -> list[Batch]:
     return mine + [Batch([], [], Sampling(max_tokens=1))] * (-(-len(found) // world) - len(mine))
 
 
-def score_answers(questions: list[Question], texts: list[str], finished: list[bool], scorers: Scorers) -> list[dict]:
+def score_answers(questions: list[Question], texts: list[str], finished: list[bool], scorers: Scorers) -> list[Answer]:
     """The lines of these answers, scored task by task by the task's verifier."""
-    lines: list[dict | None] = [None] * len(questions)
+    lines: list[Answer | None] = [None] * len(questions)
     by_task: dict[tuple, list[int]] = {}
     for i, question in enumerate(questions):
         by_task.setdefault((question.suite, question.task.name), []).append(i)
@@ -196,7 +197,7 @@ def probes(stream: Stream, model: Encoding) -> list[list[int]]:
     return encoding.prompts(asked[:PROBES])
 
 
-def always_failing(lines: list[dict]) -> list[str]:
+def always_failing(lines: list[Answer]) -> list[str]:
     """A line for each task no answer of which its verifier could score, seen before anything is trained."""
     by_task: dict[str, list[str | None]] = {}
     for line in lines:

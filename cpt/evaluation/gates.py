@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cpt.evaluation.metrics import best_rows, drop, forgetting_by_task, learnt
+from cpt.records import Gate
 
 NAMED = 3  # tasks that a message names
 ROUNDING = 1e-9  # a value that equals its limit but for rounding passes
 
 
-def check_gates(gates: Mapping[str, Any], found: dict) -> list[dict]:
+def check_gates(gates: Mapping[str, Any], found: dict) -> list[Gate]:
     """The verdicts, in the order of the recipe: `gates` maps a name to a number or an object with `limit` and `rule`.
 
     `found` is what `results.numbers` returns, of a whole stream. Each verdict has name, limit, direction (max or min),
@@ -24,7 +25,7 @@ def check_gates(gates: Mapping[str, Any], found: dict) -> list[dict]:
     return [verdict(name, gate, found) for name, gate in gates.items()]
 
 
-def verdict(name: str, gate: Any, found: dict) -> dict:
+def verdict(name: str, gate: Any, found: dict) -> Gate:
     limit, rule = (gate, "point") if isinstance(gate, int | float) else (gate.limit, gate.rule)
     direction, measure = GATES[name]
     value, interval, reason = measure(found)

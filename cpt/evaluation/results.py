@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cpt.evaluation import metrics, statistics
+from cpt.records import Answer
 
 Key = tuple[str | None, str]  # suite (None for the stream) and task
 
@@ -18,7 +19,7 @@ def numbers(
     tasks: Sequence[str],
     suites: Sequence[str],
     points: Sequence[str],
-    lines_by_point: Mapping[str, Sequence[dict]],
+    lines_by_point: Mapping[str, Sequence[Answer]],
     complete: bool,
     k: Sequence[int] = (),
 ) -> dict:
@@ -85,7 +86,7 @@ def part_interval(part: tuple[int, int, int | None], matrix: list[np.ndarray]) -
     )
 
 
-def greedy_scores(lines_by_row: Sequence[Sequence[dict]]) -> dict[Key, np.ndarray]:
+def greedy_scores(lines_by_row: Sequence[Sequence[Answer]]) -> dict[Key, np.ndarray]:
     """(rows, n) scores of the greedy answers of every task, the questions in one order (by row id) in all rows."""
     rows: list[dict[Key, dict[str, float]]] = []
     for lines in lines_by_row:
@@ -102,7 +103,7 @@ def greedy_scores(lines_by_row: Sequence[Sequence[dict]]) -> dict[Key, np.ndarra
 
 
 def sampled(
-    tasks: Sequence[str], points: Sequence[str], lines_by_point: Mapping[str, Sequence[dict]], k: Sequence[int]
+    tasks: Sequence[str], points: Sequence[str], lines_by_point: Mapping[str, Sequence[Answer]], k: Sequence[int]
 ) -> dict[str, dict[str, list[float]]]:
     """{task: {"pass@k": a value for each point}}: the mean over questions; an answer is right if its score is 1."""
     found: dict[str, dict[str, list[float]]] = {}
@@ -119,7 +120,7 @@ def sampled(
     return found
 
 
-def count_errors(lines: Sequence[dict]) -> dict[str, dict[str, int]]:
+def count_errors(lines: Sequence[Answer]) -> dict[str, dict[str, int]]:
     """{task: {kind of error: times}}, both modes; a held-out task stands as SUITE/TASK. The kind is the first word."""
     found: dict[str, Counter] = {}
     for line in lines:

@@ -7,13 +7,13 @@ from cpt.evaluation.gates import check_gates
 from cpt.evaluation.results import numbers
 from cpt.files import write_json
 from cpt.recipe import Recipe, suites_of
-from cpt.records import fingerprint
+from cpt.records import MergeRecord, Results, RunCost, Spent, StageRecord, fingerprint
 from cpt.rundir import RunDir, points_of
 
 FORMAT = 1
 
 
-def write_results(rundir: RunDir, recipe: Recipe) -> dict:
+def write_results(rundir: RunDir, recipe: Recipe) -> Results:
     """Write results.json from what is committed so far, and return its content. Keys: docs/run-directory.md."""
     points = list(itertools.takewhile(rundir.has_row, points_of(recipe)))
     tasks = [task.task for task in recipe.stream]
@@ -29,7 +29,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> dict:
     )
     stages = [{"point": point.name, **record} for point in points if point.task for record in rundir.stages(point)]
     evaluation_cost = {name: cost for name, (_, cost) in read.items()}
-    results = {
+    results: Results = {
         "format": FORMAT,
         "complete": complete,
         "recipe": recipe.name,
@@ -50,12 +50,12 @@ def write_results(rundir: RunDir, recipe: Recipe) -> dict:
     return results
 
 
-def place_of(stage: dict, merge: dict) -> str:
+def place_of(stage: StageRecord, merge: MergeRecord) -> str:
     """Where a merge was made: after a stage, or after the task."""
     return f"{stage['point']}/{stage['stage']}" if merge.get("after") == "stage" else stage["point"]
 
 
-def costs(stages: list[dict], evaluations: dict[str, dict]) -> dict:
+def costs(stages: list[StageRecord], evaluations: dict[str, Spent]) -> RunCost:
     """What the run took: in all, and for each stage (training), merge and point (evaluation)."""
     keys = ("seconds", "train_tokens", "rollout_tokens", "peak_memory_bytes")
     by_stage = {f"{stage['point']}/{stage['stage']}": {key: stage[key] for key in keys} for stage in stages}

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -19,6 +19,9 @@ from cpt.merging.stream import Pass
 from cpt.merging.writing import Writer
 from cpt.stop import current
 
+if TYPE_CHECKING:  # pydantic comes with it, which `cpt merge` does without
+    from cpt.records import MergeFile
+
 RECORD = "merge.json"
 
 
@@ -32,7 +35,7 @@ def merge(
     progress=None,
     stop=None,
     **options: Any,
-) -> dict[str, Any]:
+) -> "MergeFile":
     """Write the merge of the folders `models` to the folder `out`, and return what is in its merge.json.
 
     `out` appears whole or not at all. `options`: density, scale, gamma, epsilon, trim, seed (those of the method), fishers,
@@ -41,7 +44,7 @@ def merge(
     return carry_out(make_plan(method, models, base, weights, out, **options), progress, stop)
 
 
-def carry_out(plan: Plan, progress=None, stop=None) -> dict[str, Any]:
+def carry_out(plan: Plan, progress=None, stop=None) -> "MergeFile":
     """Do what was planned. Killed on the way, it leaves `.NAME.partial` beside `out`, which the next merge removes."""
     growing = partial(plan.out)
     with ExitStack() as stack:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +21,9 @@ from cpt.merging.reading import DTYPES, Entry, Weights, by, read_config
 from cpt.merging.survey import COUNTS, Survey
 from cpt.merging.writing import Shape, shards
 from cpt.sizes import size
+
+if TYPE_CHECKING:  # pydantic comes with it, which `cpt merge` does without
+    from cpt.records import MergeFile
 
 BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt", ".py")  # config, tokenizer, generation config, template, code
 SMALL_FILES = 1 << 16  # bytes for headers, the index and the record
@@ -99,7 +102,7 @@ class Plan:
         counts = 0 if survey_of(self) is None else len(self.models) * COUNTS
         return self.threads * (chunk * (4 * len(self.sources) + 4) + 2 * counts)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> "MergeFile":
         """What was merged and how, for `merge.json`, which says nothing of where on this machine the sources lie."""
         sources = [*self.models, *self.fishers, *(each for each in (self.base, self.into) if each is not None)]
         named = short_names(sources)

@@ -1,10 +1,11 @@
 """What strategies merged after tasks or stages: the trade-off between old and new tasks, by value, where one was searched."""
 
+from cpt.records import Candidate, MergeRecord, Results, StageRecord
 from cpt.report.charts import columns_of, trade_off_chart
 from cpt.report.words import score
 
 
-def merges(results: dict) -> dict | None:
+def merges(results: Results) -> dict | None:
     """Charts and table rows of the searches, and a line for each merge; None where nothing was merged."""
     done = [(stage, merge) for stage in results["stages"] for merge in stage.get("merges", ())]
     searched = [(stage, merge) for stage, merge in done if merge["curve"]]
@@ -20,12 +21,12 @@ def merges(results: dict) -> dict | None:
     }
 
 
-def place_of(stage: dict, merge: dict) -> str:
+def place_of(stage: StageRecord, merge: MergeRecord) -> str:
     """The task that the merge was made after, or the stage of it."""
     return f"{stage['task']} {stage['stage']}" if merge.get("after") == "stage" else stage["task"]
 
 
-def chart(stage: dict, merge: dict, columns: int) -> dict:
+def chart(stage: StageRecord, merge: MergeRecord, columns: int) -> dict:
     """Of one search. The unmerged model is weight 0; on an axis of scales it has no place."""
     task, place = stage["task"], place_of(stage, merge)
     curve = [each for each in merge["curve"] if each["value"] is not None or merge["option"] == "weight"]
@@ -45,7 +46,7 @@ def chart(stage: dict, merge: dict, columns: int) -> dict:
     return {"title": f"after {place}", "value": f"{taken_word(merge, best)}: {score(best['mean'])}", "svg": svg}
 
 
-def row(stage: dict, merge: dict, each: dict) -> dict:
+def row(stage: StageRecord, merge: MergeRecord, each: Candidate) -> dict:
     task = stage["task"]
     old = [name for name in each["accuracy"] if name != task]
     return {

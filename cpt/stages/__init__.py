@@ -8,6 +8,7 @@ from functools import partial
 from importlib import import_module
 
 from cpt.context import Services, Stage
+from cpt.records import StageRecord
 
 __all__ = ["STAGES", "load"]
 
@@ -22,7 +23,7 @@ MODULES = {
 }
 
 
-def _run(kind: str, stage: Stage, services: Services, rows, strategies) -> dict:
+def _run(kind: str, stage: Stage, services: Services, rows, strategies) -> StageRecord:
     return import_module(MODULES[kind]).run(stage, services, rows, strategies)
 
 

@@ -17,6 +17,7 @@ from cpt.context import Services, Stage
 from cpt.disk import remove
 from cpt.errors import UserError
 from cpt.files import DONE, is_intact, seal, write_json
+from cpt.records import StageCost
 from cpt.stages.random_state import random_state, restore
 
 
@@ -97,7 +98,7 @@ class CheckpointCallback(TrainerCallback):
             for strategy in strategies:
                 strategy.load(checkpoint / "strategies" / strategy.name)
 
-    def costs(self) -> dict:
+    def costs(self) -> StageCost:
         """Seconds, tokens, peak memory and verifier errors of the stage so far, over all ranks and earlier attempts."""
         rollout_tokens = sum(ranks.gather([self.services.engine.rollout_tokens - self.rollouts_at_start]))
         return {

@@ -11,6 +11,7 @@ from cpt import models
 from cpt.adapters import is_adapter
 from cpt.context import Services, Stage
 from cpt.data.encoding import encoder_of
+from cpt.records import StageRecord
 from cpt.stages import teacher
 from cpt.stages.alarms import Alarms
 from cpt.stages.configs import make_config
@@ -52,7 +53,7 @@ def load_teacher(stage: Stage):
     return model.requires_grad_(False).eval()
 
 
-def run(stage: Stage, services: Services, rows, strategies) -> dict:
+def run(stage: Stage, services: Services, rows, strategies) -> StageRecord:
     """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
     encoder = encoder_of(stage)
     trainer = build(

@@ -16,6 +16,7 @@ from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import dpo_row, unpack
 from cpt.errors import UserError
+from cpt.records import StageRecord
 from cpt.stages.configs import make_config
 from cpt.stages.examples import dpo_examples, teachable
 from cpt.stages.reference import load_policy, set_reference_adapter
@@ -33,7 +34,7 @@ class DpoStageTrainer(StageTrainer, DPOTrainer):
         return dataset
 
 
-def run(stage: Stage, services: Services, rows, strategies) -> dict:
+def run(stage: Stage, services: Services, rows, strategies) -> StageRecord:
     """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted."""
     config = make_config(stage.recipe, stage.spec, stage.key, stage.work, stage.seed)
     spent = None

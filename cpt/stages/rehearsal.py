@@ -18,11 +18,12 @@ from cpt.data import encoding
 from cpt.data.memory import sft_forms
 from cpt.files import is_intact, seal, write_json
 from cpt.recipe.stages import Sft
+from cpt.records import Rehearsal
 
 RECORD = "rehearsal.json"
 
 
-def rehearse(stage: Stage, services: Services, memory: Any, name: str, source: Path, folder: Path) -> dict[str, Any]:
+def rehearse(stage: Stage, services: Services, memory: Any, name: str, source: Path, folder: Path) -> Rehearsal:
     """Train the model `source` on the rows that `memory` of the strategy `name` keeps, to `folder`/model. On all ranks.
 
     `stage` is the task's last one. Returns {rows, steps, seconds, train_tokens}. Raises UserError, Interrupted.
@@ -33,7 +34,7 @@ def rehearse(stage: Stage, services: Services, memory: Any, name: str, source: P
     return ranks.on_main(lambda: json.loads((folder / RECORD).read_text(encoding="utf-8")))
 
 
-def train(stage: Stage, services: Services, memory: Any, name: str, source: Path, folder: Path) -> dict[str, Any]:
+def train(stage: Stage, services: Services, memory: Any, name: str, source: Path, folder: Path) -> Rehearsal:
     """See `rehearse`."""
     from cpt.stages.sft import train_on
 
@@ -61,7 +62,7 @@ def train(stage: Stage, services: Services, memory: Any, name: str, source: Path
     return {"rows": len(lessons)} | {key: record[key] for key in ("steps", "seconds", "train_tokens")}
 
 
-def finish(folder: Path, record: dict[str, Any]) -> None:
+def finish(folder: Path, record: Rehearsal) -> None:
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     write_json(folder / RECORD, record)
     seal(folder)

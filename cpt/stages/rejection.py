@@ -25,6 +25,7 @@ from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import lesson
 from cpt.errors import UserError
 from cpt.files import DONE, copy_folder, is_intact, seal, write_json
+from cpt.records import StageCost, StageRecord
 from cpt.stages.checkpoints import peak_memory_bytes
 from cpt.stages.configs import make_config
 from cpt.stages.examples import teachable
@@ -32,7 +33,7 @@ from cpt.stages.sampling import made_once, verified
 from cpt.stages.sft import train_on
 
 
-def run(stage: Stage, services: Services, rows, strategies) -> dict:
+def run(stage: Stage, services: Services, rows, strategies) -> StageRecord:
     """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted."""
     records = resume(stage, services, strategies)
     for number in range(len(records) + 1, stage.spec.rounds + 1):
@@ -47,7 +48,7 @@ def run(stage: Stage, services: Services, rows, strategies) -> dict:
     return one_record(records)
 
 
-def train_round(stage: Stage, services: Services, number: int, present: Path, rows: Dataset, strategies) -> dict:
+def train_round(stage: Stage, services: Services, number: int, present: Path, rows: Dataset, strategies) -> StageRecord:
     """Sample from the policy in `present`, train the one in `stage.source` on what is right; the round's record."""
     config = make_config(stage.recipe, stage.spec, stage.key, stage.work, stage.seed)
     encoder = encoder_of(stage)
@@ -57,7 +58,7 @@ def train_round(stage: Stage, services: Services, number: int, present: Path, ro
     return train_on(stage, services, ((encoder, each) for each in kept), strategies, spent)
 
 
-def untrained(stage: Stage, services: Services, number: int, present: Path, spent: dict) -> dict:
+def untrained(stage: Stage, services: Services, number: int, present: Path, spent: StageCost) -> StageRecord:
     """A round that found no right answer, as its record: the policy in `present` is what it leaves."""
     services.screen.warn(
         f"{stage.task.name} {stage.name}: no answer of round {number} was right; the model is left as it was"
@@ -157,7 +158,7 @@ def one_round(
     return mine, replace(services, log=log, rewind=rewind, notes=[])
 
 
-def commit_round(stage: Stage, number: int, records: list[dict]) -> None:
+def commit_round(stage: Stage, number: int, records: list[StageRecord]) -> None:
     """Seal a finished round, and remove the one before it."""
     folder = folder_of(stage, number)
     shutil.rmtree(folder / "trainer")
@@ -166,7 +167,7 @@ def commit_round(stage: Stage, number: int, records: list[dict]) -> None:
     shutil.rmtree(folder_of(stage, number - 1), ignore_errors=True)
 
 
-def resume(stage: Stage, services: Services, strategies) -> list[dict]:
+def resume(stage: Stage, services: Services, strategies) -> list[StageRecord]:
     """The records of the rounds that are sealed (the same on all ranks); the strategies are as they were after them."""
     number = ranks.on_main(last_sealed, stage, services)
     if number == 0:
@@ -193,7 +194,7 @@ def last_sealed(stage: Stage, services: Services) -> int:
     return last
 
 
-def one_record(records: list[dict]) -> dict:
+def one_record(records: list[StageRecord]) -> StageRecord:
     """One record of all rounds: sums, the highest peak of memory, and every round's notes."""
     summed = ("steps", "train_tokens", "rollout_tokens")
     errors = sum((Counter(record["verifier_errors"]) for record in records), Counter())

@@ -12,6 +12,7 @@ from cpt import ranks
 from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import unpack
+from cpt.records import StageRecord
 from cpt.stages.alarms import GROUPS, Alarms
 from cpt.stages.configs import make_config
 from cpt.stages.reference import load_policy, set_reference_adapter
@@ -158,7 +159,7 @@ def reward_function(stage: Stage, services: Services, encoder: Encoder, group: i
     return reward
 
 
-def run(stage: Stage, services: Services, rows, strategies) -> dict:
+def run(stage: Stage, services: Services, rows, strategies) -> StageRecord:
     """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
     spec = stage.spec
     config = make_config(stage.recipe, spec, stage.key, stage.work, stage.seed)

@@ -18,6 +18,7 @@ from cpt.context import Services, Stage
 from cpt.data.encoding import encoder_of
 from cpt.data.rows import in_context, pack, tools_of, unpack
 from cpt.errors import UserError
+from cpt.records import StageRecord
 from cpt.sharding import is_sharded
 from cpt.stages.average import ADAPTER, MovingAverage, add_average_adapter
 from cpt.stages.configs import make_config
@@ -72,7 +73,7 @@ def with_contexts(rows, template: str):
     return rows.add_column("privileged_context", [pack(each) for each in asked])
 
 
-def run(stage: Stage, services: Services, rows, strategies) -> dict:
+def run(stage: Stage, services: Services, rows, strategies) -> StageRecord:
     """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
     encoder = encoder_of(stage)
     trainer = build(

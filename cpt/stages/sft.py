@@ -8,6 +8,7 @@ from cpt import models
 from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import sft_row, unpack
+from cpt.records import StageRecord
 from cpt.stages.configs import make_config
 from cpt.stages.examples import sft_examples
 from cpt.stages.reference import load_policy
@@ -19,7 +20,7 @@ class SftStageTrainer(StageTrainer, SFTTrainer):
     """SFTTrainer with the seats of StageTrainer."""
 
 
-def run(stage: Stage, services: Services, rows, strategies) -> dict:
+def run(stage: Stage, services: Services, rows, strategies) -> StageRecord:
     """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted."""
     encoder = encoder_of(stage)
     return train_on(
@@ -29,7 +30,7 @@ def run(stage: Stage, services: Services, rows, strategies) -> dict:
 
 def train_on(
     stage: Stage, services: Services, lessons: Iterable[tuple[Encoder, dict]], strategies, spent: dict | None = None
-) -> dict:
+) -> StageRecord:
     """SFT on {prompt, completion} or {messages}, each with its task's encoder; `spent` as in `training.train`."""
     config = make_config(stage.recipe, stage.spec, stage.key, stage.work, stage.seed)
     examples = sft_examples(lessons, config, models.context_length(stage.base, stage.recipe), stage.key)

@@ -19,6 +19,7 @@ from cpt import models, ranks
 from cpt.context import Services, Stage
 from cpt.disk import writing
 from cpt.errors import Interrupted, UserError
+from cpt.records import StageCost, StageRecord
 from cpt.stages.checkpoints import (
     CheckpointCallback,
     check_finite,
@@ -58,7 +59,9 @@ def build(stage: Stage, trainer_class: type[Trainer], **arguments) -> Trainer:
     return trainer
 
 
-def train(stage: Stage, services: Services, trainer: Trainer, strategies, spent: dict | None = None) -> dict:
+def train(
+    stage: Stage, services: Services, trainer: Trainer, strategies, spent: StageCost | None = None
+) -> StageRecord:
     """Train (or go on training), save to `stage.target`, free everything; returns the stage's record.
 
     `spent` is what the stage cost before it trains: {seconds, rollout_tokens}.
@@ -100,7 +103,7 @@ def train(stage: Stage, services: Services, trainer: Trainer, strategies, spent:
     save(stage, trainer, stage.target)
     for strategy in strategies:
         strategy.saved(stage, services, trainer.model, partial(save, stage, trainer))
-    record = {
+    record: StageRecord = {
         "task": stage.task.name,
         "stage": stage.name,
         "kind": stage.spec.kind,

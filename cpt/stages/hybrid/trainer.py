@@ -16,6 +16,7 @@ from cpt.data.encoding import Encoder, encoder_of
 from cpt.data.rows import demonstration_of, lesson, unpack
 from cpt.errors import UserError
 from cpt.losses import METHODS, Bounds, surrogate
+from cpt.records import StageRecord
 from cpt.stages.configs import make_config
 from cpt.stages.generation import uncounted
 from cpt.stages.heads import SftHead
@@ -334,7 +335,7 @@ def with_demonstrations(stage: Stage, services: Services, rows, encoder: Encoder
     return rows.add_column("demonstration_ids", ids)
 
 
-def run(stage: Stage, services: Services, rows, strategies) -> dict:
+def run(stage: Stage, services: Services, rows, strategies) -> StageRecord:
     """From `stage.source` to `stage.target`; returns the stage's record. Raises UserError, Interrupted, StaleWeights."""
 
     def score(inputs: list[dict], texts: list[str], finished: list[bool] | None = None) -> list[float | None]:
