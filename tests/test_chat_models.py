@@ -76,13 +76,14 @@ def trainer_of(tmp_path, settings):
 
     from cpt.data.encoding import encoder_of
     from cpt.rollouts.transformers import TransformersEngine
+    from cpt.stages import MODULES
 
     task, folder, spec = load_stream(settings, {}).tasks[0], Path(settings.model.path), settings.stream[0].stages[0]
     stage, services = stage_and_services(
         **{"recipe": settings, "task": task, "spec": spec, "source": folder, "points": (folder,)},
         **{"work": tmp_path / "work", "engine": TransformersEngine(64)},
     )
-    module, found = import_module(f"cpt.stages.{spec.kind.replace('-', '_')}"), []
+    module, found = import_module(MODULES[spec.kind]), []
     train, module.train = module.train, lambda stage, services, trainer, *_: found.append(trainer) or {}
     try:
         module.run(stage, services, stage_rows(task, spec.kind), [])
@@ -223,16 +224,13 @@ def test_verifiers_are_given_special_tokens_where_the_task_says(tmp_path):
         encoder = encoding.load(folder, folder, settings).of(settings.stream[0])
         ids = [encoder.tokenizer(text)["input_ids"] for text in ("<answer>red<|im_end|>", "<answer>red")]
 
-        class Context:
-            stage = settings.stream[0].stages[0]
+        def score(texts, rows, finished):
+            seen.append((texts, finished, [row["answer"] for row in rows]))
+            return [1.0] * len(texts)
 
-            @staticmethod
-            def score(texts, rows, finished):
-                seen.append((texts, finished, [row["answer"] for row in rows]))
-                return [1.0] * len(texts)
-
+        given = stage_and_services(spec=settings.stream[0].stages[0], score=score)
         packed = {"prompts": ['{"prompt": "a"}'] * 2, "row": ['{"answer": "red"}'] * 2}
-        reward_function(Context, encoder, 2)(completion_ids=ids, log_metric=lambda *_: None, **packed)
+        reward_function(*given, encoder, 2)(completion_ids=ids, log_metric=lambda *_: None, **packed)
     assert seen == [
         (["red", "red"], [True, False], ["red"] * 2),
         (["<answer>red", "<answer>red"], [True, False], ["red"] * 2),

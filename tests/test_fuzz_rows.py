@@ -180,7 +180,7 @@ def test_rows_come_back_as_they_were_written(tmp_path_factory, drawn, as_chat, f
     check_forms(recipe, stream, findings)
     assert not findings.problems
     table = stage_rows(stream.tasks[0], kind)
-    assert unpack(table["prompt"], table["row"]) == list(stream.tasks[0].train)
+    assert unpack(table["prompt"], table["row"]) == [row | {"task": "t"} for row in stream.tasks[0].train]
 
 
 awkward = st.text(st.sampled_from("a,\"'\n\r\t;|\\é\u2028 "), max_size=6)

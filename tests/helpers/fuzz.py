@@ -76,7 +76,7 @@ def bases() -> list[dict]:
     }
     made[2] |= {"strategies": [{"kind": "merge", "method": "ties", "density": 0.3, "search": [0.5, 1.0]}]}
     made[3] |= {"defaults": {"hybrid": {"args": {"learning_rate": 1e-5}}}, "data": {"seed": 4}}
-    made[4]["stream"][0] |= {"reward": [{"reward": "exact", "weight": 1.0}, "f1"], "metric": "exact", "stop": ["a"]}
+    made[4]["stream"][0] |= {"reward": [{"reward": "exact", "weight": 1.0}, "f1"], "metric": "exact", "stop": ["+"]}
     made[5]["evaluation"] |= {"suites": ["general"], "sampled": {"k": [1], "samples": 2}}
     made[5]["evaluation"]["gates"] = {"held_out_drop": 0.1, "learning_accuracy": {"limit": 0.5, "rule": "interval"}}
     made[6]["rollouts"] = {"engine": "transformers", "batch_size": 4}
