@@ -12,7 +12,6 @@ from cpt.checks.plan import NO_VALIDATION, searches
 from cpt.data.rows import Row, called
 from cpt.data.stream import Stream, TaskData, form_problems
 from cpt.recipe import Recipe
-from cpt.recipe.strategies import GRADIENT_RULES
 from cpt.recipe.trl_arguments import value_of
 from cpt.rewards.answers import unreadable
 from cpt.rewards.verifiers import compares, kinds
@@ -63,15 +62,7 @@ def whole_weights(recipe: Recipe) -> Iterator[tuple[str, str]]:
             if stage.kind == "self-distillation":
                 yield f"{key}.kind", "the teacher's average needs whole weights"
     for number, spec in enumerate(recipe.strategies):
-        key = f"strategies.{number}"
-        if getattr(spec, "rule", None) in GRADIENT_RULES:
-            yield f"{key}.rule", f"{spec.rule} needs whole gradients"
-        if "ema" in (getattr(spec, "reference", None), getattr(spec, "rollouts", None)):
-            yield f"{key}.{'reference' if spec.reference == 'ema' else 'rollouts'}", "the average needs whole weights"
-        if spec.kind == "stochastic-restore":
-            yield f"{key}.kind", "stochastic-restore draws for whole weights"
-        if getattr(spec, "method", None) == "fisher":
-            yield f"{key}.method", "fisher needs whole squares of gradients"
+        yield from ((f"strategies.{number}.{name}", what) for name, what in spec.whole_weights())
 
 
 def check_teachers(recipe: Recipe, base: Path, findings: Findings) -> int | None:

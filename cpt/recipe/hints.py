@@ -6,6 +6,7 @@ An entry of a table that is one word is a key of that place; any other is a sent
 from collections.abc import Iterable
 
 from cpt.errors import did_you_mean, nearest, nearest_or_all
+from cpt.merge_methods import RECIPE_METHODS
 
 IN_ARGS = "write it under `args` of a stage, or `defaults: {{sft: {{args: {{{0}: ...}}}}}}`"
 DATA = "name it in a task: `stream: [{task: mine, data: {source: file, train: train.jsonl, eval: eval.jsonl}, ...}]`"
@@ -286,24 +287,7 @@ REWARDS = {
     **dict.fromkeys(("reasoning-gym", "gym"), "reasoning_gym"),
 }
 STRATEGIES = {
-    **dict.fromkeys(
-        (
-            *(
-                "wise",
-                "wise-ft",
-                "slerp",
-                "soup",
-                "task-arithmetic",
-                "ties",
-                "dare",
-                "dare-ties",
-                "della",
-                "breadcrumbs",
-            ),
-            *("model-stock", "magmax", "fisher", "aim", "merging", "average"),
-        ),
-        "write `kind: merge, method: ...`",
-    ),
+    **dict.fromkeys((*RECIPE_METHODS, "wise-ft", "merging", "average"), "write `kind: merge, method: ...`"),
     **dict.fromkeys(("averaging", "swa", "bema", "psmt", "ewa", "polyak"), "write `kind: ema` (and its `rule`)"),
     **dict.fromkeys(("cotta", "restore", "stochastic_restore"), "stochastic-restore"),
 }

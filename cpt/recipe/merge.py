@@ -1,5 +1,6 @@
 """The strategy `merge` of a recipe. Methods and their options are those of `cpt merge` (docs/merging.md)."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -8,6 +9,7 @@ from cpt.errors import UserError
 from cpt.lora import refusal, takes_from_base
 from cpt.merge_methods import METHODS, OPTIONS, RECIPE_METHODS, MergeMethod, about, check_probabilities
 from cpt.recipe.stages import Strict
+from cpt.recipe.strategy import StrategySpec
 
 Share = Annotated[float, Field(ge=0, le=1)]
 AtLeastOne = Field(min_length=1)
@@ -30,7 +32,7 @@ class Memory(Strict):
     args: dict[str, Any] = Field({}, description="words of TRL's SFTConfig, over `defaults.sft.args`")
 
 
-class Merge(Strict):
+class Merge(StrategySpec):
     """After each task, or each stage, the new model is merged with earlier ones of the run, in weight space."""
 
     kind: Literal["merge"]
@@ -66,6 +68,10 @@ class Merge(Strict):
     def facts(self) -> MergeMethod:
         """What the catalogue says of the method."""
         return METHODS[self.method]
+
+    def whole_weights(self) -> Iterator[tuple[str, str]]:
+        if self.facts.needs_fisher:
+            yield "method", f"{self.method} needs whole squares of gradients"
 
     @property
     def option(self) -> str | None:

@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 from pydantic import Field, model_validator
 
 from cpt.recipe.merge import Merge, adapter_problem
-from cpt.recipe.stages import Strict
+from cpt.recipe.strategy import StrategySpec
 from cpt.recipe.trl_arguments import value_of
 
 
-class Averaged(Strict):
-    """What strategies that keep average weights share."""
+class Averaged(StrategySpec):
+    """What strategies that keep average weights share; the `rule` of each says how much of the live weights it takes."""
 
     serve: Literal["ema", "live"] = Field("ema", description="which weights are evaluated and shipped")
     feed_back: bool = Field(False, description="the next task starts from the average, not from the live weights")
@@ -31,6 +31,13 @@ class Averaged(Strict):
     rollouts: Literal["live", "ema"] = Field(
         "live", description="the policy that answers in rlvr and hybrid stages; the average's are corrected for"
     )
+
+    def whole_weights(self) -> Iterator[tuple[str, str]]:
+        if self.rule in GRADIENT_RULES:
+            yield "rule", f"{self.rule} needs whole gradients"
+        used = next((name for name in ("reference", "rollouts") if getattr(self, name) == "ema"), None)
+        if used is not None:
+            yield used, "the average needs whole weights"
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class Mcl(Averaged):
     decay: float = Field(0.99, gt=0, lt=1, description="of the slow weights (the paper's own value is not known here)")
 
 
-class Lookahead(Strict):
+class Lookahead(StrategySpec):
     """Every few steps, slow weights go part of the way to the live ones, which go on from there (1907.08610)."""
 
     kind: Literal["lookahead"]
@@ -105,13 +112,16 @@ class Lookahead(Strict):
     alpha: float = Field(0.5, gt=0, le=1, description="the part of the way (the paper's)")
 
 
-class StochasticRestore(Strict):
+class StochasticRestore(StrategySpec):
     """After each step, single weights go back to where they began by chance (CoTTA, 2203.13591)."""
 
     kind: Literal["stochastic-restore"]
     probability: float = Field(0.01, gt=0, le=1, description="of each weight, at each step (the authors' code)")
     every: int = Field(1, gt=0, description="optimiser steps between two")
     to: Literal["stream-start", "task-start"] = Field("stream-start", description="the weights that they go back to")
+
+    def whole_weights(self) -> Iterator[tuple[str, str]]:
+        yield "kind", "stochastic-restore draws for whole weights"
 
 
 STRATEGY_MODELS = (Ema, Mcl, Lookahead, StochasticRestore, Merge)
