@@ -1,4 +1,4 @@
-"""cpt: continual post-training of language models, with the proof of what each update kept."""
+"""cpt: continual post-training of language models, with a measure of what each update kept."""
 
 import os
 

@@ -15,7 +15,7 @@ LOADED = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin", ".
 
 
 def check_kinds(run: Path) -> None:
-    """Raise UserError where a folder stands in the place of a file of the run, or the other way round."""
+    """Raise UserError where a folder stands instead of a file of the run, or the other way round."""
     evaluations = run / "evaluations"
     files = [run / name for name in FILES]
     if evaluations.is_dir():

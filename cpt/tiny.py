@@ -113,7 +113,7 @@ def check_cache(place: Path) -> None:
         if error.errno in FULL:
             raise CannotWrite(no_room_message(place, error.errno)) from error
         raise UserError(
-            f"model.path: the embedded model is kept in {place}, which cannot be written ({error.strerror}): make it "
+            f"model.path: the built-in toy model is kept in {place}, which cannot be written ({error.strerror}): make it "
             "writable, or let XDG_CACHE_HOME name another folder"
         ) from error
 
@@ -131,7 +131,7 @@ def held(file: Path, screen, stop) -> Iterator[None]:
             heed(stop)
             waited += 1
             if screen and waited == PATIENCE:
-                screen.line("waiting for another process, which is making the embedded model")
+                screen.line("waiting for another process, which is making the built-in toy model")
     try:
         yield
     finally:
@@ -266,4 +266,4 @@ def progress(screen, steps: int):
     """The screen's bar; without a screen one that shows nothing."""
     from cpt.screen import QUIET, Screen
 
-    return (screen or Screen(QUIET)).progress("making the embedded model (once)", steps)
+    return (screen or Screen(QUIET)).progress("making the built-in toy model (once)", steps)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 WARM_UP = 2  # generations, which are slow
 VOCABULARY = {"vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddings": 4096}
-TOKENS = {"eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}  # of the embedded model's tokenizer
+TOKENS = {"eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}  # of the built-in toy model's tokenizer
 SHAPES = {  # the published configs
     "0.5B": {"model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14}
     | {"num_key_value_heads": 2, "intermediate_size": 4864},  # Qwen2.5-0.5B
@@ -36,7 +36,7 @@ class Case:
 
 
 def random_model(shape: str, folder: Path, dtype: str) -> Path:
-    """A model of that shape with random weights, and the embedded model's tokenizer, whose ids fit."""
+    """A model of that shape with random weights, and the built-in toy model's tokenizer, whose ids fit."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from cpt import tiny

@@ -10,7 +10,7 @@ a   a stream of four tasks by `cpt run` with one engine, against a process with 
 b   tokens a second of our evaluation against lm-eval's vLLM class, from rows to texts: on one engine (so on the same
     settings), 9 interleaved pairs, the same tokens. Wanted: at least 0.97 times as many.
 c   a sync of the weights, in milliseconds a megabyte (1e6 bytes), sending and proof apart: in this process, and to a
-    `vllm serve` over gloo and through a directory; the embedded model, and a random one of 0.5B.
+    `vllm serve` over gloo and through a directory; the built-in toy model, and a random one of 0.5B.
 d   with a GPU: a to c for a random model of Qwen3-1.7B's shape in bf16 (to the server over ipc), and the shares of a
     training step that go to generation, sync and training. Its table belongs in eval/reference/.
 
@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=12, help="training steps a task; default: %(default)s")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="of b; default: %(default)s")
-    parser.add_argument("--cpu", action="store_true", help="d with the embedded model, to see that it runs")
+    parser.add_argument("--cpu", action="store_true", help="d with the built-in toy model, to see that it runs")
     parser.add_argument("--out", type=Path, help="every number, as JSON")
     asked = parser.parse_args()
     parts = {"a": stream, "b": speed, "c": sync, "d": gpu}
@@ -210,7 +210,7 @@ def sync(case: Case, asked, folder: Path, besides: str | None = "0.5B") -> dict:
 
 
 def gpu(tiny: Case, asked, folder: Path) -> dict:
-    """All of it for a random model of 1.7B in bf16, where there is a GPU (with --cpu: for the embedded model)."""
+    """All of it for a random model of 1.7B in bf16, where there is a GPU (with --cpu: for the built-in toy model)."""
     import torch
 
     folder /= "d"
@@ -220,7 +220,8 @@ def gpu(tiny: Case, asked, folder: Path) -> dict:
         case, device = large(folder), torch.cuda.get_device_name()
     else:
         print(
-            "d: not run: it needs a GPU that torch sees (--cpu runs the same code with the embedded model)", flush=True
+            "d: not run: it needs a GPU that torch sees (--cpu runs the same code with the built-in toy model)",
+            flush=True,
         )
         return {}
     found = {"device": device, "shares": shares(case, asked, folder)}

@@ -1,4 +1,4 @@
-"""Shared fixtures: offline, one thread, and short recipes on the embedded model (made once, cached)."""
+"""Shared fixtures: offline, one thread, and short recipes on the built-in toy model (made once, cached)."""
 
 import json
 import os
@@ -23,7 +23,7 @@ hypothesis.settings.load_profile("any machine")
 
 @pytest.fixture(scope="session")
 def tiny_folder():
-    """The embedded model's folder."""
+    """The built-in toy model's folder."""
     from cpt import tiny
 
     return tiny.path(0)

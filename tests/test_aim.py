@@ -197,7 +197,7 @@ WRONG = {
         {"memory": {"args": {"learning_rat": 1e-3}}},
         "strategies.0.memory.args.learning_rat: SFTConfig has no such argument; did you mean learning_rate?",
     ),
-    "refused argument": ({"memory": {"args": {"seed": 3}}}, "strategies.0.memory.args.seed: is not taken here"),
+    "refused argument": ({"memory": {"args": {"seed": 3}}}, "strategies.0.memory.args.seed: is not supported"),
     "type": ({"memory": {"args": {"max_steps": "many"}}}, "strategies.0.memory.args.max_steps"),
 }
 

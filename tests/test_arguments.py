@@ -52,7 +52,7 @@ def test_our_defaults_are_arguments():
 )
 def test_refused_arguments_name_what_to_use(name):
     (where, message), *rest = problems("rlvr", {name: 1})
-    assert where == name and message.startswith("is not taken here: ") and not rest
+    assert where == name and message.startswith("is not supported: ") and not rest
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_the_arithmetic_of_groups(args, name, message):
             "must be a multiple of 2 (steps between two generations), not",
         ),
         ("rlvr", {"gradient_accumulation_steps": 2, "steps_per_generation": 3, "save_steps": 4}, "multiple of 3"),
-        ("sft", {"save_strategy": "epoch"}, "is not taken here: checkpoints fall on steps: use `save_steps`"),
+        ("sft", {"save_strategy": "epoch"}, "is not supported: checkpoints fall on steps: use `save_steps`"),
         ("sft", {"max_steps": 0}, "(0) must be at least 1 (or -1: num_train_epochs decides)"),
         ("sft", {"num_train_epochs": 0}, "(0) must be more than 0"),
         ("sft", {"num_train_epochs": -1}, "(-1) must be more than 0"),

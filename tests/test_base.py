@@ -13,7 +13,7 @@ LORA = {"kind": "lora", "r": 2, "lora_alpha": 8, "target_modules": "all-linear"}
 
 
 def linked(folder, tiny_folder, steps: int = 2):
-    """A recipe on a copy of the embedded model in `folder`/source, without a copy in the run."""
+    """A recipe on a copy of the built-in toy model in `folder`/source, without a copy in the run."""
     shutil.copytree(tiny_folder, folder / "source")
     content = short("sft", steps=steps, tasks=("reverse",), evaluate=2)
     content["model"] = {"path": str(folder / "source"), "copy": False}

@@ -477,7 +477,7 @@ def test_system_and_raw_are_a_contradiction(chat_model, tmp_path):
 
 
 def test_arguments_for_texts_are_refused(chat_model, tmp_path):
-    with pytest.raises(RecipeErrors, match=r"eos_token: is not taken here: answers end where the model stops"):
+    with pytest.raises(RecipeErrors, match=r"eos_token: is not supported: answers end where the model stops"):
         made(tmp_path, chat_model, "sft", args={"eos_token": "<|im_end|>"})
 
 

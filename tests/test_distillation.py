@@ -106,7 +106,7 @@ def test_distills_loss_written_out(options):
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
 
 
-# -- a trainer on the embedded model -----------------------------------------------------------------------------------------
+# -- a trainer on the built-in toy model ------------------------------------------------------------------------------------
 
 
 def trainer_of(tmp_path, kind: str, args: dict | None = None, adapter: dict | None = None, **beside):

@@ -94,7 +94,7 @@ def test_a_word_that_nobody_uses_is_answered_with_all_that_there_are():
         ("--output_dir x", "did you mean --out?"),
         ("--model x", "write model.path=..."),
         ("--resume", "the same command goes on by itself: leave it out"),
-        ("--dry-run", "write `cpt check` in the place of `cpt run`"),
+        ("--dry-run", "write `cpt check` instead of `cpt run`"),
         ("--config mine.yaml", "give the recipe without a flag: cpt run my.yaml"),
         ("--num_processes 2", "start it by `accelerate launch"),
         ("--wandb", "curves are in metrics.jsonl"),

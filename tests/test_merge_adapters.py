@@ -32,7 +32,7 @@ ADAPTERS = {
 
 @pytest.fixture(scope="module")
 def base(tiny_folder, tmp_path_factory):
-    """The embedded model with a head of its own, so that its embedding can be adapted."""
+    """The built-in toy model with a head of its own, so that its embedding can be adapted."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = tmp_path_factory.mktemp("base") / "model"

@@ -17,7 +17,7 @@ def chat(text: str) -> list[dict]:
 
 
 def model_without(folder, tiny_folder, *files: str):
-    """A copy of the embedded model that lacks some files."""
+    """A copy of the built-in toy model that lacks some files."""
     shutil.copytree(tiny_folder, folder / "model")
     for name in (*files, "DONE"):
         (folder / "model" / name).unlink(missing_ok=True)
@@ -53,7 +53,7 @@ def no_eos(folder, tiny_folder):
 
 
 def with_file(folder, tiny_folder, name: str, text: str):
-    """A recipe on a copy of the embedded model in which one file is another."""
+    """A recipe on a copy of the built-in toy model in which one file is another."""
     content = recipe("rlvr")
     content["model"]["path"] = model_without(folder, tiny_folder)
     (folder / "model" / name).write_text(text)

@@ -138,7 +138,7 @@ def test_what_only_the_data_show_has_its_place_too(data, part, tmp_path):
 
 
 def halved(tiny_folder, folder):
-    """The embedded model with its weights in bfloat16."""
+    """The built-in toy model with its weights in bfloat16."""
     import torch
     from safetensors.torch import load_file, save_file
 

@@ -32,11 +32,11 @@ ONE_MISTAKE = {
     ),
     "refused argument": (
         changed("max_steps: 3", "output_dir: here"),
-        "recipe.yaml:9: stream.0.stages.0.args.output_dir: is not taken here: the run directory decides it: use --out",
+        "recipe.yaml:9: stream.0.stages.0.args.output_dir: is not supported: the run directory decides it: use --out",
     ),
     "refused vllm argument": (
         changed("max_steps: 3", "vllm_mode: server"),
-        "recipe.yaml:9: stream.0.stages.0.args.vllm_mode: is not taken here: use `rollouts`",
+        "recipe.yaml:9: stream.0.stages.0.args.vllm_mode: is not supported: use `rollouts`",
     ),
     "unknown stage": (
         changed("kind: rlvr", "kind: rlv"),
@@ -327,7 +327,7 @@ def test_overrides_stand_anywhere_on_the_command_line(capsys):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ("rnu quickstart", "cpt: no command rnu; did you mean run?; `cpt --help`"),
+        ("rnu quickstart", "cpt: unknown command 'rnu'; did you mean run?; `cpt --help`"),
         ("run", "cpt run: the following arguments are required: recipe; `cpt run --help`"),
         ("run quickstart --oot x", "cpt run: unrecognized arguments: --oot x; did you mean --out?; `cpt run"),
         ("merge a b --method tiess --out o", "cpt merge: argument --method: no tiess; did you mean ties?; `cpt merge"),

@@ -1,4 +1,4 @@
-"""Whole runs on the embedded model: what they write, what they leave behind, whose weights answer, strategies' hooks."""
+"""Whole runs on the built-in toy model: what they write, what they leave behind, whose weights answer, strategies' hooks."""
 
 import gc
 import hashlib

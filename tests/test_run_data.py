@@ -51,7 +51,7 @@ def test_a_reward_that_scores_next_to_nothing_is_warned_of(cpt, tmp_path):
 
 
 def test_conversations_are_trained_on(cpt, tmp_path):
-    """`messages` of several turns on the embedded model, whose tokenizer can spell no line end."""
+    """`messages` of several turns on the built-in toy model, whose tokenizer can spell no line end."""
     turns = [("user", "copyab"), ("assistant", "ab"), ("user", "lastab"), ("assistant", "b")]
     rows = [{"messages": [{"role": role, "content": text + letter} for role, text in turns]} for letter in "abcdefgh"]
     asked = [{"prompt": "copyhi=", "answer": "hi", "id": "one"}, {"prompt": "copyih=", "answer": "ih", "id": "one"}]

@@ -1,4 +1,4 @@
-"""The embedded model: what it is made of, that its making is exact, what it can spell and render, and that it is cached."""
+"""The built-in toy model: what it is made of, its exact making, what it can spell and render, and that it is cached."""
 
 import shutil
 import subprocess
@@ -84,7 +84,7 @@ def test_a_wait_for_another_process_is_said(monkeypatch, tmp_path):
     thread = Thread(target=wait)
     thread.start()
     thread.join(timeout=10)
-    assert said == ["waiting for another process, which is making the embedded model", "held"]
+    assert said == ["waiting for another process, which is making the built-in toy model", "held"]
 
 
 def test_a_damaged_cache_is_made_again(monkeypatch, tmp_path):

@@ -371,7 +371,7 @@ MISTAKES = {
     "a context beyond the model's": ({"max_model_len": 4096}, "rollouts.max_model_len: 4096 is more than"),
     "a misspelt argument": ({"max_model_length": 64}, "have such a key; did you mean max_model_len?"),
     "an argument of another type": ({"enforce_eager": "yes"}, "rollouts.enforce_eager: must be true or false"),
-    "an argument that is the run's": ({"seed": 3}, "rollouts.seed: is not taken here"),
+    "an argument that is the run's": ({"seed": 3}, "rollouts.seed: is not supported"),
     "a value that vLLM refuses": ({"dtype": "float23"}, "rollouts: vLLM does not start with dtype: float23: dtype"),
     "a value that vLLM cannot use": ({"block_size": 7}, "vLLM does not start with block_size: 7: No common block size"),
     "more memory than is free": ({"gpu_memory_utilization": 1.0}, "rollouts.gpu_memory_utilization: 1.0 is more than"),
@@ -380,7 +380,7 @@ MISTAKES = {
         "rollouts.kv_cache_memory_bytes: 9313.23 GiB",
     ),
     "an engine over more processes": ({"tensor_parallel_size": 2}, "rollouts.tensor_parallel_size: 2 processes would"),
-    "copies that the launcher makes": ({"data_parallel_size": 2}, "rollouts.data_parallel_size: is not taken here"),
+    "copies that the launcher makes": ({"data_parallel_size": 2}, "rollouts.data_parallel_size: is not supported"),
     "an option of the other engine": ({"url": "http://localhost:8000"}, "rollouts.url: goes with `engine: server`"),
 }
 

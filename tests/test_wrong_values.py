@@ -51,7 +51,7 @@ WRONG = {
     ),
     "a field of an adapter that the run decides": (
         BASE + "adapter: {kind: lora, inference_mode: true}\n",
-        "recipe.yaml:10: adapter.inference_mode: is not taken here",
+        "recipe.yaml:10: adapter.inference_mode: is not supported",
     ),
     "a mistake in the defaults of a kind that no stage has": (
         BASE + "defaults: {sft: {args: {learning_rat: 1}}}\n",

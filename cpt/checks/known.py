@@ -1,4 +1,4 @@
-"""What is known to hold without looking: the letter tasks on the embedded model, trained with arguments that TRL takes.
+"""What is known to hold without looking: the letter tasks on the built-in toy model, trained with arguments that TRL takes.
 
 It keeps `cpt check quickstart` at half a second: rows cost tenths of a second to make, tokenizers and TRL's configs seconds
 to import.
@@ -14,7 +14,7 @@ from cpt.skills import alphabet
 CHATS = "chat (its rows are chats)"
 OWN_ANSWERS = "example  none: the model's own answers are trained on"
 
-CONTEXT = 128  # positions of the embedded model
+CONTEXT = 128  # positions of the built-in toy model
 AROUND = 10  # tokens of a prompt or a demonstration besides the letters, at most
 
 
@@ -42,7 +42,7 @@ def needs_model(recipe: Recipe, suites: dict[str, Suite]) -> bool:
 
 
 def is_letters(recipe: Recipe, task: Any) -> bool:
-    """Whether the task's rows are letters that fit the embedded model's context with all that may be said of them."""
+    """Whether the task's rows are letters that fit the built-in toy model's context with all that may be said of them."""
     if not isinstance(task.data, Procedural) or task.stop or task.system is not None or task.prompt == "raw":
         return False
     sampled = [

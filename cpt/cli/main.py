@@ -44,7 +44,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
 
     run = commands.add_parser(
         "run",
-        help="train and evaluate a recipe, or go on with a run that was stopped",
+        help="train and evaluate a recipe, or resume an interrupted run",
         description="Train and evaluate a recipe. On a directory that holds a part of the same run, go on with it. "
         "Exit codes: 0 done; 1 failed; 2 bad input or refused; 3 a gate failed; 130, 143 interrupted and "
         "saved.",
@@ -112,7 +112,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     top, commands = parser()
     words = sys.argv[1:] if arguments is None else arguments
     if words and not words[0].startswith("-") and words[0] not in commands:
-        top.error(f"no command {words[0]}{nearest(words[0], commands)}")
+        top.error(f"unknown command {words[0]!r}{nearest(words[0], commands)}")
     asked, rest = top.parse_known_args(words)
     late = [word for word in rest if "=" in word and not word.startswith("-")]
     if not hasattr(asked, "overrides"):

@@ -27,7 +27,7 @@ FLAGS = {  # what others call it: ours, or what to do
     **dict.fromkeys(("output_dir", "output", "out_dir", "run_dir", "save_dir", "o"), "--out"),
     **dict.fromkeys(("silent", "q"), "--quiet"),
     **dict.fromkeys(("debug", "v"), "--verbose"),
-    **dict.fromkeys(("dry_run", "validate", "plan"), "write `cpt check` in the place of `cpt run`"),
+    **dict.fromkeys(("dry_run", "validate", "plan"), "write `cpt check` instead of `cpt run`"),
     **dict.fromkeys(
         ("resume", "continue", "resume_from_checkpoint", "restart"), "the same command goes on by itself: leave it out"
     ),
@@ -44,7 +44,7 @@ FLAGS = {  # what others call it: ours, or what to do
 
 
 def flag_hint(words: Sequence[str], options: Sequence[str]) -> str:
-    """What to write in the place of a flag that somebody expected: `--seed 3` is `seed=3` here."""
+    """What to write instead of a flag that somebody expected: `--seed 3` is `seed=3` here."""
     from cpt.recipe.hints import RECIPE, argument
 
     flag, _, value = words[0].partition("=")

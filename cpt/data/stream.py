@@ -50,7 +50,7 @@ class Stream:
 
 
 def validation_of(stream: Stream, tasks: int) -> Stream:
-    """The first `tasks` tasks alone, asked their validation rows in the place of their evaluation rows; no suite."""
+    """The first `tasks` tasks alone, asked their validation rows instead of their evaluation rows; no suite."""
     return Stream(tuple(replace(task, eval=task.validation) for task in stream.tasks[:tasks]), {})
 
 

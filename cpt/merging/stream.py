@@ -257,7 +257,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep what is freed, up to some MB a thread, for the next chunk's intermediate tensors.
 
     It returns blocks to the kernel that are larger than the largest it has seen freed so far, and each then costs its page
-    faults again: 9 ns a parameter in the place of 1 in task arithmetic. So it is shown a large one, which is never touched.
+    faults again: 9 ns a parameter instead of 1 in task arithmetic. So it is shown a large one, which is never touched.
     """
     torch.empty(LARGE_BLOCK, dtype=torch.uint8)
 

@@ -35,7 +35,7 @@ DECIDED = {  # fields of PEFT's configs that the run itself decides
 
 def decided_problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, what to do) of fields that would be taken and never used."""
-    return ((name, f"is not taken here: {remedy}") for name, remedy in DECIDED.items() if name in options)
+    return ((name, f"is not supported: {remedy}") for name, remedy in DECIDED.items() if name in options)
 
 
 def initialisation_problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

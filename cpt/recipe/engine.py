@@ -39,7 +39,7 @@ def goes_with(name: str, engine: str, running: bool) -> str | None:
     """What has this setting, where the engine does not; None where it does, or where nobody may have it.
 
     `running`: the server runs already, so nothing can be said to its start. Without vLLM its settings are not known by name:
-    in the place of transformers' any other name may be one of them.
+    instead of transformers' any other name may be one of them.
     """
     owners = [other for other, names in OURS.items() if name in names]
     if engine in owners:

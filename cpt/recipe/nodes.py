@@ -252,7 +252,7 @@ def task_name(task: Node) -> str | None:
 
 
 def override(root: Node, text: str, mistakes: Mistakes) -> None:
-    """Set one dotted key from `key=value`; the value is YAML, a task may be named in the place of its number."""
+    """Set one dotted key from `key=value`; the value is YAML, a task may be named instead of its number."""
     key, equals, written = text.partition("=")
     here = Node(None, COMMAND_LINE)
     if not equals or not key:

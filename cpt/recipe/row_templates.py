@@ -192,7 +192,7 @@ def condition(source: str) -> Callable[[dict[str, Any]], bool]:
 
 
 def used(function: Callable, argument: Any) -> Any:
-    """Raises TemplateProblem in the place of whatever the template raises."""
+    """Raises TemplateProblem instead of whatever the template raises."""
     ENVIRONMENT.rounds = 0
     try:
         return function(argument)

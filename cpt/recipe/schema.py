@@ -43,12 +43,12 @@ class Model(Strict):
         True,
         description="the run keeps a copy of the weights; false: links to them, whose hashes are compared at each start",
     )
-    chat_template: Path | None = Field(None, description="a Jinja file in the place of the tokenizer's own template")
+    chat_template: Path | None = Field(None, description="a Jinja file instead of the tokenizer's own template")
     chat_template_kwargs: dict[str, Any] = Field({}, description="for the template, in training and evaluation alike")
 
 
 class Adapter(BaseModel):
-    """Train a PEFT adapter in the place of all weights: `kind` (lora, ia3, ...) and any field of that PEFT config."""
+    """Train a PEFT adapter instead of all weights: `kind` (lora, ia3, ...) and any field of that PEFT config."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     kind: str

@@ -30,7 +30,7 @@ Temperature = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class Sft(Strict):
-    """Supervised fine-tuning; `args` are words of TRL's SFTConfig."""
+    """Supervised fine-tuning; `args` accepts fields of TRL's SFTConfig."""
 
     kind: Literal["sft"]
     args: dict[str, Any] = {}
@@ -46,7 +46,7 @@ class Pairs(Strict):
 
 
 class Dpo(Strict):
-    """Direct preference optimisation; `args` are words of TRL's DPOConfig."""
+    """Direct preference optimisation; `args` accepts fields of TRL's DPOConfig."""
 
     kind: Literal["dpo"]
     args: dict[str, Any] = {}
@@ -113,7 +113,7 @@ class Ttrl(Strict):
 
 
 class Rlvr(Strict):
-    """Reinforcement learning from verifiable rewards; `args` are words of TRL's GRPOConfig."""
+    """Reinforcement learning from verifiable rewards; `args` accepts fields of TRL's GRPOConfig."""
 
     kind: Literal["rlvr"]
     args: dict[str, Any] = {}
@@ -137,7 +137,7 @@ class Rlvr(Strict):
 
 
 class Hybrid(Strict):
-    """Demonstrations and rollouts in one step (2509.04419); `args` are words of TRL's GRPOConfig."""
+    """Demonstrations and rollouts in one step (2509.04419); `args` accepts fields of TRL's GRPOConfig."""
 
     kind: Literal["hybrid"]
     method: Literal["hpt", "luffy", "srft", "relift", "chord", "chord-phi"]
@@ -224,7 +224,7 @@ class Samples(Strict):
 
 
 class Rejection(Strict):
-    """Rejection-sampling fine-tuning: sample, keep what is verified, SFT on it; `args` are words of TRL's SFTConfig."""
+    """Rejection-sampling fine-tuning: sample, keep what is verified, SFT on it; `args` accepts fields of TRL's SFTConfig."""
 
     kind: Literal["rejection"]
     args: dict[str, Any] = {}
@@ -263,7 +263,7 @@ class Divergence(Strict):
 class SelfDistillation(Divergence):
     """SDFT (2601.19897): the teacher is the model's own average with the demonstration in its context.
 
-    `args` are words of TRL's SDFTConfig.
+    `args` accepts fields of TRL's SDFTConfig.
     """
 
     kind: Literal["self-distillation"]
@@ -280,7 +280,7 @@ class SelfDistillation(Divergence):
     template: str = Field(
         "{prompt}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
         "Now answer with a response of your own, including the thinking process.",
-        description="what the teacher is asked; of a chat, in the place of its last message (the authors' code)",
+        description="what the teacher is asked; of a chat, instead of its last message (the authors' code)",
     )
 
     @model_validator(mode="after")
@@ -301,7 +301,7 @@ class SelfDistillation(Divergence):
 
 
 class Distill(Divergence):
-    """On-policy distillation from a teacher (GKD, 2306.13649); `args` are words of TRL's DistillationConfig."""
+    """On-policy distillation from a teacher (GKD, 2306.13649); `args` accepts fields of TRL's DistillationConfig."""
 
     kind: Literal["distill"]
     args: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """What a stage's `args` may be, without importing TRL (12 s): names, types and defaults read from the installed source.
 
-`args` go word for word to TRL's config. Here they are only checked, so that a typo costs a line and not a run.
+`args` go unchanged to TRL's config. Here they are only checked, so that a typo costs a line and not a run.
 """
 
 import ast
@@ -133,7 +133,7 @@ def own_problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
         refused = REFUSED.get(name) or REFUSED_OF.get(kind, {}).get(name)
         refused = refused or next((w for p, w in REFUSED_PREFIXES.items() if name.startswith(p)), None)
         if refused:
-            yield name, f"is not taken here: {refused}"
+            yield name, f"is not supported: {refused}"
         elif name not in known:
             yield name, f"{CONFIGS[kind][2]} has no such argument{hint('args', name, known)}"
         elif wrong := wrong_type(value, known[name].annotation) or wrong_value(kind, name, value):
@@ -143,7 +143,7 @@ def own_problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def wrong_value(kind: str, name: str, value: Any) -> str | None:
     """What is wrong with a value of the right type; None where nothing is."""
     if name == "save_strategy" and value != "steps":
-        return f"is not taken here: {SAVE_STRATEGY}"
+        return f"is not supported: {SAVE_STRATEGY}"
     if name in NEVER_NULL and value is None:
         return "must be a number, not null"
     return not_a_choice("rlvr" if kind in GRPO_KINDS else kind, name, value) or outside(name, value)

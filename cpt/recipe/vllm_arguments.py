@@ -92,7 +92,7 @@ def argument_problems(engine: str, given: dict[str, Any]) -> Iterator[tuple[str,
     known = class_fields("vllm", "engine/arg_utils.py", "EngineArgs")
     for name, value in given.items():
         if name in refused:
-            yield name, f"is not taken here: {refused[name]}"
+            yield name, f"is not supported: {refused[name]}"
         elif name in known:
             if wrong := wrong_type(value, known[name].annotation):
                 yield name, wrong

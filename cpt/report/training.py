@@ -142,7 +142,7 @@ def costs(results: dict) -> dict:
             ("evaluate", "evaluation", sum(each["seconds"] for each in results["evaluation_cost"].values())),
         )
     ]
-    return {"rows": rows, "whole": cost_row("in all", "whole", whole, whole), "parts": parts}
+    return {"rows": rows, "whole": cost_row("Total", "whole", whole, whole), "parts": parts}
 
 
 def cost_row(what: str, name: str, spent: dict, whole: dict) -> dict:

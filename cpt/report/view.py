@@ -169,7 +169,7 @@ def tile(title: str, about: str, value: float, ends, gate: dict | None, low: flo
 
 
 def matrix(run: Run) -> dict:
-    """The accuracy matrix as rows of cells, the held-out suites beside it, and what each column lost in the end."""
+    """The accuracy matrix as rows of cells, the held-out suites beside it, and what each column lost by the end."""
     results = run.results
     tasks, suites = results["tasks"], list(results["held_out"])
     ends = results["intervals"]

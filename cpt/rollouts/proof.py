@@ -4,7 +4,7 @@ An engine in float32 is compared with the policy in float32, whatever the policy
 float32 weights too, and the two then differ by 1e-5 or less. An engine in bfloat16 or float16 has an arithmetic of its own:
 its logits are rounded to the last of 8 (11) binary places, and the layers before them add to that. What a log-probability is
 allowed to be off by is ALLOWED times what that last place does to it, on each side that is so coarse. Measured, as a part of
-what is allowed: .31 (embedded model, policy alone in bfloat16) to .37 (135M parameters, the engine alone), .27 (both sides).
+what is allowed: .31 (toy model, policy alone in bfloat16) to .37 (135M parameters, the engine alone), .27 (both sides).
 """
 
 from collections.abc import Callable, Sequence

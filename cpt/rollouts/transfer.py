@@ -7,7 +7,7 @@
 | ipc | policy and engine on one GPU (vLLM's) |
 | nccl | policy and engine on different GPUs (vLLM's) |
 
-ipc and nccl have not run here: no machine at hand has vLLM and a GPU. They follow vLLM 0.31's weight_transfer module.
+ipc and nccl are untested: no machine at hand has vLLM and a GPU. They follow vLLM 0.31's weight_transfer module.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""vLLM's own trainer side of a weight transfer (nccl, ipc). Built after vLLM 0.31's weight_transfer module; not run here."""
+"""vLLM's own trainer side of a weight transfer (nccl, ipc). Built after vLLM 0.31's weight_transfer module; untested."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""Small recipes on the embedded model, for tests that run the command line."""
+"""Small recipes on the built-in toy model, for tests that run the command line."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ ARGS["rlvr-two-iterations"] = ARGS["rlvr"] | {"num_iterations": 2, "beta": 0.01}
 BESIDE_ARGS = {
     "dpo": {"pairs": {"prompts": 64, "samples": 4}},
     "rejection": {"rounds": 2, "samples": {"prompts": 64, "samples": 4}},
-    "self-distillation": {"template": "copy{demonstration}"},  # all that the embedded model can do with one
+    "self-distillation": {"template": "copy{demonstration}"},  # all that the built-in toy model can do with one
     "distill": {"teacher": "base"},
 }
 

@@ -41,7 +41,7 @@ class Baseline:
         self.name = name
 
     def replace_advantages(self, trainer, output: dict) -> None:
-        """Put the advantages of this rank's answers in the place of TRL's in `output`, from `trainer.rewards_NF`."""
+        """Replace TRL's advantages in `output` by those of this rank's answers, from `trainer.rewards_NF`."""
         rewards_N = (trainer.rewards_NF * trainer.reward_weights.to(trainer.rewards_NF.device)).nansum(1)
         rewards_N[trainer.rewards_NF.isnan().all(1)] = torch.nan
         rewards_PG = rewards_N.view(-1, trainer.num_generations)

@@ -12,7 +12,7 @@ bias by |m|^2 - V / K, so that
 
 which noise alone makes about 0 (with |m|^2 for |E g|^2 it would be 1/2). Samples must be independent, and the answers of
 one prompt are not: TRL deals them out over all micro-batches, which hid some 40 % of the noise where it was measured (the
-embedded model on reverse). So here all answers of a prompt are in one micro-batch. Nothing is kept from step to step.
+built-in toy model on reverse). So here all answers of a prompt are in one micro-batch. Nothing is kept from step to step.
 """
 
 import math

@@ -79,7 +79,7 @@ def floats_of(model) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def put_second_moments(model, optimizer) -> None:
-    """v / (1 - beta2^steps) in the place of each trained weight of the model, in its dtype; 0 in that of all else."""
+    """v / (1 - beta2^steps) instead of each trained weight of the model, in its dtype; 0 in that of all else."""
     torch._foreach_zero_(floats_of(model))
     for group in optimizer.param_groups:
         for weight in group["params"]:
