@@ -287,7 +287,7 @@ def scorer_of(this: Run, task: TaskData) -> Scorer:
 
 def run_stage(this: Run, stage: Stage, services: Services) -> StageRecord:
     """Train one stage and say in one line what it did."""
-    rows = stage_rows(stage.task, stage.spec.kind)
+    rows = stage_rows(stage.task)
     for strategy in this.strategies:
         rows = strategy.before_stage(stage, services, rows)
     scorer = scorer_of(this, stage.task)

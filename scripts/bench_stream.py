@@ -160,8 +160,8 @@ class StageBench:
         if kind == "dpo":
             train = [row | {"chosen": row["demonstration"], "rejected": row["answer"][::-1]} for row in self.task.train]
             self.task = type(self.task)("reverse", train, [], self.task.eval, self.task.spec)
-        self.rows = stage_rows(self.task, kind)
-        forms = zip(stage_forms(self.task, kind), self.task.train, strict=True)
+        self.rows = stage_rows(self.task)
+        forms = zip(stage_forms(self.task, self.task.spec.stages[0]), self.task.train, strict=True)
         self.plain_rows = [form | ({"answer": row["answer"]} if kind == "rlvr" else {}) for form, row in forms]
 
     def clock(self):

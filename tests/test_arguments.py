@@ -9,17 +9,19 @@ from hypothesis import strategies as st
 
 from cpt.recipe import trl_arguments
 from cpt.recipe.config_fields import UNKNOWN, enumeration
+from cpt.recipe.stages import KINDS, Rlvr
 from cpt.recipe.trl_arguments import PLAIN, PLAIN_VALUES, is_plain, problems
 from cpt.recipe.trl_bounds import CHOICES, ENUMERATIONS
+from cpt.recipe.trl_configs import TRL_CONFIGS
 
 
-@pytest.mark.parametrize("kind", trl_arguments.CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_fields_and_defaults_are_those_of_the_real_config(kind):
     from cpt.stages.configs import CONFIGS
 
-    assert CONFIGS[kind].__name__ == trl_arguments.CONFIGS[kind][2]
+    assert CONFIGS[kind].__name__ == KINDS[kind].trl_config
     real = {field.name: field for field in dataclasses.fields(CONFIGS[kind]) if field.init}
-    read = trl_arguments.arguments(kind)
+    read = KINDS[kind].arguments()
     assert set(read) == set(real)
     known = [name for name, argument in read.items() if argument.default is not UNKNOWN]
     assert len(known) > 0.8 * len(real)
@@ -43,15 +45,15 @@ def test_adapters_are_those_of_peft(kind):
 
 
 def test_our_defaults_are_arguments():
-    for kind, args in trl_arguments.STAGE_DEFAULTS.items():
-        assert list(problems(kind, args)) == []
+    for spec in KINDS.values():
+        assert list(problems(spec, dict(spec.defaults))) == []
 
 
 @pytest.mark.parametrize(
     "name", [*trl_arguments.REFUSED, "vllm_mode", "vllm_gpu_memory_utilization", "push_to_hub_token"]
 )
 def test_refused_arguments_name_what_to_use(name):
-    (where, message), *rest = problems("rlvr", {name: 1})
+    (where, message), *rest = problems(Rlvr, {name: 1})
     assert where == name and message.startswith("is not supported: ") and not rest
 
 
@@ -101,7 +103,7 @@ def test_types(value, annotation, message):
     ],
 )
 def test_the_arithmetic_of_groups(args, name, message):
-    found = dict(problems("rlvr", args))
+    found = dict(problems(Rlvr, args))
     assert list(found) == [name] and message in found[name]
 
 
@@ -150,24 +152,24 @@ def test_the_arithmetic_of_groups(args, name, message):
     ],
 )
 def test_values_that_no_trainer_can_use(kind, args, message):
-    ((_, said),) = problems(kind, args)
+    ((_, said),) = problems(KINDS[kind], args)
     assert message in said
 
 
 @pytest.mark.parametrize("args", [{"save_steps": 0.5}, {"save_strategy": "steps"}, {"max_steps": -1}, {"beta": 0}])
 def test_values_at_the_edge(args):
-    assert not list(problems("rlvr", args))
+    assert not list(problems(Rlvr, args))
 
 
-@pytest.mark.parametrize("kind, name", CHOICES)
-def test_choices_are_those_of_the_trainers(kind, name):
+@pytest.mark.parametrize("config, name", CHOICES)
+def test_choices_are_those_of_the_trainers(config, name):
     """The strings with which TRL's trainer compares the argument are the choices offered."""
-    file = trl_arguments.package_folder("trl") / trl_arguments.CONFIGS[kind][1].replace("_config", "_trainer")
+    file = trl_arguments.package_folder("trl") / TRL_CONFIGS[config][1].replace("_config", "_trainer")
     compared = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Compare) and ast.unparse(node.left).split(".")[-1] == name:
             compared |= {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
-    assert compared == set(CHOICES[kind, name])
+    assert compared == set(CHOICES[config, name])
 
 
 def test_keywords_of_generation_are_those_of_the_real_config():
@@ -191,9 +193,9 @@ def test_checkpoints_fall_between_generations_and_between_steps(iterations, gene
 
 def test_more_processes_make_a_larger_batch(monkeypatch):
     args = {"num_generations": 16, "per_device_train_batch_size": 8}
-    assert list(problems("rlvr", args))
+    assert list(problems(Rlvr, args))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not list(problems("rlvr", args))
+    assert not list(problems(Rlvr, args))
 
 
 @pytest.mark.parametrize(
@@ -212,22 +214,22 @@ NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 4, 6, 8, 16, 500, 2**31 - 1, 0.01, 0.
 
 def drawn(kind: str, name: str) -> st.SearchStrategy:
     """Values of an argument: of its type, at the edges of what is taken, and words that are known."""
-    annotation = trl_arguments.arguments(kind)[name].annotation
-    words = PLAIN_VALUES.get(name) or CHOICES.get(("rlvr" if kind == "hybrid" else kind, name))
+    annotation = KINDS[kind].arguments()[name].annotation
+    words = PLAIN_VALUES.get(name) or CHOICES.get((KINDS[kind].trl_config, name))
     if words:
         return st.sampled_from([list(words), [words[0]]][:1] if "list" in annotation else list(words))
     return st.booleans() if "bool" in annotation else NUMBERS
 
 
-@pytest.mark.parametrize("kind", trl_arguments.CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(data=st.data())
 def test_trl_takes_plain_arguments(kind, data):
     """What `check` looks at without TRL, and finds nothing wrong with, TRL's own config takes."""
     from cpt.stages.configs import CONFIGS
 
-    known = sorted(PLAIN & trl_arguments.arguments(kind).keys())
+    known = sorted(PLAIN & KINDS[kind].arguments().keys())
     args = {name: data.draw(drawn(kind, name), name) for name in data.draw(st.sets(st.sampled_from(known), max_size=5))}
-    if not list(problems(kind, args)):
-        assert is_plain(kind, args)
+    if not list(problems(KINDS[kind], args)):
+        assert is_plain(args)
         CONFIGS[kind](output_dir="unused", report_to="none", use_cpu=True, **{"bf16": False} | args)

@@ -138,7 +138,7 @@ def test_where_the_policy_is_certain():
     assert group_advantages("gradient-weighted", rewards, torch.zeros(1, 3))[0, 0].item() == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("loss_type", CHOICES["rlvr", "loss_type"])
+@pytest.mark.parametrize("loss_type", CHOICES["GRPOConfig", "loss_type"])
 def test_every_loss_of_trl_takes_a_step(tokenizer, tmp_path, loss_type):
     made = one_step.trainer(tmp_path, one_step.answers(tokenizer), REWARDS, loss_type=loss_type, optim="sgd")
     before = {name: value.clone() for name, value in made.model.state_dict().items()}

@@ -86,7 +86,7 @@ def trainer_of(tmp_path, settings):
     module, found = import_module(MODULES[spec.kind]), []
     train, module.train = module.train, lambda stage, services, trainer, *_: found.append(trainer) or {}
     try:
-        module.run(stage, services, stage_rows(task, spec.kind), [])
+        module.run(stage, services, stage_rows(task), [])
     finally:
         module.train = train
     return found[0], task, encoder_of(stage)

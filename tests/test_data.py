@@ -11,6 +11,7 @@ from cpt.data.rows import prompt_key
 from cpt.data.stream import form_problems, load_stream
 from cpt.errors import RecipeErrors, UserError
 from cpt.recipe import File, Hub, ReasoningGym, load
+from cpt.recipe.stages import KINDS, Dpo
 from helpers.recipes import recipe, write_recipe
 
 
@@ -346,14 +347,14 @@ def test_one_question_twice_is_refused(tmp_path):
 )
 def test_rows_that_a_stage_cannot_use(kind, row, message, tmp_path):
     stream = load_stream(stream_of(tmp_path, [row], questions(2, 10)), {})
-    ((_, _, said),) = form_problems(stream.tasks[0].train, kind)
+    ((_, _, said),) = form_problems(stream.tasks[0].train, KINDS[kind].model_construct(kind=kind))
     assert message in said and "row sums/train/0 (" in said and "train.jsonl:1)" in said
 
 
 def test_rows_of_two_forms(tmp_path):
     train = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "d", "chosen": None, "rejected": None}]
     stream = load_stream(stream_of(tmp_path, train, questions(2, 10)), {})
-    ((_, _, said),) = form_problems(stream.tasks[0].train, "dpo")
+    ((_, _, said),) = form_problems(stream.tasks[0].train, Dpo(kind="dpo"))
     assert "the rows of one task must be of one form" in said
 
 

@@ -133,7 +133,7 @@ def trainer_of(tmp_path, kind: str, args: dict | None = None, adapter: dict | No
     module, made = {"self-distillation": self_distillation, "distill": distill}[kind], []
     train, module.train = module.train, lambda stage, services, trainer, strategies: made.append(trainer)
     try:
-        module.run(stage, services, stage_rows(task, kind), [])
+        module.run(stage, services, stage_rows(task), [])
     finally:
         module.train = train
     return made[0]

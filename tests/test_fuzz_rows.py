@@ -95,7 +95,7 @@ def check(data: dict, kind: str, reward) -> None:
         assert lines and all(len(line) < 1500 for line in lines), lines
         str(error).encode()  # can be printed
         return
-    assert len(stage_rows(stream.tasks[0], kind).to_list()) == len(stream.tasks[0].train)
+    assert len(stage_rows(stream.tasks[0]).to_list()) == len(stream.tasks[0].train)
 
 
 @FUZZ
@@ -179,7 +179,7 @@ def test_rows_come_back_as_they_were_written(tmp_path_factory, drawn, as_chat, f
     findings = Findings()
     check_forms(recipe, stream, findings)
     assert not findings.problems
-    table = stage_rows(stream.tasks[0], kind)
+    table = stage_rows(stream.tasks[0])
     assert unpack(table["prompt"], table["row"]) == [row | {"task": "t"} for row in stream.tasks[0].train]
 
 

@@ -7,8 +7,8 @@ from cpt.recipe import Evaluation, Model, Recipe, Suite, Task
 from cpt.recipe.config_fields import class_fields
 from cpt.recipe.hints import PLACES, instead
 from cpt.recipe.rewards import Reward
-from cpt.recipe.stages import Rlvr
-from cpt.recipe.trl_arguments import CONFIGS, adapter_kinds, arguments
+from cpt.recipe.stages import KINDS, STAGE_MODELS, Rlvr
+from cpt.recipe.trl_arguments import adapter_kinds
 from cpt.recipe.vllm_arguments import OURS
 from helpers.recipe_text import BASE, changed, problems
 
@@ -19,9 +19,9 @@ KNOWN = {
     "Suite": Suite.model_fields,
     "Model": Model.model_fields,
     "Evaluation": Evaluation.model_fields,
-    "kind of stage": CONFIGS,
+    "kind of stage": KINDS,
     "stage": [*Rlvr.model_fields, "teacher"],
-    "args": {name for kind in CONFIGS for name in arguments(kind)},
+    "args": {name for spec in STAGE_MODELS for name in spec.arguments()},
     "adapter": ["kind", *class_fields(*adapter_kinds()["lora"])],
     "rollouts": [*OURS["server"], *OURS["transformers"], *class_fields("vllm", "engine/arg_utils.py", "EngineArgs")],
     "engine": OURS,

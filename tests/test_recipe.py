@@ -175,7 +175,7 @@ def test_a_wrong_override(override, message, tmp_path):
 
 
 def test_precedence(tmp_path):
-    """TRL's default < STAGE_DEFAULTS < defaults < the stage < the command line."""
+    """TRL's default < the kind's defaults < `defaults` < the stage < the command line."""
     file = tmp_path / "recipe.yaml"
     file.write_text(BASE + "defaults: {rlvr: {args: {max_steps: 2, temperature: 0.7, learning_rate: 3e-4}}}\n")
     args = load(file, ["stream.reverse.stages.0.args.num_generations=4"]).stream[0].stages[0].args

@@ -139,13 +139,13 @@ def test_a_wrong_value_is_one_line(name, tmp_path):
 
 @pytest.mark.parametrize("args", ["{beta: null}", "{beta: null, temperature: null}", "null"])
 def test_one_of_ours_taken_out_is_stored_as_what_holds(args, tmp_path):
-    """Where null deletes one of STAGE_DEFAULTS, TRL's default is written down: what is stored repeats the run."""
-    from cpt.recipe.trl_arguments import arguments
+    """Where null deletes one of our defaults, TRL's default is written down: what is stored repeats the run."""
+    from cpt.recipe.stages import Rlvr
 
     file = tmp_path / "recipe.yaml"
     file.write_text(changed("args: {max_steps: 3}", f"args: {args}"))
     recipe = load(file)
-    assert recipe.stream[0].stages[0].args["beta"] == arguments("rlvr")["beta"].default
+    assert recipe.stream[0].stages[0].args["beta"] == Rlvr.arguments()["beta"].default
     assert load(write_recipe(tmp_path / "again.yaml", dump(recipe))) == recipe
 
 

@@ -15,7 +15,7 @@ def check_adapter(base: Path, recipe: Recipe) -> None:
     if recipe.adapter is None:
         return
     laid, config = laid_over(base, recipe), models.load_config(base, recipe)
-    if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies):
+    if any(spec.adapters == "weights" for spec in recipe.strategies):
         check_tied(laid, config)
 
 

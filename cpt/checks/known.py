@@ -8,7 +8,7 @@ from typing import Any
 
 from cpt.data.procedural import DEMONSTRATIONS, row
 from cpt.recipe import Procedural, Recipe, Suite
-from cpt.recipe.trl_arguments import ROLLOUT_KINDS, is_plain, value_of
+from cpt.recipe.trl_arguments import is_plain
 from cpt.skills import alphabet
 
 CHATS = "chat (its rows are chats)"
@@ -37,23 +37,23 @@ def needs_model(recipe: Recipe, suites: dict[str, Suite]) -> bool:
     if not all(is_letters(recipe, task) for task in tasks_of(recipe, suites)):
         return True
     stages = [stage for task in recipe.stream for stage in task.stages]
-    memories = [memory.args for each in recipe.strategies if (memory := getattr(each, "memory", None)) is not None]
-    return not all(map(is_known, stages)) or not all(is_plain("sft", args) for args in memories)
+    memories = [each.memory.args for each in recipe.strategies if each.memory is not None]
+    return not all(map(is_known, stages)) or not all(is_plain(args) for args in memories)
 
 
 def is_letters(recipe: Recipe, task: Any) -> bool:
     """Whether the task's rows are letters that fit the built-in toy model's context with all that may be said of them."""
     if not isinstance(task.data, Procedural) or task.stop or task.system is not None or task.prompt == "raw":
         return False
-    sampled = [
-        value_of(stage.args, stage.kind, "max_completion_length")
-        for stage in getattr(task, "stages", ())
-        if stage.kind in ROLLOUT_KINDS
-    ]
+    sampled = [stage.longest_answer(0) for stage in task.stages if stage.uses_engine]
     evaluated = task.max_completion_length or recipe.evaluation.max_completion_length
-    if any(stage.kind in ("sft", "dpo", "hybrid") for stage in getattr(task, "stages", ())):
+    if any(stage.teaches for stage in task.stages):
         taught = DEMONSTRATIONS[task.data.demonstration]("a" * task.data.length, "a" * task.data.length)
-        limit = min([evaluated, *sampled]) if any(stage.kind == "hybrid" for stage in task.stages) else evaluated
+        limit = (
+            min([evaluated, *sampled])
+            if any(stage.teaches and stage.uses_engine for stage in task.stages)
+            else evaluated
+        )
         if len(taught) + 1 > limit:  # the check says that it could not be given whole
             return False
     demonstration = 2 * task.data.length + AROUND
@@ -62,9 +62,9 @@ def is_letters(recipe: Recipe, task: Any) -> bool:
 
 def is_known(stage: Any) -> bool:
     """Whether nothing about the stage is left to the tokenizer, to another model, or to TRL."""
-    if stage.kind == "self-distillation" or (stage.kind == "distill" and stage.teacher != "base"):
+    if stage.asks_tokenizer:
         return False
-    return is_plain(stage.kind, stage.args) and stage.args.get("max_length", CONTEXT) in range(CONTEXT // 2, 10**9)
+    return is_plain(stage.args) and stage.args.get("max_length", CONTEXT) in range(CONTEXT // 2, 10**9)
 
 
 # -- samples ---------------------------------------------------------------------------------------------------------------
@@ -80,13 +80,12 @@ def letters_samples(recipe: Recipe, suites: dict[str, Suite]) -> dict[str, list[
 
 def letters_sample(task: Any) -> list[str]:
     """Of the first letters in their order: to draw the task's own rows would take a tenth of a second."""
-    kinds = [stage.kind for stage in getattr(task, "stages", ())]
     letters = alphabet(task.data.name)
     text = (letters * task.data.length)[: task.data.length]
     made = row(task.data.name, text, task.data.demonstration)
     prompt = f"{made['prompt'][0]['content']}="
     lines = [f"prompt   {CHATS}: {prompt!r}"]
-    taught = any(kind in ("sft", "hybrid") for kind in kinds)
+    taught = any(stage.teaches and stage.row_form != "preference" for stage in task.stages)
     if taught:
         lines.append(f"example  demonstration: {prompt!r} + {made['demonstration'] + '<eos>'!r}")
-    return lines if taught or not kinds else [*lines, OWN_ANSWERS]
+    return lines if taught or not task.stages else [*lines, OWN_ANSWERS]

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cpt.checks.findings import Findings
-from cpt.recipe.trl_arguments import CONFIGS, ROLLOUT_KINDS, value_of
 
 LONGEST = "max_completion_length"
 SPLITTING = ("wrapped", "bfd_split", "bfd-requeue")  # packing strategies of TRL's
@@ -30,13 +29,6 @@ def tightest(limits: list[Limit]) -> Limit:
     return min(known, key=lambda limit: limit.tokens, default=NONE)
 
 
-def longest_answer(evaluated: int, stage: Any) -> int:
-    """The tokens that a stage may sample after a training prompt; `evaluated` are those of an evaluated answer."""
-    if stage.kind in ROLLOUT_KINDS:
-        return value_of(stage.args, stage.kind, LONGEST)
-    return evaluated if stage.kind == "rejection" else 0
-
-
 def prompt_limit(context: int | None, follows: int) -> Limit:
     """What the model's context leaves for a prompt that `follows` tokens may follow."""
     words = f"with an answer of up to {follows} that is more than the model's context of {context}"
@@ -47,15 +39,15 @@ def prompt_limit(context: int | None, follows: int) -> Limit:
 def trained_limits(context: int | None, where: str, stage: Any) -> list[Limit]:
     """What the stage at `where` may train on of a row: the model's context, and where TRL cuts."""
     remedy = "shorten the row, or say `overlong: drop` or `overlong: truncate` in the task"
-    keeps_end = stage.kind != "hybrid" and value_of(stage.args, stage.kind, "truncation_mode") == "keep_end"
+    keeps_end = stage.value("truncation_mode") == "keep_end"
     limits = [Limit(context, f"the model's context of {context} holds no more", remedy, True, keeps_end)]
-    cut = value_of(stage.args, stage.kind, "max_length") if stage.kind != "hybrid" else None
+    cut = stage.value("max_length")
     if cut is not None and splits_rows(stage) and (context is None or cut <= context):
         return []
     if cut is not None:
         words = f"args.max_length of {where} is {cut}"
         if "max_length" not in stage.args:
-            words = f"{CONFIGS[stage.kind][2]} takes {cut} where args.max_length of {where} says nothing"
+            words = f"{stage.trl_config} takes {cut} where args.max_length of {where} says nothing"
         limits.append(Limit(cut, words, f"raise args.max_length (null: no limit), {remedy}", True, keeps_end))
     return limits
 
@@ -67,7 +59,7 @@ def splits_rows(stage: Any) -> bool:
 
 def demonstration_limit(where: str, stage: Any) -> Limit:
     """What the hybrid stage at `where` takes of a demonstration."""
-    tokens = value_of(stage.args, stage.kind, LONGEST)
+    tokens = stage.value(LONGEST)
     keep = f"`long_demonstrations: keep` in {where} (it is trained on whole)"
     remedy = f"raise it, or say {keep}, or `overlong: drop` in the task"
     return Limit(tokens, f"args.{LONGEST} of {where} is {tokens}", remedy)

@@ -12,7 +12,6 @@ from cpt.disk import room
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.recipe.strategies import words as strategy_words
-from cpt.recipe.trl_arguments import ROLLOUT_KINDS, arguments, group_of, value_of
 from cpt.rollouts import memory
 from cpt.sizes import size
 from cpt.tensor_files import read_header
@@ -27,7 +26,7 @@ NO_VALIDATION = (
 
 def searches(recipe: Recipe) -> list[int]:
     """The numbers of the strategies that judge on validation rows."""
-    return [i for i, spec in enumerate(recipe.strategies) if getattr(spec, "search", None) is not None]
+    return [i for i, spec in enumerate(recipe.strategies) if spec.search is not None]
 
 
 def counted(source: Any, split: str) -> int | None:
@@ -86,84 +85,10 @@ def rows_line(task: Any) -> str:
 
 
 def stage_line(stage: Any, task: Any, strategies: Sequence[Any]) -> str:
-    """Steps, rows or completions a step, learning rate, and the reference of the KL."""
-    get = {name: value_of(stage.args, stage.kind, name) for name in STAGE_WORDS}
-    a_step = get["per_device_train_batch_size"] * get["gradient_accumulation_steps"] * world()
-    steps = steps_of(stage, task, a_step, get)
-    unit = "completions" if stage.kind in ROLLOUT_KINDS else "pairs" if stage.kind == "dpo" else "rows"
-    each = f" in each of {stage.rounds} rounds" if stage.kind == "rejection" and stage.rounds > 1 else ""
-    words = [f"{'?' if steps is None else steps} steps of {a_step} {unit}{each}", f"lr {get['learning_rate']:g}"]
-    if stage.kind in ROLLOUT_KINDS:
-        group = group_of(stage.args, stage.kind)
-        words.insert(1, f"{group} rollout{'s' * (group > 1)} a prompt")
-    if stage.kind == "hybrid":
-        words.insert(0, hybrid_words(stage))
-    if stage.kind == "rlvr":
-        words += rlvr_words(stage)
-    if stage.kind == "rejection":
-        words += rejection_words(stage)
-    if stage.kind in ("self-distillation", "distill"):
-        words += divergence_words(stage)
-    elif "beta" in arguments(stage.kind) and value_of(stage.args, stage.kind, "beta"):
-        averaged = any(getattr(spec, "reference", "stage") == "ema" for spec in strategies)
-        beta = value_of(stage.args, stage.kind, "beta")
-        words.append(f"KL {beta:g} to {'the average' if averaged else stage.reference}")
-    return ", ".join(words)
-
-
-def hybrid_words(stage: Any) -> str:
-    """The method and the options that are set: `hpt (gamma 2, mixing question)`."""
-    given = stage.model_dump(exclude={"kind", "method", "args"}, exclude_defaults=True)
-    options = ", ".join(f"{name} {str(value).lower()}" for name, value in given.items())
-    return f"{stage.method} ({options})" if options else stage.method
-
-
-def rlvr_words(stage: Any) -> list[str]:
-    """What rlvr does besides GRPO, and what that asks of the engine."""
-    words = []
-    if stage.ttrl is not None:
-        group = value_of(stage.args, "rlvr", "num_generations")
-        words.append(f"reward is agreement with the majority of {group} (the rows' answers are not read)")
-    if stage.filter is not None:
-        prompts = stage.filter.prompts or "all"
-        words.append(
-            f"filter drops {stage.filter.drop} ({stage.filter.samples} answers to {prompts} prompts before it)"
-        )
-    if stage.overlong is not None:
-        words.append(f"overlong penalty over the last {stage.overlong.buffer} tokens")
-    if stage.dynamic_sampling is not None:
-        words.append(f"up to {stage.dynamic_sampling.rounds} more generations for groups without signal")
-    if stage.advantage is not None:
-        words.append(f"{stage.advantage} baseline")
-    if stage.snr_step is not None:
-        words.append(
-            f"each step's lr times {stage.snr_step.min:g} to {stage.snr_step.max:g} by its signal-to-noise ratio"
-        )
-    return words
-
-
-def rejection_words(stage: Any) -> list[str]:
-    """What is sampled, and from which weights the rounds are trained."""
-    spec = stage.samples
-    words = [f"on what is right of {spec.samples} answers to each of {spec.prompts} prompts"]
-    if stage.rounds > 1:
-        words.append(
-            "each from the " + ("present weights" if stage.start == "present" else "weights of the stage's start")
-        )
-    return words
-
-
-def divergence_words(stage: Any) -> list[str]:
-    """What is learnt from whom, and what the teacher takes of memory."""
-    mixed = f"JSD ({stage.alpha:g} the teacher's)" if stage.direction == "jsd" else f"{stage.direction} KL"
-    if stage.kind == "distill":
-        return [f"{mixed} to {stage.teacher} (whose weights stay in memory)"]
-    over = "the whole vocabulary" if stage.top_k is None else f"the student's top {stage.top_k}"
-    rate = f"an average of its weights at rate {stage.ema_rate:g}" if stage.ema_rate else "its weights as they came"
-    every = f" every {stage.sync_every} steps" if stage.sync_every > 1 and stage.ema_rate else ""
-    return [
-        f"{mixed} over {over} to itself with the demonstration in context, by {rate}{every} (a second copy of them)"
-    ]
+    """What the stage says of itself, with its steps and their batch."""
+    a_step = stage.value("per_device_train_batch_size") * stage.value("gradient_accumulation_steps") * world()
+    averaged = any(spec.reference == "ema" for spec in strategies)
+    return stage.describe(steps_of(stage, task, a_step), a_step, averaged)
 
 
 def validation_line(recipe: Recipe) -> str:
@@ -173,28 +98,18 @@ def validation_line(recipe: Recipe) -> str:
     return f"the validation rows of the tasks so far: {most} questions a model after the last"
 
 
-STAGE_WORDS = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "max_steps",
-    "num_train_epochs",
-)
-
-
 def world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def steps_of(stage: Any, task: Any, a_step: int, get: dict) -> int | None:
+def steps_of(stage: Any, task: Any, a_step: int) -> int | None:
     """The stage's optimiser steps; None where the rows cannot be counted before they are loaded or made."""
-    if get["max_steps"] > 0:
-        return get["max_steps"]
+    if (steps := stage.value("max_steps")) > 0:
+        return steps
     rows = sources.count(task.data, "train")
-    if rows is None or stage.kind in ("dpo", "rejection") or getattr(stage, "filter", None) is not None:
+    if rows is None or stage.chooses_rows:
         return None
-    group = group_of(stage.args, stage.kind)
-    return int(get["num_train_epochs"] * -(-rows * group // a_step))
+    return int(stage.value("num_train_epochs") * -(-rows * stage.group // a_step))
 
 
 def evaluation_lines(recipe: Recipe, suites: dict[str, Suite], samples: dict[str, list[str]]) -> list[str]:
@@ -241,13 +156,13 @@ def disk_needs(recipe: Recipe) -> tuple[int, int] | None:
         return None
     base, weights = sizes
     trained = weights // 50 if recipe.adapter else weights
-    merged = weights if any(getattr(spec, "adapters", None) == "weights" for spec in recipe.strategies) else 0
-    states = [state_bytes(spec, trained, width(recipe)) for spec in recipe.strategies]
+    merged = weights if any(spec.adapters == "weights" for spec in recipe.strategies) else 0
+    states = [spec.state_bytes(trained, width(recipe)) for spec in recipe.strategies]
     served = trained * any(
-        getattr(spec, "serve", None) == "ema" and not spec.feed_back for spec in recipe.strategies
+        spec.serve == "ema" and not spec.feed_back for spec in recipe.strategies
     )  # beside the weights that are trained on
     points = base * recipe.model.copy + len(recipe.stream) * (trained + merged + served + sum(states))
-    averaged = any(stage.kind == "self-distillation" for task in recipe.stream for stage in task.stages)
+    averaged = any(stage.keeps_average for task in recipe.stream for stage in task.stages)
     return points, trained * (10 if averaged else 8) + 2 * sum(states)  # averages are in both checkpoints
 
 
@@ -267,13 +182,6 @@ def config_of(recipe: Recipe) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
-
-
-def state_bytes(spec: Any, trained: int, each: int) -> int:
-    """What a strategy keeps with every point: an average, or the weights that single ones go back to."""
-    if spec.kind in ("ema", "mcl"):
-        return trained * 4 // each if spec.dtype == "float32" else trained
-    return trained if spec.kind == "stochastic-restore" else 0
 
 
 def weight_bytes(recipe: Recipe) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from cpt.checks.plan import NO_VALIDATION, searches
 from cpt.data.rows import Row, called
 from cpt.data.stream import Stream, TaskData, form_problems
 from cpt.recipe import Recipe
-from cpt.recipe.trl_arguments import value_of
+from cpt.recipe.stages import StageSpec
 from cpt.rewards.answers import unreadable
 from cpt.rewards.verifiers import compares, kinds
 from cpt.sharding import is_sharded
@@ -20,25 +20,28 @@ from cpt.sharding import is_sharded
 
 def check_processes(recipe: Recipe, processes: int, findings: Findings) -> None:
     """Every stage can run in that many processes."""
+    for key, stage in stages_of(recipe):
+        if stage.dynamic_sampling is not None and processes > 1:
+            findings.add(
+                f"{key}.dynamic_sampling",
+                f"works in one process, not in {processes}: take it out (filter works in several), or start without a "
+                "launcher",
+            )
+        if stage.snr_step is not None and stage.value("gradient_accumulation_steps") * processes < 2:
+            findings.add(
+                f"{key}.snr_step",
+                "the variance of a step's gradient needs two micro-batches, and there is one: set "
+                "args.gradient_accumulation_steps to 2 or more (and halve per_device_train_batch_size to keep the "
+                "batch), or start more processes",
+            )
+        if stage.method == "relift" and stage.buffer % processes:
+            findings.add(f"{key}.buffer", f"({stage.buffer}) must be a multiple of the {processes} processes")
+
+
+def stages_of(recipe: Recipe) -> Iterator[tuple[str, StageSpec]]:
+    """(key, stage) of all stages."""
     for task in recipe.stream:
-        for index, stage in enumerate(task.stages):
-            key = f"stream.{task.task}.stages.{index}"
-            if getattr(stage, "dynamic_sampling", None) is not None and processes > 1:
-                findings.add(
-                    f"{key}.dynamic_sampling",
-                    f"works in one process, not in {processes}: take it out (filter works in several), or start without a "
-                    "launcher",
-                )
-            accumulated = value_of(stage.args, stage.kind, "gradient_accumulation_steps")
-            if getattr(stage, "snr_step", None) is not None and accumulated * processes < 2:
-                findings.add(
-                    f"{key}.snr_step",
-                    "the variance of a step's gradient needs two micro-batches, and there is one: set "
-                    "args.gradient_accumulation_steps to 2 or more (and halve per_device_train_batch_size to keep the "
-                    "batch), or start more processes",
-                )
-            if getattr(stage, "method", None) == "relift" and stage.buffer % processes:
-                findings.add(f"{key}.buffer", f"({stage.buffer}) must be a multiple of the {processes} processes")
+        yield from ((f"stream.{task.task}.stages.{index}", stage) for index, stage in enumerate(task.stages))
 
 
 def check_sharding(recipe: Recipe, findings: Findings) -> None:
@@ -52,42 +55,31 @@ def check_sharding(recipe: Recipe, findings: Findings) -> None:
 
 def whole_weights(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """(key, what it needs) of all that works on whole weights or gradients."""
-    for task in recipe.stream:
-        for index, stage in enumerate(task.stages):
-            key = f"stream.{task.task}.stages.{index}"
-            if getattr(stage, "snr_step", None) is not None:
-                yield f"{key}.snr_step", "needs whole gradients"
-            if getattr(stage, "method", None) == "relift":
-                yield f"{key}.method", "relift's own optimiser needs whole weights"
-            if stage.kind == "self-distillation":
-                yield f"{key}.kind", "the teacher's average needs whole weights"
-    for number, spec in enumerate(recipe.strategies):
-        yield from ((f"strategies.{number}.{name}", what) for name, what in spec.whole_weights())
+    strategies = ((f"strategies.{number}", spec) for number, spec in enumerate(recipe.strategies))
+    for key, spec in (*stages_of(recipe), *strategies):
+        yield from ((f"{key}.{name}", what) for name, what in spec.whole_weights())
 
 
 def check_teachers(recipe: Recipe, base: Path, findings: Findings) -> int | None:
-    """The fewest positions that a distill stage's teacher was made for (None: no stage has one, or none says).
+    """The fewest positions that a stage's teacher was made for (None: no stage has one, or none says).
 
     A teacher must be there, and speak the tokens of the student in `base`.
     """
     from cpt.stages import teacher
 
     known = []
-    for task in recipe.stream:
-        for index, stage in enumerate(task.stages):
-            if stage.kind == "distill":
-                with findings.collecting():
-                    known.append(teacher.check(recipe, stage, base, f"stream.{task.task}.stages.{index}"))
+    for key, stage in stages_of(recipe):
+        if stage.teacher is not None:
+            with findings.collecting():
+                known.append(teacher.check(recipe, stage, base, key))
     return min((each for each in known if each is not None), default=None)
 
 
 def check_top_k(recipe: Recipe, vocabulary: int, findings: Findings) -> None:
-    """No self-distillation learns more of the student's tokens than there are."""
-    for task in recipe.stream:
-        for index, stage in enumerate(task.stages):
-            if stage.kind == "self-distillation" and (stage.top_k or 0) > vocabulary:
-                message = f"({stage.top_k}) is more than the model's vocabulary ({vocabulary})"
-                findings.add(f"stream.{task.task}.stages.{index}.top_k", message)
+    """No stage learns more of the student's tokens than there are."""
+    for key, stage in stages_of(recipe):
+        if (stage.top_k or 0) > vocabulary:
+            findings.add(f"{key}.top_k", f"({stage.top_k}) is more than the model's vocabulary ({vocabulary})")
 
 
 def check_forms(recipe: Recipe, stream: Stream, findings: Findings) -> None:
@@ -119,22 +111,24 @@ def check_validation(recipe: Recipe, stream: Stream, findings: Findings) -> None
 # -- what stages and verifiers need ----------------------------------------------------------------------------------------
 
 
-UNJUDGED = ("sft", "self-distillation", "distill")  # they train on no reward
-
-
 def check_stages(task: TaskData, findings: Findings) -> None:
     """Every stage can take every training row; one that trains on rewards has what the reward compares with."""
-    unlabelled = {stage.kind for stage in task.spec.stages if getattr(stage, "ttrl", None) is not None}
-    labelled = {stage.kind for stage in task.spec.stages if getattr(stage, "ttrl", None) is None}
-    for kind in dict.fromkeys(stage.kind for stage in task.spec.stages):
-        for row, what, message in form_problems(task.train, kind):
+    for kind, stages in by_kind(task).items():
+        for row, what, message in form_problems(task.train, stages[0]):
             findings.add(f"stream.{task.name}", message, f"{kind} {what}", row)
-        if kind not in UNJUDGED and kind not in unlabelled - labelled:
-            judged = task.train
-            if kind == "dpo":
-                judged = judged.at([place for place, row in enumerate(judged) if row.get("chosen") is None])
+        judging = next((stage for stage in stages if stage.needs_reward and stage.ttrl is None), None)
+        if judging is not None:
+            judged = task.train.at([place for place, row in enumerate(task.train) if judging.judges(row)])
             verifier = task.spec.reward or task.spec.verifier
             check_judged(f"stream.{task.name}.data.train", judged, verifier, findings)
+
+
+def by_kind(task: TaskData) -> dict[str, list[StageSpec]]:
+    """{kind: the task's stages of that kind}."""
+    found: dict[str, list[StageSpec]] = {}
+    for stage in task.spec.stages:
+        found.setdefault(stage.kind, []).append(stage)
+    return found
 
 
 def check_judged(key: str, rows: Sequence[Row], verifier: Any, findings: Findings) -> None:

@@ -13,13 +13,13 @@ def samples(task: TaskData, encoder: Encoder) -> list[str]:
     rows = task.train if len(task.train) else task.eval
     try:
         lines = [f"prompt   {form_words(rows[0], encoder)}: {shown(prompt_of(rows[0], encoder))}"]
-        kinds = dict.fromkeys(stage.kind for stage in getattr(task.spec, "stages", ()))
-        taught = [each for kind in kinds if kind in ("sft", "dpo", "hybrid") for each in lessons([rows[0]], kind)]
+        stages = {stage.kind: stage for stage in task.spec.stages}
+        taught = [each for stage in stages.values() if stage.teaches for each in lessons([rows[0]], stage)]
         for name, form in {name: form for _, name, form in taught}.items():
             [one] = encoder.taught([form])
             context, trained = encoder.shown(one.ids[: one.start]), encoder.shown(one.ids[one.start :])
             lines.append(f"example  {name}: {shown(context) + ' + ' if context else ''}{shown(trained)}")
-        if not taught and kinds:
+        if not taught and stages:
             lines.append(OWN_ANSWERS)
         return lines
     except TemplateRefuses:  # the checks name the row

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cpt.checks.lengths import NONE, Limit, Overlong
-from cpt.checks.preflight import UNJUDGED
 from cpt.data.encoding import Encoder
 from cpt.data.rows import Row
+from cpt.recipe.stages import StageSpec
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Split:
     long: Overlong
     prompt_limit: Limit
     answer_limit: int
-    trained: dict[str, Limit] = field(default_factory=dict)  # {sft, dpo or hybrid: the most tokens of a row}
+    trained: dict[str, tuple[StageSpec, Limit]] = field(default_factory=dict)  # {kind: a stage, most tokens of a row}
     demonstration_limit: Limit = NONE  # of hybrids
     teachers: list[tuple[str, Any]] = field(default_factory=list)  # (key, stage) of self-distillations
     roles: set[str] = field(default_factory=set)  # that the chat template is known to write
@@ -32,7 +32,7 @@ class Split:
     @property
     def judged(self) -> bool:
         """Whether answers to these rows are judged by the task's verifiers."""
-        return self.name != "train" or any(stage.kind not in UNJUDGED for stage in self.spec.stages)
+        return self.name != "train" or any(stage.needs_reward for stage in self.spec.stages)
 
     @property
     def data(self) -> str:

@@ -11,7 +11,7 @@ from cpt.checks.plan import NO_VALIDATION, counted, searches
 from cpt.data import sources
 from cpt.errors import RecipeErrors
 from cpt.recipe import File, Recipe, Suite
-from cpt.recipe.trl_arguments import ROLLOUT_KINDS, generation
+from cpt.recipe.trl_arguments import generation
 from cpt.rewards import function
 from cpt.rundir import check_place
 
@@ -75,10 +75,10 @@ def check_data(task: Any, key: str, wanted: tuple[str, ...], findings: Findings)
 def check_generation(task: Any, key: str, findings: Findings) -> None:
     """A rlvr stage with fewer prompts than one generation asks would take no step at all."""
     for index, stage in enumerate(task.stages):
-        if stage.kind in ROLLOUT_KINDS:
-            batch, group, _ = generation(stage.args, stage.kind)
+        if stage.uses_engine:
+            batch, group, _ = generation(type(stage), stage.args)
             rows = counted(task.data, "train")
-            looked_at = getattr(stage.filter, "prompts", None) if stage.kind == "rlvr" else None
+            looked_at = None if stage.filter is None else stage.filter.prompts
             if looked_at is not None and looked_at < batch // group:
                 findings.add(
                     f"{key}.stages.{index}.filter.prompts",
@@ -100,7 +100,7 @@ def check_model(recipe: Recipe, findings: Findings) -> None:
         check_folder("model.path", recipe.model.path, "`tiny`", ("config.json",), findings)
     for task in recipe.stream:
         for index, stage in enumerate(task.stages):
-            if stage.kind == "distill" and stage.teacher not in ("base", "tiny"):
+            if stage.teacher not in (None, "base", "tiny"):
                 key = f"stream.{task.task}.stages.{index}.teacher"
                 check_folder(key, stage.teacher, "`base`", ("config.json", CONFIG), findings)
 

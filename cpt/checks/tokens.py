@@ -15,7 +15,6 @@ from cpt.checks.lengths import (
     Limit,
     Overlong,
     demonstration_limit,
-    longest_answer,
     prompt_limit,
     tightest,
     trained_limits,
@@ -44,8 +43,7 @@ from cpt.data.rows import (
 )
 from cpt.data.stream import Stream, TaskData
 from cpt.recipe import Recipe
-from cpt.recipe.stages import Sft
-from cpt.recipe.trl_arguments import value_of
+from cpt.recipe.stages import Sft, StageSpec
 
 CHUNK = 1000
 WRITTEN = ("prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages")
@@ -103,25 +101,25 @@ class TokenChecks:
         """Look at the rows of one split; returns those that are used."""
         stages = task.spec.stages if split == "train" else ()
         limit = task.spec.max_completion_length or self.recipe.evaluation.max_completion_length
-        follows = max((longest_answer(limit, stage) for stage in stages), default=limit)
+        follows = max((stage.longest_answer(limit) for stage in stages), default=limit)
         long = Overlong(key, split, len(rows), task.spec.overlong)
         this = Split(key, split, task.spec, encoder, rows, long, prompt_limit(self.context, follows), limit)
         for index, stage in enumerate(stages):
             where = f"{key}.stages.{index}"
-            if longest_answer(0, stage) > limit:
+            if (longest := stage.longest_answer(0)) > limit:
                 self.findings.warn(
                     where,
-                    f"samples answers of up to {longest_answer(0, stage)} tokens, and evaluation cuts at {limit}: raise "
+                    f"samples answers of up to {longest} tokens, and evaluation cuts at {limit}: raise "
                     f"{LONGEST} of the task, or lower that of `args`",
                 )
-            if stage.kind in ("sft", "dpo", "hybrid"):
-                earlier = [this.trained[stage.kind]] if stage.kind in this.trained else []
-                this.trained[stage.kind] = tightest([*earlier, *trained_limits(self.context, where, stage)])
-            if stage.kind == "hybrid" and stage.long_demonstrations == "refuse":
+            if stage.teaches:
+                _, *earlier = this.trained.get(stage.kind, (stage,))
+                this.trained[stage.kind] = stage, tightest([*earlier, *trained_limits(self.context, where, stage)])
+            if stage.long_demonstrations == "refuse":
                 this.demonstration_limit = tightest([this.demonstration_limit, demonstration_limit(where, stage)])
-            if stage.kind == "self-distillation":
+            if stage.template is not None:
                 this.teachers.append((where, stage))
-            if stage.kind in ("sft", "rejection"):
+            if stage.trl_config == "SFTConfig":
                 self.check_loss(this, where, stage.args)
         iterator, place = iter(rows), 0
         while chunk := list(islice(iterator, CHUNK)):
@@ -192,10 +190,10 @@ class TokenChecks:
         self.check_spelling(this, rows)
         places = {id(row): first + i for i, row in enumerate(rows)}
         asked: dict[int, list[int]] = {}  # the prompts that were encoded with what is taught
-        for kind, limit in this.trained.items():
-            for row, name, form, taught in self.taught(this, lessons(rows, kind)):
+        for stage, limit in this.trained.values():
+            for row, name, form, taught in self.taught(this, lessons(rows, stage)):
                 self.check_taught(this, row, name, form, taught)
-                self.look_long(this, kind, limit, places[id(row)], row, name, taught)
+                self.look_long(this, stage, limit, places[id(row)], row, name, taught)
                 if "prompt" in form and taught.asked is not None and taught.start == len(taught.asked):
                     asked[id(row)] = taught.asked
         others = [row for row in rows if row.get("prompt") is not None and id(row) not in asked]
@@ -212,12 +210,14 @@ class TokenChecks:
         for where, stage in this.teachers:
             self.check_contexts(this, where, stage, rows, places)
 
-    def look_long(self, this: Split, kind: str, limit: Limit, place: int, row: Row, name: str, taught: Taught) -> None:
-        """Whether what is taught of a row is too long for a stage of this kind."""
+    def look_long(
+        self, this: Split, stage: StageSpec, limit: Limit, place: int, row: Row, name: str, taught: Taught
+    ) -> None:
+        """Whether what is taught of a row is too long for the stage."""
         this.long.look(place, called(row), f"{{}} tokens with its {name}", len(taught.ids), limit)
         if limit.tokens is not None and taught.start >= limit.tokens and not limit.keeps_end:
             this.long.emptied.add(place)
-        if kind == "hybrid":
+        if stage.uses_engine:  # a demonstration among rollouts
             tokens = len(taught.ids) - taught.start
             this.long.look(place, called(row), "a demonstration of {} tokens", tokens, this.demonstration_limit)
 
@@ -336,7 +336,7 @@ class TokenChecks:
                 self.findings.add(this.data, message, "teacher's context", row)
         texts = [(row, "teacher's context", contents(form["prompt"])[-1]) for row, form in asked]
         self.check_texts(f"{where}.template", this.encoder, texts)
-        limit = prompt_limit(self.context, value_of(stage.args, stage.kind, LONGEST))
+        limit = prompt_limit(self.context, stage.value(LONGEST))
         whose = {id(form): row for row, form in asked}
         for form, ids in self.prompts(this, [form for _, form in asked], "teacher's context"):
             row = whose[id(form)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cpt.data.rows import NEEDS, STAGE_ROWS, Row
+from cpt.data.rows import NEEDS, Row, sft_row
 from cpt.data.stream import TaskData
 from cpt.errors import UserError
 from cpt.recipe import Recipe
@@ -13,8 +13,11 @@ from cpt.recipe import Recipe
 
 def memories(recipe: Recipe) -> dict[str, Any]:
     """{strategies.0.memory: what it says} of the strategies that keep rows."""
-    found = ((number, getattr(spec, "memory", None)) for number, spec in enumerate(recipe.strategies))
-    return {f"strategies.{number}.memory": memory for number, memory in found if memory is not None}
+    return {
+        f"strategies.{number}.memory": spec.memory
+        for number, spec in enumerate(recipe.strategies)
+        if spec.memory is not None
+    }
 
 
 def kept(task: TaskData, number: int, seed: int, count: int) -> list[Row]:
@@ -35,10 +38,10 @@ def sft_forms(tasks: Sequence[TaskData], seed: int, count: int, key: str) -> Ite
     """
     for number, task in enumerate(tasks, start=1):
         for row in kept(task, number, seed, count):
-            form = STAGE_ROWS["sft"](row)
+            form = sft_row(row)
             if form is None:
                 raise UserError(
                     f"{key}: row {row['id']}, kept of stream.{task.name}, has {', '.join(sorted(row))}; to train on it again "
-                    f"needs {NEEDS['sft']}"
+                    f"needs {NEEDS['demonstration']}"
                 )
             yield task, row, form

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cpt.data.prompt_keys import key, shows
+from cpt.recipe.stages import StageSpec
 
 Row = dict[str, Any]
 
@@ -191,28 +192,29 @@ def demonstrated_row(row: Row) -> Row | None:
     return None if demonstration_of(row) is None else rlvr_row(row)
 
 
-STAGE_ROWS = {"sft": sft_row, "dpo": dpo_row} | dict.fromkeys(("rlvr", "hybrid", "rejection", "distill"), rlvr_row)
-STAGE_ROWS["self-distillation"] = demonstrated_row
+FORMS = {  # a stage's `row_form`: what it takes of a row
+    "demonstration": sft_row,
+    "preference": dpo_row,
+    "prompt": rlvr_row,
+    "prompt and demonstration": demonstrated_row,
+}
 NEEDS = {
-    "sft": "a demonstration (`demonstration` or `completion`) or `messages`",
-    "dpo": "`chosen` and `rejected`, or a `prompt` with a verifier",
-    "rlvr": "a `prompt`",
-    "hybrid": "a `prompt`",
-    "rejection": "a `prompt`",
-    "self-distillation": "a `prompt` and a demonstration (`demonstration` or `completion`)",
-    "distill": "a `prompt`",
+    "demonstration": "a demonstration (`demonstration` or `completion`) or `messages`",
+    "preference": "`chosen` and `rejected`, or a `prompt` with a verifier",
+    "prompt": "a `prompt`",
+    "prompt and demonstration": "a `prompt` and a demonstration (`demonstration` or `completion`)",
 }
 
 
-def lessons(rows: Iterable[Row], kind: str) -> list[tuple[Row, str, dict]]:
-    """(row, field, {prompt, completion} or {messages}) of what a stage of this kind teaches of each row."""
+def lessons(rows: Iterable[Row], stage: StageSpec) -> list[tuple[Row, str, dict]]:
+    """(row, field, {prompt, completion} or {messages}) of what a stage that teaches does so of each row."""
     found = []
     for row in rows:
-        if kind == "hybrid":
+        if stage.row_form == "prompt":
             there = demonstration_of(row) is not None and row.get("prompt") is not None
             found += [(row, "demonstration", lesson(row, demonstration_of(row)))] if there else []
             continue
-        form = STAGE_ROWS[kind](row) or {}
+        form = FORMS[stage.row_form](row) or {}
         if "messages" in form:
             found.append((row, "messages", form))
         for name in ("completion", "chosen", "rejected"):

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from cpt.data import sources
 from cpt.data.contamination import overlaps
 from cpt.data.loaded import Rows
-from cpt.data.rows import NEEDS, STAGE_ROWS, Row, called, packed, shape, shape_words
+from cpt.data.rows import FORMS, NEEDS, Row, called, packed, shape, shape_words
 from cpt.data.table import table
 from cpt.errors import Problem, RecipeErrors
 from cpt.recipe import Recipe, Suite, SuiteTask, Task
+from cpt.recipe.stages import StageSpec
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def load_task(spec: Task | SuiteTask, seed: int, wanted: Sequence[str], key: str
     return TaskData(spec.task, **rows, spec=spec)
 
 
-def stage_rows(task: TaskData, kind: str):
+def stage_rows(task: TaskData):
     """The task's training rows as a `datasets.Dataset`: each row packed with the name of its task, and its prompt
     beside it (`rows.packed`).
 
@@ -126,19 +127,19 @@ def stage_rows(task: TaskData, kind: str):
     return table(packed(row | {"task": task.name}) for row in task.train)
 
 
-def stage_forms(task: TaskData, kind: str) -> Iterator[Row]:
-    """What a stage of this kind takes of each training row."""
-    return (STAGE_ROWS[kind](row) for row in task.train)
+def stage_forms(task: TaskData, stage: StageSpec) -> Iterator[Row]:
+    """What the stage takes of each training row."""
+    return (FORMS[stage.row_form](row) for row in task.train)
 
 
-def form_problems(rows: Iterable[Row], kind: str) -> Iterator[tuple[Row, str, str]]:
-    """(row, what is the same of all rows with this problem, message) of rows that this kind of stage cannot train on."""
+def form_problems(rows: Iterable[Row], stage: StageSpec) -> Iterator[tuple[Row, str, str]]:
+    """(row, what is the same of all rows with this problem, message) of rows that the stage cannot train on."""
     first = None
     for row in rows:
-        form = STAGE_ROWS[kind](row)
+        form = FORMS[stage.row_form](row)
         if form is None:
             there = ", ".join(sorted(row))
-            yield row, "lacking", f"{called(row)} has {there}; a {kind} stage needs {NEEDS[kind]}"
+            yield row, "lacking", f"{called(row)} has {there}; a {stage.kind} stage needs {NEEDS[stage.row_form]}"
             continue
         mine = shape(form)
         first = first or (mine, row["id"])
@@ -146,6 +147,6 @@ def form_problems(rows: Iterable[Row], kind: str) -> Iterator[tuple[Row, str, st
             yield (
                 row,
                 "another form",
-                f"{called(row)} gives {shape_words(mine)} for {kind}, and {first[1]} {shape_words(first[0])}: the rows of "
-                "one task must be of one form",
+                f"{called(row)} gives {shape_words(mine)} for {stage.kind}, and {first[1]} {shape_words(first[0])}: the rows "
+                "of one task must be of one form",
             )

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cpt.lora import takes_from_base
-from cpt.recipe.trl_arguments import value_of
 
 INITIALISATIONS = r"gaussian|orthogonal|mica|olora|pissa|pissa_niter_\d+"
 NAMES = "true, gaussian, orthogonal, mica, olora, pissa or pissa_niter_N"
@@ -62,8 +61,7 @@ def bias_problems(adapter: Any, stream: Sequence[Any]) -> Iterator[tuple[str, st
         return
     for task in stream:
         for index, stage in enumerate(task.stages):
-            compares = stage.kind in ("dpo", "self-distillation")
-            if compares or (stage.kind in ("rlvr", "hybrid") and value_of(stage.args, stage.kind, "beta")):
+            if stage.compares_policies:
                 yield (
                     "bias",
                     (

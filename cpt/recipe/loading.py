@@ -16,7 +16,7 @@ from cpt.recipe import trl_arguments
 from cpt.recipe.adapter import bias_problems, decided_problems, initialisation_problems
 from cpt.recipe.engine import normalize_engine
 from cpt.recipe.hints import instead
-from cpt.recipe.messages import members, tags, validate
+from cpt.recipe.messages import validate
 from cpt.recipe.nodes import (
     Mistakes,
     find,
@@ -31,9 +31,9 @@ from cpt.recipe.nodes import (
     steps_to,
 )
 from cpt.recipe.schema import Recipe, Suite
+from cpt.recipe.stages import KINDS, Sft
 from cpt.recipe.strategies import against_stages
 from cpt.recipe.strategies import problems as strategy_problems
-from cpt.recipe.trl_bounds import weights_problem
 from cpt.recipe.vllm_arguments import problems as engine_problems
 from cpt.recipe.yaml_reader import Node, wrap
 
@@ -47,7 +47,7 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     mistakes = Mistakes()
     root = composed(name, overrides)
     normalize_engine(root, mistakes)
-    apply_defaults(Recipe, root, mistakes)
+    apply_defaults(root, mistakes)
     recipe = validate(Recipe, root, mistakes)
     check_arguments(root, mistakes)
     check_suites(root, mistakes)
@@ -116,56 +116,54 @@ def suites_of(recipe: Recipe) -> dict[str, Suite]:
     return suites
 
 
-def apply_defaults(schema: type[BaseModel], root: Node, mistakes: Mistakes) -> None:
-    """Each stage gets, under its own words, the recipe's `defaults` of its kind, and under those STAGE_DEFAULTS."""
+def apply_defaults(root: Node, mistakes: Mistakes) -> None:
+    """Each stage gets, under its own words, the recipe's `defaults` of its kind, and under those the kind's own."""
     defaults = root.value.pop("defaults", None) or Node({})
     if not isinstance(defaults.value, dict):
-        mistakes.add(defaults, "defaults", f"must be a map of stage kinds: {', '.join(trl_arguments.CONFIGS)}")
+        mistakes.add(defaults, "defaults", f"must be a map of stage kinds: {', '.join(KINDS)}")
         defaults = Node({})
     for kind, node in defaults.value.items():
-        check_defaults(schema, kind, node, mistakes)
+        check_defaults(kind, node, mistakes)
     for parent, key in matching(root, ["stream", "*", "stages", "*"]):
         stage = parent.value[key]
         kind = stage_kind(stage)
         if kind is not None:
             theirs = defaults.value.get(kind, Node({}))
             theirs = theirs if isinstance(theirs.value, dict) else Node({})
-            ours = wrap({"args": trl_arguments.STAGE_DEFAULTS[kind]}, "STAGE_DEFAULTS")
+            ours = wrap({"args": dict(KINDS[kind].defaults)}, "stage defaults")
             parent.value[key] = merge(merge(ours, theirs, ()), stage, ())
             spell_out_deleted(kind, parent.value[key])
     theirs = defaults.value.get("sft", Node({}))
     theirs = theirs.value.get("args", Node({})) if isinstance(theirs.value, dict) else Node({})
     for parent, key in matching(root, ["strategies", "*", "memory"]):
         if isinstance(parent.value[key].value, dict):
-            ours = wrap({"args": trl_arguments.STAGE_DEFAULTS["sft"]}, "STAGE_DEFAULTS")
+            ours = wrap({"args": dict(Sft.defaults)}, "stage defaults")
             parent.value[key] = merge(merge(ours, Node({"args": theirs}), ()), parent.value[key], ())
 
 
 def stage_kind(stage: Node) -> str | None:
     """The stage's kind; None where it names none that exists."""
     kind = stage.value.get("kind") if isinstance(stage.value, dict) else None
-    return kind.value if kind is not None and kind.value in list(trl_arguments.CONFIGS) else None
+    return kind.value if kind is not None and kind.value in list(KINDS) else None
 
 
-def check_defaults(schema: type[BaseModel], kind: str, node: Node, mistakes: Mistakes) -> None:
+def check_defaults(kind: str, node: Node, mistakes: Mistakes) -> None:
     """The `defaults` of one kind by themselves: they may hold what no stage of this recipe uses, and need not be whole."""
-    if kind not in trl_arguments.CONFIGS:
-        mistakes.add(
-            node, f"defaults.{kind}", f"no such kind of stage{instead('kind of stage', kind, trl_arguments.CONFIGS)}"
-        )
+    if kind not in KINDS:
+        mistakes.add(node, f"defaults.{kind}", f"no such kind of stage{instead('kind of stage', kind, KINDS)}")
     elif not isinstance(node.value, dict):
         mistakes.add(node, f"defaults.{kind}", "must be a map, for example {args: {max_steps: 100}}")
     elif "kind" in node.value:
         mistakes.add(node.at(["kind"]), f"defaults.{kind}.kind", "the kind stands before it already; take this out")
     else:
-        task = members(schema.model_fields["stream"].annotation)[0]
-        stages = {tags(each)[0]: each for each in members(task.model_fields["stages"].annotation) if each is not ...}
         whole = Node({"kind": Node(kind), **node.value}, node.file, node.line)
-        wholes = list(completed(stages[kind], whole))
-        right = (each for each in wholes if not mistakes_of(stages[kind], each))
-        validate(stages[kind], next(right, wholes[0]), mistakes, ("defaults", kind))
+        wholes = list(completed(KINDS[kind], whole))
+        right = (each for each in wholes if not mistakes_of(KINDS[kind], each))
+        validate(KINDS[kind], next(right, wholes[0]), mistakes, ("defaults", kind))
         args = node.value.get("args", Node({}))
-        for name, message in trl_arguments.own_problems(kind, args.plain()) if isinstance(args.value, dict) else ():
+        for name, message in (
+            trl_arguments.own_problems(KINDS[kind], args.plain()) if isinstance(args.value, dict) else ()
+        ):
             mistakes.add(args.at([name]), f"defaults.{kind}.args.{name}", message)
 
 
@@ -191,9 +189,9 @@ def mistakes_of(schema: type[BaseModel], node: Node) -> list:
 def spell_out_deleted(kind: str, stage: Node) -> None:
     """Where null took one of ours away TRL's own default holds; said, so that the stored recipe repeats the run."""
     args = stage.value.setdefault("args", Node({}, stage.file, stage.line))
-    for name in trl_arguments.STAGE_DEFAULTS[kind] if isinstance(args.value, dict) else ():
+    for name in KINDS[kind].defaults if isinstance(args.value, dict) else ():
         if name not in args.value:
-            args.value[name] = Node(trl_arguments.value_of({}, kind, name), args.file, args.line)
+            args.value[name] = Node(KINDS[kind].value_in({}, name), args.file, args.line)
 
 
 # -- checking ------------------------------------------------------------------------------------------------------------
@@ -209,16 +207,15 @@ def check_arguments(root: Node, mistakes: Mistakes) -> None:
             kind, args = stage_kind(stage), stage.at(["args"])
             if kind is None or not isinstance(args.value, dict):
                 continue
-            found = [*trl_arguments.problems(kind, args.plain())]
-            found += (
-                trl_arguments.generation_problems(args.plain(), engine) if kind in trl_arguments.ROLLOUT_KINDS else []
-            )
+            found = [*trl_arguments.problems(KINDS[kind], args.plain())]
+            if KINDS[kind].uses_engine:
+                found += trl_arguments.generation_problems(args.plain(), engine)
             for name, message in found:
                 key = f"stream.{number}.stages.{index}.args.{name}"
                 mistakes.add(args.at([name]) if name in args.value else stage, key, message)
     for parent, key in matching(root, ["strategies", "*", "memory"]):
         args, number = parent.value[key].at(["args"]), root.at(["strategies"]).value.index(parent)
-        for name, message in trl_arguments.problems("sft", args.plain()) if isinstance(args.value, dict) else ():
+        for name, message in trl_arguments.problems(Sft, args.plain()) if isinstance(args.value, dict) else ():
             mistakes.add(args.at([name]), f"strategies.{number}.memory.args.{name}", message)
     for name, message in engine_problems(given, root.plain().get("adapter")):
         mistakes.add(rollouts.at([name]), f"rollouts.{name}", message)
@@ -242,49 +239,6 @@ def check_names(tasks: Sequence, where: str, root: Node, mistakes: Mistakes) -> 
         names.setdefault(task.task, number)
 
 
-def stage_problems(stage: Any) -> Iterator[tuple[tuple[str, str], str]]:
-    """(key, what is wrong with it) between a stage's own options and its `args`, each of which is right by itself."""
-    weighed = {
-        "rlvr": ("reward_weights", "rewards", 1 + (getattr(stage, "overlong", None) is not None)),
-        "hybrid": ("reward_weights", "rewards", 1),
-        "dpo": (
-            "loss_weights",
-            "losses",
-            len(losses) if isinstance(losses := stage.args.get("loss_type"), list) else 1,
-        ),
-    }
-    if stage.kind in weighed:
-        name, what, number = weighed[stage.kind]
-        if wrong := weights_problem(stage.args.get(name), what, number):
-            yield ("args", name), wrong
-    if stage.kind == "rlvr":
-        yield from rlvr_problems(stage)
-
-
-def rlvr_problems(stage: Any) -> Iterator[tuple[tuple[str, str], str]]:
-    """The same of a rlvr stage's many options."""
-    beta, limit = (trl_arguments.value_of(stage.args, "rlvr", name) for name in ("beta", "max_completion_length"))
-    if stage.reference == "none" and beta:
-        message = (
-            f"({beta}) weighs a KL, and `reference: none` says that there is none: take beta out, or name a reference"
-        )
-        yield ("args", "beta"), message
-    if stage.overlong is not None and isinstance(limit, int) and stage.overlong.buffer > limit:
-        message = f"({stage.overlong.buffer}) must be at most max_completion_length ({limit}), which is in `args`"
-        yield ("overlong", "buffer"), message
-    batch, group = (
-        trl_arguments.value_of(stage.args, "rlvr", f) for f in ("per_device_train_batch_size", "num_generations")
-    )
-    if stage.snr_step is not None and isinstance(batch, int) and isinstance(group, int) and group > 0 and batch % group:
-        message = f"({batch}) must be a multiple of num_generations ({group}) with snr_step"
-        yield ("args", "per_device_train_batch_size"), f"{message}: its gradient samples are of whole groups"
-    if stage.advantage is not None:
-        for name, only in (("scale_rewards", "none"), ("multi_objective_aggregation", "sum_then_normalize")):
-            if stage.args.get(name, only) != only:
-                message = f"({stage.args[name]}) is TRL's advantage, and `advantage: {stage.advantage}` takes its place"
-                yield ("args", name), f"{message}: say {only}, or take one of the two out"
-
-
 def check_suites(root: Node, mistakes: Mistakes) -> None:
     """The suites that the recipe names are there."""
     for parent, number in matching(root, ["evaluation", "suites", "*"]):
@@ -301,7 +255,7 @@ def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
     check_names(recipe.stream, "stream", root, mistakes)
     for number, task in enumerate(recipe.stream):
         for index, stage in enumerate(task.stages):
-            for path, message in stage_problems(stage):
+            for path, message in stage.problems():
                 place = ("stream", number, "stages", index, *path)
                 mistakes.add(root.at(place), ".".join(map(str, place)), message)
     for name, message in bias_problems(recipe.adapter, recipe.stream):

@@ -8,8 +8,7 @@ from pydantic import Field, model_validator
 from cpt.errors import UserError
 from cpt.lora import refusal, takes_from_base
 from cpt.merge_methods import METHODS, OPTIONS, RECIPE_METHODS, MergeMethod, about, check_probabilities
-from cpt.recipe.stages import Strict
-from cpt.recipe.strategy import StrategySpec
+from cpt.recipe.base import StrategySpec, Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
 AtLeastOne = Field(min_length=1)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from cpt.plain_text import normal
-from cpt.recipe.stages import Strict
+from cpt.recipe.base import Strict
 
 
 class Verifier(Strict):

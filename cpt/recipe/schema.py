@@ -6,13 +6,14 @@ import hashlib
 import json
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cpt.recipe.base import Bounded, Strict, Temperature
 from cpt.recipe.rewards import Reward
 from cpt.recipe.sources import Source
-from cpt.recipe.stages import Bounded, Stage, Strict, Temperature
+from cpt.recipe.stages import Stage
 from cpt.recipe.strategies import Strategy
 from cpt.verifier_kinds import MEASURE_CORRECTNESS, READ_ANSWERS
 
@@ -163,7 +164,7 @@ class Task(Judged):
     @model_validator(mode="after")
     def can_vote(self):
         judge = self.reward or self.metric
-        if judge.kind not in READ_ANSWERS and any(getattr(stage, "ttrl", None) is not None for stage in self.stages):
+        if judge.kind not in READ_ANSWERS and any(stage.ttrl is not None for stage in self.stages):
             raise ValueError(
                 f"ttrl votes on the answers that the task's reward reads, and {judge.kind} reads none: give `reward` as one "
                 f"of {', '.join(READ_ANSWERS)} (and `metric` for what evaluation judges by)"
@@ -241,6 +242,8 @@ class Recipe(Strict):
 
 class SuiteTask(Judged):
     """A task of a suite: its evaluation rows are asked, and nothing is trained on it."""
+
+    stages: ClassVar[tuple[Stage, ...]] = ()
 
 
 class Suite(Strict):

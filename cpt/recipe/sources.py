@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cpt.recipe.base import Strict
 from cpt.recipe.row_templates import compiled, condition
-from cpt.recipe.stages import Strict
 
 WRITTEN = {"prompt": "template", "answer": "answer", "demonstration": "demonstration"}  # row field: key of its template
 

@@ -6,9 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Field, model_validator
 
+from cpt.recipe.base import StrategySpec
 from cpt.recipe.merge import Merge, adapter_problem
-from cpt.recipe.strategy import StrategySpec
-from cpt.recipe.trl_arguments import value_of
 
 
 class Averaged(StrategySpec):
@@ -31,6 +30,9 @@ class Averaged(StrategySpec):
     rollouts: Literal["live", "ema"] = Field(
         "live", description="the policy that answers in rlvr and hybrid stages; the average's are corrected for"
     )
+
+    def state_bytes(self, trained: int, width: int) -> int:
+        return trained * 4 // width if self.dtype == "float32" else trained
 
     def whole_weights(self) -> Iterator[tuple[str, str]]:
         if self.rule in GRADIENT_RULES:
@@ -120,6 +122,9 @@ class StochasticRestore(StrategySpec):
     every: int = Field(1, gt=0, description="optimiser steps between two")
     to: Literal["stream-start", "task-start"] = Field("stream-start", description="the weights that they go back to")
 
+    def state_bytes(self, trained: int, width: int) -> int:
+        return trained
+
     def whole_weights(self) -> Iterator[tuple[str, str]]:
         yield "kind", "stochastic-restore draws for whole weights"
 
@@ -169,7 +174,7 @@ def against_stages(strategies: Sequence[Any], stream: Sequence[Any]) -> Iterator
     """(number, key, what is wrong with it) between what a strategy would do in stages, and the stages that there are."""
     stages = [(f"stream.{task.task}.stages.{i}", stage) for task in stream for i, stage in enumerate(task.stages)]
     for key, check in (("rollouts", rollout_problems), ("reference", reference_problems)):
-        asking = [number for number, spec in enumerate(strategies) if getattr(spec, key, None) == "ema"]
+        asking = [number for number, spec in enumerate(strategies) if getattr(spec, key) == "ema"]
         for number in asking[1:]:
             yield number, key, f"is `ema` in strategies.{asking[0]} too: there can be one"
         for message in check(stages) if asking else ():
@@ -186,22 +191,18 @@ def against_stages(strategies: Sequence[Any], stream: Sequence[Any]) -> Iterator
 
 def rollout_problems(stages: Sequence[tuple[str, Any]]) -> Iterator[str]:
     """Why rollouts cannot be an average's."""
-    if not any(stage.kind in ("rlvr", "hybrid") for _, stage in stages):
+    if not any(stage.takes_rollout_policy for _, stage in stages):
         yield "no stage would make rollouts by the average (rlvr and hybrid do): say live"
     for key, stage in stages:
-        if stage.kind in ("self-distillation", "distill"):
+        if stage.uses_engine and not stage.takes_rollout_policy:
             yield f"{key} ({stage.kind}) learns from its own answers: say live"
-        elif getattr(stage, "filter", None) is not None:
+        elif stage.filter is not None:
             yield f"{key} has a filter, whose rollouts are those of the stage's start: say live, or take the filter out"
 
 
 def reference_problems(stages: Sequence[tuple[str, Any]]) -> Iterator[str]:
     """Why no KL can be measured from an average."""
-    measured = [
-        (key, stage)
-        for key, stage in stages
-        if stage.kind == "dpo" or (stage.kind in ("rlvr", "hybrid") and value_of(stage.args, stage.kind, "beta"))
-    ]
+    measured = [(key, stage) for key, stage in stages if stage.measures_kl]
     if not measured:
         yield "no stage measures a KL (rlvr and hybrid with a beta in `args`, and dpo do): say stage"
     for key, stage in measured:

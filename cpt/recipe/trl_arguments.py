@@ -11,31 +11,14 @@ from functools import cache
 from typing import Any
 
 from cpt.errors import nearest, shown
-from cpt.recipe.config_fields import Argument, class_fields, package_folder, popped_keywords, wrong_type
+from cpt.recipe.config_fields import class_fields, package_folder, popped_keywords, wrong_type
 from cpt.recipe.hints import hint
+from cpt.recipe.stages import KINDS, StageSpec
 from cpt.recipe.trl_bounds import NEVER_NULL, not_a_choice, outside
+from cpt.recipe.trl_configs import TRL_CONFIGS
 
-CONFIGS = {
-    "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
-    "dpo": ("trl", "trainer/dpo_config.py", "DPOConfig"),
-    "rlvr": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
-    "hybrid": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
-    "rejection": ("trl", "trainer/sft_config.py", "SFTConfig"),
-    "self-distillation": ("trl", "experimental/sdft/sdft_config.py", "SDFTConfig"),
-    "distill": ("trl", "trainer/distillation_config.py", "DistillationConfig"),
-}
-GRPO_KINDS = tuple(kind for kind, config in CONFIGS.items() if config[2] == "GRPOConfig")
-ROLLOUT_KINDS = (*GRPO_KINDS, "self-distillation", "distill")  # train on answers that the engine gives at each step
-# Ours over TRL's. Each with its source; everything else is TRL's own default.
-STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "sft": {},
-    "dpo": {},
-    "rlvr": {"beta": 0.0, "temperature": 1.0},  # no KL, T 1: 2507.05386 (GRPO without KL forgets as little), 2503.20783
-    "hybrid": {"beta": 0.0, "temperature": 1.0},  # 2509.04419
-    "rejection": {},
-    "self-distillation": {"num_generations": 1},  # one answer a prompt: the authors' code of 2601.19897
-    "distill": {},
-}
+CONFIGS = {kind: TRL_CONFIGS[spec.trl_config] for kind, spec in KINDS.items()}
+ROLLOUT_KINDS = tuple(kind for kind, spec in KINDS.items() if spec.uses_engine)
 
 REFUSED = {
     "output_dir": "the run directory decides it: use --out",
@@ -65,129 +48,68 @@ REFUSED = {
     "disable_tqdm": "use --quiet",
 }
 SAVE_STRATEGY = "checkpoints fall on steps: use `save_steps`"  # refused but for `steps`
-METHOD_DECIDES = "the method decides the loss: take it out, or use a rlvr stage"
-OF_TEXTS = {  # what SFT's trainer does to texts: it is given token ids
-    "eos_token": "answers end where the model stops: use the task's `stop`, or a model whose tokenizer has that eos_token",
-    "dataset_text_field": "rows have prompts and demonstrations, or messages: use `data.columns`",
-    "dataset_kwargs": "the run prepares the rows; take it out",
-}
-REFUSED_OF = {  # what only one kind refuses
-    "sft": OF_TEXTS,
-    "rejection": OF_TEXTS,
-    "hybrid": dict.fromkeys(
-        (
-            *("loss_type", "scale_rewards", "importance_sampling_level", "multi_objective_aggregation", "delta"),
-            *("off_policy_mask_threshold", "top_entropy_quantile", "use_bias_correction_kl"),
-            *("sapo_temperature_pos", "sapo_temperature_neg"),
-            *("vespo_k_pos", "vespo_k_neg", "vespo_lambda_pos", "vespo_lambda_neg"),
-        ),
-        METHOD_DECIDES,
-    )
-    | dict.fromkeys(
-        ("use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"),
-        "a hybrid stage has a constant `entropy_coef`: take it out",
-    ),
-    "self-distillation": {
-        "distillation_alpha": "use `direction` (and `alpha`) beside `args`",
-        "distillation_mode": "use `top_k` beside `args`, or leave it out for the whole vocabulary",
-        "distillation_topk": "use `top_k` beside `args`",
-        "distillation_add_tail": "use `tail` beside `args`",
-        "teacher_model_kind": "use `ema_rate` beside `args`: 0 keeps the model as it came to the stage",
-        "teacher_update_rate": "use `ema_rate` beside `args`",
-        "teacher_sync_steps": "use `sync_every` beside `args`",
-        "teacher_prompt_template": "use `template` beside `args`",
-        "use_teacher_server": "the teacher answers in the training processes; take it out",
-        "max_prompt_length": "no prompt is cut: shorten or drop long rows",
-        "cache_implementation": "the run's engine generates: use `rollouts`",
-    },
-    "distill": {
-        "beta": "use `direction` (and `alpha`) beside `args`",
-        "teacher_model_name_or_path": "use `teacher` beside `args`",
-        "teacher_model_revision": "use `teacher_revision` beside `args`",
-        "teacher_model_init_kwargs": "use `teacher_dtype` beside `args`",
-        "max_tool_calling_iterations": "there are no tools; take it out",
-        "cache_implementation": "the run's engine generates: use `rollouts`",
-    },
-}
 REFUSED_PREFIXES = {"vllm_": "use `rollouts`", "push_to_hub": "push the finished run's `final` folder yourself"}
 
 
-@cache
-def arguments(kind: str) -> dict[str, Argument]:
-    """The fields of the TRL config of a stage kind, its bases' included."""
-    return class_fields(*CONFIGS[kind])
-
-
-def problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def problems(spec: type[StageSpec], args: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(argument, what is wrong with it) for a stage's `args`: each by itself, then together."""
-    alone = list(own_problems(kind, args))
+    alone = list(own_problems(spec, args))
     yield from alone
-    if kind in ROLLOUT_KINDS and not {name for name, _ in alone} & {*ROLLOUT_ARGUMENTS, "save_steps"}:
-        yield from rollout_problems(args, kind)
+    if spec.uses_engine and not {name for name, _ in alone} & {*ROLLOUT_ARGUMENTS, "save_steps"}:
+        yield from rollout_problems(spec, args)
 
 
-def own_problems(kind: str, args: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def own_problems(spec: type[StageSpec], args: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(argument, what is wrong with it) for each of `args` by itself."""
-    known = arguments(kind)
+    known = spec.arguments()
     for name, value in args.items():
-        refused = REFUSED.get(name) or REFUSED_OF.get(kind, {}).get(name)
+        refused = REFUSED.get(name) or spec.refused.get(name)
         refused = refused or next((w for p, w in REFUSED_PREFIXES.items() if name.startswith(p)), None)
         if refused:
             yield name, f"is not supported: {refused}"
         elif name not in known:
-            yield name, f"{CONFIGS[kind][2]} has no such argument{hint('args', name, known)}"
-        elif wrong := wrong_type(value, known[name].annotation) or wrong_value(kind, name, value):
+            yield name, f"{spec.trl_config} has no such argument{hint('args', name, known)}"
+        elif wrong := wrong_type(value, known[name].annotation) or wrong_value(spec, name, value):
             yield name, wrong
 
 
-def wrong_value(kind: str, name: str, value: Any) -> str | None:
+def wrong_value(spec: type[StageSpec], name: str, value: Any) -> str | None:
     """What is wrong with a value of the right type; None where nothing is."""
     if name == "save_strategy" and value != "steps":
         return f"is not supported: {SAVE_STRATEGY}"
     if name in NEVER_NULL and value is None:
         return "must be a number, not null"
-    return not_a_choice("rlvr" if kind in GRPO_KINDS else kind, name, value) or outside(name, value)
+    return not_a_choice(spec.trl_config, name, value) or outside(name, value)
 
 
-def value_of(args: dict[str, Any], kind: str, name: str) -> Any:
-    """What the argument will be: the recipe's, else TRL's default."""
-    return args.get(name, arguments(kind)[name].default)
-
-
-def batch_of(args: dict[str, Any], kind: str = "rlvr") -> int:
+def batch_of(spec: type[StageSpec], args: dict[str, Any]) -> int:
     """The completions that all processes together take in one pass."""
-    return value_of(args, kind, "per_device_train_batch_size") * int(os.environ.get("WORLD_SIZE", "1"))
+    return spec.value_in(args, "per_device_train_batch_size") * int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def group_of(args: dict[str, Any], kind: str) -> int:
-    """The completions of one prompt (a distill stage has one)."""
-    return value_of(args, kind, "num_generations") if "num_generations" in arguments(kind) else 1
-
-
-def generation(args: dict[str, Any], kind: str = "rlvr") -> tuple[int, int, int]:
+def generation(spec: type[StageSpec], args: dict[str, Any]) -> tuple[int, int, int]:
     """(completions generated at once, completions of a prompt, optimiser steps between two generations)."""
-    known = arguments(kind)
-    get = {name: value_of(args, kind, name) if name in known else None for name in ROLLOUT_ARGUMENTS}
-    a_step = batch_of(args, kind)
+    get = {name: spec.value_in(args, name) for name in ROLLOUT_ARGUMENTS}
+    a_step = batch_of(spec, args)
     steps = get["steps_per_generation"] or get["gradient_accumulation_steps"]
     if get["generation_batch_size"]:
         steps = max(1, get["generation_batch_size"] // a_step)
     batch = get["generation_batch_size"] or a_step * steps
     period = checkpoint_period(get["num_iterations"] or 1, steps, get["gradient_accumulation_steps"])
-    return batch, group_of(args, kind), period
+    return batch, 1 if get["num_generations"] is None else get["num_generations"], period
 
 
-def rollout_problems(args: dict[str, Any], kind: str = "rlvr") -> Iterator[tuple[str, str]]:
+def rollout_problems(spec: type[StageSpec], args: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The arithmetic of rollouts: groups must fill the generation batch, checkpoints must fall on its boundaries."""
     if args.get("generation_batch_size") is not None and args.get("steps_per_generation") is not None:
         yield "generation_batch_size", "says the same as steps_per_generation: keep one of the two"
         return
-    batch, group, period = generation(args, kind)
-    a_step = batch_of(args, kind)
+    batch, group, period = generation(spec, args)
+    a_step = batch_of(spec, args)
     if batch % a_step:
         yield "generation_batch_size", f"({batch}) must be a multiple of the batch of a step ({a_step} completions)"
         return
-    if group < 2 and kind in GRPO_KINDS:
+    if group < spec.smallest_group:
         yield "num_generations", f"({group}) must be at least 2: a group is compared with its own mean"
     elif batch % group:
         fitting = [n for n in range(2, batch + 1) if batch % n == 0]
@@ -303,6 +225,6 @@ PLAIN_VALUES = {  # the values that need no other argument, package or device
 }
 
 
-def is_plain(kind: str, args: dict[str, Any]) -> bool:
+def is_plain(args: dict[str, Any]) -> bool:
     """Whether TRL is known to take these `args`, which passed `problems`, on any machine."""
     return all(name in PLAIN and args[name] in PLAIN_VALUES.get(name, (args[name],)) for name in args)

@@ -12,17 +12,16 @@ from cpt.recipe.config_fields import enumeration
 
 NEVER_NULL = ("num_generations", "max_completion_length")
 CHOICES = {  # what TRL's trainers compare with; a test reads them there
-    ("sft", "loss_type"): ("nll", "dft"),
-    ("rejection", "loss_type"): ("nll", "dft"),
-    ("dpo", "loss_type"): (
+    ("SFTConfig", "loss_type"): ("nll", "dft"),
+    ("DPOConfig", "loss_type"): (
         *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
         *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
     ),
-    ("dpo", "f_divergence_type"): ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
-    ("rlvr", "loss_type"): ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
-    ("rlvr", "scale_rewards"): ("group", "batch", "none"),
-    ("rlvr", "importance_sampling_level"): ("token", "sequence"),
-    ("rlvr", "multi_objective_aggregation"): ("sum_then_normalize", "normalize_then_sum"),
+    ("DPOConfig", "f_divergence_type"): ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
+    ("GRPOConfig", "loss_type"): ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
+    ("GRPOConfig", "scale_rewards"): ("group", "batch", "none"),
+    ("GRPOConfig", "importance_sampling_level"): ("token", "sequence"),
+    ("GRPOConfig", "multi_objective_aggregation"): ("sum_then_normalize", "normalize_then_sum"),
 }
 ENUMERATIONS = {  # of transformers, the same for all kinds
     "lr_scheduler_type": ("transformers", "trainer_utils.py", "SchedulerType"),
@@ -107,9 +106,9 @@ def outside(name: str, value: Any) -> str | None:
     )
 
 
-def not_a_choice(kind: str, name: str, value: Any) -> str | None:
-    """What is wrong with a word (or one of several) that TRL's trainer of this kind does not know."""
-    choices = CHOICES.get((kind, name)) or (WORDS.get(name) if value is not None else None)
+def not_a_choice(config: str, name: str, value: Any) -> str | None:
+    """What is wrong with a word (or one of several) that the trainer of this TRL config does not know."""
+    choices = CHOICES.get((config, name)) or (WORDS.get(name) if value is not None else None)
     if name in ENUMERATIONS:
         choices = enumeration(*ENUMERATIONS[name])
     for each in value if isinstance(value, list) else [value]:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from cpt.cli import main as cli
-from cpt.recipe.trl_arguments import CONFIGS, arguments
+from cpt.recipe.stages import STAGE_MODELS
 from helpers.recipes import recipe, stage
 
 SECONDS = 5.0  # that looking at a recipe may take
@@ -201,7 +201,7 @@ def places(value, path: tuple = ()) -> list[tuple]:
     return found
 
 
-ARGUMENTS = st.sampled_from(sorted({name for kind in CONFIGS for name in arguments(kind)} - {"output_dir"}))
+ARGUMENTS = st.sampled_from(sorted({name for spec in STAGE_MODELS for name in spec.arguments()} - {"output_dir"}))
 SMALL_NUMBERS = st.sampled_from([0, 1, 2, 4, 8, 64, 0.1, 0.5, 1.0])
 SMALL_WORDS = st.sampled_from(["linear", "cosine", "adamw_torch", "sgd", "steps", "no", "a", "reverse", "copy", "base"])
 SMALL = SMALL_NUMBERS | SMALL_WORDS | st.booleans()

@@ -1,0 +1,67 @@
+"""What the parts of a recipe are made of: strict and frozen, every number bounded."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+if TYPE_CHECKING:
+    from cpt.recipe.merge import Memory
+
+MOST = 10**9  # of any number but a seed
+
+
+class Bounded(BaseModel):
+    """No number is larger than any use of it."""
+
+    @field_validator("*")
+    @classmethod
+    def of_a_size(cls, value: Any, info: ValidationInfo) -> Any:
+        for each in value if isinstance(value, tuple) else [value]:
+            if isinstance(each, int | float) and info.field_name != "seed" and not -MOST <= each <= MOST:
+                raise ValueError(
+                    f"({each}) must be at most {MOST:,}" if each > 0 else f"({each}) must be at least {-MOST:,}"
+                )
+        return value
+
+
+class Strict(Bounded):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
+
+
+class Kind(Strict):
+    """One of several kinds. What `optional` names is None in every kind that has no such field, so that any can be asked."""
+
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        if "kind" in cls.model_fields:  # not what several kinds share
+            for name in set(cls.optional) - cls.model_fields.keys():
+                setattr(cls, name, None)
+
+
+class StrategySpec(Kind):
+    """What every kind of strategy says of itself."""
+
+    optional = ("adapters", "memory", "reference", "rollouts", "search", "serve")
+
+    if TYPE_CHECKING:
+        kind: str
+        adapters: str | None
+        memory: Memory | None
+        reference: str | None
+        rollouts: str | None
+        search: tuple[float, ...] | None
+        serve: str | None
+
+    def state_bytes(self, trained: int, width: int) -> int:
+        """Bytes that it keeps with every point; of `trained` bytes of weights, `width` bytes each."""
+        return 0
+
+    def whole_weights(self) -> Iterator[tuple[str, str]]:
+        """(key, what it needs) of all that works on whole weights or gradients."""
+        yield from ()

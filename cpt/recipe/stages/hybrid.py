@@ -1,0 +1,130 @@
+"""Demonstrations and rollouts in one step."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from cpt.recipe.stages.base import StageSpec
+from cpt.recipe.trl_bounds import weights_problem
+
+METHOD_DECIDES = "the method decides the loss: take it out, or use a rlvr stage"
+REFUSED = dict.fromkeys(
+    (
+        *("loss_type", "scale_rewards", "importance_sampling_level", "multi_objective_aggregation", "delta"),
+        *("off_policy_mask_threshold", "top_entropy_quantile", "use_bias_correction_kl"),
+        *("sapo_temperature_pos", "sapo_temperature_neg"),
+        *("vespo_k_pos", "vespo_k_neg", "vespo_lambda_pos", "vespo_lambda_neg"),
+    ),
+    METHOD_DECIDES,
+) | dict.fromkeys(
+    ("use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"),
+    "a hybrid stage has a constant `entropy_coef`: take it out",
+)
+
+
+class Hybrid(StageSpec):
+    """Demonstrations and rollouts in one step (2509.04419); `args` accepts fields of TRL's GRPOConfig."""
+
+    trl_config = "GRPOConfig"
+    row_form = "prompt"
+    teaches = True
+    uses_engine = True
+    takes_rollout_policy = True
+    needs_reward = True
+    unit = "completions"
+    smallest_group = 2
+    defaults: ClassVar = {"beta": 0.0, "temperature": 1.0}  # 2509.04419
+    refused: ClassVar = REFUSED
+
+    kind: Literal["hybrid"]
+    method: Literal["hpt", "luffy", "srft", "relift", "chord", "chord-phi"]
+    args: dict[str, Any] = Field({})
+    reference: Literal["stage-start", "base"] = "stage-start"
+    correct_at: float = Field(1.0, description="a rollout is right where its reward is at least this")
+    long_demonstrations: Literal["refuse", "keep"] = Field(
+        "refuse", description="those of more tokens than max_completion_length: stop, or train on them whole"
+    )
+    gamma: int = Field(0, ge=0, description="hpt: up to so many right rollouts, a prompt is taught by demonstration")
+    gate: Literal["hard", "soft"] = Field("hard", description="hpt: either branch, or both by the share that is right")
+    alpha: float = Field(1.0, ge=0, description="hpt: weight of the RL loss")
+    beta: float = Field(1.0, ge=0, description="hpt: weight of the SFT loss (the KL's beta is in `args`)")
+    mixing: Literal["branch", "question"] = Field(
+        "branch",
+        description="hpt: each branch is a mean over its own rows, or each question has both losses and all weigh alike "
+        "(Algorithm 1)",
+    )
+    clip: bool | None = Field(
+        None,
+        description="clip the ratio of rollouts to the policy that sampled them (`epsilon` in `args`); left out: chord and "
+        "chord-phi do, hpt, luffy and relift do not, as in their authors' scripts",
+    )
+    rl: Literal["dr-grpo", "grpo"] = Field(
+        "dr-grpo",
+        description="relift: advantage without deviation over a constant length (the authors' script), or with it over "
+        "each answer's length, clipped",
+    )
+    buffer: int = Field(128, gt=0, description="relift: unsolved prompts that make a SFT step (the authors' script)")
+    recheck: bool = Field(
+        False, description="relift: ask them once more before the step, and leave out those that are solved by now"
+    )
+    sft_learning_rate: float = Field(1e-6, gt=0, le=100, description="relift: of the SFT steps (the authors' script)")
+    sft_weight_decay: float = Field(0.01, ge=0, description="relift: of the SFT steps (the authors' fsdp_worker.py)")
+    sft_max_grad_norm: float = Field(
+        1.0, ge=0, description="relift: clip of the SFT steps' gradient, 0: none (the authors' relift_trainer.yaml)"
+    )
+    mu_peak: float | None = Field(None, ge=0, le=1, description="chord: highest share of SFT; 0.9 (chord-phi: 0.1)")
+    mu_valley: float | None = Field(None, ge=0, le=1, description="chord: lowest share of SFT; 0.05 (chord-phi: 0.1)")
+    mu_warmup: int = Field(0, ge=0, description="chord: steps to the highest")
+    mu_decay: int = Field(200, ge=0, description="chord: steps from the highest to the lowest")
+
+    @model_validator(mode="after")
+    def fits_the_method(self):
+        for name, methods in OPTIONS_OF.items():
+            if self.method not in methods and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is an option of {' and '.join(methods)}, not of {self.method}: take it out")
+        group = self.args.get("num_generations", 8)
+        if isinstance(group, int) and self.gamma >= group:
+            raise ValueError(f"gamma ({self.gamma}) counts right rollouts: it must be below num_generations ({group})")
+        if self.method == "srft" and self.args.get("max_grad_norm", 1.0) == 0:
+            raise ValueError("srft pushes wrong answers down without a bound: args.max_grad_norm must be above 0")
+        for name in ("epsilon", "epsilon_high"):
+            if name in self.args and not self.clips:
+                remedy = "take it out" if self.method == "srft" else "say `clip: true` beside `args`, or take it out"
+                raise ValueError(f"args.{name} is of a clip, and {self.method} has none: {remedy}")
+        return self
+
+    @property
+    def clips(self) -> bool:
+        """Whether the ratio of rollouts is clipped."""
+        if self.clip is not None:
+            return self.clip
+        return self.method in ("chord", "chord-phi") or self.rl == "grpo"
+
+    @property
+    def measures_kl(self) -> bool:
+        return bool(self.value("beta"))
+
+    def problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if wrong := weights_problem(self.args.get("reward_weights"), "rewards", 1):
+            yield ("args", "reward_weights"), wrong
+
+    def whole_weights(self) -> Iterator[tuple[str, str]]:
+        if self.method == "relift":
+            yield "method", "relift's own optimiser needs whole weights"
+
+    def titles(self) -> list[str]:
+        """The method and the options that are set: `hpt (gamma 2, mixing question)`."""
+        given = self.model_dump(exclude={"kind", "method", "args"}, exclude_defaults=True)
+        options = ", ".join(f"{name} {str(value).lower()}" for name, value in given.items())
+        return [f"{self.method} ({options})" if options else self.method]
+
+
+OPTIONS_OF = {
+    **dict.fromkeys(("gamma", "gate", "alpha", "beta", "mixing"), ("hpt",)),
+    **dict.fromkeys(
+        ("rl", "buffer", "recheck", "sft_learning_rate", "sft_weight_decay", "sft_max_grad_norm"), ("relift",)
+    ),
+    "clip": ("hpt", "luffy", "relift", "chord", "chord-phi"),
+    **dict.fromkeys(("mu_peak", "mu_valley", "mu_warmup", "mu_decay"), ("chord", "chord-phi")),
+}

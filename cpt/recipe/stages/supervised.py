@@ -1,0 +1,124 @@
+"""Stages that train on texts: demonstrations, preferences, and answers that were sampled and verified before."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from cpt.recipe.base import Strict, Temperature
+from cpt.recipe.stages.base import StageSpec
+from cpt.recipe.trl_bounds import weights_problem
+
+OF_TEXTS = {  # what SFT's trainer does to texts: it is given token ids
+    "eos_token": "answers end where the model stops: use the task's `stop`, or a model whose tokenizer has that eos_token",
+    "dataset_text_field": "rows have prompts and demonstrations, or messages: use `data.columns`",
+    "dataset_kwargs": "the run prepares the rows; take it out",
+}
+
+
+class Sft(StageSpec):
+    """Supervised fine-tuning; `args` accepts fields of TRL's SFTConfig."""
+
+    trl_config = "SFTConfig"
+    row_form = "demonstration"
+    teaches = True
+    refused: ClassVar = OF_TEXTS
+
+    kind: Literal["sft"]
+    args: dict[str, Any] = Field({})
+
+
+class Pairs(Strict):
+    """Preference pairs sampled from the present model, for rows that have a verifier and no chosen and rejected."""
+
+    prompts: int = Field(512, gt=0)
+    samples: int = Field(8, ge=2, description="answers drawn for each prompt")
+    temperature: Temperature = 1.0
+    per_prompt: int = Field(1, gt=0, description="pairs kept for each prompt at most")
+
+
+class Dpo(StageSpec):
+    """Direct preference optimisation; `args` accepts fields of TRL's DPOConfig."""
+
+    trl_config = "DPOConfig"
+    row_form = "preference"
+    teaches = True
+    needs_reward = True
+    unit = "pairs"
+
+    kind: Literal["dpo"]
+    args: dict[str, Any] = Field({})
+    reference: Literal["stage-start", "base"] = "stage-start"
+    pairs: Pairs = Pairs()
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.reference == "base" and self.args.get("precompute_ref_log_probs"):
+            raise ValueError(
+                "args.precompute_ref_log_probs measures from the policy as the stage begins, and `reference: base` names "
+                "another: take one of the two out"
+            )
+        return self
+
+    @property
+    def measures_kl(self) -> bool:
+        return True
+
+    @property
+    def chooses_rows(self) -> bool:
+        return True
+
+    def judges(self, row) -> bool:
+        return row.get("chosen") is None
+
+    def problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        losses = self.args.get("loss_type")
+        number = len(losses) if isinstance(losses, list) else 1
+        if wrong := weights_problem(self.args.get("loss_weights"), "losses", number):
+            yield ("args", "loss_weights"), wrong
+
+
+class Samples(Strict):
+    """Answers sampled from the present model, of which the verified are trained on."""
+
+    prompts: int = Field(512, gt=0, description="prompts sampled in each round")
+    samples: int = Field(8, gt=0, description="answers drawn for each prompt")
+    temperature: Temperature = 1.0
+    per_prompt: int = Field(4, gt=0, description="different right answers kept for each prompt at most")
+
+
+class Rejection(StageSpec):
+    """Rejection-sampling fine-tuning: sample, keep what is verified, SFT on it; `args` accepts fields of TRL's SFTConfig."""
+
+    trl_config = "SFTConfig"
+    row_form = "prompt"
+    needs_reward = True
+    refused: ClassVar = OF_TEXTS
+
+    kind: Literal["rejection"]
+    args: dict[str, Any] = Field({})
+    rounds: int = Field(1, gt=0, description="each samples from the model as the round before left it")
+    start: Literal["present", "stage-start"] = Field(
+        "present", description="the weights that each round's training starts from"
+    )
+    none_right: Literal["stop", "skip"] = Field(
+        "stop", description="a round without a right answer: stop the run, or leave the model as it is, with a warning"
+    )
+    samples: Samples = Samples()
+
+    @property
+    def chooses_rows(self) -> bool:
+        return True
+
+    def longest_answer(self, evaluated: int) -> int:
+        return evaluated
+
+    def repeats(self) -> str:
+        return f" in each of {self.rounds} rounds" if self.rounds > 1 else ""
+
+    def details(self) -> list[str]:
+        words = [f"on what is right of {self.samples.samples} answers to each of {self.samples.prompts} prompts"]
+        if self.rounds > 1:
+            start = "present weights" if self.start == "present" else "weights of the stage's start"
+            words.append(f"each from the {start}")
+        return words
