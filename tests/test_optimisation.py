@@ -22,7 +22,7 @@ from cpt.stages.configs import CONFIGS, check_optimisation
     ],
 )
 def test_what_transformers_makes_of_the_arguments(args, told, tmp_path):
-    config = CONFIGS["sft"](output_dir=str(tmp_path), bf16=False, report_to="none", **args)
+    config = CONFIGS["SFTConfig"](output_dir=str(tmp_path), bf16=False, report_to="none", **args)
     if told is None:
         check_optimisation(config, SimpleNamespace(args=args), "stream.t.stages.0")
         return

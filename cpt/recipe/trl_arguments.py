@@ -13,12 +13,8 @@ from typing import Any
 from cpt.errors import nearest, shown
 from cpt.recipe.config_fields import class_fields, package_folder, popped_keywords, wrong_type
 from cpt.recipe.hints import hint
-from cpt.recipe.stages import KINDS, StageSpec
+from cpt.recipe.stages import StageSpec
 from cpt.recipe.trl_bounds import NEVER_NULL, not_a_choice, outside
-from cpt.recipe.trl_configs import TRL_CONFIGS
-
-CONFIGS = {kind: TRL_CONFIGS[spec.trl_config] for kind, spec in KINDS.items()}
-ROLLOUT_KINDS = tuple(kind for kind, spec in KINDS.items() if spec.uses_engine)
 
 REFUSED = {
     "output_dir": "the run directory decides it: use --out",

@@ -1,4 +1,4 @@
-"""The TRL config of a stage: the recipe's `args` word for word, and the few things that the run itself decides."""
+"""The TRL config of a stage: the recipe's `args` unchanged, and the few things that the run itself decides."""
 
 import math
 from contextlib import contextmanager
@@ -10,10 +10,9 @@ from trl.experimental.sdft import SDFTConfig
 from cpt import ranks
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Stage, trl_arguments
-from cpt.recipe.stages import SelfDistillation, Sft
+from cpt.recipe.stages import Sft
 
-CONFIGS = {"sft": SFTConfig, "dpo": DPOConfig, "rlvr": GRPOConfig, "hybrid": GRPOConfig, "rejection": SFTConfig}
-CONFIGS |= {"self-distillation": SDFTConfig, "distill": DistillationConfig}
+CONFIGS = {each.__name__: each for each in (SFTConfig, DPOConfig, GRPOConfig, SDFTConfig, DistillationConfig)}
 
 
 def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
@@ -22,15 +21,15 @@ def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
     Raises:
         UserError: TRL refuses the arguments.
     """
-    config_class = CONFIGS[stage.kind]
+    config_class = CONFIGS[stage.trl_config]
     ours = {"disable_tqdm": True, "save_total_limit": 2, "ddp_find_unused_parameters": False}
     ours["use_cpu"] = ranks.state().device.type == "cpu"
-    if stage.kind in trl_arguments.ROLLOUT_KINDS:
+    if stage.uses_engine:
         ours["chat_template_kwargs"] = recipe.model.chat_template_kwargs
         ours["use_vllm"] = recipe.rollouts.engine != "transformers"  # TRL then corrects for the sampler's mismatch
         ours["vllm_mode"] = "colocate"  # as far as TRL need know
         ours["trust_remote_code"] = recipe.model.trust_remote_code  # for models that TRL loads by itself
-    ours |= WORDS[stage.kind](stage) if stage.kind in WORDS else {}
+    ours |= stage.trl_options()
     run_decides = {"output_dir": str(work), "seed": seed, "data_seed": seed, "report_to": "none"}
     try:
         config = config_class(**ours | stage.args, **run_decides)
@@ -40,21 +39,6 @@ def make_config(recipe: Recipe, stage: Stage, key: str, work: Path, seed: int):
         period = checkpoint_period(config)
         config.save_steps = math.ceil(config.save_steps / period) * period
     return config
-
-
-def self_distillation_words(stage: SelfDistillation) -> dict:
-    """The stage's own options in TRL's words. The teacher's average is ours (`stages.average`), so for TRL it is fixed."""
-    return {
-        "distillation_alpha": stage.interpolation,
-        "distillation_mode": "full_logits" if stage.top_k is None else "topk_logits",
-        "distillation_topk": stage.top_k,
-        "distillation_add_tail": stage.tail,
-        "teacher_model_kind": "base",
-        "max_prompt_length": None,  # TRL cuts at 512 without a word
-    }
-
-
-WORDS = {"self-distillation": self_distillation_words, "distill": lambda stage: {"beta": stage.interpolation}}
 
 
 def checkpoint_period(config) -> int:
@@ -73,7 +57,7 @@ def check_configs(recipe: Recipe, findings) -> None:
     """Build the real config of all that is trained, and note what TRL refuses in `findings`."""
     stages = [(f"stream.{task.task}.stages.{i}", each) for task in recipe.stream for i, each in enumerate(task.stages)]
     for number, spec in enumerate(recipe.strategies):
-        if getattr(spec, "memory", None) is not None:
+        if spec.memory is not None:
             stages.append((f"strategies.{number}.memory", Sft(kind="sft", args=spec.memory.args)))
     for key, stage in stages:
         with findings.collecting():

@@ -144,7 +144,7 @@ def is_alike(rewards_N: torch.Tensor, unscorable_N: torch.Tensor, group: int) ->
 
 def reward_function(stage: Stage, services: Services, encoder: Encoder, group: int):
     """TRL's form of the task's reward, by majorities with `ttrl`. Unscorable completions give None, and are counted."""
-    vote = None if getattr(stage.spec, "ttrl", None) is None else Vote(stage, services, group)
+    vote = None if stage.spec.ttrl is None else Vote(stage, services, group)
 
     def reward(prompts, completion_ids, row, log_metric, **_):
         rows = unpack(prompts, row)

@@ -86,6 +86,10 @@ class StageSpec(Kind):
         """Whether something about it can be known only with the tokenizer, or with another model."""
         return False
 
+    def trl_options(self) -> dict[str, Any]:
+        """The stage's own options as fields of TRL's config."""
+        return {}
+
     def longest_answer(self, evaluated: int) -> int:
         """The most tokens of an answer that it samples; `evaluated` are those of an evaluated answer."""
         return self.value("max_completion_length") if self.uses_engine else 0

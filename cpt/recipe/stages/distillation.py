@@ -107,6 +107,17 @@ class SelfDistillation(Divergence):
     def whole_weights(self) -> Iterator[tuple[str, str]]:
         yield "kind", "the teacher's average needs whole weights"
 
+    def trl_options(self) -> dict[str, Any]:
+        """The teacher's average is ours (`stages.average`), so for TRL it is fixed."""
+        return {
+            "distillation_alpha": self.interpolation,
+            "distillation_mode": "full_logits" if self.top_k is None else "topk_logits",
+            "distillation_topk": self.top_k,
+            "distillation_add_tail": self.tail,
+            "teacher_model_kind": "base",
+            "max_prompt_length": None,  # TRL cuts at 512 without a word
+        }
+
     def details(self) -> list[str]:
         over = "the whole vocabulary" if self.top_k is None else f"the student's top {self.top_k}"
         rate = f"an average of its weights at rate {self.ema_rate:g}" if self.ema_rate else "its weights as they came"
@@ -149,6 +160,9 @@ class Distill(Divergence):
     @property
     def asks_tokenizer(self) -> bool:
         return self.teacher != "base"
+
+    def trl_options(self) -> dict[str, Any]:
+        return {"beta": self.interpolation}
 
     def details(self) -> list[str]:
         return [f"{self.divergence} to {self.teacher} (whose weights stay in memory)"]
