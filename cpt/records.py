@@ -176,8 +176,8 @@ class OverlongRows(TypedDict):
     """Of one split: how many rows there are, and how many were left out or cut because they were too long."""
 
     rows: Count
-    left_out: Count
-    cut: Count
+    left_out: NotRequired[Count]  # where there were any
+    cut: NotRequired[Count]
 
 
 class Gate(TypedDict):
