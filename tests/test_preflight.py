@@ -6,6 +6,7 @@ import re
 import pytest
 
 from cpt.checks.adapter import check_adapter
+from cpt.checks.all_checks import check
 from cpt.checks.findings import Findings
 from cpt.checks.preflight import check_forms
 from cpt.checks.tokens import TokenChecks
@@ -245,6 +246,68 @@ def test_every_row_is_counted_once_and_the_first_named(tmp_path, tiny_folder):
     assert "row reverse/train/0 (train.jsonl:1): the tokenizer cannot spell 'Z'" in line
     named = ", ".join(f"reverse/train/{place}" for place in range(1, 5))
     assert line.endswith(f"(and 6 more rows like it: {named}, ...)")
+
+
+HEAD = "adapter: it changes the head"
+UNUSED = {
+    "a pattern of ranks": (
+        {"rank_pattern": {"nix": 8}},
+        "adapter.rank_pattern: no module of this model is named 'nix'",
+    ),
+    "a pattern of alphas": (
+        {"alpha_pattern": {"o_proj": 8}},
+        "adapter.alpha_pattern: no module of this model is named",
+    ),
+    "one of two targets": ({"target_modules": ["q_proj", "kproj"]}, "named 'kproj'; did you mean k_proj?"),
+    "a module to save": (
+        {"modules_to_save": ["nope"]},
+        "adapter.modules_to_save: no module of this model is named 'nope'",
+    ),
+    "the head": ({"target_modules": ["lm_head"]}, HEAD),
+    "tokens of a tied embedding": ({"trainable_token_indices": [1, 2]}, HEAD),
+}
+
+
+@pytest.mark.parametrize("options, message", UNUSED.values(), ids=UNUSED)
+def test_a_part_of_an_adapter_that_would_not_be_trained_is_refused(options, message, tmp_path, tiny_folder):
+    content = recipe("sft") | {"adapter": {"kind": "lora", "r": 2, "target_modules": ["q_proj"]} | options}
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_adapter(tiny_folder, load(write_recipe(tmp_path / "recipe.yaml", content)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.0.*.q_proj": 3}}, {"modules_to_save": ["norm"]}],
+)
+def test_a_part_of_an_adapter_that_is_there_is_taken(options, tmp_path, tiny_folder):
+    content = recipe("sft") | {"adapter": {"kind": "lora", "r": 2, "target_modules": ["q_proj"]} | options}
+    check_adapter(tiny_folder, load(write_recipe(tmp_path / "recipe.yaml", content)))
+
+
+LIBRARIES = {
+    "a cache that transformers does not have": (
+        {"cache_implementation": "foo"},
+        "Invalid `cache_implementation` (foo)",
+    ),
+    "offloading without a GPU": (
+        {"activation_offloading": True},
+        "activation_offloading: moves activations from a GPU",
+    ),
+}
+
+
+@pytest.mark.parametrize("args, message", LIBRARIES.values(), ids=LIBRARIES)
+def test_what_only_the_libraries_can_tell_is_refused_before_training(args, message, tmp_path):
+    content = recipe("rlvr" if "cache_implementation" in args else "sft")
+    content["stream"][0]["stages"][0]["args"] |= args
+    with pytest.raises(UserError, match=re.escape(message)):
+        check(load(write_recipe(tmp_path / "recipe.yaml", content)), tmp_path / "run")
+
+
+def test_attention_that_cannot_train_on_the_cpu_is_refused(tmp_path):
+    content = recipe("sft") | {"model": {"path": "tiny", "attn_implementation": "flex_attention"}}
+    with pytest.raises(UserError, match="flex_attention cannot train on the CPU"):
+        check(load(write_recipe(tmp_path / "recipe.yaml", content)), tmp_path / "run")
 
 
 @pytest.mark.parametrize("kind", ["lora", "shira", "unilora"])

@@ -33,6 +33,22 @@ WRONG = {
         changed("max_steps: 3", "generation_kwargs: {nonsense: 1}"),
         "recipe.yaml:9: stream.0.stages.0.args.generation_kwargs: transformers' GenerationConfig has no nonsense",
     ),
+    "a length of answers in two places": (
+        changed("max_steps: 3", "generation_kwargs: {max_new_tokens: 3}"),
+        "recipe.yaml:9: stream.0.stages.0.args.generation_kwargs: max_new_tokens is not supported: set",
+    ),
+    "a search of beams": (
+        changed("max_steps: 3", "generation_kwargs: {num_beams: 4}"),
+        "recipe.yaml:9: stream.0.stages.0.args.generation_kwargs: num_beams is not supported: rollouts are sampled",
+    ),
+    "a package that is not installed": (
+        changed("max_steps: 3", "use_liger_kernel: true"),
+        "recipe.yaml:9: stream.0.stages.0.args.use_liger_kernel: needs the package liger-kernel",
+    ),
+    "a number that 64 bits make 0": (
+        changed("max_steps: 3", "learning_rate: 1e-400"),
+        "recipe.yaml:9: stream.0.stages.0.args.learning_rate: (1e-400) is too near to 0",
+    ),
     "a way of packing that TRL does not have": (
         BASE + "defaults: {sft: {args: {packing_strategy: foo}}}\n",
         "recipe.yaml:10: defaults.sft.args.packing_strategy: must be one of bfd, bfd_split, wrapped, not 'foo'",

@@ -7,7 +7,7 @@ and by `cpt check --full`; a plain `cpt check` says that it was not looked at.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cpt import manifest, models
+from cpt import manifest, models, ranks
 from cpt.checks.adapter import check_adapter
 from cpt.checks.findings import Findings
 from cpt.checks.known import CHATS, letters_samples, needs_model, rows_are_known
@@ -165,6 +165,8 @@ def check_attention(folder: Path, recipe: Recipe) -> None:
     name = recipe.model.attn_implementation
     if name is None:
         return
+    if name == "flex_attention" and ranks.state().device.type == "cpu":
+        raise UserError("model.attn_implementation: flex_attention cannot train on the CPU: take sdpa or eager")
     options = {"attn_implementation": name, "trust_remote_code": recipe.model.trust_remote_code}
     try:
         with torch.device("meta"):

@@ -32,7 +32,8 @@ def tasks_of(recipe: Recipe, suites: dict[str, Suite]) -> list:
 def needs_model(recipe: Recipe, suites: dict[str, Suite]) -> bool:
     """Whether anything can be wrong that only the model's tokenizer, or the libraries that train, can show."""
     spec = recipe.model
-    if spec.path != "tiny" or spec.chat_template or spec.chat_template_kwargs or recipe.adapter is not None:
+    named = (spec.chat_template, spec.chat_template_kwargs, spec.attn_implementation, recipe.adapter)
+    if spec.path != "tiny" or any(named):
         return True
     if not all(is_letters(recipe, task) for task in tasks_of(recipe, suites)):
         return True

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from cpt.errors import nearest, shown
@@ -47,6 +48,9 @@ SAVE_STRATEGY = "checkpoints fall on steps: use `save_steps`"  # refused but for
 REFUSED_PREFIXES = {"vllm_": "use `rollouts`", "push_to_hub": "push the finished run's `final` folder yourself"}
 
 
+NEEDS_PACKAGE = {"use_liger_kernel": "liger_kernel"}  # switches that import it at their first use
+
+
 def problems(spec: type[StageSpec], args: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(argument, what is wrong with it) for a stage's `args`: each by itself, then together."""
     alone = list(own_problems(spec, args))
@@ -75,6 +79,8 @@ def wrong_value(spec: type[StageSpec], name: str, value: Any) -> str | None:
         return f"is not supported: {SAVE_STRATEGY}"
     if name in NEVER_NULL and value is None:
         return "must be a number, not null"
+    if value is True and (package := NEEDS_PACKAGE.get(name)) and find_spec(package) is None:
+        return f"needs the package {package.replace('_', '-')}: pip install {package.replace('_', '-')}, or take it out"
     return not_a_choice(spec.trl_config, name, value) or outside(name, value)
 
 
@@ -141,14 +147,37 @@ ROLLOUT_ARGUMENTS = (
 )
 
 
+# Keys of `generation_kwargs` that `args` name already, that the model's tokenizer decides, or that draw no samples.
+DECIDED_ELSEWHERE = {
+    **dict.fromkeys(("max_new_tokens", "max_tokens", "max_length"), "set `max_completion_length` in `args`"),
+    **dict.fromkeys(("num_return_sequences", "n", "best_of"), "set `num_generations` in `args`"),
+    **{name: f"set `{name}` in `args`" for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")},
+    "cache_implementation": "set `cache_implementation` in `args`",
+    **dict.fromkeys(
+        ("do_sample", "num_beams", "num_beam_groups", "early_stopping", "length_penalty", "diversity_penalty"),
+        "rollouts are sampled, each by itself; take it out",
+    ),
+    **dict.fromkeys(
+        ("eos_token_id", "pad_token_id", "bos_token_id", "stop_token_ids", "ignore_eos"),
+        "the tokenizer and the task's `stop` decide it; take it out",
+    ),
+    **dict.fromkeys(
+        ("return_dict_in_generate", "output_scores", "output_logits", "logprobs", "prompt_logprobs", "detokenize"),
+        "the trainer decides what it needs of each rollout; take it out",
+    ),
+}
+
+
 def generation_problems(args: dict[str, Any], engine: Any) -> Iterator[tuple[str, str]]:
-    """Keys of rlvr's `generation_kwargs` that transformers' generation would take and never use."""
+    """Keys of rlvr's `generation_kwargs` that another key decides, or that generation would take and never use."""
     options = args.get("generation_kwargs")
-    if engine != "transformers" or not isinstance(options, dict):
+    if not isinstance(options, dict):
         return
     known = popped_keywords("transformers", "generation/configuration_utils.py", "GenerationConfig")
     for name in options:
-        if name not in known:
+        if name in DECIDED_ELSEWHERE:
+            yield "generation_kwargs", f"{name} is not supported: {DECIDED_ELSEWHERE[name]}"
+        elif engine == "transformers" and name not in known:
             yield "generation_kwargs", f"transformers' GenerationConfig has no {name}{nearest(name, known)}"
 
 

@@ -4,6 +4,7 @@ YAML 1.2 by ruamel (`3e-4` is a number, `no` is a string). Anchors, aliases and 
 make is counted, so that a small file cannot become a large recipe.
 """
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -198,6 +199,8 @@ class Builder:
             self.note(composed, path, beyond)
         elif isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
             self.note(composed, path, f"must be a finite number, not {cut(composed.value, 40)}")
+        elif isinstance(value, float) and value == 0 and re.search("[1-9]", re.split("[eE]", composed.value)[0]):
+            self.note(composed, path, f"({cut(composed.value, 40)}) is too near to 0 for a number of 64 bits: write 0")
         else:
             return value
         return None

@@ -63,6 +63,8 @@ def check_configs(recipe: Recipe, findings) -> None:
         with findings.collecting():
             config = make_config(recipe, stage, key, Path("unused"), seed=0)
             check_optimisation(config, stage, key)
+            check_generation(config, key)
+            check_device(config, key)
 
 
 def check_optimisation(config, stage: Stage, key: str) -> None:
@@ -83,6 +85,26 @@ def check_optimisation(config, stage: Stage, key: str) -> None:
                 num_training_steps=10,
                 scheduler_specific_kwargs=dict(config.lr_scheduler_kwargs or {}),
             )
+
+
+def check_generation(config, key: str) -> None:
+    """transformers takes what the arguments say of generation, where TRL generates with it. Raises UserError."""
+    from transformers import GenerationConfig
+
+    if getattr(config, "use_vllm", True):
+        return
+    for name in ("cache_implementation", "generation_kwargs"):
+        if value := getattr(config, name):
+            with taken(key, name):
+                GenerationConfig(**(value if isinstance(value, dict) else {name: value})).validate()
+
+
+def check_device(config, key: str) -> None:
+    """The arguments ask for nothing that only a GPU has where there is none. Raises UserError."""
+    if getattr(config, "activation_offloading", False) and ranks.state().device.type == "cpu":
+        raise UserError(
+            f"{key}.args.activation_offloading: moves activations from a GPU to the CPU; here is no GPU: take it out"
+        )
 
 
 @contextmanager
