@@ -213,7 +213,7 @@ def load_tokenizer(folder: Path, recipe: "Recipe"):
     if recipe.model.chat_template is not None:
         with loading("chat template", recipe.model.chat_template):
             tokenizer.chat_template = recipe.model.chat_template.read_text(encoding="utf-8")
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token_id is None:  # none is named, or "", which has no id
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

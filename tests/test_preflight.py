@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -13,6 +14,7 @@ from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
 from cpt.data.stream import Stream, load_stream
 from cpt.errors import UserError
+from cpt.models import load_tokenizer
 from cpt.recipe import load
 from helpers.recipes import recipe, write_recipe
 
@@ -282,6 +284,15 @@ def test_a_part_of_an_adapter_that_would_not_be_trained_is_refused(options, mess
 def test_a_part_of_an_adapter_that_is_there_is_taken(options, tmp_path, tiny_folder):
     content = recipe("sft") | {"adapter": {"kind": "lora", "r": 2, "target_modules": ["q_proj"]} | options}
     check_adapter(tiny_folder, load(write_recipe(tmp_path / "recipe.yaml", content)))
+
+
+def test_a_padding_token_without_an_id_is_the_end_of_sequence(tmp_path, tiny_folder):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    config = json.loads((tiny_folder / "tokenizer_config.json").read_text())
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": ""}))
+    content = recipe("sft") | {"model": {"path": str(tmp_path / "model")}}
+    tokenizer = load_tokenizer(tmp_path / "model", load(write_recipe(tmp_path / "recipe.yaml", content)))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
 
 
 LIBRARIES = {
