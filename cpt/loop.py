@@ -174,9 +174,8 @@ def finish_task(this: Run, point: Point, stage: Stage, services: Services, state
     for strategy in this.strategies:
         if (outcome := strategy.after_task(stage, services, model)) is not None:
             model = outcome.folder or model
+            served = outcome.served or served
             merges += [] if outcome.record is None else [outcome.record]
-    for strategy in this.strategies:
-        served = strategy.served(stage, services) or served
     served = None if served == model else served
     states = this.rundir.work(point) / "strategies"
     save_states(this, states)

@@ -59,7 +59,7 @@ def test_by_hand(spec, wanted, start, tmp_path):
     merge, asked = strategy(method="aim", **{"memory": MEMORY} | spec), []
     stage, services = context(tmp_path, base, old)
     services = replace(services, rehearse=rehearsing(tmp_path, asked, 8.0, -2.0))
-    folder, did = merge.after_task(stage, services, new)
+    folder, did, _ = merge.after_task(stage, services, new)
     assert weights(folder) == pytest.approx(wanted)
     assert asked == [("0-merge", {"previous": old, "new": new}[start])]
     assert did["points"] == ["01-one"] and did["memory"] == {"rows": 8, "steps": 2}
@@ -70,7 +70,7 @@ def test_nothing_is_trained_that_is_not_merged(tmp_path):
     base, old, new = (model(tmp_path / name / "model", 1.0) for name in ("00-base", "01-one", "02-two"))
     merge = strategy(method="aim", memory=MEMORY, weight=[0.5, 0])
     for points in ((base,), (base, old)):
-        folder, did = merge.after_task(*context(tmp_path, *points), new)
+        folder, did, _ = merge.after_task(*context(tmp_path, *points), new)
         assert folder is None and did["told"] == "not merged: there is nothing to merge with yet"
     assert weights_of_changes(0, "new") == [1, 0]
 
@@ -90,7 +90,7 @@ def test_a_search_trains_once(tmp_path):
     merge.load_state_dict({"rows": [{"task1": 0.9}]})
     stage, services = context(tmp_path, base, old, judge=judge)
     services = replace(services, rehearse=rehearsing(tmp_path, asked, 4.0))
-    folder, did = merge.after_task(stage, services, new)
+    folder, did, _ = merge.after_task(stage, services, new)
     assert weights(folder) == [6.0]
     assert judged == [8.0, 7.0, 6.0, 4.0] and len(asked) == 1
     assert did["seconds"] >= 1.5 and did["rollout_tokens"] == 12

@@ -12,8 +12,8 @@ from cpt.errors import UserError
 from cpt.loop import run
 from cpt.merging.average import fisher
 from cpt.recipe import load
-from cpt.records import MergeRecord
 from cpt.screen import QUIET, Screen
+from cpt.strategies.base import Outcome
 from cpt.strategies.ema.rules import psmt
 from cpt.strategies.merge.diagonals import AdamSecondMoments, add, put_second_moments
 from helpers.merge_strategy import context, model, strategy, weights
@@ -79,11 +79,11 @@ def seen(tmp_path: Path, number: int, *stages: tuple[float, ...]) -> None:
         model(tmp_path / f"work-{number}" / f"{index}-sft" / "0-merge", *values)
 
 
-def commit(merge, stage, services, live: Path, point: Path) -> tuple[Path, MergeRecord]:
-    """The task's merge as the next point's model, and its diagonal; and the record of the merge."""
-    folder, record = merge.after_task(stage, services, live)
+def commit(merge, stage, services, live: Path, point: Path) -> tuple[Path, Outcome]:
+    """The task's merge as the next point's model, and its diagonal; and what the merge made."""
+    outcome = merge.after_task(stage, services, live)
     merge.save(point / "strategies" / "0-merge")
-    return model(point / "model", *weights(folder or live)), record
+    return model(point / "model", *weights(outcome.folder or live)), outcome
 
 
 def diagonal(point: Path) -> list[float]:
@@ -104,7 +104,7 @@ def test_three_tasks_by_hand(feed_back, sources, tmp_path):
         merge.before_stage(None, None, None)
         point, did = commit(merge, *context(tmp_path, *points), live, tmp_path / f"0{number}-task")
         points.append(point)
-        merges.append(merge.served(None, None) and weights(merge.served(None, None)))
+        merges.append(did.served and weights(did.served))
     assert merges[0] is None
     assert merges[1] == pytest.approx([(1 * 1 + 3 * 2) / 4, 7.5]), "where both are 0: their mean"
     diagonals = [diagonal(point.parent) for point in points[1:]]
@@ -115,7 +115,7 @@ def test_three_tasks_by_hand(feed_back, sources, tmp_path):
         assert diagonals == [[1, 0], [3, 0], [4, 1]], "its own task's"
         wanted = {"previous": (3 * 2 + 4 * 6) / 7, "all": (1 * 1 + 3 * 2 + 4 * 6) / 8}[sources]
     assert merges[2] == pytest.approx([wanted, 15.0])
-    assert [each.parent.name for each in (points[1:] if sources == "all" else points[2:])][:-1] == did["points"]
+    assert [each.parent.name for each in (points[1:] if sources == "all" else points[2:])][:-1] == did.record["points"]
 
 
 def test_a_weight_is_the_old_models_share(tmp_path):
@@ -124,7 +124,7 @@ def test_a_weight_is_the_old_models_share(tmp_path):
     seen(tmp_path, 2, (3.0,))
     base, live = (model(tmp_path / name / "model", value) for name, value in (("00-base", 0.0), ("live", 2.0)))
     one, _ = commit(merge, *context(tmp_path, base), model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
-    folder, _ = merge.after_task(*context(tmp_path, base, one), live)
+    folder, _, _ = merge.after_task(*context(tmp_path, base, one), live)
     assert weights(folder) == pytest.approx([(0.25 * 1 * 1 + 0.75 * 3 * 2) / (0.25 * 1 + 0.75 * 3)])
 
 
@@ -141,9 +141,9 @@ def test_a_search_over_the_weight_knows_the_first_task_s_row(tmp_path):
     base, live = (model(tmp_path / name / "model", value) for name, value in (("00-base", 0.0), ("live", 2.0)))
     first = context(tmp_path, base, judge=lambda folder: ({"task1": judge(folder)[0]["task1"]}, judge(folder)[1]))
     one, did = commit(merge, *first, model(tmp_path / "first" / "model", 1.0), tmp_path / "01-one")
-    assert (merge.state_dict()["rows"], did["curve"]) == ([{"task1": 1.0}], [])
-    assert did["told"] == "not merged: there is nothing to merge with yet"
-    folder, did = merge.after_task(*context(tmp_path, base, one, judge=judge), live)
+    assert (merge.state_dict()["rows"], did.record["curve"]) == ([{"task1": 1.0}], [])
+    assert did.record["told"] == "not merged: there is nothing to merge with yet"
+    folder, did, _ = merge.after_task(*context(tmp_path, base, one, judge=judge), live)
     assert weights(folder) == pytest.approx([1.1]) and did["value"] == 0.9
 
 
@@ -155,7 +155,7 @@ def test_a_task_that_trained_nothing_is_not_merged(tmp_path):
     two, did = commit(
         merge, *context(tmp_path, base, one), model(tmp_path / "second" / "model", 1.0), tmp_path / "02-two"
     )
-    assert did["merged"] is False and diagonal(two.parent) == [1.0]
+    assert did.record["merged"] is False and diagonal(two.parent) == [1.0]
 
 
 # -- whole runs ----------------------------------------------------------------------------------------------------------

@@ -45,10 +45,10 @@ def test_a_second_stage_by_hand(spec, wanted, tmp_path):
     stage, services = stage_context(tmp_path, points, (first,))
     model(stage.target, 8.0, 2.0)
     merge = strategy(after="stage", **spec)
-    folder, done = merge.after_stage(stage, services, None)
+    folder, done, _ = merge.after_stage(stage, services, None)
     assert weights(folder) == pytest.approx(wanted) and folder.is_relative_to(stage.target.parent)
     assert done["after"] == "stage" and done["merged"]
-    assert merge.after_task(stage, services, stage.target) == (None, None) and merge.served(stage, services) is None
+    assert merge.after_task(stage, services, stage.target) == (None, None, None)
 
 
 def test_the_first_stage_of_the_first_task(tmp_path):
@@ -61,7 +61,7 @@ def test_the_first_stage_of_the_first_task(tmp_path):
     )  # no adapter either: neither stage trained anything
     model(second.target, 1.0, 1.0)
     assert strategy(after="stage", method="wise", adapter=True).after_stage(second, given, None).folder is None
-    assert strategy(method="wise").after_stage(stage, services, None) == (None, None)
+    assert strategy(method="wise").after_stage(stage, services, None) == (None, None, None)
 
 
 def test_a_search_keeps_one_row_a_task(tmp_path):
@@ -94,8 +94,8 @@ def test_a_search_with_nothing_to_merge_yet_has_its_row(tmp_path):
 
     stage, services = context(tmp_path, model(tmp_path / "00-base" / "model", 0.0), judge=judge)
     merge = strategy(adapter=True, method="wise", search=[0.25, 0.5])
-    folder, did = merge.after_task(stage, services, model(stage.target, 8.0))
-    assert folder is None and merge.served(stage, services) is None
+    folder, did, served = merge.after_task(stage, services, model(stage.target, 8.0))
+    assert folder is None and served is None
     assert asked == [stage.target] and merge.rows == [{"task1": 0.7}]
     assert (did["told"], did["rollout_tokens"]) == ("not merged: there is nothing to merge with yet", 10)
 

@@ -49,8 +49,8 @@ BY_HAND = [  # changes of the base: one (4, 0), two (8, -2)
 @pytest.mark.parametrize("spec, wanted", BY_HAND, ids=[str(spec) for spec, _ in BY_HAND])
 def test_each_method_by_hand(spec, wanted, points, tmp_path):
     merge = strategy(**spec)
-    folder, _ = merge.after_task(*context(tmp_path, *points[:2]), points[2])
-    assert weights(folder) == pytest.approx(wanted) and merge.served(None, None) == folder
+    folder, _, served = merge.after_task(*context(tmp_path, *points[:2]), points[2])
+    assert weights(folder) == pytest.approx(wanted) and served == folder
     assert weights(points[2]) == [8.0, 2.0]
 
 
@@ -61,8 +61,8 @@ def test_the_first_task(points, tmp_path):
     assert weights(strategy(method="task-arithmetic", scale=0.5).after_task(*first, points[2]).folder) == [4.0, 3.0]
     for spec in ({"method": "wise", "weight": "average"}, {"method": "model-stock"}):
         merge = strategy(**spec)
-        folder, did = merge.after_task(*first, points[2])
-        assert folder is None and merge.served(None, None) is None and did["merged"] is False
+        folder, did, served = merge.after_task(*first, points[2])
+        assert folder is None and served is None and did["merged"] is False
     assert strategy(adapter=True, method="wise").after_task(*first, points[2]).folder is None
 
 
@@ -92,9 +92,9 @@ def test_chance_is_the_stage_s_own(points, tmp_path):
 
 def test_what_is_not_fed_back_is_served(points, tmp_path):
     merge = strategy(method="wise", feed_back=False)
-    folder, did = merge.after_task(*context(tmp_path, *points[:2]), points[2])
+    folder, did, served = merge.after_task(*context(tmp_path, *points[:2]), points[2])
     assert folder is None and did["merged"]
-    assert weights(merge.served(None, None)) == [6.0, 3.0]
+    assert weights(served) == [6.0, 3.0]
 
 
 # -- search --------------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_a_search_takes_the_best_and_keeps_the_curve(points, tmp_path):
     asked = []
     merge = strategy(method="wise", search=[1, 0, 0.5, 0.25])
     merge.load_state_dict({"rows": [{"task1": 0.9}]})
-    folder, did = merge.after_task(*context(tmp_path, *points[:2], judge=judging(5.9, asked)), points[2])
+    folder, did, _ = merge.after_task(*context(tmp_path, *points[:2], judge=judging(5.9, asked)), points[2])
     assert asked == [8.0, 7.0, 6.0, 4.0] and weights(folder) == [6.0, 3.0]
     assert (did["value"], did["merged"], did["rollout_tokens"], did["points"]) == (0.5, True, 40, ["01-one"])
     assert [(each["value"], each["taken"]) for each in did["curve"]] == [
@@ -148,7 +148,7 @@ def test_a_search_takes_the_best_and_keeps_the_curve(points, tmp_path):
     assert "on validation 0.745, unmerged 0.645" in did["told"]
     again = strategy(method="wise", search=[1, 0, 0.5, 0.25])
     again.load_state_dict({"rows": [{"task1": 0.9}]})
-    folder, known = again.after_task(*context(tmp_path, *points[:2]), points[2])
+    folder, known, _ = again.after_task(*context(tmp_path, *points[:2]), points[2])
     assert weights(folder) == [6.0, 3.0]
     assert known["curve"] == did["curve"], "what was judged is not judged again"
 
@@ -157,8 +157,8 @@ def test_a_search_may_leave_the_model_as_it_is(points, tmp_path):
     asked = []
     merge = strategy(method="wise", search=[0.5])
     merge.load_state_dict({"rows": [{"task1": 0.9}]})
-    folder, did = merge.after_task(*context(tmp_path, *points[:2], judge=judging(8, asked)), points[2])
-    assert folder is None and merge.served(None, None) is None
+    folder, did, served = merge.after_task(*context(tmp_path, *points[:2], judge=judging(8, asked)), points[2])
+    assert folder is None and served is None
     assert did["told"].startswith("not merged: of the searched values of weight")
     assert merge.state_dict()["rows"][1]["task1"] == 1.0
     assert strategy(method="ties", search=[0.3, 2, 1, 0.9]).method.searched() == [2, 1, 0.9, 0.3]

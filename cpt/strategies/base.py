@@ -20,10 +20,14 @@ from cpt.records import MergeRecord
 
 
 class Outcome(NamedTuple):
-    """What a strategy made of a model: a folder that takes its place, or None, and the record of a merge for results.json."""
+    """What a strategy made of a model: a folder that takes its place, or None, and the record of a merge for results.json.
+
+    `served` is the folder that is evaluated and shipped after the task, where the strategy decides it.
+    """
 
     folder: Path | None = None
     record: MergeRecord | None = None
+    served: Path | None = None
 
 
 class Strategy:
@@ -84,10 +88,6 @@ class Strategy:
 
         `model` is what the strategies before this one left. On all ranks. The record stands among the `merges` of the stage.
         """
-        return None
-
-    def served(self, stage, services) -> Path | None:
-        """The folder that is evaluated and shipped, where it differs from what trains on; or None."""
         return None
 
     def state_dict(self) -> dict[str, Any]:

@@ -67,12 +67,10 @@ class Ema(Strategy):
         return stage.target.parent / self.name
 
     def after_task(self, stage, services, model: Path) -> Outcome | None:
-        return (
-            Outcome(self.folder(stage, services)) if self.spec.feed_back and self.has_begun(stage, services) else None
-        )
-
-    def served(self, stage, services) -> Path | None:
-        return self.folder(stage, services) if self.spec.serve == "ema" and self.has_begun(stage, services) else None
+        if not self.has_begun(stage, services):
+            return None
+        folder, spec = self.folder(stage, services), self.spec
+        return Outcome(folder if spec.feed_back else None, served=folder if spec.serve == "ema" else None)
 
     def has_begun(self, stage, services) -> bool:
         """Whether the stage left an average: not before `start`, nor where a stage of rejection trained on nothing."""

@@ -28,9 +28,6 @@ class Merge(Strategy):
         super().__init__(recipe, spec, name)
         self.method = method_of(spec, name)
         self.rows: list[dict[str, float]] = []
-        self.folder: Path | None = (
-            None  # of the task's merge, which is served; None where the model stays as it was trained
-        )
 
     def before_stage(self, stage, services, rows):
         self.method.before_stage()
@@ -43,22 +40,16 @@ class Merge(Strategy):
         self.method.saved(stage, model, save)
 
     def after_stage(self, stage, services, rows) -> Outcome:
-        self.folder = None
         if self.spec.after == "task":
             return Outcome()
         place = stage.target.parent / self.name
         return self._merge(stage, services, stage.target, [*stage.points, *stage.stages], place)
 
     def after_task(self, stage, services, model: Path) -> Outcome:
-        self.folder = None
         if self.spec.after == "stage":
             return Outcome()
         made = self._merge(stage, services, model, stage.points, stage.target.parents[1] / self.name)
-        self.folder = made.folder
-        return made if self.spec.feed_back else Outcome(None, made.record)
-
-    def served(self, stage, services) -> Path | None:
-        return self.folder
+        return Outcome(made.folder if self.spec.feed_back else None, made.record, served=made.folder)
 
     def _merge(self, stage, services, model: Path, before: Sequence[Path], place: Path) -> Outcome:
         """Merge `model` with what came `before` it, in `place`."""
