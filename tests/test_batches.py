@@ -31,7 +31,7 @@ def test_the_plan_says_the_memory_of_a_batch(tmp_path):
     real = load("qwen3-0.6b-stream")
     config = {"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
     assert batch_text(real, config | {"hidden_size": 1024, "vocab_size": 151_936}).endswith(
-        "(7.6 GB of KV cache and logits)"
+        "(7.57 GB of KV cache and logits)"
     )
     for strange in ("", "[]", "{", '{"text_config": 3}', '{"num_hidden_layers": "2", "n_head": 4, "n_embd": 8}'):
         (tmp_path / "config.json").write_text(strange)

@@ -65,9 +65,7 @@ def sdft_loss(student_BTV, teacher_BTV, mask_BT, **options):
     """The loss of TRL's trainer with the words that the stage gives it."""
     from trl.experimental.sdft import sdft_trainer
 
-    from cpt.stages.configs import self_distillation_words
-
-    args = SimpleNamespace(**self_distillation_words(stage("self-distillation", **options)), distillation_is_clip=2.0)
+    args = SimpleNamespace(**stage("self-distillation", **options).trl_options(), distillation_is_clip=2.0)
     accelerator = SimpleNamespace(gather=lambda value: value)
     fake = SimpleNamespace(args=args, accelerator=accelerator, _log_self_distillation_metric=lambda *_: None)
     both = sdft_trainer.DistillationLogits(torch.zeros_like(mask_BT), mask_BT, student_BTV, teacher_BTV)
@@ -93,12 +91,10 @@ def test_distills_loss_written_out(options):
     """TRL's chunked divergence from hidden states, with the number that the stage gives it."""
     from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
-    from cpt.stages.configs import WORDS
-
     torch.manual_seed(0)
     hidden_s, hidden_t = (torch.randn(2, 3, 5, requires_grad=True) for _ in range(2))
     head_s, head_t, mask = torch.randn(7, 5), torch.randn(7, 5), torch.tensor([[1, 1, 1], [1, 0, 0]])
-    beta = WORDS["distill"](stage("distill", **options))["beta"]
+    beta = stage("distill", **options).trl_options()["beta"]
     loss, _, count = _chunked_divergence_loss(hidden_s, hidden_t, head_s, head_t, mask, beta, num_items_in_batch=4)
     expected = (written_out(hidden_s @ head_s.T, hidden_t @ head_t.T, **options) * mask).sum() / 4
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6) and count == 4

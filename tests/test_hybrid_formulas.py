@@ -11,7 +11,6 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from cpt.checks import plan
 from cpt.errors import UserError
 from cpt.recipe.stages import Hybrid
 from helpers import one_hybrid
@@ -345,5 +344,5 @@ def test_where_it_is_clipped_a_bound_is_taken():
 
 def test_the_plan_says_what_is_set():
     stage = Hybrid(kind="hybrid", method="hpt", gamma=2, mixing="question", clip=True)
-    assert plan.hybrid_words(stage) == "hpt (gamma 2, mixing question, clip true)"
-    assert plan.hybrid_words(Hybrid(kind="hybrid", method="srft")) == "srft"
+    assert stage.titles() == ["hpt (gamma 2, mixing question, clip true)"]
+    assert Hybrid(kind="hybrid", method="srft").titles() == ["srft"]

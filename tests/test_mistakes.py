@@ -159,15 +159,15 @@ MISTAKES = {
     ),
     "an optimiser that is not installed": (
         args(optim="adamw_8bit"),
-        ["stream.reverse.stages.0: GRPO refuses: You need to install `bitsandbytes`"],
+        ["stream.reverse.stages.0.args.optim: You need to install `bitsandbytes`"],
     ),
     "a schedule that lacks its words": (
         args(lr_scheduler_type="cosine_with_min_lr"),
-        ["stream.reverse.stages.0: GRPO refuses: One of min_lr or min_lr_rate should be set"],
+        ["stream.reverse.stages.0.args.lr_scheduler_kwargs: One of min_lr or min_lr_rate should be set"],
     ),
     "a kernel that is not installed": (
         args(use_liger_kernel=True),
-        ["stream.reverse.stages.0: GRPO refuses: You have set `use_liger_kernel`"],
+        ["args.use_liger_kernel: needs the package liger-kernel: pip install liger-kernel, or take it out"],
     ),
     "rows cut to nothing": (
         args("sft", max_length=4),

@@ -17,7 +17,7 @@ class Replay(Strategy):
     """Every stage trains on the rows of all tasks so far."""
 
     def before_stage(self, stage, services, rows):
-        earlier = [stage_rows(task, stage.spec.kind) for task in services.earlier_tasks]
+        earlier = [stage_rows(task) for task in services.earlier_tasks]
         return concatenate_datasets([rows.select(range(8)), *(each.select(range(8)) for each in earlier)])
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cpt.recipe import load
-from cpt.recipe.stages import Strict
+from cpt.recipe.base import StrategySpec
 from cpt.screen import QUIET, Screen
 from helpers import given
 from helpers.recipes import short, write_recipe
@@ -324,7 +324,7 @@ def test_a_strategys_hooks(monkeypatch, tmp_path):
 
     heard = []
 
-    class FakeSpec(Strict):
+    class FakeSpec(StrategySpec):
         kind: str
         rows: int
 
@@ -355,12 +355,9 @@ def test_a_strategys_hooks(monkeypatch, tmp_path):
             heard.append(("after", stage.key, len(rows), self.steps))
 
         def after_task(self, stage, services, model):
-            return (
-                Outcome(stage.source) if stage.task.name == "caesar" else None
-            )  # the task's own training is thrown away
-
-        def served(self, stage, services):
-            return stage.target.parent / self.name if stage.task.name == "reverse" else None
+            if stage.task.name == "caesar":
+                return Outcome(stage.source)  # the task's own training is thrown away
+            return Outcome(served=stage.target.parent / self.name)
 
         def state_dict(self):
             return {"steps": self.steps}
