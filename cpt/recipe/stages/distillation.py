@@ -1,4 +1,4 @@
-"""Learning a teacher's distribution on one's own answers."""
+"""Distillation: the model learns a teacher's distribution on its own answers."""
 
 import re
 from collections.abc import Iterator
@@ -10,17 +10,22 @@ from cpt.recipe.stages.base import StageSpec
 
 
 class Divergence(StageSpec):
-    """What a student is taught a teacher's next-token distribution by, on the student's own answers.
+    """The divergence from a teacher's next-token distribution, on the student's own answers.
 
     `forward` is KL(teacher || student), `reverse` KL(student || teacher), `jsd` the generalised Jensen-Shannon divergence
-    of GKD (2306.13649): both are measured from a mixture, of which the teacher's share is `alpha`.
+    of GKD (2306.13649), in which both are compared with a mixture that has `alpha` of the teacher.
     """
 
     uses_engine = True
     unit = "completions"
 
     direction: Literal["forward", "reverse", "jsd"]
-    alpha: float = Field(0.5, gt=0, lt=1, description="jsd: the teacher's share of the mixture, and its KL's weight")
+    alpha: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="With `direction: jsd`, this is the teacher's share of the mixture and the weight of its KL.",
+    )
 
     @model_validator(mode="after")
     def alpha_is_of_the_mixture(self):
@@ -40,7 +45,7 @@ class Divergence(StageSpec):
 
 
 class SelfDistillation(Divergence):
-    """SDFT (2601.19897): the teacher is the model's own average with the demonstration in its context.
+    """The teacher is an average of the model itself, with the demonstration in its context (SDFT, 2601.19897).
 
     `args` accepts fields of TRL's SDFTConfig.
     """
@@ -64,20 +69,39 @@ class SelfDistillation(Divergence):
     }
 
     kind: Literal["self-distillation"]
-    args: dict[str, Any] = Field({})
+    args: dict[str, Any] = Field(
+        {},
+        description="These are fields of TRL's `SDFTConfig`, passed unchanged; they override "
+        "`defaults.self-distillation.args`.",
+    )
     direction: Literal["forward", "reverse", "jsd"] = Field(
-        "forward", description="of the KL; forward made all results of the paper (its authors), whose text says reverse"
+        "forward",
+        description="The loss is KL(teacher || student) with `forward`, KL(student || teacher) with `reverse`, and "
+        "the generalised Jensen-Shannon divergence with `jsd`. The authors obtained all results of the "
+        "paper with `forward`, although its text says reverse.",
     )
     top_k: int | None = Field(
-        None, gt=0, description="only the student's likeliest tokens; the whole vocabulary where left out (the paper)"
+        None,
+        gt=0,
+        description="The divergence covers only this many of the student's most likely tokens; if null, it covers the "
+        "whole vocabulary (as in the paper).",
     )
-    tail: bool = Field(False, description="top_k: all other tokens count as one more, instead of not at all")
-    ema_rate: float = Field(0.05, ge=0, le=1, description="the student's share of each update of the teacher (TRL)")
-    sync_every: int = Field(1, gt=0, description="steps between two updates of the teacher")
+    tail: bool = Field(
+        False, description="With `top_k`, true counts all other tokens together as one more token; false ignores them."
+    )
+    ema_rate: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="An update of the teacher takes this share of the student's weights (default: TRL's); 0 keeps the "
+        "weights that the stage started from.",
+    )
+    sync_every: int = Field(1, gt=0, description="The teacher is updated once in this many optimiser steps.")
     template: str = Field(
         "{prompt}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
         "Now answer with a response of your own, including the thinking process.",
-        description="what the teacher is asked; of a chat, instead of its last message (the authors' code)",
+        description="The teacher's prompt is made from this text by filling in `{prompt}` and `{demonstration}`; in a "
+        "chat it replaces the last message (default: the authors' code).",
     )
 
     @model_validator(mode="after")
@@ -129,7 +153,10 @@ class SelfDistillation(Divergence):
 
 
 class Distill(Divergence):
-    """On-policy distillation from a teacher (GKD, 2306.13649); `args` accepts fields of TRL's DistillationConfig."""
+    """The model learns a teacher's distribution on its own answers (GKD, 2306.13649).
+
+    `args` accepts fields of TRL's DistillationConfig.
+    """
 
     trl_config = "DistillationConfig"
     row_form = "prompt"
@@ -143,13 +170,27 @@ class Distill(Divergence):
     }
 
     kind: Literal["distill"]
-    args: dict[str, Any] = Field({})
-    teacher: str = Field(description="a model folder, a hub id (owner/name), or `base`: the model before the stream")
-    teacher_revision: str | None = Field(None, description="of the teacher's repository on the hub")
-    teacher_dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = Field(
-        None, description="of the teacher's weights; model.dtype where left out"
+    args: dict[str, Any] = Field(
+        {},
+        description="These are fields of TRL's `DistillationConfig`, passed unchanged; they override "
+        "`defaults.distill.args`.",
     )
-    direction: Literal["forward", "reverse", "jsd"] = Field("reverse", description="of the KL (TRL's default)")
+    teacher: str = Field(
+        description="The teacher is a model folder, a hub id (owner/name), or `base`, the model before the stream."
+    )
+    teacher_revision: str | None = Field(
+        None,
+        description="This branch, tag or commit of the teacher's repository on the hub is used; if null, its default "
+        "branch.",
+    )
+    teacher_dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = Field(
+        None, description="The teacher's weights are loaded in this dtype; if null, in that of `model.dtype`."
+    )
+    direction: Literal["forward", "reverse", "jsd"] = Field(
+        "reverse",
+        description="The loss is KL(teacher || student) with `forward`, KL(student || teacher) with `reverse` (TRL's "
+        "default), and the generalised Jensen-Shannon divergence with `jsd`.",
+    )
 
     @model_validator(mode="after")
     def base_is_here(self):

@@ -24,7 +24,7 @@ REFUSED = dict.fromkeys(
 
 
 class Hybrid(StageSpec):
-    """Demonstrations and rollouts in one step (2509.04419); `args` accepts fields of TRL's GRPOConfig."""
+    """A hybrid stage learns from demonstrations and rollouts in one step (2509.04419); `args` accepts fields of TRL's GRPOConfig."""
 
     trl_config = "GRPOConfig"
     row_form = "prompt"
@@ -38,45 +38,105 @@ class Hybrid(StageSpec):
     refused: ClassVar = REFUSED
 
     kind: Literal["hybrid"]
-    method: Literal["hpt", "luffy", "srft", "relift", "chord", "chord-phi"]
-    args: dict[str, Any] = Field({})
-    reference: Literal["stage-start", "base"] = "stage-start"
-    correct_at: float = Field(1.0, description="a rollout is right where its reward is at least this")
-    long_demonstrations: Literal["refuse", "keep"] = Field(
-        "refuse", description="those of more tokens than max_completion_length: stop, or train on them whole"
+    method: Literal["hpt", "luffy", "srft", "relift", "chord", "chord-phi"] = Field(
+        description="The method decides how rollouts and demonstrations are combined into one loss; docs/recipe.md "
+        "compares them."
     )
-    gamma: int = Field(0, ge=0, description="hpt: up to so many right rollouts, a prompt is taught by demonstration")
-    gate: Literal["hard", "soft"] = Field("hard", description="hpt: either branch, or both by the share that is right")
-    alpha: float = Field(1.0, ge=0, description="hpt: weight of the RL loss")
-    beta: float = Field(1.0, ge=0, description="hpt: weight of the SFT loss (the KL's beta is in `args`)")
+    args: dict[str, Any] = Field(
+        {},
+        description="These are fields of TRL's `GRPOConfig`, passed unchanged; they override `defaults.hybrid.args`.",
+    )
+    reference: Literal["stage-start", "base"] = Field(
+        "stage-start",
+        description="With `beta` above 0 in `args`, the KL is measured from this model: the model as it entered the "
+        "stage, or the untouched base.",
+    )
+    correct_at: float = Field(1.0, description="A rollout counts as correct if its reward is at least this.")
+    long_demonstrations: Literal["refuse", "keep"] = Field(
+        "refuse",
+        description="If a demonstration has more tokens than `max_completion_length`, `refuse` stops the run and "
+        "`keep` trains on all of it.",
+    )
+    gamma: int = Field(
+        0,
+        ge=0,
+        description="`hpt` teaches a prompt by its demonstration if at most this many of its rollouts are correct, "
+        "and by RL otherwise.",
+    )
+    gate: Literal["hard", "soft"] = Field(
+        "hard",
+        description="`hpt` uses one of the two losses for each prompt with `hard`; with `soft` it uses both, weighted "
+        "by the share of correct rollouts.",
+    )
+    alpha: float = Field(1.0, ge=0, description="`hpt` multiplies the RL loss by this.")
+    beta: float = Field(
+        1.0, ge=0, description="`hpt` multiplies the SFT loss by this (the weight of the KL is `beta` in `args`)."
+    )
     mixing: Literal["branch", "question"] = Field(
         "branch",
-        description="hpt: each branch is a mean over its own rows, or each question has both losses and all weigh alike "
-        "(Algorithm 1)",
+        description="`hpt` averages each loss over its own rows with `branch`; with `question` every prompt has the "
+        "sum of its two losses and all prompts weigh the same (Algorithm 1 of the paper).",
     )
     clip: bool | None = Field(
         None,
-        description="clip the ratio of rollouts to the policy that sampled them (`epsilon` in `args`); left out: chord and "
-        "chord-phi do, hpt, luffy and relift do not, as in their authors' scripts",
+        description="If true, the importance ratio of the rollouts is clipped (`epsilon` in `args`); if null, `chord` "
+        "and `chord-phi` clip, and `hpt`, `luffy` and `relift` do not, as in their authors' scripts.",
     )
     rl: Literal["dr-grpo", "grpo"] = Field(
         "dr-grpo",
-        description="relift: advantage without deviation over a constant length (the authors' script), or with it over "
-        "each answer's length, clipped",
+        description="`relift` uses an advantage without standard deviation and a loss over a constant length with "
+        "`dr-grpo` (the authors' script); with `grpo` it uses the standard deviation, the mean over each "
+        "answer's tokens, and clipping.",
     )
-    buffer: int = Field(128, gt=0, description="relift: unsolved prompts that make a SFT step (the authors' script)")
+    buffer: int = Field(
+        128,
+        gt=0,
+        description="`relift` takes one SFT step when this many unsolved prompts have been collected (default: the "
+        "authors' script).",
+    )
     recheck: bool = Field(
-        False, description="relift: ask them once more before the step, and leave out those that are solved by now"
+        False,
+        description="If true, `relift` samples the collected prompts once more before the SFT step and leaves out "
+        "those that are solved by now.",
     )
-    sft_learning_rate: float = Field(1e-6, gt=0, le=100, description="relift: of the SFT steps (the authors' script)")
-    sft_weight_decay: float = Field(0.01, ge=0, description="relift: of the SFT steps (the authors' fsdp_worker.py)")
+    sft_learning_rate: float = Field(
+        1e-6,
+        gt=0,
+        le=100,
+        description="`relift` takes its SFT steps with this learning rate (default: the authors' script).",
+    )
+    sft_weight_decay: float = Field(
+        0.01,
+        ge=0,
+        description="`relift` takes its SFT steps with this weight decay (default: the authors' fsdp_worker.py).",
+    )
     sft_max_grad_norm: float = Field(
-        1.0, ge=0, description="relift: clip of the SFT steps' gradient, 0: none (the authors' relift_trainer.yaml)"
+        1.0,
+        ge=0,
+        description="`relift` clips the gradient of its SFT steps to this norm; 0 does not clip (default: the "
+        "authors' relift_trainer.yaml).",
     )
-    mu_peak: float | None = Field(None, ge=0, le=1, description="chord: highest share of SFT; 0.9 (chord-phi: 0.1)")
-    mu_valley: float | None = Field(None, ge=0, le=1, description="chord: lowest share of SFT; 0.05 (chord-phi: 0.1)")
-    mu_warmup: int = Field(0, ge=0, description="chord: steps to the highest")
-    mu_decay: int = Field(200, ge=0, description="chord: steps from the highest to the lowest")
+    mu_peak: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="`chord` gives the SFT loss at most this share of the loss; if null, it is 0.9 (`chord-phi`: 0.1).",
+    )
+    mu_valley: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="`chord` lowers the share of the SFT loss to this; if null, it is 0.05 (`chord-phi`: 0.1).",
+    )
+    mu_warmup: int = Field(
+        0, ge=0, description="`chord` raises the share of the SFT loss to `mu_peak` over this many optimiser steps."
+    )
+    mu_decay: int = Field(
+        200,
+        ge=0,
+        description="`chord` lowers the share of the SFT loss from `mu_peak` to `mu_valley` over this many optimiser "
+        "steps.",
+    )
 
     @model_validator(mode="after")
     def fits_the_method(self):

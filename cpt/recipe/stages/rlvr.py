@@ -1,4 +1,4 @@
-"""Reinforcement learning from verifiable rewards, and what it can have besides."""
+"""Reinforcement learning from verifiable rewards, and its optional extras."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
@@ -11,35 +11,42 @@ from cpt.recipe.trl_bounds import weights_problem
 
 
 class Filter(Strict):
-    """Rollout-based instance filtering (RIF-RFT, 2507.05386): what gives no learning signal is not trained on."""
+    """Rollout-based instance filtering removes prompts that give no learning signal (RIF-RFT, 2507.05386)."""
 
     drop: Literal["all-wrong", "zero-variance"] = Field(
-        "all-wrong", description="prompts with no right answer, or alike"
+        "all-wrong",
+        description="`all-wrong` drops prompts without a correct answer; `zero-variance` drops prompts whose answers "
+        "all have the same reward.",
     )
-    samples: int = Field(8, ge=2, description="answers drawn for each prompt")
+    samples: int = Field(8, ge=2, description="This many answers are sampled for each prompt.")
     prompts: int | None = Field(
-        None, gt=0, description="prompts looked at, the others are left out; all where left out"
+        None,
+        gt=0,
+        description="This many prompts are drawn and filtered, and the others are not trained on; if null, all "
+        "prompts are filtered.",
     )
-    temperature: Temperature = 1.0
+    temperature: Temperature = Field(1.0, description="Answers are sampled at this temperature.")
 
 
 class Overlong(Strict):
-    """Soft overlong punishment (DAPO, 2503.14476): added to the reward of training alone."""
+    """Soft overlong punishment is added to the reward in training, not in evaluation (DAPO, 2503.14476)."""
 
-    buffer: int = Field(gt=0, description="tokens before max_completion_length over which the penalty grows to 1")
+    buffer: int = Field(
+        gt=0, description="The penalty grows from 0 to 1 over this many tokens before `max_completion_length`."
+    )
 
 
 class DynamicSampling(Strict):
-    """Groups whose rewards are all alike give way to groups of other prompts (DAPO, 2503.14476)."""
+    """Groups whose rewards are all equal are replaced by groups of other prompts (DAPO, 2503.14476)."""
 
-    rounds: int = Field(3, gt=0, description="how often new groups are generated at most")
+    rounds: int = Field(3, gt=0, description="New groups are generated at most this many times for one generation.")
 
 
 class SnrStep(Strict):
-    """The learning rate of each step times SNR / (1 + SNR) of its gradient, within bounds (OBLR-PO, 2511.23310)."""
+    """The learning rate of a step is multiplied by SNR / (1 + SNR) of its gradient, within bounds (OBLR-PO, 2511.23310)."""
 
-    min: float = Field(0.1, ge=0, le=1, description="the least that a step's learning rate is multiplied by")
-    max: float = Field(1.0, gt=0, le=1, description="the most")
+    min: float = Field(0.1, ge=0, le=1, description="The learning rate of a step is multiplied by at least this.")
+    max: float = Field(1.0, gt=0, le=1, description="The learning rate of a step is multiplied by at most this.")
 
     @model_validator(mode="after")
     def in_order(self):
@@ -49,18 +56,19 @@ class SnrStep(Strict):
 
 
 class Ttrl(Strict):
-    """The reward of training is agreement with the group's majority; no row's answer is read (2504.16084)."""
+    """The reward in training is agreement with the group's majority; the rows' answers are not read (2504.16084)."""
 
     alarm: float = Field(
         0.8,
         gt=0,
         le=1,
-        description="warn where the majorities are near unanimous and this share of prompts has one answer",
+        description="A warning is given if the votes are nearly unanimous and this share of recent prompts has the "
+        "same majority answer.",
     )
 
 
 class Rlvr(StageSpec):
-    """Reinforcement learning from verifiable rewards; `args` accepts fields of TRL's GRPOConfig."""
+    """Reinforcement learning uses the task's verifiable reward; `args` accepts fields of TRL's GRPOConfig."""
 
     trl_config = "GRPOConfig"
     row_form = "prompt"
@@ -73,16 +81,43 @@ class Rlvr(StageSpec):
     defaults: ClassVar = {"beta": 0.0, "temperature": 1.0}
 
     kind: Literal["rlvr"]
-    args: dict[str, Any] = Field({})
-    reference: Literal["stage-start", "base", "previous-task", "none"] = "stage-start"
-    filter: Filter | None = None
-    overlong: Overlong | None = None
-    dynamic_sampling: DynamicSampling | None = None
-    advantage: Literal["leave-one-out", "length-weighted", "gradient-weighted"] | None = Field(
-        None, description="the baseline: RLOO's, OPO's, OBLR-PO's; TRL's (`scale_rewards` in `args`) where left out"
+    args: dict[str, Any] = Field(
+        {}, description="These are fields of TRL's `GRPOConfig`, passed unchanged; they override `defaults.rlvr.args`."
     )
-    snr_step: SnrStep | None = None
-    ttrl: Ttrl | None = None
+    reference: Literal["stage-start", "base", "previous-task", "none"] = Field(
+        "stage-start",
+        description="With `beta` above 0 in `args`, the KL is measured from this model: the model as it entered the "
+        "stage, the untouched base, or the model as it entered the task. `none` requires that `beta` is "
+        "0.",
+    )
+    filter: Filter | None = Field(
+        None,
+        description="Before the stage, prompts that give no learning signal are removed; if null, all prompts are "
+        "trained on.",
+    )
+    overlong: Overlong | None = Field(
+        None, description="Answers that come close to the length limit are penalised; if null, they are not."
+    )
+    dynamic_sampling: DynamicSampling | None = Field(
+        None,
+        description="Groups whose rewards are all equal are replaced by groups of other prompts; if null, they are "
+        "kept.",
+    )
+    advantage: Literal["leave-one-out", "length-weighted", "gradient-weighted"] | None = Field(
+        None,
+        description="A reward is compared with this baseline: `leave-one-out` (RLOO), `length-weighted` (OPO) or "
+        "`gradient-weighted` (OBLR-PO); if null, TRL's `scale_rewards` in `args` decides.",
+    )
+    snr_step: SnrStep | None = Field(
+        None,
+        description="The learning rate of each step is scaled by the signal-to-noise ratio of its gradient; if null, "
+        "it is not scaled.",
+    )
+    ttrl: Ttrl | None = Field(
+        None,
+        description="Answers are rewarded for agreeing with the majority of their group, and the rows' own answers "
+        "are not read; if null, the task's reward is used.",
+    )
 
     @model_validator(mode="after")
     def has_its_answers(self):

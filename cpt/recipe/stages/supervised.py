@@ -17,7 +17,7 @@ OF_TEXTS = {  # what SFT's trainer does to texts: it is given token ids
 
 
 class Sft(StageSpec):
-    """Supervised fine-tuning; `args` accepts fields of TRL's SFTConfig."""
+    """Supervised fine-tuning trains on demonstrations; `args` accepts fields of TRL's SFTConfig."""
 
     trl_config = "SFTConfig"
     row_form = "demonstration"
@@ -25,20 +25,22 @@ class Sft(StageSpec):
     refused: ClassVar = OF_TEXTS
 
     kind: Literal["sft"]
-    args: dict[str, Any] = Field({})
+    args: dict[str, Any] = Field(
+        {}, description="These are fields of TRL's `SFTConfig`, passed unchanged; they override `defaults.sft.args`."
+    )
 
 
 class Pairs(Strict):
-    """Preference pairs sampled from the present model, for rows that have a verifier and no chosen and rejected."""
+    """Preference pairs are sampled from the present model for rows that have no `chosen` and `rejected`."""
 
-    prompts: int = Field(512, gt=0)
-    samples: int = Field(8, ge=2, description="answers drawn for each prompt")
-    temperature: Temperature = 1.0
-    per_prompt: int = Field(1, gt=0, description="pairs kept for each prompt at most")
+    prompts: int = Field(512, gt=0, description="Pairs are sampled for this many prompts.")
+    samples: int = Field(8, ge=2, description="This many answers are sampled for each prompt.")
+    temperature: Temperature = Field(1.0, description="Answers are sampled at this temperature.")
+    per_prompt: int = Field(1, gt=0, description="At most this many pairs of one prompt are kept.")
 
 
 class Dpo(StageSpec):
-    """Direct preference optimisation; `args` accepts fields of TRL's DPOConfig."""
+    """Direct preference optimisation trains on preference pairs; `args` accepts fields of TRL's DPOConfig."""
 
     trl_config = "DPOConfig"
     row_form = "preference"
@@ -47,9 +49,18 @@ class Dpo(StageSpec):
     unit = "pairs"
 
     kind: Literal["dpo"]
-    args: dict[str, Any] = Field({})
-    reference: Literal["stage-start", "base"] = "stage-start"
-    pairs: Pairs = Pairs()
+    args: dict[str, Any] = Field(
+        {}, description="These are fields of TRL's `DPOConfig`, passed unchanged; they override `defaults.dpo.args`."
+    )
+    reference: Literal["stage-start", "base"] = Field(
+        "stage-start",
+        description="The implicit KL of DPO is measured from this model: the model as it entered the stage, or the "
+        "untouched base.",
+    )
+    pairs: Pairs = Field(
+        Pairs(),
+        description="These settings are used to sample pairs for rows that do not have `chosen` and `rejected`.",
+    )
 
     @model_validator(mode="after")
     def _fits(self):
@@ -79,16 +90,16 @@ class Dpo(StageSpec):
 
 
 class Samples(Strict):
-    """Answers sampled from the present model, of which the verified are trained on."""
+    """Answers are sampled from the present model, and the verified ones are trained on."""
 
-    prompts: int = Field(512, gt=0, description="prompts sampled in each round")
-    samples: int = Field(8, gt=0, description="answers drawn for each prompt")
-    temperature: Temperature = 1.0
-    per_prompt: int = Field(4, gt=0, description="different right answers kept for each prompt at most")
+    prompts: int = Field(512, gt=0, description="This many prompts are drawn in each round.")
+    samples: int = Field(8, gt=0, description="This many answers are sampled for each prompt.")
+    temperature: Temperature = Field(1.0, description="Answers are sampled at this temperature.")
+    per_prompt: int = Field(4, gt=0, description="At most this many different correct answers to one prompt are kept.")
 
 
 class Rejection(StageSpec):
-    """Rejection-sampling fine-tuning: sample, keep what is verified, SFT on it; `args` accepts fields of TRL's SFTConfig."""
+    """Rejection sampling fine-tunes on the model's own verified answers; `args` accepts fields of TRL's SFTConfig."""
 
     trl_config = "SFTConfig"
     row_form = "prompt"
@@ -96,15 +107,27 @@ class Rejection(StageSpec):
     refused: ClassVar = OF_TEXTS
 
     kind: Literal["rejection"]
-    args: dict[str, Any] = Field({})
-    rounds: int = Field(1, gt=0, description="each samples from the model as the round before left it")
+    args: dict[str, Any] = Field(
+        {},
+        description="These are fields of TRL's `SFTConfig`, passed unchanged; they override `defaults.rejection.args`.",
+    )
+    rounds: int = Field(
+        1,
+        gt=0,
+        description="The stage samples and trains this many times, each time with the model that the round before "
+        "produced.",
+    )
     start: Literal["present", "stage-start"] = Field(
-        "present", description="the weights that each round's training starts from"
+        "present",
+        description="The training of each round starts from the present weights (`present`) or from those that "
+        "entered the stage (`stage-start`).",
     )
     none_right: Literal["stop", "skip"] = Field(
-        "stop", description="a round without a right answer: stop the run, or leave the model as it is, with a warning"
+        "stop",
+        description="If a round has no correct answer, `stop` ends the run and `skip` leaves the model as it is, with "
+        "a warning.",
     )
-    samples: Samples = Samples()
+    samples: Samples = Field(Samples(), description="These settings are used to sample the answers of each round.")
 
     @property
     def chooses_rows(self) -> bool:
