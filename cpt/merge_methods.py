@@ -16,10 +16,14 @@ from cpt.errors import UserError
 
 @dataclass(frozen=True)
 class Option:
-    """A setting that methods have. `bounds` are of its number: gt, ge, lt, le; `choices` are all words that it may be.
+    """A setting that methods have.
 
-    `about` says what it is, in words that begin a sentence; `kind` is the type of its value; `aliases` are other flags of
-    `cpt merge`.
+    Attributes:
+        about: what it does, as a sentence without its capital and period.
+        kind: the type of its value.
+        bounds: the limits of a number: gt, ge, lt, le.
+        choices: the words that it may be; empty for a number.
+        aliases: other flags of `cpt merge` for it.
     """
 
     about: str
@@ -46,18 +50,18 @@ class Option:
 
 
 OPTIONS = {
-    "scale": Option("factor lambda of the merged change", aliases=("--lambda",)),
-    "density": Option("share of each model's change that is kept", bounds={"gt": 0, "le": 1}),
-    "gamma": Option(
-        "share of each model's change that is dropped as its largest parameters", bounds={"ge": 0, "lt": 1}
+    "scale": Option("the merged change is multiplied by this factor lambda", aliases=("--lambda",)),
+    "density": Option("this share of each model's change is kept", bounds={"gt": 0, "le": 1}),
+    "gamma": Option("this share of each model's change, its largest parameters, is dropped", bounds={"ge": 0, "lt": 1}),
+    "epsilon": Option(
+        "the probability that a parameter is kept lies within this distance of the density", bounds={"ge": 0}
     ),
-    "epsilon": Option("half the range of the probabilities of being kept", bounds={"ge": 0}),
     "trim": Option(
-        "where the share is kept: of each tensor, or of the whole model as in the paper",
+        "the share is kept of each tensor, or of the whole model as in the paper",
         str,
         choices=("tensor", "model"),
     ),
-    "seed": Option("seed of the random numbers", int, {"ge": 0}),
+    "seed": Option("random numbers are drawn from this seed", int, {"ge": 0}),
 }
 
 
@@ -335,10 +339,10 @@ def having(option: str, methods: Mapping[str, MergeMethod] = METHODS) -> list[st
 
 
 def about(option: str) -> str:
-    """What an option is, its choices, and each method's default: `share of ... kept: ties 0.2, dare 0.1`."""
+    """What an option does, its choices, and each method's default: `this share ... is kept; default: ties 0.2, dare 0.1`."""
     each = ", ".join(f"{name} {shown(METHODS[name].defaults[option])}" for name in having(option))
     choices = f" ({' or '.join(OPTIONS[option].choices)})" * bool(OPTIONS[option].choices)
-    return f"{OPTIONS[option].about}{choices}: {each}"
+    return f"{OPTIONS[option].about}{choices}; default: {each}"
 
 
 def shown(value: Any) -> str:

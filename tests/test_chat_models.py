@@ -472,7 +472,7 @@ def test_earlier_answers_that_are_context_only(tmp_path):
 
 
 def test_system_and_raw_are_a_contradiction(chat_model, tmp_path):
-    with pytest.raises(RecipeErrors, match="system is a message of a chat, and `prompt: raw` sends none"):
+    with pytest.raises(RecipeErrors, match="`system` is a message of a chat, and `prompt: raw` sends no chats"):
         made(tmp_path, chat_model, "sft", system="be brief", prompt="raw")
 
 

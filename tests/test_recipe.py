@@ -61,7 +61,7 @@ ONE_MISTAKE = {
     ),
     "no verifier": (
         changed("    reward: exact\n", ""),
-        "recipe.yaml:4: stream.0: no way to judge an answer: give `reward` (exact, math, choice, ...) or `metric`",
+        "recipe.yaml:4: stream.0: has no verifier to score answers with: add `reward` (exact, math, choice, ...) or `metric`",
     ),
     "a broken regular expression": (
         changed("reward: exact", "reward: {kind: format, pattern: '('}\n    metric: exact"),

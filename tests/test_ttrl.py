@@ -161,7 +161,7 @@ def test_a_reward_without_an_answer(tmp_path):
     content = rlvr(ttrl={})
     content["stream"][0] |= {"reward": {"kind": "format", "pattern": "a"}, "metric": "exact"}
     message = (
-        "ttrl votes on the answers that the task's reward reads, and format reads none: give `reward` as one of exact"
+        "ttrl votes on the answers that the task's reward reads, and format reads none: let `reward` be one of exact"
     )
     with pytest.raises(RecipeErrors, match=message) as caught:
         load(write_recipe(tmp_path / "recipe.yaml", content))

@@ -63,7 +63,7 @@ WRONG = {
     ),
     "parts of a reward that weigh nothing": (
         changed("reward: exact", "metric: exact\n    reward: [{reward: exact, weight: 0}]"),
-        "reward.parts: weighs all its parts by 0: nothing would be learnt",
+        "reward.parts: has only parts of weight 0, so nothing would be learnt: give one of them another weight",
     ),
     "a field of an adapter that the run decides": (
         BASE + "adapter: {kind: lora, inference_mode: true}\n",

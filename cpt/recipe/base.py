@@ -1,4 +1,4 @@
-"""What the parts of a recipe are made of: strict and frozen, every number bounded."""
+"""Base classes of a recipe's parts: strict and frozen, every number bounded."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -12,7 +12,7 @@ MOST = 10**9  # of any number but a seed
 
 
 class Bounded(BaseModel):
-    """No number is larger than any use of it."""
+    """Numbers have bounds beyond which none is of use."""
 
     @field_validator("*")
     @classmethod
@@ -33,7 +33,7 @@ Temperature = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class Kind(Strict):
-    """One of several kinds. What `optional` names is None in every kind that has no such field, so that any can be asked."""
+    """One of several kinds. Every kind has the fields that `optional` names: None where it does not declare them."""
 
     optional: ClassVar[tuple[str, ...]] = ()
 
@@ -45,7 +45,7 @@ class Kind(Strict):
 
 
 class StrategySpec(Kind):
-    """What every kind of strategy says of itself."""
+    """The base class of every kind of strategy."""
 
     optional = ("adapters", "memory", "reference", "rollouts", "search", "serve")
 
@@ -59,9 +59,9 @@ class StrategySpec(Kind):
         serve: str | None
 
     def state_bytes(self, trained: int, width: int) -> int:
-        """Bytes that it keeps with every point; of `trained` bytes of weights, `width` bytes each."""
+        """Bytes that it keeps with every point, for `trained` bytes of trained weights of `width` bytes each."""
         return 0
 
     def whole_weights(self) -> Iterator[tuple[str, str]]:
-        """(key, what it needs) of all that works on whole weights or gradients."""
+        """(key, what it needs) of everything that needs whole weights or gradients in one process."""
         yield from ()

@@ -38,11 +38,16 @@ def changing(schema: Any) -> Any:
     if isinstance(changed.get("$ref"), str):
         changed["$ref"] = changed["$ref"].replace("#/$defs/", "#/$defs/Changed")
     if isinstance(schema.get("properties"), dict):
-        nullable = {name: {"anyOf": [each, {"type": "null"}]} for name, each in changed["properties"].items()}
-        changed["properties"] = nullable
+        changed["properties"] = {name: or_null(each) for name, each in changed["properties"].items()}
     if isinstance(schema.get("additionalProperties"), dict):
-        changed["additionalProperties"] = {"anyOf": [changed["additionalProperties"], {"type": "null"}]}
+        changed["additionalProperties"] = or_null(changed["additionalProperties"])
     return changed
+
+
+def or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of the same values and null, with the same description."""
+    words = {key: schema[key] for key in ("description",) if key in schema}
+    return words | {"anyOf": [{key: value for key, value in schema.items() if key not in words}, {"type": "null"}]}
 
 
 def full_schema() -> dict[str, Any]:
@@ -50,11 +55,10 @@ def full_schema() -> dict[str, Any]:
     made = Recipe.model_json_schema(mode="validation")
     definitions = made["$defs"]
     short = [{"type": "string"}, {"type": "array"}]
-    for owner in ("Task",):
-        for key in ("reward", "metric"):
-            definitions[owner]["properties"][key]["anyOf"] += short
-    definitions["Part"]["properties"]["reward"] = {"anyOf": [definitions["Part"]["properties"]["reward"], *short]}
-    made["properties"]["evaluation"] = {"$ref": "#/$defs/Evaluation"}
+    for key in ("reward", "metric"):
+        definitions["Task"]["properties"][key]["anyOf"] += short
+    part = definitions["Part"]["properties"]["reward"]
+    definitions["Part"]["properties"]["reward"] = {"description": part.pop("description"), "anyOf": [part, *short]}
     definitions["Evaluation"]["properties"]["gates"]["additionalProperties"] = {
         "anyOf": [{"$ref": "#/$defs/Gate"}, {"type": "number"}]
     }
@@ -62,15 +66,31 @@ def full_schema() -> dict[str, Any]:
     kinds = {definitions[name]["properties"]["kind"]["const"]: name for name in sorted(models)}
     for name in models:
         definitions[name]["required"] = ["kind"]  # the rest may come from `defaults`
-    made["properties"]["extends"] = {"type": "string", "description": "another recipe that this one changes"}
+    for definition in definitions.values():
+        describe_choice(definition)
+    made["properties"]["extends"] = {
+        "type": "string",
+        "description": "This recipe changes the one that is named here: a shipped recipe, or a file.",
+    }
     made["properties"]["defaults"] = {
         "type": "object",
+        "description": "These values hold for every stage of their kind, unless the stage gives its own.",
         "additionalProperties": False,
-        "properties": {kind: without_kind(definitions[name]) for kind, name in kinds.items()},
+        "properties": {kind: stage_defaults(kind, definitions[name]) for kind, name in kinds.items()},
     }
     return made
 
 
-def without_kind(stage: dict[str, Any]) -> dict[str, Any]:
+def describe_choice(definition: dict[str, Any]) -> None:
+    """A key that chooses this definition among others (`kind: sft`) is described as the definition itself is."""
+    for key in ("kind", "source", "engine"):
+        chosen = definition.get("properties", {}).get(key, {})
+        if "const" in chosen:
+            chosen.setdefault("description", definition["description"])
+
+
+def stage_defaults(kind: str, stage: dict[str, Any]) -> dict[str, Any]:
+    """The schema of `defaults.KIND`: all keys of the stage but `kind`."""
     properties = {key: value for key, value in stage["properties"].items() if key != "kind"}
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+    description = f"These values hold for every `{kind}` stage, unless it gives its own."
+    return {"type": "object", "description": description, "additionalProperties": False, "properties": properties}

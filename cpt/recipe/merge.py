@@ -22,32 +22,47 @@ def option(name: str, more: str = "") -> Any:
 
 
 class Memory(Strict):
-    """Rows kept of each earlier task, and the SFT on them that makes the second model of `aim`."""
+    """Rows of each earlier task are kept, and the second model of `aim` is trained on them by SFT."""
 
-    rows: int = Field(64, gt=0, description="training rows kept of each earlier task, chosen by `data.seed`")
-    start: Literal["previous", "new"] = Field(
-        "previous", description="trained from the point before the task, or on from the new model (the authors' code)"
+    rows: int = Field(
+        64, gt=0, description="This many training rows of each earlier task are kept, drawn by `data.seed`."
     )
-    args: dict[str, Any] = Field({}, description="words of TRL's SFTConfig, over `defaults.sft.args`")
+    start: Literal["previous", "new"] = Field(
+        "previous",
+        description="The second model is trained from the point before the task (`previous`) or from the new model "
+        "(`new`, as in the authors' code).",
+    )
+    args: dict[str, Any] = Field(
+        {}, description="These are fields of TRL's `SFTConfig`, passed unchanged; they override `defaults.sft.args`."
+    )
 
 
 class Merge(StrategySpec):
-    """After each task, or each stage, the new model is merged with earlier ones of the run, in weight space."""
+    """After each task or stage, the new model is merged with earlier models of the run in weight space."""
 
     kind: Literal["merge"]
-    method: Literal[tuple(RECIPE_METHODS)] = Field(description="The method; docs/merging.md has the formula of each.")
+    method: Literal[tuple(RECIPE_METHODS)] = Field(
+        description="Models are merged by this method; docs/merging.md has the formula of each."
+    )
     sources: Literal["previous", "base", "all"] = Field(
-        "previous", description="the points that the new model is merged with: the one before it, 00-base, or all"
+        "previous",
+        description="The new model is merged with the point before it (`previous`), with 00-base (`base`), or with "
+        "all earlier points (`all`).",
     )
     after: Literal["task", "stage"] = Field(
-        "task", description="stage: every stage's model is merged; previous is then what the stage started from"
+        "task",
+        description="The model is merged when a task ends (`task`) or when each stage ends (`stage`, where `previous` "
+        "is the model that the stage started from).",
     )
     weight: Share | Annotated[tuple[Share, ...], AtLeastOne] | Literal["average"] | None = Field(
         None,
-        description="wise, slerp, fisher: the old model's share (.5); aim: the memory's; a list: one for each task; "
-        "average: (t-1)/t",
+        description="The old model has this share with `wise`, `slerp` and `fisher`, and the memory's model with "
+        "`aim`; if null, it is 0.5 (`fisher`: all models weigh the same). A list gives one value for each "
+        "task; `average` is (t-1)/t after task t.",
     )
-    scale: float | Annotated[tuple[float, ...], AtLeastOne] | None = option("scale", "; a list: one for each task")
+    scale: float | Annotated[tuple[float, ...], AtLeastOne] | None = option(
+        "scale", "; a list gives one value for each task"
+    )
     density: float | None = option("density")
     gamma: float | None = option("gamma")
     epsilon: float | None = option("epsilon")
@@ -55,12 +70,20 @@ class Merge(StrategySpec):
     search: tuple[float, ...] | None = Field(
         None,
         min_length=1,
-        description="values of weight (wise, slerp, fisher, aim) or scale to judge on the validation rows",
+        description="Each of these values of `weight` (wise, slerp, fisher, aim) or `scale` is tried, and the best on "
+        "the validation rows is used.",
     )
-    memory: Memory | None = Field(None, description="aim: the rows kept, and how the second model is trained on them")
-    feed_back: bool = Field(True, description="the next task starts from the merge; false: the merge is only served")
+    memory: Memory | None = Field(
+        None, description="`aim` keeps these rows and trains its second model on them; other methods have no memory."
+    )
+    feed_back: bool = Field(
+        True,
+        description="If true, the next task starts from the merge; if false, the merge is only evaluated and shipped.",
+    )
     adapters: Literal["factors", "weights"] = Field(
-        "factors", description="weights: adapters are read as the full models that they make, and the merge is one"
+        "factors",
+        description="Adapters are merged factor by factor (`factors`), or as the full models that they make with the "
+        "base (`weights`).",
     )
 
     @property

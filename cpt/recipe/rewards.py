@@ -1,4 +1,4 @@
-"""The rewards of a recipe: what may stand under `reward` and `metric`."""
+"""The rewards that a recipe may give as `reward` and `metric`."""
 
 import re
 from pathlib import Path
@@ -11,26 +11,37 @@ from cpt.recipe.base import Strict
 
 
 class Verifier(Strict):
-    """One way to judge an answer. What else is known of each kind is in `cpt.verifier_kinds`."""
+    """A way to score an answer. What else is known of each kind is in `cpt.verifier_kinds`."""
 
 
 class Exact(Verifier):
-    """1 where the completion is the row's `answer`."""
+    """The score is 1 if the completion equals the row's `answer`, else 0."""
 
     kind: Literal["exact"]
     after: tuple[str, ...] = Field(
-        (), description="compare only what follows the last of these, in the completion and in the row's answer"
+        (),
+        description="Only the text after the last of these markers is compared, in the completion and in the row's "
+        "answer.",
     )
-    ignore_case: bool = False
-    ignore_punctuation: bool = False
+    ignore_case: bool = Field(False, description="If true, upper and lower case are the same.")
+    ignore_punctuation: bool = Field(
+        False, description="If true, ASCII punctuation is removed before texts are compared."
+    )
 
 
 class Format(Verifier):
-    """1 where the regular expression is found in the completion (`.` matches line ends too)."""
+    """The score is 1 if the completion contains a match of the regular expression, else 0."""
 
     kind: Literal["format"]
-    pattern: str
-    timeout: float = Field(5.0, gt=0, description="seconds a call")
+    pattern: str = Field(
+        description="The completion must contain a match of this Python regular expression, in which `.` also matches "
+        "line ends."
+    )
+    timeout: float = Field(
+        5.0,
+        gt=0,
+        description="A single call may take this many seconds; longer counts as an answer that could not be scored.",
+    )
 
     @field_validator("pattern")
     @classmethod
@@ -43,17 +54,25 @@ class Format(Verifier):
 
 
 class Math(Verifier):
-    """1 where math-verify finds the completion's answer equal to the row's."""
+    """The score is 1 if math-verify finds the completion's answer equal to the row's, else 0."""
 
     kind: Literal["math"]
-    timeout: float = Field(5.0, gt=0, description="seconds a call")
+    timeout: float = Field(
+        5.0,
+        gt=0,
+        description="A single call may take this many seconds; longer counts as an answer that could not be scored.",
+    )
 
 
 class Choice(Verifier):
-    """1 where the completion chooses the row's letter."""
+    """The score is 1 if the completion chooses the row's letter, else 0."""
 
     kind: Literal["choice"]
-    choices: str = Field("ABCD", min_length=2, description="the letters (or digits) that can be chosen")
+    choices: str = Field(
+        "ABCD",
+        min_length=2,
+        description="These are the letters or digits that can be chosen, written without anything between them.",
+    )
 
     @field_validator("choices")
     @classmethod
@@ -66,11 +85,15 @@ class Choice(Verifier):
 
 
 class Label(Verifier):
-    """1 where the completion names the row's label, and no other one of `labels`."""
+    """The score is 1 if the completion names the row's label and no other one of `labels`, else 0."""
 
     kind: Literal["label"]
-    labels: tuple[str, ...] = Field(description="all labels that an answer may name")
-    after: tuple[str, ...] = Field((), description="look only at what follows the last of these in the completion")
+    labels: tuple[str, ...] = Field(
+        description="These are all the labels that an answer may name; there must be at least two."
+    )
+    after: tuple[str, ...] = Field(
+        (), description="Only the text after the last of these markers is read in the completion."
+    )
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -101,42 +124,50 @@ class Label(Verifier):
 
 
 class F1(Verifier):
-    """F1 of the completion's tokens against the answer's (1606.05250)."""
+    """The score is F1 of the completion's words against the answer's (1606.05250)."""
 
     kind: Literal["f1"]
 
 
 class ReasoningGymReward(Verifier):
-    """The data set's own scorer."""
+    """The score is that of the data set's own scorer in reasoning-gym."""
 
     kind: Literal["reasoning_gym"]
 
 
 class Function(Verifier):
-    """The user's `module:function`, called as f(completion, row) in a process that can be killed."""
+    """The score is what your own `module:function` returns; it is called as f(completion, row) in a worker process."""
 
     kind: Literal["function"]
-    path: str = Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$")
-    folder: Path | None = Field(None, description="where the module is looked for first; the recipe's own folder")
-    timeout: float = Field(5.0, gt=0, description="seconds a call")
+    path: str = Field(
+        pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$", description="This is the function, as module:function."
+    )
+    folder: Path | None = Field(
+        None, description="The module is looked for in this folder first; if null, in the recipe's own folder."
+    )
+    timeout: float = Field(
+        5.0,
+        gt=0,
+        description="A single call may take this many seconds; longer counts as an answer that could not be scored.",
+    )
 
 
 class Part(Strict):
-    reward: "Reward"
-    weight: float = 1.0
+    reward: "Reward" = Field(description="This verifier's score is one part of the sum.")
+    weight: float = Field(1.0, description="The score is multiplied by this before it is added.")
 
 
 class Sum(Verifier):
-    """The weighted sum of several rewards."""
+    """The score is the weighted sum of several rewards."""
 
     kind: Literal["sum"]
-    parts: tuple[Part, ...] = Field(min_length=1)
+    parts: tuple[Part, ...] = Field(min_length=1, description="The reward is the weighted sum of these parts.")
 
     @field_validator("parts")
     @classmethod
     def weighs_something(cls, value: tuple[Part, ...]) -> tuple[Part, ...]:
         if not any(part.weight for part in value):
-            raise ValueError("weighs all its parts by 0: nothing would be learnt")
+            raise ValueError("has only parts of weight 0, so nothing would be learnt: give one of them another weight")
         return value
 
 

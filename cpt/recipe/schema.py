@@ -1,5 +1,5 @@
-"""The recipe: strict and frozen. What a key means stands beside it; how a file becomes one is in `loading.py`. A
-`Recipe` is complete: every stage carries the `args` it will run with.
+"""The recipe: strict and frozen. The description of a key is beside it; `loading.py` makes a recipe from a file. A
+`Recipe` is complete: every stage has the `args` that it will run with.
 """
 
 import hashlib
@@ -25,52 +25,76 @@ warnings.filterwarnings("ignore", message='Field name "copy" in "Model" shadows'
 
 
 class Model(Strict):
-    path: str = Field(description="`tiny` (the built-in toy model), a model folder, or a hub id (owner/name)")
+    path: str = Field(
+        description="The model is `tiny` (the built-in toy model), a model folder, or a hub id (owner/name)."
+    )
     seed: int = Field(
         0,
         ge=0,
         lt=2**63,
-        description="which toy model `tiny` is: 0 comes with cpt, others are trained here",
+        description="With `path: tiny`, 0 is the toy model that comes with cpt; any other seed trains another one on "
+        "this machine.",
     )
-    revision: str | None = Field(None, description="of the hub's repository")
+    revision: str | None = Field(
+        None, description="This branch, tag or commit of the hub's repository is used; if null, its default branch."
+    )
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
-        "float32", description="of the trained weights (TRL's default)"
+        "float32",
+        description="The trained weights have this dtype (`float32` is TRL's default); `auto` is the dtype that the "
+        "model is stored in.",
     )
     attn_implementation: str | None = Field(
-        None, description="word for word to transformers: sdpa, flash_attention_2, ..."
+        None,
+        description="This is passed unchanged to transformers: sdpa, flash_attention_2, and so on; if null, "
+        "transformers chooses.",
     )
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(
+        False,
+        description="If true, Python code in the model's repository may run; leave it false for models that you do "
+        "not trust.",
+    )
     copy: bool = Field(
         True,
-        description="the run keeps a copy of the weights; false: links to them, whose hashes are compared at each start",
+        description="If true, the run keeps a copy of the weights; if false, it keeps links to them and compares "
+        "their hashes at each start.",
     )
-    chat_template: Path | None = Field(None, description="a Jinja file instead of the tokenizer's own template")
-    chat_template_kwargs: dict[str, Any] = Field({}, description="for the template, in training and evaluation alike")
+    chat_template: Path | None = Field(
+        None, description="This Jinja file is used instead of the tokenizer's own chat template."
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="These options are passed to the chat template in training and evaluation alike."
+    )
 
 
 class Adapter(BaseModel):
-    """Train a PEFT adapter instead of all weights: `kind` (lora, ia3, ...) and any field of that PEFT config."""
+    """A PEFT adapter is trained instead of all weights: `kind` (lora, ia3, ...) and any field of that PEFT config."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    kind: str
+    kind: str = Field(
+        description="This is the type of PEFT adapter, such as lora or ia3; every other key is a field of its config."
+    )
 
 
 class DataSettings(Strict):
-    seed: int = Field(0, ge=0, description="of the rows that are drawn or made; never the training seed")
+    seed: int = Field(
+        0, ge=0, description="Rows are drawn, split and generated with this seed; the training seed never changes them."
+    )
 
 
 class TransformersRollouts(Strict):
-    """transformers' `generate` on the policy itself: needs nothing more, and is slow."""
+    """The policy itself generates the answers with transformers, which needs nothing else and is slow."""
 
     engine: Literal["transformers"] = "transformers"
-    batch_size: int = Field(256, gt=0, description="prompts continued at once, at most")
+    batch_size: int = Field(256, gt=0, description="At most this many prompts are continued in one batch.")
     batch_tokens: int = Field(
-        16_384, gt=0, description="tokens of the prompts continued at once, padding and whole answers included, at most"
+        16_384,
+        gt=0,
+        description="At most this many tokens are held by one batch, with padding and answers of full length counted.",
     )
 
 
 class Vllm(Bounded):
-    """What both ways to vLLM share: any further key is one of vLLM's engine arguments, word for word."""
+    """What both ways to vLLM share: any other key is one of vLLM's engine arguments, passed unchanged."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -80,104 +104,149 @@ class Vllm(Bounded):
 
 
 class VllmRollouts(Vllm):
-    """vLLM in the training processes: one engine on each rank (or on `tensor_parallel_size` ranks) for the whole run."""
+    """An engine of vLLM runs in each training process, or in `tensor_parallel_size` of them, for the whole run."""
 
     engine: Literal["vllm"]
     sleep: Literal[0, 1, 2] | None = Field(
-        None, description="vLLM's sleep level while training, on GPUs: default 2 (1 with an adapter), 0 for never"
+        None,
+        description="On a GPU, vLLM sleeps at this level while the policy trains: 2 discards its weights, 1 keeps "
+        "them in CPU memory, 0 never sleeps; if null, it is 2 (1 with an adapter).",
     )
 
 
 class ServerRollouts(Vllm):
-    """`vllm serve`: the ones at `url`, or, without a url, one that the run starts and ends."""
+    """Answers come from `vllm serve`: from the servers at `url` or, without a url, from one that the run starts and ends."""
 
     engine: Literal["server"]
     url: str | tuple[str, ...] | None = Field(
-        None, description="of running servers, http://HOST:PORT or unix:/PATH; requests are spread over them"
+        None,
+        description="These servers are already running, at http://HOST:PORT or unix:/PATH, and requests are spread "
+        "over them; if null, the run starts one.",
     )
     transfer: Literal["auto", "directory", "gloo", "nccl", "ipc"] = Field(
-        "auto", description="how weights reach the server"
+        "auto",
+        description="Weights reach the server in this way; `auto` chooses by the hardware, and uses what a server at "
+        "`url` was started with.",
     )
-    directory: Path | None = Field(None, description="for `transfer: directory`, where the servers read; the run's own")
-    devices: str | None = Field(None, description="CUDA_VISIBLE_DEVICES of the server that the run starts")
+    directory: Path | None = Field(
+        None,
+        description="With `transfer: directory`, weights are written to this folder, which the servers must be able "
+        "to read; if null, it is in the run directory.",
+    )
+    devices: str | None = Field(
+        None, description="The server that the run starts has this value of CUDA_VISIBLE_DEVICES."
+    )
     port: int | None = Field(
-        None, gt=0, lt=65536, description="of the server that the run starts; where left out, it has a Unix socket"
+        None,
+        gt=0,
+        lt=65536,
+        description="The server that the run starts listens at this port of 127.0.0.1; if null, it listens at a Unix "
+        "socket.",
     )
-    start_timeout: float = Field(600.0, gt=0, description="seconds for the server to come up")
-    patience: float = Field(120.0, gt=0, description="seconds without progress after which a server counts as hung")
+    start_timeout: float = Field(600.0, gt=0, description="The server must be ready after this many seconds.")
+    patience: float = Field(
+        120.0,
+        gt=0,
+        description="A server that makes no progress for this many seconds counts as hung and is restarted.",
+    )
 
 
 Rollouts = Annotated[TransformersRollouts | VllmRollouts | ServerRollouts, Field(discriminator="engine")]
 
 
 class Judged(Strict):
-    """What a task of the stream and a task of a suite share: where its rows come from and how answers are judged."""
+    """What a task of the stream and a task of a suite share: where rows come from and how answers are scored."""
 
-    task: Name
-    data: Source
-    reward: Reward | None = None
-    metric: Reward | None = Field(None, description="correctness in [0, 1], for evaluation; the reward where left out")
-    max_completion_length: int | None = Field(None, gt=0, description="tokens of an evaluated answer")
-    stop: tuple[str, ...] = Field((), description="tokens that end an answer, besides the model's own end of sequence")
+    task: Name = Field(description="This is the task's name: letters, digits, dots, hyphens and underscores.")
+    data: Source = Field(description="The task's rows come from this source.")
+    reward: Reward | None = Field(
+        None, description="This verifier scores answers in training, and in evaluation if `metric` is not given."
+    )
+    metric: Reward | None = Field(
+        None,
+        description="This verifier decides in evaluation how correct an answer is, from 0 to 1; if null, `reward` "
+        "does.",
+    )
+    max_completion_length: int | None = Field(
+        None,
+        gt=0,
+        description="An evaluated answer may have this many tokens; if null, `evaluation.max_completion_length` "
+        "decides.",
+    )
+    stop: tuple[str, ...] = Field(
+        (), description="These tokens end an answer, as does the model's own end of sequence."
+    )
     prompt: Literal["chat", "raw"] | None = Field(
         None,
-        description="How prompts that are strings are sent: as a user's message by the chat template, or as they are. Left "
-        "out, as chats if the model stops where its chat template ends an answer",
+        description="A prompt that is a string is sent as a user message through the chat template (`chat`) or as it "
+        "is (`raw`). If null, it is sent as a chat if the model stops where its chat template ends an "
+        "answer.",
     )
     system: str | None = Field(
-        None, min_length=1, description="System message put before every chat that has none of its own"
+        None, min_length=1, description="This system message is put before every chat that has none of its own."
     )
     special_tokens: Literal["strip", "keep"] = Field(
-        "strip", description="Whether verifiers are given answers with or without the tokenizer's special tokens"
+        "strip",
+        description="Verifiers are given answers without the tokenizer's special tokens (`strip`) or with them "
+        "(`keep`).",
     )
     overlong: Literal["refuse", "drop", "truncate"] = Field(
         "refuse",
-        description="What happens to rows that are too long: stop, leave them out, or cut what is trained on",
+        description="Rows that are too long stop the run (`refuse`), are left out (`drop`), or have the text that is "
+        "trained on cut (`truncate`).",
     )
 
     @property
     def verifier(self):
-        """What evaluation judges by."""
+        """The verifier that evaluation uses."""
         return self.metric or self.reward
 
     @model_validator(mode="after")
     def system_is_of_chats(self):
         if self.system is not None and self.prompt == "raw":
-            raise ValueError("system is a message of a chat, and `prompt: raw` sends none: take one of the two out")
+            raise ValueError("`system` is a message of a chat, and `prompt: raw` sends no chats: remove one of the two")
         return self
 
     @model_validator(mode="after")
     def can_be_judged(self):
         if self.verifier is None:
-            raise ValueError("no way to judge an answer: give `reward` (exact, math, choice, ...) or `metric`")
+            raise ValueError(
+                "has no verifier to score answers with: add `reward` (exact, math, choice, ...) or `metric`"
+            )
         if self.verifier.kind not in MEASURE_CORRECTNESS and self.metric is None:
             raise ValueError(
-                f"the reward {self.verifier.kind} is not a measure of correctness: give `metric` too "
-                f"({', '.join(MEASURE_CORRECTNESS)}, or a function as `metric` whose value is in [0, 1])"
+                f"the reward {self.verifier.kind} does not measure correctness: add `metric` too "
+                f"({', '.join(MEASURE_CORRECTNESS)}, or a function whose value is in [0, 1])"
             )
         return self
 
 
 class Task(Judged):
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field(
+        min_length=1, description="The task is trained by these stages, one after the other."
+    )
 
     @model_validator(mode="after")
     def can_vote(self):
-        judge = self.reward or self.metric
-        if judge.kind not in READ_ANSWERS and any(stage.ttrl is not None for stage in self.stages):
+        reward = self.reward or self.metric
+        if reward.kind not in READ_ANSWERS and any(stage.ttrl is not None for stage in self.stages):
             raise ValueError(
-                f"ttrl votes on the answers that the task's reward reads, and {judge.kind} reads none: give `reward` as one "
-                f"of {', '.join(READ_ANSWERS)} (and `metric` for what evaluation judges by)"
+                f"ttrl votes on the answers that the task's reward reads, and {reward.kind} reads none: let `reward` be one "
+                f"of {', '.join(READ_ANSWERS)} (and `metric` the verifier of the evaluation)"
             )
         return self
 
 
 class Sampled(Strict):
-    """Sampled answers besides the greedy one: pass@k by the unbiased estimator (2107.03374)."""
+    """Answers are sampled besides the greedy one, and pass@k is estimated without bias (2107.03374)."""
 
-    k: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
-    samples: int = Field(gt=0)
-    temperature: Temperature = 1.0
+    k: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        min_length=1, description="For each of these numbers, pass@k is estimated."
+    )
+    samples: int = Field(
+        gt=0, description="This many answers are sampled for each question; it must be at least the largest `k`."
+    )
+    temperature: Temperature = Field(1.0, description="Answers are sampled at this temperature.")
 
     @model_validator(mode="after")
     def enough(self):
@@ -187,10 +256,16 @@ class Sampled(Strict):
 
 
 class Gate(Strict):
-    """A limit that decides whether to ship. `rule: interval` asks it of the whole 95 % interval."""
+    """A limit that decides whether to ship; `rule: interval` requires it of the whole 95 % interval."""
 
-    limit: float = Field(ge=-1, le=1, description="of a difference of accuracies, or of an accuracy")
-    rule: Literal["point", "interval"] = "point"
+    limit: float = Field(
+        ge=-1, le=1, description="The gate compares a difference of accuracies, or an accuracy, with this limit."
+    )
+    rule: Literal["point", "interval"] = Field(
+        "point",
+        description="`point` compares the value itself with the limit; `interval` passes only if its whole 95 % "
+        "interval keeps the limit.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -202,54 +277,89 @@ GateName = Literal["forgetting", "held_out_drop", "learning_accuracy"]
 
 
 class Evaluation(Strict):
-    suites: tuple[str, ...] = ()
-    max_completion_length: int = Field(
-        256, gt=0, description="tokens of an evaluated answer, where its task says nothing"
+    suites: tuple[str, ...] = Field(
+        (),
+        description="These suites of held-out questions are evaluated at every point: names of shipped suites, or "
+        "files.",
     )
-    sampled: Sampled | None = None
-    gates: dict[GateName, Gate] = Field({}, description="limits that decide whether to ship")
+    max_completion_length: int = Field(
+        256, gt=0, description="An evaluated answer may have this many tokens, unless its task gives its own number."
+    )
+    sampled: Sampled | None = Field(
+        None,
+        description="Besides the greedy answer, answers are sampled and pass@k is estimated; if null, they are not.",
+    )
+    gates: dict[GateName, Gate] = Field(
+        {}, description="These limits decide whether the model may be shipped; if one is broken, the exit code is 3."
+    )
 
 
 class Alarms(Strict):
-    """What a stage that samples its own answers warns of on the screen (`cpt.stages.alarms`); null: never."""
+    """Thresholds at which a stage that samples its own answers warns (`cpt.stages.alarms`); null gives no warning."""
 
-    entropy: float | None = Field(0.1, gt=0, lt=1, description="warn where it falls to this part of the stage's first")
+    entropy: float | None = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="A warning is given if the entropy of the answers falls to this share of its value at the stage's "
+        "start; null gives none.",
+    )
     groups_without_signal: float | None = Field(
         0.9,
         gt=0,
         le=1,
-        description="warn where this share of groups (of prompts) has answers of one reward (none right)",
+        description="A warning is given if this share of groups has answers of equal reward (in `rejection`: this "
+        "share of prompts has no correct answer); null gives none.",
     )
     kl: float | None = Field(
-        1.5, gt=0, description="warn from this KL from the reference or the stage's start (nats a token)"
+        1.5,
+        gt=0,
+        description="A warning is given if the KL from the reference, or else from the stage's start, reaches this "
+        "many nats per token; null gives none.",
     )
-    learnt: float = Field(0.9, description="no warning of entropy and groups from this mean reward on: all is learnt")
+    learnt: float = Field(
+        0.9,
+        description="From this mean reward on, no warning is given of entropy or of groups, because both also fall "
+        "when the task is learnt.",
+    )
 
 
 class Recipe(Strict):
-    name: Name
-    description: str = ""
-    seed: int = Field(0, ge=0, description="of the training; rows and evaluation do not depend on it")
-    model: Model
-    adapter: Adapter | None = None
-    data: DataSettings = DataSettings()
-    rollouts: Rollouts = TransformersRollouts()
-    stream: tuple[Task, ...] = Field(min_length=1)
-    strategies: tuple[Strategy, ...] = ()
-    evaluation: Evaluation = Evaluation()
-    alarms: Alarms = Alarms()
+    name: Name = Field(
+        description="This is the recipe's name; the run directory is runs/NAME-sSEED unless `--out` names another."
+    )
+    description: str = Field("", description="This text describes the recipe; it changes nothing in the run.")
+    seed: int = Field(0, ge=0, description="Training uses this seed; rows and evaluation do not depend on it.")
+    model: Model = Field(description="The stream starts from this model.")
+    adapter: Adapter | None = Field(
+        None, description="This PEFT adapter is trained instead of all weights; if null, all weights are trained."
+    )
+    data: DataSettings = Field(DataSettings(), description="These settings hold for the rows of all tasks.")
+    rollouts: Rollouts = Field(
+        TransformersRollouts(), description="This engine generates the answers of training and of evaluation."
+    )
+    stream: tuple[Task, ...] = Field(
+        min_length=1, description="These are the tasks, in the order in which the model is trained on them."
+    )
+    strategies: tuple[Strategy, ...] = Field(
+        (), description="These strategies against forgetting act on every stage, in the order of the list."
+    )
+    evaluation: Evaluation = Field(
+        Evaluation(), description="These settings decide what is evaluated, and which gates judge the run."
+    )
+    alarms: Alarms = Field(Alarms(), description="These thresholds decide when a stage warns of a collapse.")
 
 
 class SuiteTask(Judged):
-    """A task of a suite: its evaluation rows are asked, and nothing is trained on it."""
+    """A task of a suite: its evaluation rows are answered, and nothing is trained on it."""
 
     stages: ClassVar[tuple[Stage, ...]] = ()
 
 
 class Suite(Strict):
-    name: Name
-    description: str = ""
-    tasks: tuple[SuiteTask, ...] = Field(min_length=1)
+    name: Name = Field(description="This is the suite's name, under which its scores are reported.")
+    description: str = Field("", description="This text describes the suite; it changes nothing.")
+    tasks: tuple[SuiteTask, ...] = Field(min_length=1, description="The suite asks the evaluation rows of these tasks.")
 
 
 def dump(recipe: Recipe) -> dict[str, Any]:

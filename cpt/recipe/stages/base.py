@@ -103,7 +103,7 @@ class StageSpec(Kind):
         yield from ()
 
     def whole_weights(self) -> Iterator[tuple[str, str]]:
-        """(key, what it needs) of all that works on whole weights or gradients."""
+        """(key, what it needs) of everything that needs whole weights or gradients in one process."""
         yield from ()
 
     # -- the plan --------------------------------------------------------------------------------------------------------

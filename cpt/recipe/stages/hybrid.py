@@ -24,7 +24,7 @@ REFUSED = dict.fromkeys(
 
 
 class Hybrid(StageSpec):
-    """A hybrid stage learns from demonstrations and rollouts in one step (2509.04419); `args` accepts fields of TRL's GRPOConfig."""
+    """Each step learns from demonstrations and rollouts (2509.04419); `args` accepts fields of TRL's GRPOConfig."""
 
     trl_config = "GRPOConfig"
     row_form = "prompt"
