@@ -74,7 +74,7 @@ def test_server_and_policy_draw_alike(server, tiny_folder, tmp_path):
     engine.close()
 
 
-def test_three_failures_end_the_run(server, tiny_folder, tmp_path):
+def test_three_failures_end_the_run(server, tiny_folder, tmp_path, monkeypatch):
     from cpt import rollouts
     from cpt.recipe import load
     from cpt.rollouts.client import ServerLost
@@ -87,14 +87,19 @@ def test_three_failures_end_the_run(server, tiny_folder, tmp_path):
         calls.append(1)
         raise ServerLost("no token for 5 s")
 
+    monkeypatch.setattr("cpt.rollouts.server.AT_ONCE", 0.0)
     with pytest.raises(RuntimeError, match="failed 3 times within 10 minutes: no token for 5 s"):
         engine._with_recovery(lost)
     assert len(calls) == 3
+    monkeypatch.setattr("cpt.rollouts.server.AT_ONCE", 60.0)
+    engine.failures.clear()
+    assert engine._with_recovery(lambda: "answer" if len(calls) == 6 else lost()) == "answer"
+    assert len(engine.failures) == 1, "what fails at once is one failure"
     engine.close()
 
 
 @pytest.mark.parametrize("where", ["proof", "rollouts", "resending"])
-def test_a_server_lost_anywhere_is_given_the_policy(server, tiny_folder, tmp_path, where):
+def test_a_server_lost_anywhere_is_given_the_policy(server, tiny_folder, tmp_path, monkeypatch, where):
     """It comes back with the base's weights, whatever it was asked when it went: the policy is sent and proven anew."""
     from cpt import models, rollouts
     from cpt.recipe import load
@@ -121,6 +126,7 @@ def test_a_server_lost_anywhere_is_given_the_policy(server, tiny_folder, tmp_pat
 
     engine._complete_once = lossy
     engine.failures.clear()
+    monkeypatch.setattr("cpt.rollouts.server.AT_ONCE", 0.0)
     engine.sync(model, tokenizer)
     [made] = engine.generate([prompt], Sampling(max_tokens=8, logprobs=True))
     assert len(engine.failures) == len(losses)

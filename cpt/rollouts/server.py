@@ -28,6 +28,7 @@ from cpt.rollouts.transfer import Directory, Gloo, VllmTransfer, choose
 from cpt.stop import current
 
 FAILURES, WITHIN = 3, 600.0  # so many in so many seconds end the run
+AT_ONCE = 1.0  # seconds within which failures are one: a lost server fails what the others were doing with it, too
 TOGETHER = 64  # prompts in one request, where all are continued alike
 SETTLING = 3  # times the patience of a small question: a worker may still wait, as long, for weights that never come
 LOOKING = (
@@ -279,7 +280,10 @@ class ServerEngine(CopyingEngine):
 
     def _recover(self, error: ServerLost, resend: bool) -> None:
         now = time.monotonic()
-        self.failures.append(now)
+        if self.failures and now - self.failures[-1] < AT_ONCE:
+            time.sleep(0.5)
+        else:
+            self.failures.append(now)
         while now - self.failures[0] > WITHIN:
             self.failures.popleft()
         log.warning("server lost (%d): %s", len(self.failures), error)
