@@ -24,6 +24,7 @@ from cpt.files import replace_folder
 from cpt.mending import mend_run, mend_task
 from cpt.progress import pace_text
 from cpt.recipe import Recipe
+from cpt.recipe.user_kinds import code_hashes
 from cpt.records import Answer, MergeRecord, Results, Spent, StageRecord
 from cpt.rewards import Failure, Scorer, Scorers, TaskScorers, failure_lines
 from cpt.rundir import Point, RunDir, open_run, points_of
@@ -96,10 +97,12 @@ def prepare(this: Run) -> list[list[int]]:
     """
     points = points_of(this.recipe)
     ranks.on_main(mend_run, this.rundir, points, this.screen.warn)
-    verifiers = this.scorers.keep(this.stream.verifiers())
-    if ranks.on_main(lambda: verifiers) != verifiers:
-        raise UserError("the verifiers' files are not the same for all processes: share one folder, or copy them again")
-    ranks.on_main(make_base, this, points[0], verifiers)
+    code = {"verifiers": this.scorers.keep(this.stream.verifiers()), "user_code": code_hashes(this.recipe)}
+    if ranks.on_main(lambda: code) != code:
+        raise UserError(
+            "the files of your own code are not the same for all processes: share one folder, or copy them again"
+        )
+    ranks.on_main(make_base, this, points[0], code)
     folder = this.rundir.model(points[0])
     findings = Findings()
     fit = all_checks.check_with_model(this.recipe, this.stream, folder, findings)
@@ -134,7 +137,7 @@ def preload(recipe: Recipe) -> None:
     gc.freeze()
 
 
-def make_base(this: Run, base: Point, verifiers: dict[str, dict[str, str]]) -> None:
+def make_base(this: Run, base: Point, code: manifest.Code) -> None:
     """`00-base`: the model that the recipe names, copied into the run; and the manifest."""
     if not this.rundir.committed(base):
         source = models.resolve(this.recipe, this.screen, this.stop)
@@ -142,7 +145,7 @@ def make_base(this: Run, base: Point, verifiers: dict[str, dict[str, str]]) -> N
         with this.screen.progress(f"copying the model {source}"):
             models.write_base(this.recipe, source, this.rundir.work(base) / "model")
             this.rundir.commit(base, this.rundir.work(base) / "model", [])
-    manifest.write(this.rundir, this.recipe, this.stream, verifiers)
+    manifest.write(this.rundir, this.recipe, this.stream, code)
 
 
 def train_task(this: Run, point: Point) -> None:

@@ -22,20 +22,22 @@ if TYPE_CHECKING:
     from cpt.data.stream import Stream
     from cpt.recipe import Recipe
 
+Hashes = dict[str, dict[str, str]]  # {module:name: {file: SHA-256}}
+Code = dict[str, Hashes]  # verifiers, user_code
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "deepspeed", "reasoning-gym")
 
 
-def write(rundir: RunDir, recipe: "Recipe", stream: "Stream", verifiers: dict[str, dict[str, str]]) -> None:
+def write(rundir: RunDir, recipe: "Recipe", stream: "Stream", code: Code) -> None:
     """Write the manifest of a run that begins; one that goes on keeps the manifest that its first row was made with.
 
-    `verifiers` are the files of the user's functions (`Scorers.keep`).
+    `code` has the files of the user's own code: of verifiers (`Scorers.keep`), and of kinds and metrics.
 
     Raises:
         UserError: as `check` does.
     """
     data = stream.manifest()
-    if check(rundir, recipe, data, verifiers, ranks.world_size()):
+    if check(rundir, recipe, data, code, ranks.world_size()):
         return
     write_sealed(
         rundir.path / "manifest.json",
@@ -48,7 +50,7 @@ def write(rundir: RunDir, recipe: "Recipe", stream: "Stream", verifiers: dict[st
             "hardware": hardware(),
             "world_size": ranks.world_size(),
             "data": data,
-            "verifiers": verifiers,
+            **code,
             "git": git(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -56,11 +58,11 @@ def write(rundir: RunDir, recipe: "Recipe", stream: "Stream", verifiers: dict[st
     )
 
 
-def check(rundir: RunDir, recipe: "Recipe", data: dict, verifiers: dict, processes: int) -> bool:
+def check(rundir: RunDir, recipe: "Recipe", data: dict, code: Code, processes: int) -> bool:
     """Whether a run that began goes on here; nothing is written. `data` are the hashes of the rows (`Stream.manifest`).
 
     Raises:
-        UserError: the rows, the verifiers' files, or the number of processes are not those that the run began with.
+        UserError: the rows, the user's own code, or the number of processes are not those that the run began with.
     """
     file = rundir.path / "manifest.json"
     if not file.exists() or not rundir.begun():
@@ -78,18 +80,19 @@ def check(rundir: RunDir, recipe: "Recipe", data: dict, verifiers: dict, process
             f"{rundir.path}: the rows of {', '.join(changed)} are not those that this run began with (hashes in "
             "manifest.json): put them back, or give another --out to start a new run"
         )
-    check_verifiers(rundir, stored.get("verifiers"), verifiers)
+    for name, what in (("verifiers", "verifier"), ("user_code", "code of")):
+        check_code(rundir, what, stored.get(name), code[name])
     return True
 
 
-def check_verifiers(rundir: RunDir, before: dict | None, now: dict[str, dict[str, str]]) -> None:
-    """Raises UserError where a run would go on with another verifier. `before` is None in runs older than this check."""
+def check_code(rundir: RunDir, what: str, before: Hashes | None, now: Hashes) -> None:
+    """Raises UserError where a run would go on with other code. `before` is None in runs older than this check."""
     for name, files in now.items() if before is not None else ():
         known = before.get(name) or {}
         changed = sorted(file for file in {*files, *known} if files.get(file) != known.get(file))
         if changed:
             raise UserError(
-                f"{rundir.path}: the verifier {name} has changed since this run began ({', '.join(changed)}; hashes in "
+                f"{rundir.path}: the {what} {name} has changed since this run began ({', '.join(changed)}; hashes in "
                 "manifest.json), so scores could not be compared: put it back, or give another --out to start a new run"
             )
 

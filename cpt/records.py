@@ -259,6 +259,7 @@ class Manifest(TypedDict):
     world_size: Annotated[int, Field(ge=1)]
     data: dict[str, dict[str, Rows]]
     verifiers: NotRequired[dict[str, dict[str, str]]]
+    user_code: NotRequired[dict[str, dict[str, str]]]
     overlong: NotRequired[dict[str, dict[str, OverlongRows]]]
     git: Git
     created: str

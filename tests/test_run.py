@@ -314,12 +314,12 @@ def test_the_training_seed_changes_training_alone(monkeypatch, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer")  # of a strategy that no recipe may have
-def test_a_strategys_hooks(monkeypatch, tmp_path):
+def test_a_strategys_hooks(tmp_path):
     """Rows, callbacks, both folders and the state: all that a strategy returns is used, and its state survives a resume."""
     from transformers import TrainerCallback
 
     from cpt.loop import run
-    from cpt.strategies import STRATEGIES, Strategy
+    from cpt.strategies import Strategy
     from cpt.strategies.base import Outcome
 
     heard = []
@@ -365,7 +365,7 @@ def test_a_strategys_hooks(monkeypatch, tmp_path):
         def load_state_dict(self, state):
             self.steps = state["steps"]
 
-    monkeypatch.setitem(STRATEGIES, "fake", Fake)
+    FakeSpec.implementation = Fake
     plain = load(write_recipe(tmp_path / "recipe.yaml", short("sft", steps=2)))
     with_fake = plain.model_copy(update={"strategies": (FakeSpec(kind="fake", rows=50),)})
     results = run(with_fake, tmp_path / "run", Screen(QUIET))

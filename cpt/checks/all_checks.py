@@ -20,6 +20,7 @@ from cpt.data import encoding
 from cpt.data.stream import Stream, read_stream
 from cpt.errors import UserError
 from cpt.recipe import Hub, Recipe, Suite, SuiteTask, Task, suites_of
+from cpt.recipe.user_kinds import code_hashes
 from cpt.rewards.verifiers import function_files
 from cpt.rundir import Point, RunDir
 from cpt.screen import hush_libraries, no_log
@@ -69,8 +70,8 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> CheckResult:
             stream, unseen = check_rows(recipe, suites, findings, fetch=full)
         if goes_on and not unseen and not findings.problems:
             with findings.collecting():
-                verifiers = function_files(stream.verifiers())
-                manifest.check(RunDir(out), recipe, stream.manifest(), verifiers, world())
+                code = {"verifiers": function_files(stream.verifiers()), "user_code": code_hashes(recipe)}
+                manifest.check(RunDir(out), recipe, stream.manifest(), code, world())
         if with_model:
             folder = models.resolve(recipe) if full and not findings.problems else model_here(recipe, out)
             if folder is None:

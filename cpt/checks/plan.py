@@ -11,7 +11,6 @@ from cpt.data import sources
 from cpt.disk import room
 from cpt.errors import UserError
 from cpt.recipe import Recipe, Suite, suites_of
-from cpt.recipe.strategies import words as strategy_words
 from cpt.rollouts import memory
 from cpt.sizes import size
 from cpt.tensor_files import read_header
@@ -48,7 +47,7 @@ def describe(recipe: Recipe, out: Path, looked: "CheckResult | None" = None) -> 
             lines.append(f"       {stage.kind}: {stage_line(stage, task, recipe.strategies)}")
         lines += [f"       {line}" for line in samples.get(task.task, ())]
     if recipe.strategies:
-        lines += ["", "  strategies", *(f"    {strategy_words(spec)}" for spec in recipe.strategies)]
+        lines += ["", "  strategies", *(f"    {strategy_line(spec)}" for spec in recipe.strategies)]
         lines += [f"    a search judges on {validation_line(recipe)}"] if searches(recipe) else []
     lines += ["", "  evaluation", *evaluation_lines(recipe, suites, samples)]
     for name, gate in recipe.evaluation.gates.items():
@@ -89,6 +88,11 @@ def stage_line(stage: Any, task: Any, strategies: Sequence[Any]) -> str:
     a_step = stage.value("per_device_train_batch_size") * stage.value("gradient_accumulation_steps") * world()
     averaged = any(spec.reference == "ema" for spec in strategies)
     return stage.describe(steps_of(stage, task, a_step), a_step, averaged)
+
+
+def strategy_line(spec: Any) -> str:
+    """The kind of a strategy, and what was set."""
+    return ", ".join(filter(None, [spec.kind, spec.describe()]))
 
 
 def validation_line(recipe: Recipe) -> str:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from cpt import user_code
+
 if TYPE_CHECKING:
     from cpt.recipe.merge import Memory
 
@@ -36,12 +38,26 @@ class Kind(Strict):
     """One of several kinds. Every kind has the fields that `optional` names: None where it does not declare them."""
 
     optional: ClassVar[tuple[str, ...]] = ()
+    implementation: ClassVar[Any]  # what does it, as module:name of cpt's, or the user's own class
+
+    if TYPE_CHECKING:
+        kind: str
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         if "kind" in cls.model_fields:  # not what several kinds share
             for name in set(cls.optional) - cls.model_fields.keys():
                 setattr(cls, name, None)
+
+    @property
+    def label(self) -> str:
+        """The kind in the names of folders: of a user's own the class alone."""
+        return self.kind.rpartition(":")[2]
+
+    def implemented(self) -> Any:
+        """What `implementation` names."""
+        made = type(self).implementation
+        return user_code.named(made) if isinstance(made, str) else made
 
 
 class StrategySpec(Kind):
@@ -50,7 +66,6 @@ class StrategySpec(Kind):
     optional = ("adapters", "memory", "reference", "rollouts", "search", "serve")
 
     if TYPE_CHECKING:
-        kind: str
         adapters: str | None
         memory: Memory | None
         reference: str | None
@@ -65,3 +80,22 @@ class StrategySpec(Kind):
     def whole_weights(self) -> Iterator[tuple[str, str]]:
         """(key, what it needs) of everything that needs whole weights or gradients in one process."""
         yield from ()
+
+    def describe(self) -> str:
+        """What was set, for the plan: `every 5, alpha 0.5`; empty where nothing was."""
+        skipped = {"kind", "folder"}
+        values = {name: getattr(self, name) for name, field in type(self).model_fields.items() if name not in skipped}
+        set_ = {
+            name: each
+            for name, each in values.items()
+            if each != type(self).model_fields[name].get_default(call_default_factory=True)
+        }
+        return ", ".join(f"{name} {written(value)}" for name, value in set_.items())
+
+
+def written(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_defaults=True)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {written(each)}" for name, each in value.items()) + "}"
+    return " ".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)

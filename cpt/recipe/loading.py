@@ -23,6 +23,7 @@ from cpt.recipe.nodes import (
     make_paths_absolute,
     matching,
     merge,
+    normalize_kinds,
     normalize_rewards,
     override,
     place,
@@ -65,6 +66,7 @@ def composed(name: str | Path, overrides: Sequence[str]) -> Node:
         override(root, text, mistakes)
     mistakes.check()
     normalize_rewards(root, Path.cwd())
+    normalize_kinds(root, Path.cwd())
     make_paths_absolute(root)
     return root
 

@@ -40,6 +40,8 @@ class Memory(Strict):
 class Merge(StrategySpec):
     """After each task or stage, the new model is merged with earlier models of the run in weight space."""
 
+    implementation = "cpt.strategies.merge.strategy:Merge"
+
     kind: Literal["merge"]
     method: Literal[tuple(RECIPE_METHODS)] = Field(
         description="Models are merged by this method; docs/merging.md has the formula of each."

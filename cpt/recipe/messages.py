@@ -13,6 +13,9 @@ from cpt.recipe.hints import PLACES, instead
 from cpt.recipe.nodes import Mistakes
 from cpt.recipe.yaml_reader import Node
 
+BUILT_IN, USERS = "<built-in>", "<user's>"  # tags of unions (`recipe.user_kinds`), which are no keys
+LINE = "line"  # the type of an error whose message is for the user already
+
 
 def validate(schema: type[BaseModel], root: Node, mistakes: Mistakes, above: tuple[str, ...] = ()) -> Any:
     """The model, or None with the mistakes added. Strict as JSON is: no "5" for 5, no true for 1.
@@ -27,6 +30,7 @@ def validate(schema: type[BaseModel], root: Node, mistakes: Mistakes, above: tup
         for each in error.errors(include_url=False):
             if each["type"] == "too_short" and each["input"]:
                 continue  # pydantic counts only what is right in itself
+            each["loc"] = tuple(step for step in each["loc"] if step not in (BUILT_IN, USERS))
             found.setdefault(real_path(each["loc"], plain), []).append(sentence(each, schema))
         for path, said in found.items():
             mistakes.add(root.at(path), ".".join(map(str, (*above, *path))), either(said))
@@ -76,6 +80,8 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
     """A pydantic error in words for somebody who never heard of pydantic."""
     kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
     loc = error["loc"]
+    if kind == LINE:
+        return context["line"]
     if kind == "extra_forbidden":
         return f"unknown key{instead(place_at(schema, loc[:-1]), str(loc[-1]), names_at(schema, loc[:-1]))}"
     if kind == "json_invalid":
@@ -93,7 +99,14 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
     if kind == "union_tag_invalid":
         there = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
         tag = context["discriminator"].strip("'")
-        return f"no {tag} {shown(context['tag'])}{instead(kind_of(tag, loc), context['tag'], there)}"
+        place, given = kind_of(tag, loc), context["tag"]
+        module, dot, name = given.rpartition(".")
+        own = (
+            f" (a class of your own is {module}:{name})"
+            if dot and place in ("kind of stage", "kind of strategy")
+            else ""
+        )
+        return f"no {tag} {shown(given)}{instead(place, given, there)}{own}"
     if kind == "literal_error":
         there = [each.strip("'") for each in context["expected"].replace(" or ", ", ").split(", ")]
         hint = nearest(given, there) if isinstance(given, str) else ""

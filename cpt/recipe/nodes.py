@@ -83,6 +83,7 @@ def read(file: Path) -> Node:
     if not isinstance(root.value, dict):
         raise RecipeErrors([Problem(file, None, "", "must be a map of keys to values")])
     normalize_rewards(root, file.resolve().parent)
+    normalize_kinds(root, file.resolve().parent)
     return root
 
 
@@ -140,6 +141,25 @@ def normalize_rewards(root: Node, folder: Path) -> None:
                 parent.value[key] = normalize_reward(parent.value[key], folder)
 
 
+KINDS = (["strategies", "*"], ["stream", "*", "stages", "*"])  # where a class of the user's own may stand
+
+
+def normalize_kinds(root: Node, folder: Path) -> None:
+    """Kinds of the user's own (module:Class) remember the folder of their recipe."""
+    for pattern in KINDS:
+        for parent, key in matching(root, pattern):
+            node = parent.value[key]
+            kind = node.value.get("kind") if isinstance(node.value, dict) else None
+            if kind is not None and isinstance(kind.value, str) and ":" in kind.value:
+                remember_folder(node, folder)
+
+
+def remember_folder(node: Node, folder: Path) -> None:
+    place = node.value.setdefault("folder", Node(str(folder), node.file, node.line))
+    if isinstance(place.value, str):
+        place.value = absolute(place)
+
+
 def matching(node: Node, pattern: Sequence[str]) -> Iterator[tuple[Node, Any]]:
     """(parent, key) of the nodes that fit a pattern in which `*` is any place of a list."""
     step, rest = pattern[0], pattern[1:]
@@ -171,9 +191,7 @@ def normalize_reward(node: Node, folder: Path) -> Node:
     if isinstance(node.value, dict):
         kind = node.value.get("kind")
         if kind is not None and kind.value == "function":
-            place = node.value.setdefault("folder", Node(str(folder), node.file, node.line))
-            if isinstance(place.value, str):
-                place.value = absolute(place)
+            remember_folder(node, folder)
         for parent, key in matching(node, ["parts", "*", "reward"]):
             parent.value[key] = normalize_reward(parent.value[key], folder)
     return node

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from cpt.recipe.base import StrategySpec
 from cpt.recipe.merge import Merge, adapter_problem
+from cpt.recipe.user_kinds import Family, open_to_users
 
 
 class Averaged(StrategySpec):
@@ -86,6 +87,8 @@ GRADIENT_RULES = tuple(name for name, rule in EMA_RULES.items() if rule.needs_gr
 class Ema(Averaged):
     """An exponential moving average of the trained weights is updated after each optimiser step."""
 
+    implementation = "cpt.strategies.ema.strategy:Ema"
+
     kind: Literal["ema"]
     rule: Literal[tuple(EMA_RULES)] = Field(
         "constant",
@@ -145,6 +148,8 @@ class Ema(Averaged):
 class Mcl(Averaged):
     """Slow weights, an average over the whole stream that starts from the untouched model, are served (2211.03186)."""
 
+    implementation = "cpt.strategies.ema.strategy:Ema"
+
     kind: Literal["mcl"]
     rule: ClassVar[str] = "constant"
     decay: float = Field(
@@ -158,6 +163,8 @@ class Mcl(Averaged):
 
 class Lookahead(StrategySpec):
     """Every few steps, slow weights move part of the way to the live weights, which continue from there (1907.08610)."""
+
+    implementation = "cpt.strategies.lookahead:Lookahead"
 
     kind: Literal["lookahead"]
     every: int = Field(
@@ -174,6 +181,8 @@ class Lookahead(StrategySpec):
 
 class StochasticRestore(StrategySpec):
     """After a step, randomly chosen weights are restored to their starting values (CoTTA, 2203.13591)."""
+
+    implementation = "cpt.strategies.stochastic_restore:StochasticRestore"
 
     kind: Literal["stochastic-restore"]
     probability: float = Field(
@@ -194,7 +203,8 @@ class StochasticRestore(StrategySpec):
 
 
 STRATEGY_MODELS = (Ema, Mcl, Lookahead, StochasticRestore, Merge)
-Strategy = Annotated[Union[STRATEGY_MODELS], Field(discriminator="kind")]  # noqa: UP007 (of a tuple)
+BuiltIn = Annotated[Union[STRATEGY_MODELS], Field(discriminator="kind")]  # noqa: UP007 (of a tuple)
+Strategy = open_to_users(BuiltIn, Family("strategy", "cpt.strategies:Strategy", StrategySpec))
 
 
 def problems(strategies: Sequence[Any], adapter: Any, engine: str) -> Iterator[tuple[int, str, str]]:
@@ -275,15 +285,3 @@ def reference_problems(stages: Sequence[tuple[str, Any]]) -> Iterator[str]:
         for name in ("sync_ref_model", "precompute_ref_log_probs"):
             if stage.args.get(name):
                 yield f"{key} has a reference that another moves or fixes ({name}): take that out, or say stage"
-
-
-def words(spec: Any) -> str:
-    """The strategy in the plan: its kind, and what was set."""
-    said = spec.model_dump(exclude={"kind"}, exclude_defaults=True)
-    return ", ".join([spec.kind, *(f"{name} {told(value)}" for name, value in said.items())])
-
-
-def told(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {told(each)}" for name, each in value.items()) + "}"
-    return " ".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value)

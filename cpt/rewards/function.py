@@ -1,5 +1,5 @@
 """The user's `module:function`, called as f(completion, row) in a worker process; its module is looked for beside the
-recipe first (see `sources`)."""
+recipe first (see `user_code`)."""
 
 import ast
 import importlib
@@ -7,11 +7,11 @@ import inspect
 import sys
 from pathlib import Path
 
-from cpt.rewards import sources
+from cpt import user_code
 
 
 def build(spec: dict):
-    """spec: path ("module:function"), folder. In a worker, which has installed the module's files (`sources.Finder`)."""
+    """spec: path ("module:function"), folder. In a worker, which has installed the module's files (`user_code.Finder`)."""
     module, _, name = spec["path"].partition(":")
     if spec.get("folder") and str(spec["folder"]) not in sys.path:
         sys.path.append(str(spec["folder"]))
@@ -38,10 +38,9 @@ def missing(spec: dict) -> str | None:
     """What cannot be found of the module or the function, looked at without running it; None where all is there."""
     module, _, name = spec["path"].partition(":")
     folder = Path(spec.get("folder") or ".")
-    file = sources.file_of(folder, module)
-    if sources.top(module) in sources.NAMES and sources.file_of(folder, sources.top(module)) is not None:
-        return f"{file or folder / module} has the name of a module of Python's (or cpt) itself: give it another name"
-    file = file or sources.installed(module)
+    if (problem := user_code.missing_module(module, folder)) is not None:
+        return problem
+    file = user_code.file_of(folder, module) or user_code.installed(module)
     if file is not None:
         try:
             body = ast.parse(file.read_bytes()).body
@@ -52,12 +51,7 @@ def missing(spec: dict) -> str | None:
         if not {name, "*", "__getattr__"} & names_of(body):
             return f"{file} has no function {name}"
         return uncallable(file, next((each for each in reversed(body) if getattr(each, "name", None) == name), None))
-    if sources.top(module) in sys.stdlib_module_names:
-        return missing_of_python(module, name)
-    if sources.top(module) == "__main__" or sources.found_by_python(sources.top(module)) is None or "." in module:
-        beside = folder.joinpath(*module.split(".")).with_suffix(".py")
-        return f"no module {module}: neither {beside} nor an installed package"
-    return None
+    return missing_of_python(module, name) if user_code.top(module) in sys.stdlib_module_names else None
 
 
 def missing_of_python(module: str, name: str) -> str | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cpt.rewards import sources
+from cpt import user_code
 from cpt.rewards.verifiers import build, may_hang, reader, single, time_limit
 from cpt.rewards.worker import call_one, read_one
 from cpt.rewards.workers import Pool
@@ -56,7 +56,11 @@ class Scorer:
         self.scored = 0
         self.errors: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
-        self.functions = [(each, sources.read(each)) for each in single(spec) if each["kind"] == "function"]
+        self.functions = [
+            (each, user_code.read(each["path"], each.get("folder")))
+            for each in single(spec)
+            if each["kind"] == "function"
+        ]
         files = {module: file for _, found in self.functions for module, file in found.items()}
         self._pool = Pool(spec, workers, time_limit(spec), files) if may_hang(spec) else None
         self._verifier = None if self._pool else build(spec)
@@ -155,13 +159,13 @@ class Scorers:
         kept: dict[str, dict[str, str]] = {}
         for spec in specs:
             for each, files in self.get(spec).functions:
-                kept.setdefault(each["path"], {}).update(sources.digests(each, files))
+                kept.setdefault(each["path"], {}).update(user_code.digests(each.get("folder"), files))
         return kept
 
     def newly_changed(self) -> list[str]:
         """The files of users' functions that have changed on the disk since they were kept; each is named once."""
         files = [each for made in self._made.values() for _, found in made.functions for each in found.values()]
-        changed = {file for file, content in files if sources.content_of(file) != content} - self._named
+        changed = {file for file, content in files if user_code.content_of(file) != content} - self._named
         self._named |= changed
         return sorted(changed)
 

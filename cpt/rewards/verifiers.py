@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from types import ModuleType
 
-from cpt.rewards import sources
+from cpt import user_code
 from cpt.rewards.weighted_sum import weighted_sum
 from cpt.verifier_kinds import KINDS
 
@@ -49,7 +49,9 @@ def function_files(specs: Iterable[dict]) -> dict[str, dict[str, str]]:
     """{function: {file: SHA-256}} of the users' functions among verifiers, as their files are now."""
     found: dict[str, dict[str, str]] = {}
     for each in (each for spec in specs for each in single(spec) if each["kind"] == "function"):
-        found.setdefault(each["path"], {}).update(sources.digests(each, sources.read(each)))
+        folder = each.get("folder")
+        files = user_code.read(each["path"], folder)
+        found.setdefault(each["path"], {}).update(user_code.digests(folder, files))
     return found
 
 

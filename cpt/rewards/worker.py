@@ -10,8 +10,8 @@ import os
 import sys
 
 from cpt.processes import supervise
-from cpt.rewards.sources import Finder
 from cpt.rewards.verifiers import build, problem, reader, reads_answers
+from cpt.user_code import Finder
 
 LARGEST = 1e18  # of a score: rewards are squared and summed over a group in float32, which ends at 3.4e38
 LONGEST_MESSAGE = 500  # characters of an exception's words that are kept

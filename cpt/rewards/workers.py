@@ -16,7 +16,7 @@ import time
 from collections import deque
 
 from cpt.processes import python
-from cpt.rewards.sources import Files
+from cpt.user_code import Files
 
 START_LIMIT = 60.0  # seconds for a worker to import its verifier
 END_LIMIT = 5.0  # seconds for a worker to end what its verifier has started

@@ -3,19 +3,21 @@
 State goes from stage to stage by folder, as weights do: `load` before a stage and after a kill, `save` after a stage and in
 every in-stage checkpoint. Nothing has to stay in memory between them.
 
-A new strategy touches four places: its spec in `recipe.strategies`, its file, the STRATEGIES dict, and its test.
+A new strategy is its spec in `recipe.strategies`, which names its class, the class in a file here, and its test. One of the
+user's own is a class beside the recipe, with its options in `Options` (docs/extending.md).
 """
 
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from cpt import ranks
 from cpt.files import write_json
 from cpt.penalties import Penalty
 from cpt.recipe import Recipe
+from cpt.recipe.base import StrategySpec
 from cpt.records import MergeRecord
 
 
@@ -33,8 +35,10 @@ class Outcome(NamedTuple):
 class Strategy:
     """Hooks that do nothing. `spec` is the recipe's; `name` (0-ema) is the place of its state in a run.
 
-    A strategy whose module is the user's own, and how to write one: docs/extending.md.
+    `Options` are those of a strategy of the user's own; the fields of a built-in one stand in `recipe.strategies`.
     """
+
+    Options: ClassVar[type[StrategySpec]] = StrategySpec
 
     def __init__(self, recipe: Recipe, spec: Any, name: str):
         self.recipe, self.spec, self.name = recipe, spec, name

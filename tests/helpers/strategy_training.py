@@ -9,7 +9,7 @@ from cpt.recipe.strategies import Ema as EmaSpec
 from cpt.recipe.strategies import Lookahead as LookaheadSpec
 from cpt.recipe.strategies import Mcl as MclSpec
 from cpt.recipe.strategies import StochasticRestore as RestoreSpec
-from cpt.strategies import STRATEGIES
+from cpt.strategies import make
 from helpers.contexts import stage_and_services
 
 SPECS = {
@@ -25,7 +25,7 @@ def made_all(*wanted: tuple[str, dict]) -> list:
     """The strategies of a recipe's list of (kind, options)."""
     specs = [SPECS[kind](kind=kind, **options) for kind, options in wanted]
     recipe = SimpleNamespace(strategies=specs)
-    return [STRATEGIES[spec.kind](recipe, spec, f"{place}-{spec.kind}") for place, spec in enumerate(specs)]
+    return make(recipe)
 
 
 def made(kind: str, **options):

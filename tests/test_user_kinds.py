@@ -1,0 +1,202 @@
+"""Kinds of a user's own: found beside the recipe, looked at by `cpt check`, kept in the manifest, the same after a resume."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+
+from cpt.recipe import dump, load
+from cpt.recipe.json_schema import schema
+from helpers.launchers import LAUNCHERS, launch
+from helpers.recipes import mistakes, short, write_recipe
+from helpers.user_code import STRENGTH, write_strategy
+
+COUNTED = {"kind": "mine:Counted", "options": {"strength": 0.02}}
+
+
+def with_strategy(strategy: dict, *stages: str, **more) -> dict:
+    return short(*stages or ("sft",), evaluate=2, **more) | {"strategies": [strategy]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_strategy(tmp_path)
+    return tmp_path
+
+
+# -- the recipe ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_recipe_holds(folder):
+    recipe = load(write_recipe(folder / "recipe.yaml", with_strategy(COUNTED)))
+    (spec,) = recipe.strategies
+    assert (spec.kind, spec.strength, spec.span, spec.label) == ("mine:Counted", 0.02, (), "Counted")
+    assert spec.memory is None and spec.state_bytes(10, 4) == 0 and list(spec.whole_weights()) == []
+    assert spec.describe() == "strength 0.02"
+    plain = dump(recipe)["strategies"]
+    assert plain == [{**COUNTED, "options": {"strength": 0.02, "span": []}, "folder": str(folder)}]
+    assert load(write_recipe(folder / "stored.yaml", dump(recipe))) == recipe
+
+
+def test_a_recipe_elsewhere_that_extends_it(folder, tmp_path_factory):
+    write_recipe(folder / "recipe.yaml", with_strategy(COUNTED))
+    other = tmp_path_factory.mktemp("elsewhere")
+    file = write_recipe(other / "recipe.yaml", {"extends": str(folder / "recipe.yaml"), "seed": 1})
+    assert load(file, ["strategies.0.options.strength=3"]).strategies[0].strength == 3
+
+
+def test_the_file_as_it_is_now(folder):
+    """A process that reads a recipe twice has the second file, with what it imports."""
+    file = write_recipe(folder / "recipe.yaml", with_strategy(COUNTED))
+    before = load(file)
+    assert load(file) == before
+    (folder / "strength.py").write_text(STRENGTH.replace("2 *", "3 *"))
+    (after,) = load(file).strategies
+    penalties = [each.implemented()(None, each, "0").penalties(None, None) for each in (before.strategies[0], after)]
+    assert [penalty.strength for (penalty,) in penalties] == [0.04, 0.06]
+
+
+def test_two_folders_with_modules_of_one_name(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    write_strategy(other)
+    (other / "strength.py").write_text(STRENGTH.replace("2 *", "100 *"))
+    strengths = []
+    for place in (folder, other, folder):
+        (spec,) = load(write_recipe(place / "recipe.yaml", with_strategy({"kind": "mine:Counted"}))).strategies
+        strengths += [penalty.strength for penalty in spec.implemented()(None, spec, "0").penalties(None, None)]
+    assert strengths == [0.02, 1.0, 0.02]
+
+
+def test_on_the_python_path(folder, tmp_path_factory, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    recipe = load(write_recipe(tmp_path_factory.mktemp("b") / "recipe.yaml", with_strategy(COUNTED)))
+    assert set(recipe.strategies[0].code.digests()) == {"mine.py"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "key", "said"),
+    [
+        ({"kind": "mine:Count"}, "kind", "{}/mine.py has no Count; did you mean Counted?"),
+        ({"kind": "nothing_here:A"}, "kind", "no module nothing_here: neither {}/nothing_here.py nor an installed"),
+        (
+            {"kind": "mine:plain"},
+            "kind",
+            "{}/mine.py:54: plain is no strategy: let it be a subclass of cpt.strategies.S",
+        ),
+        ({"kind": "mine:Pull"}, "kind", "{}/mine.py:10: Pull is no strategy"),
+        ({"kind": "mine.py:Counted"}, "kind", "names a module, and no file: write mine:Counted"),
+        ({"kind": "a/mine:Counted"}, "kind", "'a/mine:Counted' names no class: write module:Class"),
+        (
+            {"kind": "mine.Counted"},
+            "",
+            "no kind 'mine.Counted'; there are: ema, mcl, lookahead, stochastic-restore, merge",
+        ),
+        ({"kind": "json:JSONDecoder"}, "kind", "JSONDecoder is no strategy"),
+        ({"kind": "broken:A"}, "kind", "{}/broken.py:2: ModuleNotFoundError: No module named 'nothing_here'"),
+        ({"kind": "through:A"}, "kind", "{}/broken.py:2: ModuleNotFoundError: No module named 'nothing_here'"),
+        ({"kind": "syntax:A"}, "kind", "{}/syntax.py:3: SyntaxError: invalid syntax"),
+        ({"kind": "raises:A"}, "kind", "{}/raises.py:1: RuntimeError: on two lines"),
+        ({"kind": "leaves:A"}, "kind", "{}/leaves.py:2: SystemExit: 3"),
+        ({"kind": "queue:A"}, "kind", "{}/queue.py has the name of a module of Python's (or cpt) itself"),
+        (
+            {"kind": "options:A"},
+            "kind",
+            "{}/options.py:2: its Options must be a subclass of cpt.strategies.StrategySpec",
+        ),
+        ({"kind": "taken:A"}, "kind", "{}/taken.py:2: its Options have a field `folder`, which recipes use"),
+        (COUNTED | {"options": {"strenght": 1}}, "options.strenght", "unknown key; did you mean strength?"),
+        (COUNTED | {"options": {"strength": "1"}}, "options.strength", "must be a number, not '1'"),
+        (COUNTED | {"options": {"strength": 0}}, "options.strength", "greater than 0, not 0"),
+        (COUNTED | {"options": {"strength": 1e12}}, "options.strength", "must be at most 1,000,000,000"),
+        (COUNTED | {"options": {"span": [1, 2.5]}}, "options.span.1", "integer"),
+        (COUNTED | {"options": 3}, "options", "must be a map, not 3"),
+        (
+            COUNTED | {"strength": 3},
+            "strength",
+            "unknown key; there are: kind, options, folder (the class's own options",
+        ),
+        (COUNTED | {"folder": 3}, "folder", "must be a string, not 3"),
+    ],
+)
+def test_mistakes(strategy, key, said, folder):
+    (folder / "broken.py").write_text("import json\nimport nothing_here\n")
+    (folder / "through.py").write_text("import broken\n")
+    (folder / "syntax.py").write_text("a = 1\n\ndef f(:\n")
+    (folder / "raises.py").write_text("raise RuntimeError('on\\ntwo lines')\n")
+    (folder / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+    (folder / "queue.py").write_text("class A: ...\n")
+    head = "from cpt.strategies import Strategy, StrategySpec\nclass A(Strategy):\n"
+    (folder / "options.py").write_text(f"{head}    class Options: strength = 1\n")
+    (folder / "taken.py").write_text(f"{head}    class Options(StrategySpec): folder: int = 1\n")
+    (line,) = mistakes(folder, with_strategy(strategy))
+    where = ".".join(filter(None, ["strategies.0", key]))
+    assert f": {where}: " in line and said.format(folder) in line, line
+
+
+def test_the_schema_describes_it():
+    text = json.dumps(schema()["$defs"]["UserKind"])
+    assert "module:Class" in text and "options" in text
+
+
+# -- a run ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_strategy_in_a_run(folder, cpt, monkeypatch):
+    """It acts, its state goes from stage to stage, the manifest has its files, and a changed file is refused."""
+    file = write_recipe(folder / "recipe.yaml", with_strategy(COUNTED))
+    out = folder / "run"
+    assert cpt("check", file, "--out", out) == 0, cpt.output
+    assert "mine:Counted, strength 0.02" in cpt.output
+    assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
+    hashes = json.loads((out / "manifest.json").read_text())["user_code"]
+    names = ("mine.py", "strength.py")
+    assert hashes == {
+        "mine:Counted": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    }
+    states = [
+        out / "points" / point / "strategies" / "0-Counted" / "state.json" for point in ("01-reverse", "02-caesar")
+    ]
+    assert [json.loads(state.read_text())["steps"] for state in states] == [3, 6]
+    final = (out / "final" / "model.safetensors").read_bytes()
+    assert cpt("run", file, "strategies=[]", "--out", folder / "plain", "--quiet") == 0, cpt.output
+    mine, plain = (load_file(place / "final" / "model.safetensors") for place in (out, folder / "plain"))
+    assert any(not mine[name].equal(plain[name]) for name in mine)
+
+    # resumed from the first task's point: the same bytes; with another file: refused
+    shutil.rmtree(out / "points" / "02-caesar")
+    (out / "evaluations" / "02-caesar.jsonl").unlink()
+    (folder / "strength.py").write_text(STRENGTH + "# changed\n")
+    for command in ("run", "check"):
+        assert cpt(command, file, "--out", out) == 2
+        said = (
+            f"{out}: the code of mine:Counted has changed since this run began (strength.py; hashes in manifest.json)"
+        )
+        assert said in cpt.output and "Traceback" not in cpt.output
+    (folder / "strength.py").write_text(STRENGTH)
+    assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
+    assert (out / "final" / "model.safetensors").read_bytes() == final
+
+
+def test_a_killed_stage_goes_on(folder, cpt):
+    """In-stage checkpoints hold the state of a user's strategy too."""
+    content = with_strategy(COUNTED, tasks=("reverse",))
+    content["stream"][0]["stages"][0]["args"] |= {"max_steps": 6, "save_steps": 2}
+    file = write_recipe(folder / "recipe.yaml", content)
+    assert cpt("run", file, "--out", folder / "whole", "--quiet") == 0, cpt.output
+    at = {"place": "transformers.Trainer.training_step", "call": 4}
+    assert cpt("run", file, "--out", folder / "run", "--quiet", at=at) == -9
+    assert cpt("run", file, "--out", folder / "run", "--quiet") == 0, cpt.output
+    ends = [folder / name / "final" / "model.safetensors" for name in ("whole", "run")]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
+    state = folder / "run" / "points" / "01-reverse" / "strategies" / "0-Counted" / "state.json"
+    assert json.loads(state.read_text()) == {"steps": 6}
+
+
+def test_each_process_has_it(folder):
+    file = write_recipe(folder / "recipe.yaml", with_strategy(COUNTED, tasks=("reverse",)))
+    done = launch(LAUNCHERS / "ddp-cpu.yaml", "run", file, "--out", folder / "run", "--quiet")
+    assert done.returncode == 0, done.stderr
+    state = folder / "run" / "points" / "01-reverse" / "strategies" / "0-Counted" / "state.json"
+    assert json.loads(state.read_text()) == {"steps": 3}
