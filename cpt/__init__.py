@@ -1,6 +1,15 @@
 """cpt: continual post-training of language models, with a measure of what each update kept."""
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cpt.api.evaluation import Evaluation, evaluate
+    from cpt.api.merging import merge
+    from cpt.api.results import Run, read_run
+    from cpt.api.training import Check, check, run
+    from cpt.errors import RecipeErrors, UserError
 
 __version__ = "0.1.0"
 
@@ -10,3 +19,23 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 # Bars of datasets would stand between a command's own lines.
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+# Nothing heavy is imported until one of these is first used: `import cpt` costs some milliseconds.
+_HOMES = {
+    **dict.fromkeys(("run", "check", "Check"), "cpt.api.training"),
+    **dict.fromkeys(("evaluate", "Evaluation"), "cpt.api.evaluation"),
+    "merge": "cpt.api.merging",
+    **dict.fromkeys(("read_run", "Run"), "cpt.api.results"),
+    **dict.fromkeys(("UserError", "RecipeErrors"), "cpt.errors"),
+}
+__all__ = ["Check", "Evaluation", "RecipeErrors", "Run", "UserError", "check", "evaluate", "merge", "read_run", "run"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cpt' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

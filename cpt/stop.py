@@ -28,10 +28,12 @@ class Stop:
     `signal` is the number of the first signal that came to this process, or None. `patience` is how many seconds the main
     thread has to end the process by itself (None: as long as it takes; 0: there is nothing to save). `may_cut` says whether
     the answers that are being generated may be left unfinished. `kept` says for the user what an end at once leaves.
+    `owns_process` is False under a Python session, which is never ended: there the second signal is a KeyboardInterrupt.
     """
 
-    def __init__(self, patience: float | None = 0.0):
+    def __init__(self, patience: float | None = 0.0, owns_process: bool = True):
         self.signal: int | None = None
+        self.owns_process = owns_process
         self.patience, self.may_cut = patience, True
         self.kept = "nothing was written"
         self.last_acts: list[Callable[[], None]] = []
@@ -116,17 +118,19 @@ class Stop:
                 if number in SIGNALS and first is None:
                     first = since = now
                     self.signal = self.signal or number
-                elif number in SIGNALS and now - first > TOGETHER:
+                elif number in SIGNALS and now - first > TOGETHER and self.owns_process:
                     self._end_at_once(number)
             if first is None:
+                continue
+            if not told and now - first > TOGETHER:
+                told = True
+                self._say_that_it_stops()
+            if not self.owns_process:
                 continue
             if self.patience != patience:  # another part of the program began: it has its own time
                 since, patience = now, self.patience
             if patience is not None and now - since >= patience:
                 self._end_at_once(self.signal)
-            if not told and now - first > TOGETHER:
-                told = True
-                self._say_that_it_stops()
 
     def _say_that_it_stops(self) -> None:
         if os.environ.get("RANK", "0") == "0" and not self._ending.locked():
@@ -158,22 +162,28 @@ def current() -> Stop:
 
 
 @contextmanager
-def listening(keep: bool = False) -> Iterator[Stop]:
+def listening(keep: bool = False, owns_process: bool = True) -> Iterator[Stop]:
     """The process's Stop, which hears SIGTERM and SIGINT for the length of the block.
 
     Inside another such block it is the same one. Only the main thread can listen: elsewhere it is one that hears nothing.
     `keep`: the process ends after the block, so a signal that comes while the interpreter ends is ignored.
+    `owns_process`: whether the second signal may end the process; otherwise it raises KeyboardInterrupt.
     """
     global _active
     if _active is not None or threading.current_thread() is not threading.main_thread():
         yield current()
         return
-    stop = _active = Stop()
+    stop = _active = Stop(owns_process=owns_process)
     out, into = os.pipe()
     os.set_blocking(into, False)
 
+    first: list[float] = []
+
     def hear(number: int, _frame) -> None:
         stop.signal = stop.signal or number
+        first.append(time.monotonic())
+        if not owns_process and first[-1] - first[0] > TOGETHER:
+            raise KeyboardInterrupt
 
     thread = threading.Thread(target=stop._watch, args=(out,), name="signals", daemon=True)
     thread.start()

@@ -133,7 +133,7 @@ SUITE = {
 
 def test_cpt_eval_and_the_run_answer_alike(cpt, tmp_path):
     """In bfloat16, where a batch of another size gives other answers; also from the folder of a point."""
-    from cpt.cli.evaluate import find
+    from cpt.api.evaluation import find
     from cpt.recipe import load
     from cpt.screen import QUIET, Screen
 

@@ -143,7 +143,7 @@ def test_no_test_imports_a_test():
 
 
 def test_an_evaluation_loads_nothing_that_trains():
-    program = "import sys, cpt.cli.evaluate\n"
+    program = "import sys, cpt.api.evaluation\n"
     program += "assert not [each for each in sys.modules if each.startswith(('trl', 'cpt.stages', 'cpt.strategies'))]"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()

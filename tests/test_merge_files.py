@@ -155,7 +155,7 @@ def test_a_tied_head_is_read_from_the_embedding(four, tmp_path):
 
 
 def test_a_run_is_its_last_point_and_a_point_is_its_served_model(four, tmp_path):
-    from cpt.cli.merge import folder_of
+    from cpt.api.merging import folder_of
     from cpt.recipe import dump, load
     from cpt.rundir import RunDir, points_of
 

@@ -9,10 +9,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from cpt import __version__, ranks
 from cpt.cli import merge as merge_command
@@ -281,62 +278,28 @@ def under_launcher() -> bool:
 
 
 def run(asked: argparse.Namespace) -> int:
-    from cpt.recipe import load, unused
+    from cpt.api.training import prepare
     from cpt.screen import Screen
 
-    recipe = load(asked.recipe, asked.overrides)
-    out = asked.out or default_out(recipe, asked)
-    screen = Screen(level_of(asked))
-    with in_their_places(asked):
-        with screen.progress("looking at the recipe and its rows"):
-            from cpt.checks import all_checks
-            from cpt.checks.plan import too_little_room
-
-            stream = all_checks.before_run(recipe, out)
-        number = len(recipe.stream)
-        screen.line(f"{recipe.name}: {number} task{'s' * (number > 1)} in {out}")
-        for line in (*unused(asked.recipe, asked.overrides), *stream.notes()):
-            screen.line(line)
-        if warning := too_little_room(recipe, out):
-            screen.warn(f"--out: {warning}")
-        with screen.progress("loading the libraries"):
-            from cpt.loop import run as run_recipe
-
-        asked.log = out / "run.log"
-        results = run_recipe(recipe, out, screen, stream)
+    prepared = prepare(asked.recipe, asked.overrides, asked.out, Screen(level_of(asked)))
+    asked.log = prepared.out / "run.log"
+    results = prepared.run()
     return 0 if all(gate["passed"] for gate in results["gates"]) else 3
 
 
-@contextmanager
-def in_their_places(asked: argparse.Namespace) -> Iterator[None]:
-    """The problems that are raised in this block get the file and line of their keys in the recipe."""
-    from cpt.recipe import RecipeErrors, placed
-
-    try:
-        yield
-    except RecipeErrors as error:
-        raise placed(error, asked.recipe, asked.overrides) from error
-
-
 def check(asked: argparse.Namespace) -> int:
-    from cpt.checks import all_checks, plan
-    from cpt.recipe import load, unused
+    from cpt.api.training import check
 
-    recipe = load(asked.recipe, asked.overrides)
-    out = asked.out or default_out(recipe, asked)
-    with in_their_places(asked):
-        looked = all_checks.check(recipe, out, asked.full)
-    print(plan.describe(recipe, out, looked))
-    for line in unused(asked.recipe, asked.overrides):
-        print(f"\n{line}")
+    print(check(asked.recipe, asked.overrides, out=asked.out, full=asked.full))
     return 0
 
 
 def evaluate(asked: argparse.Namespace) -> int:
-    from cpt.cli.evaluate import evaluate_folder
+    from cpt.api.evaluation import evaluate_folder
     from cpt.screen import Screen
 
-    return evaluate_folder(asked.target, asked.suite, asked.point, asked.out, Screen(level_of(asked)))
+    evaluate_folder(asked.target, asked.suite, asked.point, asked.out, Screen(level_of(asked)))
+    return 0
 
 
 def report(asked: argparse.Namespace) -> int:
@@ -364,15 +327,3 @@ PRINTS = ("check", "report", "schema")  # do no more than print: a broken pipe t
 
 def level_of(asked: argparse.Namespace) -> int:
     return 0 if asked.quiet else 2 if asked.verbose else 1
-
-
-def default_out(mine: Any, asked: argparse.Namespace) -> Path:
-    """`runs/NAME-sSEED`, and six digits more where the overrides change what the run is."""
-    from cpt.recipe import RecipeErrors, identity, load
-
-    try:
-        plain = load(asked.recipe, [f"seed={mine.seed}"]) if asked.overrides else mine
-    except RecipeErrors:  # the overrides put it right
-        plain = None
-    changed = "" if plain is not None and identity(mine) == identity(plain) else f"-{identity(mine)}"
-    return Path("runs") / f"{mine.name}-s{mine.seed}{changed}"

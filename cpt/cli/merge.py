@@ -1,21 +1,11 @@
-"""`cpt merge`: models, run folders or points of them, merged into a new folder. The merging itself is cpt/merging."""
+"""`cpt merge`: its arguments, and what they are to `cpt.api.merging`."""
 
 import argparse
-import gc
-import os
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
-from cpt.adapters import CONFIG, base_in_run, named_base
+from cpt.api.merging import bytes_of, merge_folders
 from cpt.cli.parser import one_of
-from cpt.errors import UserError
-from cpt.layout import check_sealed, check_strangers
 from cpt.merge_methods import METHODS, OPTIONS, about
-from cpt.stop import PROMPT, listening
 
 DESCRIPTION = """\
 Merge models that came from one base into a new model folder, tensor by tensor: memory stays small whatever their size.
@@ -37,7 +27,6 @@ of the models' changes of a --base:
 {changes}
 Formulas, papers, defaults and rules: docs/merging.md
 """
-AHEAD = 8 << 20  # bytes that the disk is asked for at a time
 
 
 def add_arguments(commands) -> None:
@@ -102,112 +91,13 @@ def description() -> str:
 
 def run(asked: argparse.Namespace) -> int:
     """Merge as asked, or print the plan. Raises UserError."""
-    shard_bytes = bytes_of(asked.shard_size)
     from cpt.screen import Screen
 
-    screen = Screen(0 if asked.quiet else 1)
-    warnings: list[str] = []
-    with screen.progress("looking at the models"):  # the files of a run are compared with their hashes
-        models = [folder_of(place, warnings.append) for place in asked.models]
-        base, into = (
-            None if place is None else folder_of(place, warnings.append) for place in (asked.base, asked.into)
-        )
-        method = asked.method
-        if method is None:
-            method, into = "linear", into or base_of_one(models)
-    if not asked.dry_run:
-        read_ahead([folder for folder in (*models, base, into) if folder is not None])
-    gc.disable()  # a million objects come with torch and stay: to look through them costs .2 s now, and .3 s at the end
-    from cpt.merging.merge import carry_out
-    from cpt.merging.plan import describe, make_plan
-    from cpt.sizes import size
-
-    gc.freeze()
-    gc.enable()
-    options = {key: getattr(asked, key) for key in (*OPTIONS, "dtype", "threads")}
-    plan = make_plan(
-        method,
-        models,
-        base,
-        asked.weight,
-        asked.out,
-        fishers=asked.fisher,
-        into=into,
-        shard_bytes=shard_bytes,
-        **options,
-    )
-    for warning in (*warnings, *plan.warnings):
-        screen.warn(warning)
+    screen, shard_bytes = Screen(0 if asked.quiet else 1), bytes_of(asked.shard_size)
+    names = ("method", "base", "into", "weight", "fisher", "dry_run")
+    given = {name: getattr(asked, name) for name in names}
+    options = {name: getattr(asked, name) for name in (*OPTIONS, "dtype", "threads")}
+    text = merge_folders(asked.models, asked.out, screen, **given, shard_bytes=shard_bytes, options=options)
     if asked.dry_run:
-        screen.result(describe(plan))
-        return 0
-    screen.line(describe(plan))
-    bar_of = screen.progress("merging", plan.read // 1_000_000, "MB")
-    with listening() as stop, stop.within(PROMPT), bar_of as bar:
-        carry_out(plan, lambda done: bar.update(done // 1_000_000), stop)
-    screen.line(
-        f"{asked.out}: {size(plan.written)} in {len(list(asked.out.glob('*.safetensors')))} file(s)", style="bold"
-    )
+        screen.result(text)
     return 0
-
-
-def base_of_one(models: Sequence[Path]) -> Path:
-    """The base that one adapter by itself is folded into. Raises UserError where there is more or less to merge."""
-    if len(models) != 1 or not (models[0] / CONFIG).is_file():
-        raise UserError("--method: say how the models are merged (linear, ties, ...): one adapter by itself needs none")
-    base = base_in_run(models[0])
-    if base is not None:
-        return base
-    from cpt.models import find
-    from cpt.recipe import Model
-
-    return find(Model(path=named_base(models[0])))
-
-
-def read_ahead(folders: Sequence[Path]) -> None:
-    """Let the disk begin on all files at once while torch is imported, as far as a quarter of free memory goes."""
-    files = [file for folder in folders for file in folder.glob("*.safetensors")]
-    each = psutil.virtual_memory().available // 4 // max(1, len(files))
-
-    def ask(file: Path) -> None:
-        with suppress(OSError), file.open("rb") as stream:  # who reads it will say so
-            for start in range(0, min(each, file.stat().st_size), AHEAD):
-                os.posix_fadvise(stream.fileno(), start, AHEAD, os.POSIX_FADV_WILLNEED)
-
-    for file in files:
-        threading.Thread(target=ask, args=(file,), daemon=True).start()
-
-
-def bytes_of(text: str) -> int:
-    """`500MB` -> 500,000,000. Raises UserError."""
-    units = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
-    unit = next((unit for unit in units if text.upper().endswith(unit)), "")
-    try:
-        count = int(float(text[: len(text) - len(unit)]) * units[unit]) if unit else 0
-    except (ValueError, OverflowError):
-        count = 0
-    if count < 1:
-        raise UserError(f"--shard-size: {text}: give a size above 0 with its unit, e.g. 5GB or 500MB")
-    return count
-
-
-def folder_of(place: Path, warn: Callable[[str], None]) -> Path:
-    """The folder with the weights: of a run (its last whole point), of a point (served, else model), or the place itself."""
-    from cpt.places import is_run, weights_in, whole_point
-    from cpt.recipe import load
-    from cpt.rundir import RunDir, points_of
-
-    if is_run(place):
-        rundir = RunDir(place)
-        point = whole_point(rundir, points_of(load(str(place / "recipe.yaml"))), None, warn)
-        warnings, folder = check_strangers([rundir.point(point)]), rundir.served(point)
-    else:
-        folder = weights_in(place)
-        if not folder.is_dir():
-            raise UserError(
-                f"{place}: no such folder; give a model folder, a run folder or a point of one (runs/NAME/points/01-TASK)"
-            )
-        warnings = check_sealed(place)
-    for line in warnings:
-        warn(line)
-    return folder

@@ -1,7 +1,8 @@
 """What a recipe may say: its schema, and how a file becomes a `Recipe`. No torch here."""
 
 from cpt.errors import RecipeErrors
-from cpt.recipe.loading import load, load_suite, placed, suites_of, unused
+from cpt.recipe.loading import RecipeLike, load, load_suite, placed, suites_of, unused
+from cpt.recipe.nodes import Override
 from cpt.recipe.schema import (
     Adapter,
     Alarms,
@@ -28,11 +29,13 @@ __all__ = [
     "Gate",
     "Hub",
     "Model",
+    "Override",
     "Pairs",
     "Procedural",
     "ReasoningGym",
     "Recipe",
     "RecipeErrors",
+    "RecipeLike",
     "Samples",
     "ServerRollouts",
     "Source",

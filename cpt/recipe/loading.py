@@ -4,7 +4,7 @@ Every mistake is reported at once, each with its file, line, key and the nearest
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -19,18 +19,20 @@ from cpt.recipe.hints import instead
 from cpt.recipe.messages import validate
 from cpt.recipe.nodes import (
     Mistakes,
+    Override,
     find,
     make_paths_absolute,
     matching,
     merge,
-    normalize_kinds,
-    normalize_rewards,
+    normalize,
+    over_bases,
     override,
     place,
     read,
     read_with_bases,
     steps_to,
 )
+from cpt.recipe.python_values import PYTHON, from_python
 from cpt.recipe.schema import Recipe, Suite
 from cpt.recipe.stages import KINDS, Sft
 from cpt.recipe.strategies import against_stages
@@ -38,9 +40,12 @@ from cpt.recipe.strategies import problems as strategy_problems
 from cpt.recipe.vllm_arguments import problems as engine_problems
 from cpt.recipe.yaml_reader import Node, wrap
 
+# A recipe or a suite: the name of a shipped one, a file, or what a file would hold.
+RecipeLike = str | Path | Mapping[str, Any]
 
-def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name (shipped) or in that file, with `key=value` overrides.
+
+def load(name: RecipeLike, overrides: Sequence[Override] = ()) -> Recipe:
+    """The recipe of that name (shipped), in that file, or of that dictionary, with overrides.
 
     Raises:
         RecipeErrors: every mistake that was found, each with file, line, key, and the nearest valid name.
@@ -58,25 +63,27 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def composed(name: str | Path, overrides: Sequence[str]) -> Node:
+def composed(name: RecipeLike, overrides: Sequence[Override]) -> Node:
     """The recipe of that name over its bases and under its overrides. Raises RecipeErrors."""
     mistakes = Mistakes()
-    root = read_with_bases(find("recipes", name), ())
+    if isinstance(name, Mapping):
+        root = over_bases(normalize(from_python(name), Path.cwd()), Path.cwd(), (Path(PYTHON),))
+    else:
+        root = read_with_bases(find("recipes", name), ())
     for text in overrides:
         override(root, text, mistakes)
     mistakes.check()
-    normalize_rewards(root, Path.cwd())
-    normalize_kinds(root, Path.cwd())
+    normalize(root, Path.cwd())
     make_paths_absolute(root)
     return root
 
 
-def unused(name: str | Path, overrides: Sequence[str] = ()) -> list[str]:
+def unused(name: RecipeLike, overrides: Sequence[Override] = ()) -> list[str]:
     """A line for each setting of that recipe that goes with another engine than the one that it was switched to."""
     return normalize_engine(composed(name, overrides), Mistakes())
 
 
-def placed(error: RecipeErrors, name: str | Path, overrides: Sequence[str]) -> RecipeErrors:
+def placed(error: RecipeErrors, name: RecipeLike, overrides: Sequence[Override]) -> RecipeErrors:
     """The same mistakes with the file and line of their keys, where the recipe has them; in the order of their places."""
     root = composed(name, overrides)
     found = []
@@ -87,10 +94,10 @@ def placed(error: RecipeErrors, name: str | Path, overrides: Sequence[str]) -> R
     return RecipeErrors(sorted(found, key=lambda each: (each.file is None, place(each))))
 
 
-def load_suite(name: str | Path) -> Suite:
-    """The suite of that name (shipped) or in that file. Raises RecipeErrors."""
+def load_suite(name: RecipeLike) -> Suite:
+    """The suite of that name (shipped), in that file, or of that dictionary. Raises RecipeErrors."""
     mistakes = Mistakes()
-    root = read(find("eval", name))
+    root = normalize(from_python(name), Path.cwd()) if isinstance(name, Mapping) else read(find("eval", name))
     make_paths_absolute(root)
     suite = validate(Suite, root, mistakes)
     if suite is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt.errors import Problem, RecipeErrors, nearest, nearest_or_all, shown
+from cpt.recipe.python_values import PYTHON, from_python
 from cpt.recipe.yaml_reader import DEEPEST, MOST_CHARACTERS, Node, parse, wrap
 
 COMMAND_LINE = "command line"
@@ -35,7 +36,7 @@ class Mistakes:
 
 def place(problem: Problem) -> tuple:
     """What mistakes are told in the order of: file and line, the command line last."""
-    return problem.file == COMMAND_LINE, str(problem.file), problem.line or 0
+    return problem.file in (COMMAND_LINE, PYTHON), str(problem.file), problem.line or 0
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------
@@ -82,8 +83,13 @@ def read(file: Path) -> Node:
     root = parse(text_of(file), file)
     if not isinstance(root.value, dict):
         raise RecipeErrors([Problem(file, None, "", "must be a map of keys to values")])
-    normalize_rewards(root, file.resolve().parent)
-    normalize_kinds(root, file.resolve().parent)
+    return normalize(root, file.resolve().parent)
+
+
+def normalize(root: Node, folder: Path) -> Node:
+    """Rewards and kinds of the user's own in the form in which the schema has them. `folder` is that of the recipe."""
+    normalize_rewards(root, folder)
+    normalize_kinds(root, folder)
     return root
 
 
@@ -129,7 +135,7 @@ def make_paths_absolute(root: Node) -> None:
 
 
 def absolute(node: Node) -> str:
-    folder = Path.cwd() if node.file in (None, COMMAND_LINE) else Path(node.file).resolve().parent
+    folder = Path.cwd() if node.file in (None, COMMAND_LINE, PYTHON) else Path(node.file).resolve().parent
     return str(folder / os.path.expanduser(node.value))
 
 
@@ -210,21 +216,25 @@ def read_with_bases(file: Path, seen: tuple[Path, ...]) -> Node:
     if file.resolve() in seen:
         circle = " -> ".join(each.name for each in (*seen, file))
         raise RecipeErrors([Problem(file, None, "extends", f"goes in a circle: {circle}")])
-    root = read(file)
+    return over_bases(read(file), file.resolve().parent, (*seen, file.resolve()))
+
+
+def over_bases(root: Node, folder: Path, seen: tuple[Path, ...]) -> Node:
+    """A recipe's nodes over the recipe that it extends; `seen` is what was read on the way to it, its own file included."""
     for parent, _ in matching(root, ["rollouts"]):
-        set_layer(parent.value["rollouts"], -len(seen))
+        set_layer(parent.value["rollouts"], 1 - len(seen))
     base = root.value.pop("extends", None)
     if base is None:
         return root
     if not isinstance(base.value, str):
-        raise RecipeErrors([Problem(file, base.line, "extends", "must be the name or the file of one recipe")])
+        raise RecipeErrors([Problem(root.file, base.line, "extends", "must be the name or the file of one recipe")])
     written = base.value if base.value.endswith((".yaml", ".yml")) else f"{base.value}.yaml"
-    beside = file.resolve().parent / written
+    beside = folder / written
     try:
         parent = beside if os.path.isfile(beside) else find("recipes", base.value)
     except RecipeErrors as error:
-        raise RecipeErrors([Problem(file, base.line, "extends", str(error))]) from error
-    return merge(read_with_bases(parent, (*seen, file.resolve())), root, ())
+        raise RecipeErrors([Problem(root.file, base.line, "extends", str(error))]) from error
+    return merge(read_with_bases(parent, seen), root, ())
 
 
 def set_layer(node: Node, layer: int) -> None:
@@ -269,33 +279,56 @@ def task_name(task: Node) -> str | None:
     return name.value if name is not None and isinstance(name.value, str) else None
 
 
-def override(root: Node, text: str, mistakes: Mistakes) -> None:
-    """Set one dotted key from `key=value`; the value is YAML, a task may be named instead of its number."""
-    key, equals, written = text.partition("=")
-    here = Node(None, COMMAND_LINE)
+Override = str | tuple[str, Any]  # `KEY=VALUE`, the value in YAML, or the dotted key and a value of Python's
+
+
+def override(root: Node, given: Override, mistakes: Mistakes) -> None:
+    """Set one dotted key; a task may be named instead of its number."""
+    here = Node(None, COMMAND_LINE if isinstance(given, str) else PYTHON)
+    key, equals, written = given.partition("=") if isinstance(given, str) else (str(given[0]), "=", given[1])
     if not equals or not key:
-        mistakes.add(here, text, "must be KEY=VALUE, for example seed=3")
-        return
-    if key == "extends":
+        mistakes.add(here, key, "must be KEY=VALUE, for example seed=3")
+    elif key == "extends":
         mistakes.add(here, key, f"stands in a recipe's file: write `extends: {written}` there, and give that file")
-        return
-    *steps, last = key.split(".")
-    if len(steps) > DEEPEST:
-        mistakes.add(here, key, f"has {len(steps) + 1} steps, and no recipe is nested more than {DEEPEST} deep")
-        return
+    elif key.count(".") > DEEPEST:
+        mistakes.add(here, key, f"has {key.count('.') + 1} steps, and no recipe is nested more than {DEEPEST} deep")
+    elif (made := value_of(given, mistakes)) is not None:
+        if made.value is None and isinstance(written, str) and written.strip().startswith("#"):
+            mistakes.add(here, key, f"the value {shown(written)} is a comment in YAML: put it in quotes")
+        else:
+            set_key(root, key, made, mistakes)
+
+
+def value_of(given: Override, mistakes: Mistakes) -> Node | None:
+    """The value of an override, or None where it is none."""
+    if not isinstance(given, str):
+        try:
+            made = from_python(given[1], given[0])
+        except RecipeErrors as error:
+            mistakes.found += error.problems
+            return None
+        set_layer(made, 1)
+        return made
+    key, _, written = given.partition("=")
     try:
         made = wrap(parse(written, COMMAND_LINE).plain() if written else "", COMMAND_LINE)
-        set_layer(made, 1)
     except RecipeErrors as error:
         for problem in error.problems:
             bad = problem.message.startswith("not valid YAML")
             message = f"the value {shown(written)} is not valid YAML" if bad else problem.message
-            mistakes.add(here, ".".join(filter(None, (key, problem.key))), message)
-        return
-    node = root
+            mistakes.add(Node(None, COMMAND_LINE), ".".join(filter(None, (key, problem.key))), message)
+        return None
+    set_layer(made, 1)
+    return made
+
+
+def set_key(root: Node, key: str, made: Node, mistakes: Mistakes) -> None:
+    """Set the dotted key to a value; null takes it out."""
+    *steps, last = key.split(".")
+    here, node = Node(None, made.file), root
     for depth, step in enumerate(steps):
         if isinstance(node.value, dict):
-            node = node.value.setdefault(step, Node({}, COMMAND_LINE))
+            node = node.value.setdefault(step, Node({}, made.file))
         else:
             number = place_in_list(node, step)
             if number is None:
@@ -303,9 +336,6 @@ def override(root: Node, text: str, mistakes: Mistakes) -> None:
                 mistakes.add(here, key, f"there is no {'.'.join(steps[: depth + 1])} ({there})")
                 return
             node = node.value[number]
-    if made.value is None and written.strip().startswith("#"):
-        mistakes.add(here, key, f"the value {shown(written)} is a comment in YAML: put it in quotes")
-        return
     if isinstance(node.value, dict) and made.value is None and (last in node.value or "args" not in steps):
         node.value.pop(last, None)
         return

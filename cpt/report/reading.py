@@ -53,7 +53,8 @@ def read(folder: Path) -> Run:
     if problem:
         raise UserError(f"{path}: is damaged: {problem}: {AGAIN}")
     names = [f"evaluations/{Path(point).name}.jsonl" for point in results["points"]]
-    wanted = [*names, "metrics.jsonl", "manifest.json", *(["recipe.yaml"] if "resolved_recipe" not in results else [])]
+    logged = ["metrics.jsonl"] if results.get("logged", 1) else []  # nothing is written where nothing was logged
+    wanted = [*names, *logged, "manifest.json", *(["recipe.yaml"] if "resolved_recipe" not in results else [])]
     missing = [name for name in wanted if not (folder / name).is_file()]
     answers = {Path(name).stem: answers_of(folder / name) for name in names if name not in missing}
     check_questions(folder, answers)

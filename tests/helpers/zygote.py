@@ -95,7 +95,7 @@ def child(order: dict) -> None:
 
 def serve() -> None:
     stages = [f"cpt.stages.{kind}" for kind in ("sft", "dpo", "rlvr", "rejection", "self_distillation", "distill")]
-    for name in ("cpt.loop", *stages, "cpt.cli.evaluate"):
+    for name in ("cpt.loop", *stages, "cpt.api.evaluation"):
         importlib.import_module(name)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:

@@ -1,34 +1,95 @@
-"""`cpt eval`: any point of a run, or any model folder, on any suite."""
+"""Evaluate any point of a run, or any model folder, on any suite."""
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from cpt import models, ranks, rollouts
 from cpt.adapters import CONFIG, is_adapter, named_base, run_around
+from cpt.api.arguments import in_a_session, screen_of
 from cpt.checks import all_checks
 from cpt.checks.findings import Findings
 from cpt.checks.surroundings import check_suites
 from cpt.data import encoding
 from cpt.data.stream import load_stream
 from cpt.errors import UserError
-from cpt.evaluation.evaluate import evaluate, probes
+from cpt.evaluation.evaluate import evaluate as evaluate_point
+from cpt.evaluation.evaluate import probes
 from cpt.evaluation.statistics import interval
 from cpt.files import write_whole
 from cpt.layout import check_sealed, check_strangers
 from cpt.places import is_run, weights_in, whole_point
-from cpt.recipe import Adapter, Evaluation, Model, Recipe, Suite, load, load_suite
+from cpt.recipe import Adapter, Model, Recipe, RecipeLike, Suite, load, load_suite
+from cpt.recipe import Evaluation as EvaluationSpec
+from cpt.records import Answer
 from cpt.rewards import Scorers, failure_lines
 from cpt.rundir import RunDir, points_of
 from cpt.screen import Screen, hush_libraries
 from cpt.stop import PROMPT, listening
 
 
-def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Path | None, screen: Screen) -> int:
-    """Print the accuracy of `target` on each task of the suites; every answer goes to `out` where given.
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies of a model on suites.
+
+    Attributes:
+        accuracy: {suite: {task: accuracy from 0 to 1}}.
+        intervals: {suite: {task: its 95 % interval}}.
+        answers: every answer, with task, prompt, completion and score.
+        seconds: how long it took.
+        tokens: how many were generated.
+    """
+
+    accuracy: dict[str, dict[str, float]]
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    answers: list[Answer] = field(repr=False)
+    seconds: float
+    tokens: int
+
+    def mean(self, suite: str) -> float:
+        """The accuracy over all questions of a suite."""
+        scores = [line["score"] for line in self.answers if line["suite"] == suite]
+        return sum(scores) / len(scores)
+
+
+def evaluate(
+    target: str | Path,
+    suites: RecipeLike | Sequence[RecipeLike] = "general",
+    *,
+    point: str | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> Evaluation:
+    """Evaluate a run, a model folder or an adapter folder on suites, greedily, as `cpt eval` does.
+
+    Args:
+        target: a run directory, a point of one, or a model folder.
+        suites: names of suites ("general"), YAML files, or dictionaries of what such a file would hold; or one of these.
+        point: which point of a run ("01-reverse"); the last where left out.
+        out: a file for every evaluated answer (JSON lines).
+        quiet: print results and warnings alone.
+        verbose: print what the libraries warn of, too.
+
+    Raises:
+        UserError: a mistake in one line; RecipeErrors for those of a suite.
+        KeyboardInterrupt: interrupted; no answer is kept.
+    """
+    several = [suites] if isinstance(suites, str | Path | Mapping) else list(suites)
+    with in_a_session():
+        return evaluate_folder(Path(target), several, point, out and Path(out), screen_of(quiet, verbose))
+
+
+def evaluate_folder(
+    target: Path, suites: Sequence[RecipeLike], point: str | None, out: Path | None, screen: Screen
+) -> Evaluation:
+    """Evaluate `target` and print its accuracy on each task of the suites; every answer goes to `out` where given.
 
     Raises:
         UserError: `target` is neither a run nor a model folder, or there is no such point.
@@ -58,7 +119,7 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
             compared = probes(stream, encoding.load(folder, base, recipe))
             started = rollouts.start(recipe, base, Path(place), compared, log)
         with closing(started) as engine:
-            lines, cost = evaluate(
+            lines, cost = evaluate_point(
                 folder,
                 base,
                 recipe,
@@ -71,12 +132,13 @@ def evaluate_folder(target: Path, suites: list[str], point: str | None, out: Pat
             )
         for line in failure_lines(ranks.gather(scorers.failures())):
             screen.warn(line)
+    result = result_of(lines, cost)
     if ranks.is_main():
-        show(lines, cost, screen)
+        show(result, screen)
         if out is not None:
             write_whole(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
             screen.result(f"answers: {out}")
-    return 0
+    return result
 
 
 def check_out(out: Path) -> None:
@@ -91,7 +153,7 @@ def check_out(out: Path) -> None:
         raise UserError(f"--out: {out} cannot be written ({error.strerror}); give another file") from error
 
 
-def load_suites(names: list[str]) -> dict[str, Suite]:
+def load_suites(names: Sequence[RecipeLike]) -> dict[str, Suite]:
     """The suites by their own names. Raises RecipeErrors with the mistakes of all of them."""
     suites: dict[str, Suite] = {}
     findings = Findings()
@@ -167,18 +229,26 @@ def bare_recipe(path: str, adapter: Adapter | None) -> Recipe:
     recipe = load("quickstart").model_copy(update={"name": "eval", "model": model, "adapter": adapter, "stream": ()})
     context = models.context_length(models.resolve(recipe), recipe)
     limit = min(256, context // 2) if context else 256
-    return recipe.model_copy(update={"evaluation": Evaluation(max_completion_length=limit)})
+    return recipe.model_copy(update={"evaluation": EvaluationSpec(max_completion_length=limit)})
 
 
-def show(lines: list[dict], cost: dict, screen: Screen) -> None:
+def result_of(lines: list[Answer], cost: dict) -> Evaluation:
+    accuracy: dict[str, dict[str, float]] = {}
+    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    for suite, task in dict.fromkeys((line["suite"], line["task"]) for line in lines):
+        scores = [line["score"] for line in lines if (line["suite"], line["task"]) == (suite, task)]
+        accuracy.setdefault(suite, {})[task] = sum(scores) / len(scores)
+        intervals.setdefault(suite, {})[task] = tuple(interval(scores))
+    return Evaluation(accuracy, intervals, lines, cost["seconds"], cost["rollout_tokens"])
+
+
+def show(result: Evaluation, screen: Screen) -> None:
     """One line a task, one a suite: accuracy, its 95 % interval, the number of questions."""
-    for suite in dict.fromkeys(line["suite"] for line in lines):
-        mine = [line for line in lines if line["suite"] == suite]
-        tasks = dict.fromkeys(line["task"] for line in mine)
-        for task in tasks:
-            scores = [line["score"] for line in mine if line["task"] == task]
-            low, high = interval(scores)
-            accuracy = sum(scores) / len(scores)
-            screen.result(f"{suite}/{task}: {accuracy:.3f} [{low:.3f}, {high:.3f}] of {len(scores)}")
-        screen.result(f"{suite}: {sum(line['score'] for line in mine) / len(mine):.3f} of {len(mine)}", style="bold")
-    screen.line(f"{cost['seconds']:.1f} s, {cost['rollout_tokens']:,} tokens")
+    counts = Counter((line["suite"], line["task"]) for line in result.answers)
+    for suite, tasks in result.accuracy.items():
+        for task, accuracy in tasks.items():
+            low, high = result.intervals[suite][task]
+            screen.result(f"{suite}/{task}: {accuracy:.3f} [{low:.3f}, {high:.3f}] of {counts[suite, task]}")
+        number = sum(counts[suite, task] for task in tasks)
+        screen.result(f"{suite}: {result.mean(suite):.3f} of {number}", style="bold")
+    screen.line(f"{result.seconds:.1f} s, {result.tokens:,} tokens")
