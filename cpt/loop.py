@@ -24,12 +24,12 @@ from cpt.files import replace_folder
 from cpt.mending import mend_run, mend_task
 from cpt.progress import pace_text
 from cpt.recipe import Recipe
+from cpt.recipe.stages import Sft
 from cpt.recipe.user_kinds import code_hashes
 from cpt.records import Answer, MergeRecord, Results, Spent, StageRecord
 from cpt.rewards import Failure, Scorer, Scorers, TaskScorers, failure_lines
 from cpt.rundir import Point, RunDir, open_run, points_of
 from cpt.screen import Screen, hush_libraries, logs_to
-from cpt.stages import STAGES
 from cpt.stages.rehearsal import rehearse
 from cpt.stop import PROMPT, Stop, listening
 from cpt.strategies import Strategy
@@ -131,8 +131,8 @@ def preload(recipe: Recipe) -> None:
 
     Before any model is loaded: what is alive here lives as long as the run.
     """
-    kinds = {stage.kind for spec in recipe.stream for stage in spec.stages}
-    stages.load(kinds | {"sft"} if memories(recipe) else kinds)
+    kinds = {type(stage) for spec in recipe.stream for stage in spec.stages}
+    stages.load(kinds | {Sft} if memories(recipe) else kinds)
     gc.collect()
     gc.freeze()
 
@@ -212,7 +212,7 @@ def add_merges(record: StageRecord, merges: Sequence[MergeRecord]) -> None:
 
 
 def stage_names(this: Run, point: Point) -> list[str]:
-    return [f"{i}-{stage.kind}" for i, stage in enumerate(this.recipe.stream[point.index - 1].stages)]
+    return [f"{i}-{stage.label}" for i, stage in enumerate(this.recipe.stream[point.index - 1].stages)]
 
 
 def stage_of(this: Run, point: Point, index: int) -> Stage:
@@ -294,7 +294,7 @@ def run_stage(this: Run, stage: Stage, services: Services) -> StageRecord:
         rows = strategy.before_stage(stage, services, rows)
     scorer = scorer_of(this, stage.task)
     scored, failed = scorer.scored, scorer.errors.total()
-    record = STAGES[stage.spec.kind](stage, services, rows, this.strategies)
+    record = stages.run(stage, services, rows, this.strategies)
     scored, failed = scorer.scored - scored, scorer.errors.total() - failed
     if failed > scored / 2:
         kind, _ = scorer.errors.most_common(1)[0]

@@ -186,10 +186,9 @@ class StageBench:
         return Clock()
 
     def ours(self) -> tuple[float, list[float]]:
-        from cpt import models, rollouts
+        from cpt import models, rollouts, stages
         from cpt.context import Services, Stage
         from cpt.rewards import Scorers
-        from cpt.stages import STAGES
         from cpt.stop import Stop
         from cpt.strategies import Strategy
 
@@ -232,7 +231,7 @@ class StageBench:
                 stop=Stop(),
                 notes=[],
             )
-            STAGES[self.kind](stage, services, self.rows, [Clocked(self.recipe, None, "0-clock")])
+            stages.run(stage, services, self.rows, [Clocked(self.recipe, None, "0-clock")])
         shutil.rmtree(target)
         return clock.per_step(), clock.losses
 

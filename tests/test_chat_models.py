@@ -71,19 +71,17 @@ def made(folder, model, kind: str, train=None, asked=None, args=None, **task):
 
 def trainer_of(tmp_path, settings):
     """(the stage's trainer, as its `run` builds it instead of the training; the task; its encoder)."""
-    from importlib import import_module
     from pathlib import Path
 
     from cpt.data.encoding import encoder_of
     from cpt.rollouts.transformers import TransformersEngine
-    from cpt.stages import MODULES
 
     task, folder, spec = load_stream(settings, {}).tasks[0], Path(settings.model.path), settings.stream[0].stages[0]
     stage, services = stage_and_services(
         **{"recipe": settings, "task": task, "spec": spec, "source": folder, "points": (folder,)},
         **{"work": tmp_path / "work", "engine": TransformersEngine(64)},
     )
-    module, found = import_module(MODULES[spec.kind]), []
+    module, found = spec.implemented(), []
     train, module.train = module.train, lambda stage, services, trainer, *_: found.append(trainer) or {}
     try:
         module.run(stage, services, stage_rows(task), [])

@@ -8,14 +8,12 @@ import pytest
 from cpt.data.rows import FORMS, NEEDS
 from cpt.recipe.stages import KINDS, Hybrid, Rlvr, Sft, StageSpec
 from cpt.recipe.trl_configs import TRL_CONFIGS
-from cpt.stages import MODULES
 
 PACKAGE = Path(__file__).parent.parent / "cpt"
 STAGES = ("stage", "spec", "self", "each")  # what a stage's or a strategy's spec is called
 
 
-def test_the_modules_are_those_of_the_classes():
-    assert list(MODULES) == list(KINDS)
+def test_forms_are_those_of_the_classes():
     assert set(FORMS) == set(NEEDS) == {spec.row_form for spec in KINDS.values()}
 
 
@@ -23,6 +21,7 @@ def test_the_modules_are_those_of_the_classes():
 def test_its_facts(kind):
     spec = KINDS[kind]
     assert spec.trl_config in TRL_CONFIGS and spec.row_form in FORMS
+    assert callable(spec.implemented().run)
     assert issubclass(spec, StageSpec) and set(spec.refused) <= spec.arguments().keys()
     own = [name for name in spec.optional if name not in spec.model_fields]
     assert all(getattr(spec, name) is None for name in own), "an option of other kinds is None"

@@ -38,7 +38,7 @@ class Kind(Strict):
     """One of several kinds. Every kind has the fields that `optional` names: None where it does not declare them."""
 
     optional: ClassVar[tuple[str, ...]] = ()
-    implementation: ClassVar[Any]  # what does it, as module:name of cpt's, or the user's own class
+    implementation: ClassVar[Any]  # what does it: a module or module:name of cpt's, or the user's own class
 
     if TYPE_CHECKING:
         kind: str
@@ -54,9 +54,10 @@ class Kind(Strict):
         """The kind in the names of folders: of a user's own the class alone."""
         return self.kind.rpartition(":")[2]
 
-    def implemented(self) -> Any:
+    @classmethod
+    def implemented(cls) -> Any:
         """What `implementation` names."""
-        made = type(self).implementation
+        made = cls.implementation
         return user_code.named(made) if isinstance(made, str) else made
 
 

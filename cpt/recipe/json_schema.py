@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cpt import user_code
 from cpt.recipe import Recipe
 from cpt.recipe.stages import STAGE_MODELS
 
@@ -77,6 +78,12 @@ def full_schema() -> dict[str, Any]:
         "description": "These values hold for every stage of their kind, unless the stage gives its own.",
         "additionalProperties": False,
         "properties": {kind: stage_defaults(kind, definitions[name]) for kind, name in kinds.items()},
+        "patternProperties": {
+            user_code.NAME: {
+                "type": "object",
+                "description": "These values hold for every stage of this kind of your own, unless it gives its own.",
+            }
+        },
     }
     return made
 

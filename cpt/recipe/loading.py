@@ -34,7 +34,7 @@ from cpt.recipe.nodes import (
 )
 from cpt.recipe.python_values import PYTHON, from_python
 from cpt.recipe.schema import Recipe, Suite
-from cpt.recipe.stages import KINDS, Sft
+from cpt.recipe.stages import KINDS, Sft, StageSpec, stage_class
 from cpt.recipe.strategies import against_stages
 from cpt.recipe.strategies import problems as strategy_problems
 from cpt.recipe.vllm_arguments import problems as engine_problems
@@ -131,15 +131,19 @@ def apply_defaults(root: Node, mistakes: Mistakes) -> None:
     if not isinstance(defaults.value, dict):
         mistakes.add(defaults, "defaults", f"must be a map of stage kinds: {', '.join(KINDS)}")
         defaults = Node({})
+    kinds = [parent.value[key].value for parent, key in matching(root, ["stream", "*", "stages", "*", "kind"])]
     for kind, node in defaults.value.items():
-        check_defaults(kind, node, mistakes)
+        if ":" not in kind:
+            check_defaults(kind, node, mistakes)
+        elif kind not in kinds or not isinstance(node.value, dict):
+            mistakes.add(node, f"defaults.{kind}", "must be a map, for a kind of your own that a stage has")
     for parent, key in matching(root, ["stream", "*", "stages", "*"]):
         stage = parent.value[key]
-        kind = stage_kind(stage)
+        kind = class_of(stage)
         if kind is not None:
-            theirs = defaults.value.get(kind, Node({}))
+            theirs = defaults.value.get(stage.value["kind"].value, Node({}))
             theirs = theirs if isinstance(theirs.value, dict) else Node({})
-            ours = wrap({"args": dict(KINDS[kind].defaults)}, "stage defaults")
+            ours = wrap({"args": dict(kind.defaults)}, "stage defaults")
             parent.value[key] = merge(merge(ours, theirs, ()), stage, ())
             spell_out_deleted(kind, parent.value[key])
     theirs = defaults.value.get("sft", Node({}))
@@ -150,10 +154,11 @@ def apply_defaults(root: Node, mistakes: Mistakes) -> None:
             parent.value[key] = merge(merge(ours, Node({"args": theirs}), ()), parent.value[key], ())
 
 
-def stage_kind(stage: Node) -> str | None:
-    """The stage's kind; None where it names none that exists."""
-    kind = stage.value.get("kind") if isinstance(stage.value, dict) else None
-    return kind.value if kind is not None and kind.value in list(KINDS) else None
+def class_of(stage: Node) -> type[StageSpec] | None:
+    """The class of the stage's kind; None where it names none that exists."""
+    words = stage.value if isinstance(stage.value, dict) else {}
+    kind, folder = (words.get(name, Node(None)).value for name in ("kind", "folder"))
+    return stage_class(kind, folder)
 
 
 def check_defaults(kind: str, node: Node, mistakes: Mistakes) -> None:
@@ -195,12 +200,12 @@ def mistakes_of(schema: type[BaseModel], node: Node) -> list:
     return mistakes.found
 
 
-def spell_out_deleted(kind: str, stage: Node) -> None:
+def spell_out_deleted(kind: type[StageSpec], stage: Node) -> None:
     """Where null took one of ours away TRL's own default holds; said, so that the stored recipe repeats the run."""
     args = stage.value.setdefault("args", Node({}, stage.file, stage.line))
-    for name in KINDS[kind].defaults if isinstance(args.value, dict) else ():
+    for name in kind.defaults if isinstance(args.value, dict) else ():
         if name not in args.value:
-            args.value[name] = Node(KINDS[kind].value_in({}, name), args.file, args.line)
+            args.value[name] = Node(kind.value_in({}, name), args.file, args.line)
 
 
 # -- checking ------------------------------------------------------------------------------------------------------------
@@ -213,11 +218,11 @@ def check_arguments(root: Node, mistakes: Mistakes) -> None:
     engine = given.get("engine", "transformers")
     for number, task in enumerate(root.value["stream"].value if isinstance(root.at(["stream"]).value, list) else []):
         for index, stage in enumerate(task.at(["stages"]).value if isinstance(task.at(["stages"]).value, list) else []):
-            kind, args = stage_kind(stage), stage.at(["args"])
+            kind, args = class_of(stage), stage.at(["args"])
             if kind is None or not isinstance(args.value, dict):
                 continue
-            found = [*trl_arguments.problems(KINDS[kind], args.plain())]
-            if KINDS[kind].uses_engine:
+            found = [*trl_arguments.problems(kind, args.plain())]
+            if kind.uses_engine:
                 found += trl_arguments.generation_problems(args.plain(), engine)
             for name, message in found:
                 key = f"stream.{number}.stages.{index}.args.{name}"

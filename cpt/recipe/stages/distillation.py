@@ -50,6 +50,7 @@ class SelfDistillation(Divergence):
     `args` accepts fields of TRL's SDFTConfig.
     """
 
+    implementation = "cpt.stages.self_distillation"
     trl_config = "SDFTConfig"
     row_form = "prompt and demonstration"
     keeps_average = True
@@ -158,6 +159,7 @@ class Distill(Divergence):
     `args` accepts fields of TRL's DistillationConfig.
     """
 
+    implementation = "cpt.stages.distill"
     trl_config = "DistillationConfig"
     row_form = "prompt"
     refused: ClassVar = {

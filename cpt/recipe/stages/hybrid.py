@@ -26,6 +26,7 @@ REFUSED = dict.fromkeys(
 class Hybrid(StageSpec):
     """Each step learns from demonstrations and rollouts (2509.04419); `args` accepts fields of TRL's GRPOConfig."""
 
+    implementation = "cpt.stages.hybrid.trainer"
     trl_config = "GRPOConfig"
     row_form = "prompt"
     teaches = True

@@ -70,6 +70,7 @@ class Ttrl(Strict):
 class Rlvr(StageSpec):
     """Reinforcement learning uses the task's verifiable reward; `args` accepts fields of TRL's GRPOConfig."""
 
+    implementation = "cpt.stages.rlvr"
     trl_config = "GRPOConfig"
     row_form = "prompt"
     uses_engine = True

@@ -19,6 +19,7 @@ OF_TEXTS = {  # what SFT's trainer does to texts: it is given token ids
 class Sft(StageSpec):
     """Supervised fine-tuning trains on demonstrations; `args` accepts fields of TRL's SFTConfig."""
 
+    implementation = "cpt.stages.sft"
     trl_config = "SFTConfig"
     row_form = "demonstration"
     teaches = True
@@ -42,6 +43,7 @@ class Pairs(Strict):
 class Dpo(StageSpec):
     """Direct preference optimisation trains on preference pairs; `args` accepts fields of TRL's DPOConfig."""
 
+    implementation = "cpt.stages.dpo"
     trl_config = "DPOConfig"
     row_form = "preference"
     teaches = True
@@ -101,6 +103,7 @@ class Samples(Strict):
 class Rejection(StageSpec):
     """Rejection sampling fine-tunes on the model's own verified answers; `args` accepts fields of TRL's SFTConfig."""
 
+    implementation = "cpt.stages.rejection"
     trl_config = "SFTConfig"
     row_form = "prompt"
     needs_reward = True
