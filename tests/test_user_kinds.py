@@ -7,11 +7,12 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
-from cpt.recipe import dump, load
+from cpt.errors import RecipeErrors
+from cpt.recipe import dump, load, load_suite, suites_of
 from cpt.recipe.json_schema import schema
 from helpers.launchers import LAUNCHERS, launch
 from helpers.recipes import mistakes, short, write_recipe
-from helpers.user_code import STRENGTH, write_strategy
+from helpers.user_code import JUDGE, STAGE, STRENGTH, SUITE, write_strategy
 
 COUNTED = {"kind": "mine:Counted", "options": {"strength": 0.02}}
 
@@ -200,3 +201,133 @@ def test_each_process_has_it(folder):
     assert done.returncode == 0, done.stderr
     state = folder / "run" / "points" / "01-reverse" / "strategies" / "0-Counted" / "state.json"
     assert json.loads(state.read_text()) == {"steps": 3}
+
+
+# -- stages --------------------------------------------------------------------------------------------------------------
+
+SHORTEST = {"kind": "short:Shortest", "options": {"share": 0.25}}
+
+
+def with_stage(stage: dict, **more) -> dict:
+    content = short("sft", tasks=("reverse",), evaluate=2)
+    args = {name: each for name, each in content["stream"][0]["stages"][0]["args"].items() if name != "save_steps"}
+    content["stream"][0]["stages"] = [{"args": args} | stage]
+    return content | more
+
+
+def test_a_stage_in_a_run(tmp_path, cpt):
+    """Its rows, its note, its line of the plan, its place in the records."""
+    (tmp_path / "short.py").write_text(STAGE)
+    file, out = write_recipe(tmp_path / "recipe.yaml", with_stage(SHORTEST)), tmp_path / "run"
+    assert cpt("check", file, "--out", out) == 0, cpt.output
+    assert "short:Shortest: 3 steps of 8 rows, lr 0.001, on the 25% of rows with the shortest demonstr" in cpt.output
+    assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
+    (record,) = json.loads((out / "results.json").read_text())["stages"]
+    assert (record["kind"], record["stage"]) == ("short:Shortest", "0-Shortest")
+    assert record["notes"] == ["trained on 50 of 200 rows"]
+    assert list(json.loads((out / "manifest.json").read_text())["user_code"]["short:Shortest"]) == ["short.py"]
+    assert "0-Shortest" in (out / "report.md").read_text()
+    assert load(out / "recipe.yaml") == load(file)
+
+
+def test_defaults_of_a_stage(tmp_path):
+    (tmp_path / "short.py").write_text(STAGE)
+    defaults = {"short:Shortest": {"args": {"weight_decay": 0.5}, "options": {"share": 0.75}}}
+    content = with_stage({"kind": "short:Shortest"}, defaults=defaults)
+    (stage,) = load(write_recipe(tmp_path / "recipe.yaml", content)).stream[0].stages
+    assert (stage.share, stage.args["weight_decay"], stage.args["max_steps"]) == (0.75, 0.5, 3)
+    content["defaults"]["short:Other"] = {}
+    (line,) = mistakes(tmp_path, content)
+    assert "defaults.short:Other: must be a map, for a kind of your own that a stage has" in line
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "said"),
+    [
+        (
+            SHORTEST | {"args": {"max_stepz": 1}},
+            "args.max_stepz",
+            "SFTConfig has no such argument; did you mean max_steps?",
+        ),
+        (SHORTEST | {"args": {"max_steps": "1"}}, "args.max_steps", ""),
+        (SHORTEST | {"options": {"share": 2}}, "options.share", "less than or equal to 1, not 2"),
+        (SHORTEST | {"options": {"shar": 1}}, "options.shar", "unknown key; did you mean share?"),
+        (SHORTEST | {"share": 1}, "share", "unknown key; there are: kind, options, folder, args (the class's own"),
+        ({"kind": "short:NoFacts"}, "kind", "its Options must have `trl_config`, one of: SFTConfig, DPOConfig"),
+        ({"kind": "short:WrongForm"}, "kind", "its Options must have `row_form`, one of: demonstration, preference"),
+        ({"kind": "short:sft"}, "kind", "sft is no stage: let it be a subclass of cpt.stages.StageKind"),
+        ({"kind": "short:Short"}, "kind", "has no Short; did you mean Shortest?"),
+    ],
+)
+def test_mistakes_of_stages(stage, key, said, tmp_path):
+    (tmp_path / "short.py").write_text(STAGE)
+    (line,) = mistakes(tmp_path, with_stage(stage))
+    assert f": stream.0.stages.0.{key}: " in line and said in line, line
+
+
+# -- suites --------------------------------------------------------------------------------------------------------------
+
+COPIES = {"kind": "held:Copies", "name": "copies", "options": {"count": 2}}
+
+
+def with_suites(*suites) -> dict:
+    content = short("sft", steps=1, tasks=("reverse",), evaluate=2)
+    content["evaluation"]["suites"] = list(suites)
+    return content
+
+
+@pytest.fixture
+def suite_folder(tmp_path):
+    (tmp_path / "held.py").write_text(SUITE)
+    (tmp_path / "judge.py").write_text(JUDGE)
+    return tmp_path
+
+
+def test_suites_in_a_run(suite_folder, cpt, monkeypatch):
+    file, out = write_recipe(suite_folder / "recipe.yaml", with_suites("held:Copies", COPIES)), suite_folder / "run"
+    assert cpt("check", file, "--out", out) == 0, cpt.output
+    assert "held out, Copies: 3 questions on one" in cpt.output and "held out, copies: 2 questions on one" in cpt.output
+    assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
+    results, manifest = (json.loads((out / f"{name}.json").read_text()) for name in ("results", "manifest"))
+    assert results["held_out"] == {"Copies": [0.5, 0.5], "copies": [0.5, 0.5]}, "each answer is worth a half"
+    assert results["held_out_questions"] == {"Copies": 3, "copies": 2}
+    assert manifest["data"]["copies/one"]["eval"]["rows"] == 2
+    assert list(manifest["user_code"]) == ["held:Copies"] and list(manifest["verifiers"]) == ["judge:half"]
+    assert "Copies" in (out / "report.md").read_text()
+    assert load(out / "recipe.yaml") == load(file)
+    monkeypatch.chdir(suite_folder)
+    assert [task.task for task in load_suite("held:Copies").tasks] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("suite", "said"),
+    [
+        ("held:Copy", "held.py has no Copy; did you mean Copies?"),
+        ("held:random", "held.py:1: random is no suite: let it be a subclass of cpt.evaluation.SuiteKind"),
+        (
+            COPIES | {"options": {"count": 0}},
+            "evaluation.suites.0.options.count: input should be greater than 0, not 0",
+        ),
+        (COPIES | {"name": "a b"}, "evaluation.suites.0.name: 'a b' has characters that cannot be used here"),
+        ({"name": "general"}, "evaluation.suites.0: must be a string, not {'name': 'general'}"),
+    ],
+)
+def test_mistakes_of_suites(suite, said, suite_folder):
+    (line,) = mistakes(suite_folder, with_suites(suite))
+    assert said in line, line
+
+
+@pytest.mark.parametrize(
+    ("suites", "said"),
+    [
+        (["held:Raises"], "held:Raises: {}/held.py:25: AttributeError: 'Raises' object has no attribute 'nothing'"),
+        (["held:Random"], "{}/held.py:18: its tasks are others each time: give its random numbers a seed"),
+        (["held:Wrong"], "{}/held.py:28 (Wrong.tasks): tasks.0.rewards: unknown key; did you mean reward?"),
+        ([COPIES, COPIES], "evaluation.suites.1: two suites are called copies: rename one (`name` in its file, or be"),
+    ],
+)
+def test_mistakes_of_tasks(suites, said, suite_folder):
+    recipe = load(write_recipe(suite_folder / "recipe.yaml", with_suites(*suites)))
+    with pytest.raises(RecipeErrors) as found:
+        suites_of(recipe)
+    assert said.format(suite_folder) in str(found.value)

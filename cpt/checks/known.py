@@ -9,6 +9,7 @@ from typing import Any
 from cpt.data.procedural import DEMONSTRATIONS, row
 from cpt.recipe import Procedural, Recipe, Suite
 from cpt.recipe.trl_arguments import is_plain
+from cpt.recipe.user_kinds import Bound
 from cpt.skills import alphabet
 
 CHATS = "chat (its rows are chats)"
@@ -63,7 +64,7 @@ def is_letters(recipe: Recipe, task: Any) -> bool:
 
 def is_known(stage: Any) -> bool:
     """Whether nothing about the stage is left to the tokenizer, to another model, or to TRL."""
-    if stage.asks_tokenizer:
+    if stage.asks_tokenizer or isinstance(stage, Bound):
         return False
     return is_plain(stage.args) and stage.args.get("max_length", CONTEXT) in range(CONTEXT // 2, 10**9)
 

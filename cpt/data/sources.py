@@ -1,4 +1,4 @@
-"""Where rows come from: the letter tasks, reasoning-gym, local files, and the hub.
+"""Where rows come from: the letter tasks, reasoning-gym, local files, the recipe itself, and the hub.
 
 `load` gives the rows of one split; `count` says how many there are, without loading what takes long.
 """
@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from cpt.data import files, gym, hub, procedural
 from cpt.data.loaded import Rows, made
+from cpt.data.reading import rows_of
 from cpt.errors import Problem, RecipeErrors, UserError
-from cpt.recipe import File, Hub, Procedural, ReasoningGym, Source
+from cpt.recipe import File, Hub, Procedural, ReasoningGym, Source, Written
 
 SPLITS = ("train", "validation", "eval")
 HELD_OUT_OF = "rows can only be held out of `train`, and there is none: name the file to ask"
@@ -36,7 +37,7 @@ def count(source: Source, split: str) -> int | None:
     Raises:
         RecipeErrors: as `load` does.
     """
-    if isinstance(source, File):
+    if isinstance(source, File | Written):
         return len(load(source, split, "", 0))
     if isinstance(source, Hub):
         words = getattr(source, split)
@@ -72,6 +73,13 @@ def load_mapped(source: File | Hub, split: str, task: str, seed: int) -> Rows:
     return Rows() if what is None else read(source, what).called(f"{task}/{split}")
 
 
+def load_written(source: Written, split: str, task: str, seed: int) -> Rows:
+    records = getattr(source, split)
+    if not records:
+        return Rows()
+    return rows_of([(f"{split} row ", enumerate(records, start=1))], source, split).called(f"{task}/{split}")
+
+
 def held_out(rows: Rows, source: File | Hub, split: str) -> Rows:
     """`source.eval` different prompts with the smallest keys are evaluated; all rows with such a prompt leave training."""
     keys = [rows.key(index) for index in range(len(rows))]
@@ -86,4 +94,10 @@ def held_out(rows: Rows, source: File | Hub, split: str) -> Rows:
     return rows.at(sorted(first.values()))
 
 
-LOADERS = {Procedural: load_procedural, ReasoningGym: gym.load, File: load_mapped, Hub: load_mapped}
+LOADERS = {
+    Procedural: load_procedural,
+    ReasoningGym: gym.load,
+    File: load_mapped,
+    Written: load_written,
+    Hub: load_mapped,
+}

@@ -18,7 +18,7 @@ from cpt.recipe.schema import (
     dump,
     identity,
 )
-from cpt.recipe.sources import File, Hub, Procedural, ReasoningGym, Source
+from cpt.recipe.sources import File, Hub, Procedural, ReasoningGym, Source, Written
 from cpt.recipe.stages import Pairs, Samples, Stage
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "SuiteTask",
     "Task",
     "TransformersRollouts",
+    "Written",
     "dump",
     "identity",
     "load",

@@ -31,6 +31,7 @@ class Strict(Bounded):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Temperature = Annotated[float, Field(ge=0.01, le=100)]
 
 
@@ -59,6 +60,13 @@ class Kind(Strict):
         """What `implementation` names."""
         made = cls.implementation
         return user_code.named(made) if isinstance(made, str) else made
+
+
+class SuiteSpec(Kind):
+    """The base class of the options of a suite that is the user's own."""
+
+    if TYPE_CHECKING:
+        name: str | None
 
 
 class StrategySpec(Kind):

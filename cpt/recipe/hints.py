@@ -236,6 +236,7 @@ SOURCES = {
     **dict.fromkeys(("huggingface", "hf", "datasets", "hf_hub", "hugging_face"), "hub"),
     **dict.fromkeys(("reasoning-gym", "reasoninggym", "gym"), "reasoning_gym"),
     **dict.fromkeys(("letters", "synthetic"), "procedural"),
+    **dict.fromkeys(("inline", "list", "memory", "python"), "rows"),
 }
 MODEL = {
     **dict.fromkeys(("name", "name_or_path", "model", "id", "model_name_or_path", "repo", "folder"), "path"),

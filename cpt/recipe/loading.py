@@ -4,14 +4,16 @@ Every mistake is reported at once, each with its file, line, key and the nearest
 """
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from cpt.errors import Problem, RecipeErrors
+from cpt import user_code
+from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.recipe import trl_arguments
 from cpt.recipe.adapter import bias_problems, decided_problems, initialisation_problems
 from cpt.recipe.engine import normalize_engine
@@ -37,6 +39,8 @@ from cpt.recipe.schema import Recipe, Suite
 from cpt.recipe.stages import KINDS, Sft, StageSpec, stage_class
 from cpt.recipe.strategies import against_stages
 from cpt.recipe.strategies import problems as strategy_problems
+from cpt.recipe.suites import SUITES, tasks_of
+from cpt.recipe.user_kinds import validated
 from cpt.recipe.vllm_arguments import problems as engine_problems
 from cpt.recipe.yaml_reader import Node, wrap
 
@@ -95,10 +99,36 @@ def placed(error: RecipeErrors, name: RecipeLike, overrides: Sequence[Override])
 
 
 def load_suite(name: RecipeLike) -> Suite:
-    """The suite of that name (shipped), in that file, or of that dictionary. Raises RecipeErrors."""
-    mistakes = Mistakes()
+    """The suite of that name (shipped), in that file, of that dictionary, or that a class (module:Class) makes.
+
+    Raises:
+        RecipeErrors: every mistake that was found.
+    """
+    if isinstance(name, str) and re.match(user_code.NAME, name):
+        try:
+            spec = validated(SUITES, {"kind": name, "folder": str(Path.cwd())})
+        except ValidationError as error:
+            raise RecipeErrors([Problem(None, None, name, each["msg"]) for each in error.errors()]) from error
+        return own_suite(spec)
     root = normalize(from_python(name), Path.cwd()) if isinstance(name, Mapping) else read(find("eval", name))
     make_paths_absolute(root)
+    return suite_of(root)
+
+
+def own_suite(spec: Any) -> Suite:
+    """The suite that a class of the user's own makes. Raises RecipeErrors, with the class's place as the file."""
+    try:
+        tasks = tasks_of(spec)
+    except UserError as error:
+        raise RecipeErrors([Problem(None, None, spec.kind, str(error))]) from error
+    root = wrap({"name": spec.name or spec.label, "tasks": tasks}, f"{spec.code.place} ({spec.label}.tasks)")
+    normalize_rewards(root, spec.folder)
+    return suite_of(root)
+
+
+def suite_of(root: Node) -> Suite:
+    """The suite of these nodes. Raises RecipeErrors."""
+    mistakes = Mistakes()
     suite = validate(Suite, root, mistakes)
     if suite is not None:
         check_names(suite.tasks, "tasks", root, mistakes)
@@ -112,12 +142,12 @@ def suites_of(recipe: Recipe) -> dict[str, Suite]:
     problems: list[Problem] = []
     for number, where in enumerate(recipe.evaluation.suites):
         try:
-            suite = load_suite(where)
+            suite = load_suite(where) if isinstance(where, str) else own_suite(where)
         except RecipeErrors as error:
             problems += error.problems
             continue
         if suite.name in suites:
-            message = f"two suites are called {suite.name}: rename one (`name` in its file)"
+            message = f"two suites are called {suite.name}: rename one (`name` in its file, or beside `kind`)"
             problems.append(Problem(None, None, f"evaluation.suites.{number}", message))
         suites[suite.name] = suite
     if problems:

@@ -5,11 +5,13 @@ them; overrides come last.
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cpt import user_code
 from cpt.errors import Problem, RecipeErrors, nearest, nearest_or_all, shown
 from cpt.recipe.python_values import PYTHON, from_python
 from cpt.recipe.yaml_reader import DEEPEST, MOST_CHARACTERS, Node, parse, wrap
@@ -147,11 +149,19 @@ def normalize_rewards(root: Node, folder: Path) -> None:
                 parent.value[key] = normalize_reward(parent.value[key], folder)
 
 
-KINDS = (["strategies", "*"], ["stream", "*", "stages", "*"])  # where a class of the user's own may stand
+KINDS = (
+    ["strategies", "*"],
+    ["stream", "*", "stages", "*"],
+    ["evaluation", "suites", "*"],
+)  # where a class of the user's own may stand
 
 
 def normalize_kinds(root: Node, folder: Path) -> None:
     """Kinds of the user's own (module:Class) remember the folder of their recipe."""
+    for parent, key in matching(root, ["evaluation", "suites", "*"]):
+        node = parent.value[key]
+        if isinstance(node.value, str) and re.match(user_code.NAME, node.value):
+            parent.value[key] = wrap({"kind": node.value}, node.file, node.line)
     for pattern in KINDS:
         for parent, key in matching(root, pattern):
             node = parent.value[key]

@@ -10,15 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cpt.recipe.base import Bounded, Strict, Temperature
+from cpt.recipe.base import Bounded, Name, Strict, Temperature
 from cpt.recipe.rewards import Reward
 from cpt.recipe.sources import Source
 from cpt.recipe.stages import Stage
 from cpt.recipe.strategies import Strategy
+from cpt.recipe.suites import SuiteName
 from cpt.verifier_kinds import MEASURE_CORRECTNESS, READ_ANSWERS
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-
 
 # pydantic's models have a deprecated method of that name, which nobody here calls.
 warnings.filterwarnings("ignore", message='Field name "copy" in "Model" shadows')
@@ -277,10 +275,10 @@ GateName = Literal["forgetting", "held_out_drop", "learning_accuracy"]
 
 
 class Evaluation(Strict):
-    suites: tuple[str, ...] = Field(
+    suites: tuple[SuiteName, ...] = Field(
         (),
-        description="These suites of held-out questions are evaluated at every point: names of shipped suites, or "
-        "files.",
+        description="These suites of held-out questions are evaluated at every point: names of shipped suites, files, "
+        "or classes of your own.",
     )
     max_completion_length: int = Field(
         256, gt=0, description="An evaluated answer may have this many tokens, unless its task gives its own number."

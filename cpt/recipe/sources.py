@@ -153,6 +153,21 @@ class File(Mapped):
         return self
 
 
+Record = dict[str, Any]
+
+
+class Written(Mapped):
+    """Rows are written in the recipe itself, or are made by a suite of your own (docs/extending.md)."""
+
+    source: Literal["rows"]
+    train: tuple[Record, ...] = Field((), description="These maps of columns to values are the training rows.")
+    validation: tuple[Record, ...] = Field(
+        (),
+        description="These rows are kept apart for strategies that search for a setting, and no stage trains on them.",
+    )
+    eval: tuple[Record, ...] = Field(min_length=1, description="These maps are the evaluation rows.")
+
+
 class Hub(Mapped):
     """Rows are those of a data set of the hub, loaded by `datasets`."""
 
@@ -177,4 +192,4 @@ class Hub(Mapped):
     )
 
 
-Source = Annotated[Procedural | ReasoningGym | File | Hub, Field(discriminator="source")]
+Source = Annotated[Procedural | ReasoningGym | File | Written | Hub, Field(discriminator="source")]

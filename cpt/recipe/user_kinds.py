@@ -31,8 +31,6 @@ from cpt.errors import UserError, shown
 from cpt.recipe.base import Strict
 from cpt.recipe.messages import BUILT_IN, LINE, USERS, sentence
 
-KEYS = ("kind", "options", "folder")  # which no option can be called
-
 
 class UserKind(Strict):
     """A class of your own, in a module beside the recipe or on the Python path (docs/extending.md)."""
@@ -148,12 +146,18 @@ def bound(family: Family, kind: str, folder: str | Path | None) -> type[Any]:
     if not (isinstance(options, type) and issubclass(options, family.base)):
         base = f"{family.contract.partition(':')[0]}.{family.base.__name__}"
         raise UserError(f"{code.place}: its Options must be a subclass of {base}")
-    taken = [each for each in KEYS[1:] if each in options.model_fields]
+    known = {name for each in options.__mro__ if each.__module__.startswith("cpt.") for name in fields_of(each)}
+    reserved = {*family.shape.model_fields, "options", *options.optional} - known
+    taken = [each for each in options.model_fields if each in reserved]
     if taken:
         raise UserError(f"{code.place}: its Options have a field `{taken[0]}`, which recipes use: give it another name")
     if (problem := family.problem(options)) is not None:
         raise UserError(f"{code.place}: its Options {problem}")
     return model_of(family, code)
+
+
+def fields_of(model: type) -> tuple[str, ...]:
+    return tuple(getattr(model, "model_fields", ()))
 
 
 def model_of(family: Family, code: user_code.Code) -> type[Any]:
@@ -174,7 +178,8 @@ MODELS: dict[tuple[type, str, Path | None], type[Any]] = {}
 
 def code_hashes(recipe: Any) -> dict[str, dict[str, str]]:
     """{module:name: {file: SHA-256}} of the user's own code that a recipe names, but for verifiers."""
-    named = [*recipe.strategies, *(stage for task in recipe.stream for stage in task.stages)]
+    stages = (stage for task in recipe.stream for stage in task.stages)
+    named = [*recipe.strategies, *stages, *recipe.evaluation.suites]
     found: dict[str, dict[str, str]] = {}
     for each in named:
         if isinstance(each, Bound):

@@ -66,3 +66,70 @@ def write_strategy(folder: Path) -> None:
     """mine:Counted, and a module that it imports."""
     (folder / "mine.py").write_text(STRATEGY)
     (folder / "strength.py").write_text(STRENGTH)
+
+
+STAGE = """\
+from pydantic import Field
+
+from cpt.data.rows import unpack
+from cpt.recipe.stages import Sft
+from cpt.stages import StageKind, StageSpec, sft
+
+
+class Shortest(StageKind):
+    class Options(Sft):
+        share: float = Field(0.5, gt=0, le=1)
+
+        def details(self):
+            return [f"on the {self.share:.0%} of rows with the shortest demonstrations"]
+
+    def run(self, stage, services, rows, strategies):
+        lengths = [len(row["demonstration"]) for row in unpack(rows["prompt"], rows["row"])]
+        order = sorted(range(len(rows)), key=lengths.__getitem__)
+        kept = sorted(order[: int(len(rows) * stage.spec.share)])
+        services.notes.append(f"trained on {len(kept)} of {len(rows)} rows")
+        return sft.run(stage, services, rows.select(kept), strategies)
+
+
+class NoFacts(StageKind):
+    pass
+
+
+class WrongForm(StageKind):
+    class Options(StageSpec):
+        trl_config = "SFTConfig"
+        row_form = "demonstrations"
+"""
+SUITE = """\
+import random
+
+from pydantic import Field
+
+from cpt.evaluation import SuiteKind, SuiteSpec
+
+
+class Copies(SuiteKind):
+    class Options(SuiteSpec):
+        count: int = Field(3, gt=0, le=24)
+
+    def tasks(self):
+        rows = [{"prompt": f"copy{letter}=", "answer": letter} for letter in "abcdefghijklmnopqrstuvwx"]
+        data = {"source": "rows", "eval": rows[: self.spec.count]}
+        return [{"task": "one", "data": data, "reward": "judge:half", "metric": "judge:half", "max_completion_length": 8}]
+
+
+class Random(Copies):
+    def tasks(self):
+        return [{"task": f"t{random.random()}"}]
+
+
+class Raises(Copies):
+    def tasks(self):
+        return self.nothing
+
+
+class Wrong(Copies):
+    def tasks(self):
+        return [{"task": "one", "data": {"source": "rows", "eval": []}, "rewards": "exact"}]
+"""
+JUDGE = "def half(completion, row):\n    return 0.5\n"
