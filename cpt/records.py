@@ -181,7 +181,7 @@ class OverlongRows(TypedDict):
 
 
 class Gate(TypedDict):
-    name: Literal["forgetting", "held_out_drop", "learning_accuracy"]
+    name: str
     limit: float
     direction: Literal["max", "min"]
     value: float
@@ -198,6 +198,16 @@ class Intervals(TypedDict):
     metrics: dict[str, Span | None]
     forgetting_by_task: dict[str, Span | None]
     held_out_drop: dict[str, Span | None]
+
+
+class OwnMetricRecord(TypedDict):
+    """What a metric of the user's own is. `files` are the files of its code and their hashes."""
+
+    function: str
+    about: str
+    better: Literal["higher", "lower"]
+    lowest: float
+    files: dict[str, str]
 
 
 class Results(TypedDict):
@@ -218,6 +228,7 @@ class Results(TypedDict):
     held_out_questions: NotRequired[dict[str, Count]]
     verifier_errors: dict[str, dict[str, dict[str, Count]]]
     cost: RunCost
+    own_metrics: NotRequired[dict[str, OwnMetricRecord]]
     gates: list[Gate]
     points: Annotated[list[str], Field(min_length=1)]
     stages: list[StageRecord]

@@ -79,7 +79,36 @@ def test_pass_at_k_is_stable_where_binomials_overflow():
 def test_every_metric_is_the_mean_of_its_parts(drawn):
     T, seed = drawn
     matrix = np.random.default_rng(seed).random((T + 1, T))
-    parts = metrics.parts(matrix)
     for name, value in metrics.summary(matrix).items():
-        values = [matrix[row, i] - (0 if minus is None else matrix[minus, i]) for i, row, minus in parts[name]]
+        parts = metrics.parts(matrix, metrics.METRICS[name])
+        values = [matrix[row, i] - (0 if minus is None else matrix[minus, i]) for i, row, minus in parts]
         assert value == pytest.approx(np.mean(values)) if values else value is None
+
+
+@given(st.integers(1, 8).flatmap(lambda T: st.tuples(st.just(T), st.integers(1, 5), st.integers(0, 2**32 - 1))))
+def test_the_parts_of_each_metric(drawn):
+    """Few questions: many accuracies are equal, and of those the first row is the best one."""
+    T, questions, seed = drawn
+    matrix = np.random.default_rng(seed).integers(questions + 1, size=(T + 1, T)) / questions
+    wanted = {
+        "average_accuracy": [(i, T, None) for i in range(T)],
+        "learning_accuracy": [(i, i + 1, None) for i in range(T)],
+        "backward_transfer": [(i, T, i + 1) for i in range(T - 1)],
+        "forward_transfer": [(i, i, 0) for i in range(1, T)],
+        "forgetting": [(i, best, T) for i, best in enumerate(metrics.best_rows(matrix))],
+    }
+    assert {name: metrics.parts(matrix, metric) for name, metric in metrics.METRICS.items()} == wanted
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda R: R[..., -1, :].prod(-1),  # no mean
+        lambda R: R[..., -1, :].mean(-1) * 2,  # more than a mean
+        lambda R: R[..., -1, 0] + R[..., -2, 0],  # two rows of one task
+        lambda R: R[..., -1, 0] * 0 + 0.5,  # nothing
+        lambda R: None,
+    ],
+)
+def test_what_is_no_mean_has_no_parts(metric):
+    assert metrics.parts(R, metric) == []

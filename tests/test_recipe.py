@@ -98,8 +98,8 @@ ONE_MISTAKE = {
     ),
     "a gate that does not exist": (
         BASE + "evaluation: {gates: {forgeting: 0.1}}\n",
-        "recipe.yaml:10: evaluation.gates.forgeting: must be one of forgetting, held_out_drop, learning_accuracy, "
-        "not 'forgeting'; did you mean forgetting?",
+        "recipe.yaml:10: evaluation.gates.forgeting: must be one of average_accuracy, learning_accuracy, "
+        "backward_transfer, forward_transfer, forgetting, held_out_drop, not 'forgeting'; did you mean forgetting?",
     ),
     "more k than samples": (
         BASE + "evaluation: {sampled: {k: [8], samples: 4}}\n",

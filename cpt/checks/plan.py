@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from cpt.data import sources
 from cpt.disk import room
 from cpt.errors import UserError
+from cpt.metric_kinds import HELD_OUT_DROP
+from cpt.metric_kinds import KINDS as METRICS
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.rollouts import memory
 from cpt.sizes import size
@@ -50,8 +52,9 @@ def describe(recipe: Recipe, out: Path, looked: "CheckResult | None" = None) -> 
         lines += ["", "  strategies", *(f"    {strategy_line(spec)}" for spec in recipe.strategies)]
         lines += [f"    a search judges on {validation_line(recipe)}"] if searches(recipe) else []
     lines += ["", "  evaluation", *evaluation_lines(recipe, suites, samples)]
+    lines += [f"    metric: {each.label} ({each.function})" for each in recipe.evaluation.metrics]
     for name, gate in recipe.evaluation.gates.items():
-        word = "at least" if name == "learning_accuracy" else "at most"
+        word = "at least" if better_of(recipe)[name] == "higher" else "at most"
         lines.append(
             f"    gate: {name} {word} {gate.limit:g}" + (" for the whole interval" * (gate.rule == "interval"))
         )
@@ -88,6 +91,12 @@ def stage_line(stage: Any, task: Any, strategies: Sequence[Any]) -> str:
     a_step = stage.value("per_device_train_batch_size") * stage.value("gradient_accumulation_steps") * world()
     averaged = any(spec.reference == "ema" for spec in strategies)
     return stage.describe(steps_of(stage, task, a_step), a_step, averaged)
+
+
+def better_of(recipe: Recipe) -> dict[str, str]:
+    """Which of two values is the better one, of all that a gate may name."""
+    own = {each.label: each.better for each in recipe.evaluation.metrics}
+    return {name: kind.better for name, kind in METRICS.items()} | own | {HELD_OUT_DROP: "lower"}
 
 
 def strategy_line(spec: Any) -> str:

@@ -9,7 +9,7 @@ from cpt.adapters import CONFIG, is_adapter
 from cpt.checks.findings import Findings
 from cpt.checks.plan import NO_VALIDATION, counted, searches
 from cpt.data import sources
-from cpt.errors import RecipeErrors
+from cpt.errors import RecipeErrors, UserError
 from cpt.recipe import File, Recipe, Suite
 from cpt.recipe.trl_arguments import generation
 from cpt.rewards import function
@@ -26,6 +26,7 @@ def check_surroundings(recipe: Recipe, suites: dict[str, Suite], out: Path, find
             findings.add(f"{key}.data.validation", NO_VALIDATION.format(searches(recipe)[0]))
         check_functions(task, key, findings)
     check_suites(suites, findings)
+    check_metrics(recipe, findings)
     check_model(recipe, findings)
     with findings.collecting():
         check_place(out, recipe)
@@ -36,6 +37,21 @@ def check_suites(suites: dict[str, Suite], findings: Findings) -> None:
         for task in suite.tasks:
             check_data(task, f"suite {name}: tasks.{task.task}", ("eval",), findings)
             check_functions(task, f"suite {name}: tasks.{task.task}", findings)
+
+
+def check_metrics(recipe: Recipe, findings: Findings) -> None:
+    """The user's own metrics return numbers, and a gate's metric has a value in this stream."""
+    for number, spec in enumerate(recipe.evaluation.metrics):
+        from cpt.evaluation.own_metrics import OwnMetric, check_metric
+
+        try:
+            has_value = check_metric(OwnMetric(spec), len(recipe.stream))
+        except UserError as error:
+            findings.add(f"evaluation.metrics.{number}", str(error))
+            continue
+        if spec.label in recipe.evaluation.gates and not has_value:
+            message = f"can never have a value: {spec.function} returns None of {len(recipe.stream)} task(s)"
+            findings.add(f"evaluation.gates.{spec.label}", message)
 
 
 def check_functions(task: Any, key: str, findings: Findings) -> None:

@@ -1,34 +1,42 @@
 """Gates: limits that a stream must keep, so that a pipeline can refuse a model. All are judged on greedy answers.
 
-`forgetting` is a maximum on the metric of that name, `held_out_drop` a maximum over suites of row 0 minus the last
-row, `learning_accuracy` a minimum. `rule: point` compares the value; `rule: interval` passes only if the whole 95 %
-interval lies on the right side. Of several suites the interval's ends are the largest of theirs: it passes only if
-each of them does. Numbers are told with three decimals, or with as many as show on which side of the limit they lie.
+There is one for each metric, a minimum where higher is better (`learning_accuracy`), else a maximum (`forgetting`), and
+`held_out_drop`, a maximum over suites of row 0 minus the last row. `rule: point` compares the value; `rule: interval` passes
+only if the whole 95 % interval lies on the right side. Of several suites the interval's ends are the largest of theirs: it
+passes only if each of them does. Numbers are told with three decimals, or with as many as show on which side of the limit
+they lie.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from cpt.evaluation.metrics import best_rows, drop, forgetting_by_task, learnt
+import numpy as np
+
+from cpt.evaluation.metrics import METRICS, best_rows, drop, forgetting_by_task, learnt, parts
+from cpt.evaluation.own_metrics import OwnMetric
+from cpt.metric_kinds import HELD_OUT_DROP, KINDS
 from cpt.records import Gate
 
+NONE: Mapping[str, OwnMetric] = MappingProxyType({})
 NAMED = 3  # tasks that a message names
 ROUNDING = 1e-9  # a value that equals its limit but for rounding passes
 
 
-def check_gates(gates: Mapping[str, Any], found: dict) -> list[Gate]:
+def check_gates(gates: Mapping[str, Any], found: dict, own: Mapping[str, OwnMetric] = NONE) -> list[Gate]:
     """The verdicts, in the order of the recipe: `gates` maps a name to a number or an object with `limit` and `rule`.
 
-    `found` is what `results.numbers` returns, of a whole stream. Each verdict has name, limit, direction (max or min),
-    value, interval, rule, passed, reason (who did it most, and by how much) and message (one line that says it all).
+    `own` are the metrics of the user's own, and `found` is what `results.numbers` returns, of a whole stream. Each verdict
+    has name, limit, direction (max or min), value, interval, rule, passed, reason (who did it most, and by how much) and
+    message (one line that says it all).
     """
-    return [verdict(name, gate, found) for name, gate in gates.items()]
+    return [verdict(name, gate, found, own) for name, gate in gates.items()]
 
 
-def verdict(name: str, gate: Any, found: dict) -> Gate:
+def verdict(name: str, gate: Any, found: dict, own: Mapping[str, OwnMetric]) -> Gate:
     limit, rule = (gate, "point") if isinstance(gate, int | float) else (gate.limit, gate.rule)
-    direction, measure = GATES[name]
-    value, interval, reason = measure(found)
+    direction = direction_of(name, own)
+    value, interval, reason = measured(name, found, own)
     assert value is not None, f"gate {name}: its value cannot exist in this stream (`cpt check` refuses that)"
     judged = compared_number(value, interval, direction, rule)
     passed = keeps(judged, limit, direction)
@@ -81,11 +89,34 @@ def shown(value: float, digits: int = 3) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
-def forgetting(found: dict) -> tuple:
+def direction_of(name: str, own: Mapping[str, OwnMetric] = NONE) -> str:
+    """What a gate's limit is: max or min."""
+    return "max" if name == HELD_OUT_DROP else (own[name].kind if name in own else KINDS[name]).direction
+
+
+def measured(name: str, found: dict, own: Mapping[str, OwnMetric]) -> tuple:
+    """(value, interval, reason) of what a gate compares with its limit."""
+    if name == HELD_OUT_DROP:
+        return held_out_drop(found)
+    reason = REASONS[name](found) if name in REASONS else parts_reason(found, name, own)
+    return found["metrics"][name], found["intervals"]["metrics"][name], reason
+
+
+def parts_reason(found: dict, name: str, own: Mapping[str, OwnMetric]) -> str:
+    """What a metric is the mean of, the parts that count most against it first."""
+    R, tasks = np.asarray(found["accuracy"], float), list(found["questions"])
+    metric = own[name] if name in own else METRICS[name]
+    values = [(R[row, i] - (0 if minus is None else R[minus, i]), tasks[i]) for i, row, minus in parts(R, metric)]
+    ordered = sorted(values, reverse=direction_of(name, own) == "max")
+    told = ", ".join(f"{task} {shown(value)}" for value, task in ordered[:NAMED])
+    return told or "over the whole matrix"
+
+
+def forgetting(found: dict) -> str:
     R, tasks = found["accuracy"], list(found["questions"])
     best = best_rows(R)
     lost = [(loss, tasks[i], R[best[i]][i], R[-1][i]) for i, loss in enumerate(forgetting_by_task(R).tolist())]
-    return found["metrics"]["forgetting"], found["intervals"]["metrics"]["forgetting"], losses(lost)
+    return losses(lost)
 
 
 def held_out_drop(found: dict) -> tuple:
@@ -102,10 +133,9 @@ def held_out_drop(found: dict) -> tuple:
     return value, interval, whole if whole == parts else f"{whole}; by task: {parts}"  # equal: nothing was lost
 
 
-def learning_accuracy(found: dict) -> tuple:
+def learning_accuracy(found: dict) -> str:
     reached = sorted(zip(learnt(found["accuracy"]).tolist(), found["questions"], strict=True))
-    reason = ", ".join(f"{task} reached {shown(score)}" for score, task in reached[:NAMED])
-    return found["metrics"]["learning_accuracy"], found["intervals"]["metrics"]["learning_accuracy"], reason
+    return ", ".join(f"{task} reached {shown(score)}" for score, task in reached[:NAMED])
 
 
 def losses(lost: list[tuple[float, str, float, float]]) -> str:
@@ -115,8 +145,5 @@ def losses(lost: list[tuple[float, str, float, float]]) -> str:
     return ", ".join(told) or "nothing was lost"
 
 
-GATES: dict[str, tuple[str, Callable[[dict], tuple]]] = {  # direction; found -> (value, interval, reason)
-    "forgetting": ("max", forgetting),
-    "held_out_drop": ("max", held_out_drop),
-    "learning_accuracy": ("min", learning_accuracy),
-}
+# What a gate says of its value, where that is more than the value's parts.
+REASONS: dict[str, Callable[[dict], str]] = {"forgetting": forgetting, "learning_accuracy": learning_accuracy}

@@ -7,12 +7,16 @@ Forgetting is Chaudhry's (1801.10112), but its maximum begins where the task was
 model could do before it was taught is not credited to the teaching. The maximum never includes the last row, so
 forgetting can be negative. Backward and forward transfer are those of Lopez-Paz and Ranzato (1706.08840), with row 0 as
 the baseline.
+
+A new metric is its function here, and its entry in `cpt.metric_kinds`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from cpt.metric_kinds import KINDS
 
 
 def average_accuracy(R: ArrayLike) -> np.ndarray:
@@ -67,34 +71,48 @@ def drop(scores: Sequence[float]) -> float:
     return scores[0] - scores[-1]
 
 
-METRICS: dict[str, Callable[[ArrayLike], np.ndarray | None]] = {
-    "average_accuracy": average_accuracy,
-    "learning_accuracy": learning_accuracy,
-    "backward_transfer": backward_transfer,
-    "forward_transfer": forward_transfer,
-    "forgetting": forgetting,
-}
+Metric = Callable[[np.ndarray], np.ndarray | None]
+METRICS: dict[str, Metric] = {name: globals()[name] for name in KINDS}
 
 
-def summary(R: ArrayLike) -> dict[str, float | None]:
+def summary(R: ArrayLike, metrics: Mapping[str, Metric] = METRICS) -> dict[str, float | None]:
     """Every metric of a whole matrix (T+1, T), by name; None where it is not defined."""
-    values = {name: metric(R) for name, metric in METRICS.items()}
+    values = {name: metric(np.asarray(R, float)) for name, metric in metrics.items()}
     return {name: None if value is None else float(value) for name, value in values.items()}
 
 
-def parts(R: ArrayLike) -> dict[str, list[tuple[int, int, int | None]]]:
-    """What each metric is the mean of: (task, row, row taken away or None), counted from 0. `R` is (T+1, T).
+TIE, STEP = (
+    1e-10,
+    1e-12,
+)  # of equal accuracies the one in the first row is taken; how far one is moved to see what it counts
 
-    Forgetting is of its best rows as they are in `R`. Empty where the metric is not defined.
+Part = tuple[int, int, int | None]
+
+
+def parts(R: ArrayLike, metric: Metric) -> list[Part]:
+    """What a metric is the mean of: (task, row, row taken away or None), counted from 0. `R` is (T+1, T).
+
+    That is read off its slope by each accuracy: 1/n for what is in a mean of n, -1/n for what is taken away. Forgetting is of
+    its best rows as they are in `R`. Empty where the metric is not defined, or is no such mean.
     """
-    T = np.asarray(R).shape[1]
-    return {
-        "average_accuracy": [(i, T, None) for i in range(T)],
-        "learning_accuracy": [(i, i + 1, None) for i in range(T)],
-        "backward_transfer": [(i, T, i + 1) for i in range(T - 1)],
-        "forward_transfer": [(i, i, 0) for i in range(1, T)],
-        "forgetting": [(i, best, T) for i, best in enumerate(best_rows(R))],
-    }
+    R = np.asarray(R, float)
+    rows, T = R.shape
+    favoured = R - TIE * np.arange(rows)[:, None]
+    if (value := metric(favoured)) is None:
+        return []
+    moved = favoured + STEP * np.eye(rows * T).reshape(-1, rows, T)
+    slopes = (np.asarray(metric(moved)) - value).reshape(rows, T) / STEP
+    used = [i for i in range(T) if np.abs(slopes[:, i]).max() > 1e-2]
+    signs = np.rint(slopes * len(used))
+    if not used or np.abs(slopes * len(used) - signs).max() > 0.1:
+        return []
+    found = []
+    for i in used:
+        added, taken = (np.flatnonzero(signs[:, i] == sign) for sign in (1, -1))
+        if len(added) != 1 or len(taken) > 1 or np.abs(signs[:, i]).sum() != len(added) + len(taken):
+            return []
+        found.append((i, int(added[0]), int(taken[0]) if len(taken) else None))
+    return found
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -6,6 +6,7 @@ so all points must have been asked the same questions. A held-out suite's score 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,12 +23,15 @@ def numbers(
     lines_by_point: Mapping[str, Sequence[Answer]],
     complete: bool,
     k: Sequence[int] = (),
+    own: Mapping[str, metrics.Metric] = MappingProxyType({}),
 ) -> dict:
     """The keys accuracy ... verifier_errors of results.json, for the points evaluated so far (in order, base first).
 
-    `k` is evaluation.sampled.k of the recipe. Metrics and their intervals are null until the stream is complete.
+    `k` is evaluation.sampled.k of the recipe; `own` are metrics of the user's own. Metrics and
+    their intervals are null until the stream is complete.
     """
     assert complete == (len(points) == len(tasks) + 1), f"{len(points)} rows for {len(tasks)} tasks"
+    unknown = dict.fromkeys([*metrics.METRICS, *own])
     scores = greedy_scores([lines_by_point[point] for point in points])
     matrix = [scores[None, task] for task in tasks]
     held_out = {suite: np.hstack([scores[key] for key in scores if key[0] == suite]) for suite in suites}
@@ -39,11 +43,15 @@ def numbers(
         "held_out_tasks": {
             suite: {task: each.mean(1).tolist() for (s, task), each in scores.items() if s == suite} for suite in suites
         },
-        "metrics": metrics.summary(R) if complete else dict.fromkeys(metrics.METRICS),
+        "metrics": metrics.summary(R, {**metrics.METRICS, **own}) if complete else unknown,
         "intervals": {
             "accuracy": [[statistics.interval(each[row]) for each in matrix] for row in range(len(points))],
             "held_out": {suite: [statistics.interval(row) for row in each] for suite, each in held_out.items()},
-            **(intervals(tasks, matrix, R, held_out) if complete else UNKNOWN),
+            **(
+                intervals(tasks, matrix, R, held_out, own)
+                if complete
+                else {"metrics": unknown, "forgetting_by_task": {}, "held_out_drop": {}}
+            ),
         },
         "questions": {task: each.shape[1] for task, each in zip(tasks, matrix, strict=True)},
         "held_out_questions": {suite: each.shape[1] for suite, each in held_out.items()},
@@ -51,31 +59,38 @@ def numbers(
     }
 
 
-UNKNOWN = {"metrics": dict.fromkeys(metrics.METRICS), "forgetting_by_task": {}, "held_out_drop": {}}
-
-
-def intervals(tasks: Sequence[str], matrix: list[np.ndarray], R: np.ndarray, held_out: dict[str, np.ndarray]) -> dict:
+def intervals(
+    tasks: Sequence[str],
+    matrix: list[np.ndarray],
+    R: np.ndarray,
+    held_out: dict[str, np.ndarray],
+    own: Mapping[str, metrics.Metric],
+) -> dict:
     """Intervals of what compares rows: paired, on the same questions. That of one task takes its best row as given."""
-    parts = metrics.parts(R)
-    drawn = statistics.bootstrap(matrix, metrics.METRICS)
+    drawn = statistics.bootstrap(matrix, {**metrics.METRICS, **own})
+    parts = {name: metrics.parts(R, metric) for name, metric in {**metrics.METRICS, **own}.items()}
+    found = {name: metric_interval(parts[name], matrix, drawn[name], name in own) for name in parts}
     return {
-        "metrics": {name: metric_interval(parts[name], matrix, drawn[name]) for name in metrics.METRICS},
+        "metrics": found,
         "forgetting_by_task": {tasks[part[0]]: part_interval(part, matrix) for part in parts["forgetting"]},
         "held_out_drop": {suite: statistics.paired_difference(each[0], each[-1]) for suite, each in held_out.items()},
     }
 
 
-def metric_interval(parts: list[tuple], matrix: list[np.ndarray], drawn: tuple | None) -> tuple[float, float] | None:
+def metric_interval(
+    parts: list[metrics.Part], matrix: list[np.ndarray], drawn: tuple | None, own: bool = False
+) -> tuple[float, float] | None:
     """Of a metric that is the mean of `parts` (metrics.parts); `drawn` is its bootstrap interval.
 
     Of one part, that part's own. Else the wider end on each side of the bootstrap, which knows that the best row is
-    chosen, and of MOVER, which keeps a width where the questions drawn all came out alike.
+    chosen, and of MOVER, which keeps a width where the questions drawn all came out alike. A user's `own` metric may be no
+    such mean, or choose its one part among others: so the bootstrap counts always.
     """
     if not parts:
-        return None
+        return drawn
     ends = [part_interval(part, matrix) for part in parts]
     values = [matrix[i][row].mean() - (0 if minus is None else matrix[i][minus].mean()) for i, row, minus in parts]
-    return ends[0] if len(parts) == 1 else statistics.wider(drawn, statistics.mover(values, ends))
+    return ends[0] if len(parts) == 1 and not own else statistics.wider(drawn, statistics.mover(values, ends))
 
 
 def part_interval(part: tuple[int, int, int | None], matrix: list[np.ndarray]) -> tuple[float, float]:

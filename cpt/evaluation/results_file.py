@@ -4,6 +4,7 @@ import itertools
 
 from cpt import manifest
 from cpt.evaluation.gates import check_gates
+from cpt.evaluation.own_metrics import own_metrics, record
 from cpt.evaluation.results import numbers
 from cpt.files import write_json
 from cpt.recipe import Recipe, suites_of
@@ -19,6 +20,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
     tasks = [task.task for task in recipe.stream]
     read = {point.name: rundir.read_evaluation(point) for point in points}
     complete = len(points) == len(tasks) + 1
+    own = own_metrics(recipe)
     found = numbers(
         tasks=tasks,
         suites=list(suites_of(recipe)),
@@ -26,6 +28,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         lines_by_point={name: lines for name, (lines, _) in read.items()},
         complete=complete,
         k=recipe.evaluation.sampled.k if recipe.evaluation.sampled else (),
+        own=own,
     )
     stages = [{"point": point.name, **record} for point in points if point.task for record in rundir.stages(point)]
     evaluation_cost = {name: cost for name, (_, cost) in read.items()}
@@ -37,7 +40,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         "tasks": tasks,
         **found,
         "cost": costs(stages, evaluation_cost),
-        "gates": check_gates(recipe.evaluation.gates, found) if complete else [],
+        "gates": check_gates(recipe.evaluation.gates, found, own) if complete else [],
         "points": [str(rundir.point(point).relative_to(rundir.path)) for point in points],
         "stages": stages,
         "evaluation_cost": evaluation_cost,
@@ -45,6 +48,8 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         "overlong": manifest.read(rundir.path / "manifest.json").get("overlong", {}),
         "resolved_recipe": rundir.recipe.read_text(encoding="utf-8"),
     }
+    if own:
+        results["own_metrics"] = record(own)
     results["sha256"] = fingerprint(results)
     write_json(rundir.results, results)
     return results

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cpt import user_code
+from cpt.metric_kinds import GATES
 from cpt.recipe import Recipe
 from cpt.recipe.stages import STAGE_MODELS
 
@@ -60,9 +61,13 @@ def full_schema() -> dict[str, Any]:
         definitions["Task"]["properties"][key]["anyOf"] += short
     part = definitions["Part"]["properties"]["reward"]
     definitions["Part"]["properties"]["reward"] = {"description": part.pop("description"), "anyOf": [part, *short]}
-    definitions["Evaluation"]["properties"]["gates"]["additionalProperties"] = {
-        "anyOf": [{"$ref": "#/$defs/Gate"}, {"type": "number"}]
+    limit = {"anyOf": [{"$ref": "#/$defs/Gate"}, {"type": "number"}]}
+    definitions["Evaluation"]["properties"]["gates"] |= {
+        "additionalProperties": limit,
+        "properties": {name: {"description": f"This is the gate on `{name}`.", **limit} for name in GATES},
     }
+    own = definitions["Evaluation"]["properties"]["metrics"]
+    own["items"] = {"anyOf": [own["items"], {"type": "string"}]}
     models = {model.__name__ for model in STAGE_MODELS}
     kinds = {definitions[name]["properties"]["kind"]["const"]: name for name in sorted(models)}
     for name in models:

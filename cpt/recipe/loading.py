@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from cpt import user_code
 from cpt.errors import Problem, RecipeErrors, UserError
+from cpt.metric_kinds import KINDS as METRICS
 from cpt.recipe import trl_arguments
 from cpt.recipe.adapter import bias_problems, decided_problems, initialisation_problems
 from cpt.recipe.engine import normalize_engine
@@ -309,9 +310,10 @@ def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
     for number, name, message in found:
         mistakes.add(root.at(["strategies", number, name]), f"strategies.{number}.{name}", message)
     gates = root.at(["evaluation", "gates"])
-    if "forgetting" in recipe.evaluation.gates and len(recipe.stream) < 2:
-        message = "can never have a value: forgetting needs two tasks; take the gate out"
-        mistakes.add(gates.at(["forgetting"]), "evaluation.gates.forgetting", message)
+    for name in recipe.evaluation.gates.keys() & METRICS.keys():
+        if len(recipe.stream) < METRICS[name].least_tasks:
+            message = f"can never have a value: {name} needs two tasks; take the gate out"
+            mistakes.add(gates.at([name]), f"evaluation.gates.{name}", message)
     if "held_out_drop" in recipe.evaluation.gates and not recipe.evaluation.suites:
         message = "can never have a value: no suite is evaluated; add evaluation.suites or take the gate out"
         mistakes.add(gates.at(["held_out_drop"]), "evaluation.gates.held_out_drop", message)

@@ -157,11 +157,17 @@ KINDS = (
 
 
 def normalize_kinds(root: Node, folder: Path) -> None:
-    """Kinds of the user's own (module:Class) remember the folder of their recipe."""
+    """Kinds (module:Class) and metrics (module:function) of the user's own remember the folder of their recipe."""
     for parent, key in matching(root, ["evaluation", "suites", "*"]):
         node = parent.value[key]
         if isinstance(node.value, str) and re.match(user_code.NAME, node.value):
             parent.value[key] = wrap({"kind": node.value}, node.file, node.line)
+    for parent, key in matching(root, ["evaluation", "metrics", "*"]):
+        node = parent.value[key]
+        if isinstance(node.value, str):
+            node = parent.value[key] = wrap({"function": node.value}, node.file, node.line)
+        if isinstance(node.value, dict):
+            remember_folder(node, folder)
     for pattern in KINDS:
         for parent, key in matching(root, pattern):
             node = parent.value[key]

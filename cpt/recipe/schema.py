@@ -4,18 +4,23 @@
 
 import hashlib
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from cpt import user_code
+from cpt.errors import nearest, shown
+from cpt.metric_kinds import GATES
 from cpt.recipe.base import Bounded, Name, Strict, Temperature
 from cpt.recipe.rewards import Reward
 from cpt.recipe.sources import Source
 from cpt.recipe.stages import Stage
 from cpt.recipe.strategies import Strategy
 from cpt.recipe.suites import SuiteName
+from cpt.recipe.user_kinds import errors_at
 from cpt.verifier_kinds import MEASURE_CORRECTNESS, READ_ANSWERS
 
 # pydantic's models have a deprecated method of that name, which nobody here calls.
@@ -271,7 +276,48 @@ class Gate(Strict):
         return {"limit": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-GateName = Literal["forgetting", "held_out_drop", "learning_accuracy"]
+class OwnMetric(Strict):
+    """A metric of your own: a function of the accuracy matrix (docs/extending.md)."""
+
+    function: str = Field(
+        description="This is the function, as module:function; it is called with the accuracy matrix.",
+        json_schema_extra={"pattern": user_code.NAME},
+    )
+    name: Name | None = Field(
+        None, description="Gates and the report call the metric by this name; if null, by the function's."
+    )
+    about: str | None = Field(
+        None, description="The report says this of the metric; if null, the first line of the function's docstring."
+    )
+    better: Literal["higher", "lower"] = Field(
+        "higher", description="Which of two values is the better one; a gate is a minimum for `higher`, else a maximum."
+    )
+    lowest: float = Field(0.0, lt=1, description="The metric's scale goes from this value to 1 in the report.")
+    folder: Path | None = Field(
+        None, description="The module is looked for in this folder first; if null, in the recipe's own folder."
+    )
+    _code: user_code.Code = PrivateAttr()
+
+    @model_validator(mode="after")
+    def is_there(self):
+        if not re.match(user_code.NAME, self.function):
+            raise ValueError(f"{shown(self.function)} names no function: write module:function")
+        self._code = user_code.load(self.function, self.folder)
+        if not callable(self._code.found):
+            raise ValueError(f"{self._code.place}: {self.label} is no function")
+        if self.label in GATES:
+            raise ValueError(f"{self.label} is the name of a metric that is there already: give it another `name`")
+        return self
+
+    @property
+    def code(self) -> user_code.Code:
+        """The function, and the files that it came from."""
+        return self._code
+
+    @property
+    def label(self) -> str:
+        """The metric's name."""
+        return self.name or self.function.partition(":")[2]
 
 
 class Evaluation(Strict):
@@ -287,9 +333,32 @@ class Evaluation(Strict):
         None,
         description="Besides the greedy answer, answers are sampled and pass@k is estimated; if null, they are not.",
     )
-    gates: dict[GateName, Gate] = Field(
-        {}, description="These limits decide whether the model may be shipped; if one is broken, the exit code is 3."
+    metrics: tuple[OwnMetric, ...] = Field(
+        (), description="These metrics of your own stand beside the built-in ones: module:function, or a map."
     )
+    gates: dict[str, Gate] = Field(
+        {},
+        description="These limits on metrics, and on `held_out_drop`, decide whether the model may be shipped; if one is "
+        "broken, the exit code is 3.",
+    )
+
+    @model_validator(mode="after")
+    def gates_have_metrics(self):
+        labels = [each.label for each in self.metrics]
+        for number, label in enumerate(labels):
+            if label in labels[:number]:
+                raise errors_at(
+                    [(("metrics", number), f"two metrics are called {label}: give one another `name`", label)]
+                )
+        known = (*GATES, *labels)
+        wrong = [
+            (("gates", name), f"must be one of {', '.join(known)}, not {shown(name)}{nearest(name, known)}", name)
+            for name in self.gates
+            if name not in known
+        ]
+        if wrong:
+            raise errors_at(wrong)
+        return self
 
 
 class Alarms(Strict):
@@ -366,9 +435,10 @@ def dump(recipe: Recipe) -> dict[str, Any]:
 
 
 def identity(recipe: Recipe) -> str:
-    """Six digits of what the run is: gates, alarms and the description do not count."""
+    """Six digits of what the run is: gates, metrics, alarms and the description do not count."""
     plain = dump(recipe)
     plain.pop("description")
     plain.pop("alarms")
     plain["evaluation"].pop("gates")
+    plain["evaluation"].pop("metrics")
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6]

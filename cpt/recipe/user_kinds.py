@@ -7,7 +7,7 @@ the options as its own fields (`spec.strength`), and `kind` and `folder`.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,9 +107,7 @@ def validated(family: Family, value: Any) -> BaseModel:
     except ValidationError as error:
         raise told(error, family.shape, ()) from error
     except UserError as error:
-        line = PydanticCustomError(LINE, "{line}", {"line": str(error)})
-        details = InitErrorDetails(type=line, loc=("kind",), input=value["kind"])
-        raise ValidationError.from_exception_data(family.what, [details]) from error
+        raise errors_at([(("kind",), str(error), value["kind"])]) from error
     try:
         flat = {name: each for name, each in value.items() if name != "options"} | dict(value.get("options", {}))
         return made.model_validate_json(json.dumps(flat, default=str), strict=True)
@@ -117,20 +115,26 @@ def validated(family: Family, value: Any) -> BaseModel:
         raise told(error, made, made.keys) from error
 
 
+def errors_at(problems: Iterable[tuple[tuple, str, Any]]) -> ValidationError:
+    """An error with messages for the user: (key, message, value) of each."""
+    details = []
+    for loc, message, given in problems:
+        line = PydanticCustomError(LINE, "{line}", {"line": message})
+        details.append(InitErrorDetails(type=line, loc=loc, input=given))
+    return ValidationError.from_exception_data("recipe", details)
+
+
 def told(error: ValidationError, schema: type[BaseModel], keys: tuple[str, ...]) -> ValidationError:
     """The same errors in words for the user; those of fields that are no keys of the place are under `options`."""
-    details = []
+    found = []
     for each in error.errors(include_url=False):
-        loc = each["loc"]
-        text = sentence(each, schema)
+        loc, text = each["loc"], sentence(each, schema)
         if not keys and each["type"] == "extra_forbidden":
             text = (
                 f"unknown key; there are: {', '.join(schema.model_fields)} (the class's own options go under `options`)"
             )
-        line = PydanticCustomError(LINE, "{line}", {"line": text})
-        place = loc if not keys or (loc[:1] and loc[0] in keys) else ("options", *loc)
-        details.append(InitErrorDetails(type=line, loc=place, input=each["input"]))
-    return ValidationError.from_exception_data(schema.__name__, details)
+        found.append((loc if not keys or (loc[:1] and loc[0] in keys) else ("options", *loc), text, each["input"]))
+    return errors_at(found)
 
 
 def bound(family: Family, kind: str, folder: str | Path | None) -> type[Any]:

@@ -2,24 +2,14 @@
 
 from cpt.evaluation.gates import compared_number, digits_apart, keeps
 from cpt.evaluation.metrics import forgetting_by_task
+from cpt.metric_kinds import HELD_OUT_DROP, KINDS, MetricKind
 from cpt.report import colormap, examples, training
 from cpt.report.charts import columns_of, gauge, stream_chart
 from cpt.report.merges import merges
 from cpt.report.reading import Run
 from cpt.report.words import interval, listed, score, signed
 
-GATES = {  # in words
-    "forgetting": "forgetting",
-    "held_out_drop": "held-out drop",
-    "learning_accuracy": "learning accuracy",
-}
-METRICS = {  # title, what it is, lowest value of its scale
-    "learning_accuracy": ("Learning accuracy", "of each task, right after it was trained", 0.0),
-    "forgetting": ("Forgetting", "best accuracy minus the final one, earlier tasks", 0.0),
-    "average_accuracy": ("Average accuracy", "of the final model, all tasks", 0.0),
-    "backward_transfer": ("Backward transfer", "what later tasks did to earlier ones", -1.0),
-    "forward_transfer": ("Forward transfer", "what earlier tasks did to later ones", -1.0),
-}
+FIRST = ("learning_accuracy", "forgetting")  # metrics that stand before the suites
 
 
 def view(run: Run) -> dict:
@@ -53,6 +43,21 @@ def view(run: Run) -> dict:
     }
 
 
+def metric_kinds(results: dict) -> dict[str, MetricKind]:
+    """What is known of each metric, the user's own last."""
+    own = results.get("own_metrics", {})
+    made = {
+        name: MetricKind(name, each["function"], each["about"], each["about"], each["better"], each["lowest"])
+        for name, each in own.items()
+    }
+    return KINDS | made
+
+
+def in_words(name: str) -> str:
+    """The name of a gate."""
+    return "held-out drop" if name == HELD_OUT_DROP else name.replace("_", " ")
+
+
 def verdict(results: dict) -> dict:
     """status (ship, hold, incomplete or ungated), the headline, one sentence with the numbers, and the reasons."""
     tasks, done = results["tasks"], len(results["accuracy"]) - 1
@@ -75,7 +80,7 @@ def verdict(results: dict) -> dict:
         "status": status,
         "headline": headline,
         "told": f"{told[0].upper()}{told[1:]}. {summary(results)}",
-        "reasons": [{"name": GATES[gate["name"]], "reason": arrows(gate["reason"])} for gate in failed],
+        "reasons": [{"name": in_words(gate["name"]), "reason": arrows(gate["reason"])} for gate in failed],
     }
 
 
@@ -88,7 +93,7 @@ def sentence(gate: dict) -> str:
         ("min", False): "under its minimum of",
     }[gate["direction"], gate["passed"]]
     digits = digits_of(gate)
-    value = f"{GATES[gate['name']]} is {score(gate['value'], digits)}"
+    value = f"{in_words(gate['name'])} is {score(gate['value'], digits)}"
     if gate["rule"] == "interval":
         value += f" [{interval(gate['interval'], digits)}]"
         side = f"{'' if gate['passed'] else 'not '}wholly {'within' if gate['direction'] == 'max' else 'above'}"
@@ -119,7 +124,7 @@ def arrows(text: str) -> str:
 def gate_row(gate: dict) -> dict:
     sign, digits = "≤" if gate["direction"] == "max" else "≥", digits_of(gate)
     return {
-        "name": GATES[gate["name"]],
+        "name": in_words(gate["name"]),
         "value": score(gate["value"], digits),
         "interval": interval(gate["interval"], digits),
         "limit": f"{sign} {score(gate['limit'], digits)}",
@@ -134,10 +139,11 @@ def tiles(results: dict) -> list[dict]:
     if not results["complete"]:
         return []
     gates = {gate["name"]: gate for gate in results["gates"]}
+    values, spans = results["metrics"], results["intervals"]["metrics"]
     found = {
-        name: tile(title, about, results["metrics"][name], results["intervals"]["metrics"][name], gates.get(name), low)
-        for name, (title, about, low) in METRICS.items()
-        if results["metrics"][name] is not None
+        name: tile(kind.title, kind.about, values[name], spans[name], gates.get(name), kind.lowest)
+        for name, kind in metric_kinds(results).items()
+        if values.get(name) is not None
     }
     suites = []
     for suite, scores in results["held_out"].items():
@@ -145,7 +151,7 @@ def tiles(results: dict) -> list[dict]:
         about = f"what it could already do, {score(scores[0])} → {score(scores[-1])}"
         gate = alone(gates["held_out_drop"], loss, ends) if "held_out_drop" in gates else None
         suites.append(tile(f"Held-out drop: {suite}", about, loss, ends, gate, 0.0))
-    first = [found.pop(name) for name in ("learning_accuracy", "forgetting") if name in found]
+    first = [found.pop(name) for name in FIRST if name in found]
     return [*first, *suites, *found.values()]
 
 

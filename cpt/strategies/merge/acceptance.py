@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from cpt.evaluation import metrics
-from cpt.evaluation.gates import GATES, keeps
+from cpt.evaluation.gates import direction_of, keeps
 
 Accuracies = Mapping[str, float]  # of the tasks so far, in their order
-MEASURED = ("learning_accuracy", "forgetting")  # gates that validation rows can judge; a held-out suite has none
 DIGITS = 9  # means that differ by rounding alone are equal
 
 
@@ -28,12 +27,18 @@ def choose(candidates: Sequence[Accuracies], rows: Sequence[Accuracies], gates: 
 def broken_gates(candidate: Accuracies, rows: Sequence[Accuracies], gates: Mapping[str, Any]) -> list[str]:
     """The gates of the recipe that the stream would fail if it ended with this candidate, by the values on validation."""
     R = matrix([*rows, candidate])
-    values = {name: metrics.METRICS[name](R) for name in MEASURED if name in gates}
+    values = {name: metrics.METRICS[name](R) for name in gates if is_measured(name, R)}
     return [
         name
         for name, value in values.items()
-        if value is not None and not keeps(float(value), gates[name].limit, GATES[name][0])
+        if value is not None and not keeps(float(value), gates[name].limit, direction_of(name))
     ]
+
+
+def is_measured(name: str, R: np.ndarray) -> bool:
+    """Whether validation rows can judge a gate: a metric of what tasks were once they had been trained."""
+    parts = metrics.parts(R, metrics.METRICS[name]) if name in metrics.METRICS else []
+    return bool(parts) and all(row > task and (minus is None or minus > task) for task, row, minus in parts)
 
 
 def matrix(rows: Sequence[Accuracies]) -> np.ndarray:
