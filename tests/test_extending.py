@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from cpt.recipe import load
+
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
 FILES = {name: text for text, name in re.findall(r"^```\w+\n(# ([\w.]+)\n.*?)^```$", PAGE, re.M | re.S)}
 
@@ -58,22 +60,17 @@ def test_the_plan_names_them(run):
 def test_the_penalty_acts_on_the_second_task(run, cpt):
     folder, _ = run
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    penalties = {
-        task: [line["ewc/penalty"] for line in logged if line["task"] == task and "loss" in line]
-        for task in ("reverse", "caesar")
-    }
-    assert penalties["reverse"] == [0.0] * 4
-    assert penalties["caesar"][0] == 0.0 and all(value > 0 for value in penalties["caesar"][1:]), (
-        "its first step is at the anchor"
-    )
+    lines = [line for line in logged if "loss" in line]
+    first, second = ([line["ewc/penalty"] for line in lines if line["task"] == task] for task in ("reverse", "caesar"))
+    assert first == [0.0] * 4
+    assert second[0] == 0.0 and all(value > 0 for value in second[1:]), "its first step begins at the anchor"
     state = load_file(folder / "points" / "01-reverse" / "strategies" / "0-Ewc" / "tensors.safetensors")
     trained = load_file(folder / "points" / "01-reverse" / "model" / "model.safetensors")
     names = [name for name in trained if f"anchor/{name}" in state]
     assert names and all(state[f"anchor/{name}"].equal(trained[name]) for name in names)
     assert all((state[f"importance/{name}"] >= 0).all() and state[f"importance/{name}"].sum() > 0 for name in names)
-    assert (
-        cpt("run", folder.parent / "recipe.yaml", "strategies=[]", "--out", folder.parent / "plain", "--quiet") == 0
-    ), cpt.output
+    alone = ("strategies=[]", "--out", folder.parent / "plain", "--quiet")
+    assert cpt("run", folder.parent / "recipe.yaml", *alone) == 0, cpt.output
     mine, plain = (load_file(each / "final" / "model.safetensors") for each in (folder, folder.parent / "plain"))
     assert any(not mine[name].equal(plain[name]) for name in mine)
 
@@ -132,10 +129,9 @@ def test_a_killed_run_goes_on(run, cpt, tmp_path):
     assert ends[0].read_bytes() == ends[1].read_bytes()
 
 
-def test_the_long_form_of_a_metric(tmp_path):
-    from cpt.recipe import load
-
+def test_the_long_form_of_a_metric(tmp_path, monkeypatch):
     write(tmp_path)
+    monkeypatch.chdir(tmp_path)
     (long,) = re.findall(r"metrics: (\[\{function.*?\}\])", PAGE)
     recipe = load(tmp_path / "recipe.yaml", [f"evaluation.metrics={long}", "evaluation.gates={worst: 0.5}"])
     assert recipe.evaluation.metrics[0].label == "worst"
