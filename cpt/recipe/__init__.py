@@ -1,13 +1,11 @@
 """What a recipe may say: its schema, and how a file becomes a `Recipe`. No torch here."""
 
 from cpt.errors import RecipeErrors
+from cpt.recipe.evaluation import Alarms, Evaluation, Gate
 from cpt.recipe.loading import RecipeLike, load, load_suite, placed, suites_of, unused
 from cpt.recipe.nodes import Override
 from cpt.recipe.schema import (
     Adapter,
-    Alarms,
-    Evaluation,
-    Gate,
     Model,
     Recipe,
     ServerRollouts,

@@ -123,8 +123,7 @@ def own_suite(spec: Any) -> Suite:
     except UserError as error:
         raise RecipeErrors([Problem(None, None, spec.kind, str(error))]) from error
     root = wrap({"name": spec.name or spec.label, "tasks": tasks}, f"{spec.code.place} ({spec.label}.tasks)")
-    normalize_rewards(root, spec.folder)
-    return suite_of(root)
+    return suite_of(normalize(root, spec.folder))
 
 
 def suite_of(root: Node) -> Suite:

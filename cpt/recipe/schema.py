@@ -4,23 +4,18 @@
 
 import hashlib
 import json
-import re
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cpt import user_code
-from cpt.errors import nearest, shown
-from cpt.metric_kinds import GATES
-from cpt.recipe.base import Bounded, Name, Strict, Temperature
+from cpt.recipe.base import Bounded, Name, Strict
+from cpt.recipe.evaluation import Alarms, Evaluation
 from cpt.recipe.rewards import Reward
 from cpt.recipe.sources import Source
 from cpt.recipe.stages import Stage
 from cpt.recipe.strategies import Strategy
-from cpt.recipe.suites import SuiteName
-from cpt.recipe.user_kinds import errors_at
 from cpt.verifier_kinds import MEASURE_CORRECTNESS, READ_ANSWERS
 
 # pydantic's models have a deprecated method of that name, which nobody here calls.
@@ -238,157 +233,6 @@ class Task(Judged):
                 f"of {', '.join(READ_ANSWERS)} (and `metric` the verifier of the evaluation)"
             )
         return self
-
-
-class Sampled(Strict):
-    """Answers are sampled besides the greedy one, and pass@k is estimated without bias (2107.03374)."""
-
-    k: tuple[Annotated[int, Field(gt=0)], ...] = Field(
-        min_length=1, description="For each of these numbers, pass@k is estimated."
-    )
-    samples: int = Field(
-        gt=0, description="This many answers are sampled for each question; it must be at least the largest `k`."
-    )
-    temperature: Temperature = Field(1.0, description="Answers are sampled at this temperature.")
-
-    @model_validator(mode="after")
-    def enough(self):
-        if max(self.k) > self.samples:
-            raise ValueError(f"pass@{max(self.k)} needs at least {max(self.k)} samples, not {self.samples}")
-        return self
-
-
-class Gate(Strict):
-    """A limit that decides whether to ship; `rule: interval` requires it of the whole 95 % interval."""
-
-    limit: float = Field(
-        ge=-1, le=1, description="The gate compares a difference of accuracies, or an accuracy, with this limit."
-    )
-    rule: Literal["point", "interval"] = Field(
-        "point",
-        description="`point` compares the value itself with the limit; `interval` passes only if its whole 95 % "
-        "interval keeps the limit.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def from_number(cls, value: Any) -> Any:
-        return {"limit": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-class OwnMetric(Strict):
-    """A metric of your own: a function of the accuracy matrix (docs/extending.md)."""
-
-    function: str = Field(
-        description="This is the function, as module:function; it is called with the accuracy matrix.",
-        json_schema_extra={"pattern": user_code.NAME},
-    )
-    name: Name | None = Field(
-        None, description="Gates and the report call the metric by this name; if null, by the function's."
-    )
-    about: str | None = Field(
-        None, description="The report says this of the metric; if null, the first line of the function's docstring."
-    )
-    better: Literal["higher", "lower"] = Field(
-        "higher", description="Which of two values is the better one; a gate is a minimum for `higher`, else a maximum."
-    )
-    lowest: float = Field(0.0, lt=1, description="The metric's scale goes from this value to 1 in the report.")
-    folder: Path | None = Field(
-        None, description="The module is looked for in this folder first; if null, in the recipe's own folder."
-    )
-    _code: user_code.Code = PrivateAttr()
-
-    @model_validator(mode="after")
-    def is_there(self):
-        if not re.match(user_code.NAME, self.function):
-            raise ValueError(f"{shown(self.function)} names no function: write module:function")
-        self._code = user_code.load(self.function, self.folder)
-        if not callable(self._code.found):
-            raise ValueError(f"{self._code.place}: {self.label} is no function")
-        if self.label in GATES:
-            raise ValueError(f"{self.label} is the name of a metric that is there already: give it another `name`")
-        return self
-
-    @property
-    def code(self) -> user_code.Code:
-        """The function, and the files that it came from."""
-        return self._code
-
-    @property
-    def label(self) -> str:
-        """The metric's name."""
-        return self.name or self.function.partition(":")[2]
-
-
-class Evaluation(Strict):
-    suites: tuple[SuiteName, ...] = Field(
-        (),
-        description="These suites of held-out questions are evaluated at every point: names of shipped suites, files, "
-        "or classes of your own.",
-    )
-    max_completion_length: int = Field(
-        256, gt=0, description="An evaluated answer may have this many tokens, unless its task gives its own number."
-    )
-    sampled: Sampled | None = Field(
-        None,
-        description="Besides the greedy answer, answers are sampled and pass@k is estimated; if null, they are not.",
-    )
-    metrics: tuple[OwnMetric, ...] = Field(
-        (), description="These metrics of your own stand beside the built-in ones: module:function, or a map."
-    )
-    gates: dict[str, Gate] = Field(
-        {},
-        description="These limits on metrics, and on `held_out_drop`, decide whether the model may be shipped; if one is "
-        "broken, the exit code is 3.",
-    )
-
-    @model_validator(mode="after")
-    def gates_have_metrics(self):
-        labels = [each.label for each in self.metrics]
-        for number, label in enumerate(labels):
-            if label in labels[:number]:
-                raise errors_at(
-                    [(("metrics", number), f"two metrics are called {label}: give one another `name`", label)]
-                )
-        known = (*GATES, *labels)
-        wrong = [
-            (("gates", name), f"must be one of {', '.join(known)}, not {shown(name)}{nearest(name, known)}", name)
-            for name in self.gates
-            if name not in known
-        ]
-        if wrong:
-            raise errors_at(wrong)
-        return self
-
-
-class Alarms(Strict):
-    """Thresholds at which a stage that samples its own answers warns (`cpt.stages.alarms`); null gives no warning."""
-
-    entropy: float | None = Field(
-        0.1,
-        gt=0,
-        lt=1,
-        description="A warning is given if the entropy of the answers falls to this share of its value at the stage's "
-        "start; null gives none.",
-    )
-    groups_without_signal: float | None = Field(
-        0.9,
-        gt=0,
-        le=1,
-        description="A warning is given if this share of groups has answers of equal reward (in `rejection`: this "
-        "share of prompts has no correct answer); null gives none.",
-    )
-    kl: float | None = Field(
-        1.5,
-        gt=0,
-        description="A warning is given if the KL from the reference, or else from the stage's start, reaches this "
-        "many nats per token; null gives none.",
-    )
-    learnt: float = Field(
-        0.9,
-        description="From this mean reward on, no warning is given of entropy or of groups, because both also fall "
-        "when the task is learnt.",
-    )
 
 
 class Recipe(Strict):
