@@ -58,15 +58,17 @@ class OwnMetric(Strict):
         json_schema_extra={"pattern": user_code.NAME},
     )
     name: Name | None = Field(
-        None, description="Gates and the report call the metric by this name; if null, by the function's."
+        None, description="This is the metric's name in gates and in the report; if null, the function's name is."
     )
     about: str | None = Field(
-        None, description="The report says this of the metric; if null, the first line of the function's docstring."
+        None,
+        description="The report describes the metric by this text; if null, by the first line of the function's docstring.",
     )
     better: Literal["higher", "lower"] = Field(
-        "higher", description="Which of two values is the better one; a gate is a minimum for `higher`, else a maximum."
+        "higher",
+        description="This decides which of two values is the better one; a gate is a minimum for `higher`, else a maximum.",
     )
-    lowest: float = Field(0.0, lt=1, description="The metric's scale goes from this value to 1 in the report.")
+    lowest: float = Field(0.0, lt=1, description="The metric's scale in the report starts at this value and ends at 1.")
     folder: Path | None = Field(
         None, description="The module is looked for in this folder first; if null, in the recipe's own folder."
     )
@@ -108,7 +110,8 @@ class Evaluation(Strict):
         description="Besides the greedy answer, answers are sampled and pass@k is estimated; if null, they are not.",
     )
     metrics: tuple[OwnMetric, ...] = Field(
-        (), description="These metrics of your own stand beside the built-in ones: module:function, or a map."
+        (),
+        description="These metrics of your own are computed beside the built-in ones; each is module:function, or a map.",
     )
     gates: dict[str, Gate] = Field(
         {},
