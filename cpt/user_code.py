@@ -57,7 +57,10 @@ def load(path: str, folder: Path | str | None = None) -> Code:
     if (problem := missing_module(module, folder)) is not None:
         raise UserError(problem)
     files = read(path, folder)
-    finder().keep(files)
+    if (file := file_of(Path(folder or "."), module)) is not None:  # else it is installed
+        if is_elsewhere(top(module), Path(folder or ".")):
+            raise UserError(f"{file} has the name of an installed package ({top(module)}): give it another name")
+        finder().keep(files)
     try:
         found = importlib.import_module(module)
     except (Exception, SystemExit) as error:
@@ -240,28 +243,17 @@ class Finder(MetaPathFinder):
         return importlib.util.spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=within)
 
     def keep(self, files: Files) -> None:
-        """Let these modules be imported from this content; where a file has changed since, all of them are imported anew.
-
-        A module that is imported already from the same file, not through here, stays what it is.
-        """
-        mine = {
-            module: kept for module, kept in files.items() if module in self.files or not is_imported(module, kept[0])
-        }
-        changed = any(self.files.get(module, kept) != kept for module, kept in mine.items())
-        self.drop(mine if changed else mine.keys() - self.files.keys())
-        self.files |= mine
+        """Let these modules be imported from this content; where a file has changed, all that is kept is imported anew."""
+        if any(self.files.get(module, kept) != kept for module, kept in files.items()):
+            self.drop([*self.files])
+        self.drop(files.keys() - self.files.keys())
+        self.files |= files
 
     def drop(self, files: Iterable[str]) -> None:
         """Forget these modules, so that the next import runs their files."""
         for module in files:
             self.files.pop(module, None)
             sys.modules.pop(module, None)
-
-
-def is_imported(module: str, file: str) -> bool:
-    """Whether a module is imported, from this file."""
-    there = getattr(sys.modules.get(module), "__file__", None)
-    return there is not None and Path(there).resolve() == Path(file).resolve()
 
 
 def finder() -> Finder:

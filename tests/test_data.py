@@ -12,7 +12,7 @@ from cpt.data.stream import form_problems, load_stream
 from cpt.errors import RecipeErrors, UserError
 from cpt.recipe import File, Hub, ReasoningGym, load
 from cpt.recipe.stages import KINDS, Dpo
-from helpers.recipes import recipe, write_recipe
+from helpers.recipes import mistakes, recipe, write_recipe
 
 
 def write(file, rows):
@@ -386,3 +386,23 @@ def test_values_are_read_as_they_are_written(answers, read, tmp_path):
     file = write(tmp_path / "rows.jsonl", rows)
     found = sources.load(jsonl(file, file), "train", "words", 0)
     assert [row["answer"] for row in found] == read and found[1]["metadata"] == {"day": "2024-01-05"}
+
+
+def test_rows_written_in_the_recipe(tmp_path):
+    """Mapped and checked as those of a file are."""
+    content = recipe("sft", tasks=("reverse",))
+    rows = {
+        "train": [{"q": "ab=", "answer": "ba"}, {"q": "cd=", "answer": "dc"}],
+        "eval": [{"q": "ef=", "answer": "fe"}],
+    }
+    data = {"source": "rows", "columns": {"prompt": "q"}, "demonstration": "{{ answer }}", **rows}
+    content["stream"][0]["data"] = data
+    loaded = load(write_recipe(tmp_path / "recipe.yaml", content))
+    (task,) = load_stream(loaded, {}).tasks
+    assert [row["prompt"] for row in (*task.train, *task.eval)] == ["ab=", "cd=", "ef="]
+    assert (task.train[0]["demonstration"], task.eval[0]["id"], len(task.validation)) == ("ba", "reverse/eval/0", 0)
+    data["train"][1] = {"answer": "dc"}
+    with pytest.raises(RecipeErrors, match=r"stream\.reverse\.data\.train: train row 2"):
+        load_stream(load(write_recipe(tmp_path / "recipe.yaml", content)), {})
+    data["eval"] = []
+    assert "stream.0.data.eval: must not be empty" in mistakes(tmp_path, content)[0]

@@ -70,6 +70,17 @@ def test_two_folders_with_modules_of_one_name(folder, tmp_path_factory):
     assert strengths == [0.02, 1.0, 0.02]
 
 
+def test_a_module_that_two_kinds_share(folder):
+    """It is one module for both, and the changed one for both."""
+    (folder / "other.py").write_text((folder / "mine.py").read_text())
+    content = short("sft") | {"strategies": [COUNTED, COUNTED | {"kind": "other:Counted"}]}
+    file = write_recipe(folder / "recipe.yaml", content)
+    for times in (2, 3):
+        (folder / "strength.py").write_text(STRENGTH.replace("2 *", f"{times} *"))
+        found = [spec.implemented().penalties.__globals__["doubled"] for spec in load(file).strategies]
+        assert found[0] is found[1] and found[0](1) == times
+
+
 def test_on_the_python_path(folder, tmp_path_factory, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     recipe = load(write_recipe(tmp_path_factory.mktemp("b") / "recipe.yaml", with_strategy(COUNTED)))
@@ -112,6 +123,9 @@ def test_on_the_python_path(folder, tmp_path_factory, monkeypatch):
         (COUNTED | {"options": {"strength": 0}}, "options.strength", "greater than 0, not 0"),
         (COUNTED | {"options": {"strength": 1e12}}, "options.strength", "must be at most 1,000,000,000"),
         (COUNTED | {"options": {"span": [1, 2.5]}}, "options.span.1", "integer"),
+        (COUNTED | {"options": {"kind": "mine:A"}}, "options.kind", "stands beside `options`, or is no option"),
+        ({"kind": "own:A", "options": {"size": 3}}, "options", "{}/own.py:8: KeyError: 3"),
+        ({"kind": "own:A", "options": {"size": 4}}, "options.size", "not four"),
         (COUNTED | {"options": 3}, "options", "must be a map, not 3"),
         (
             COUNTED | {"strength": 3},
@@ -127,10 +141,16 @@ def test_mistakes(strategy, key, said, folder):
     (folder / "syntax.py").write_text("a = 1\n\ndef f(:\n")
     (folder / "raises.py").write_text("raise RuntimeError('on\\ntwo lines')\n")
     (folder / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+    (folder / "datasets.py").write_text("class A: ...\n")
     (folder / "queue.py").write_text("class A: ...\n")
     head = "from cpt.strategies import Strategy, StrategySpec\nclass A(Strategy):\n"
     (folder / "options.py").write_text(f"{head}    class Options: strength = 1\n")
     (folder / "taken.py").write_text(f"{head}    class Options(StrategySpec): folder: int = 1\n")
+    (folder / "own.py").write_text(
+        f"from pydantic import field_validator\n{head}    class Options(StrategySpec):\n        size: int = 1\n"
+        "        @field_validator('size')\n        def right(cls, value):\n            {4: 0, 1: 0}[value]\n"
+        "            assert value != 4, 'not four'\n            return value\n"
+    )
     (line,) = mistakes(folder, with_strategy(strategy))
     where = ".".join(filter(None, ["strategies.0", key]))
     assert f": {where}: " in line and said.format(folder) in line, line
@@ -253,6 +273,7 @@ def test_defaults_of_a_stage(tmp_path):
         (SHORTEST | {"options": {"share": 2}}, "options.share", "less than or equal to 1, not 2"),
         (SHORTEST | {"options": {"shar": 1}}, "options.shar", "unknown key; did you mean share?"),
         (SHORTEST | {"share": 1}, "share", "unknown key; there are: kind, options, folder, args (the class's own"),
+        ({"kind": "short:NoRun"}, "kind", "a stage must have its own `run`"),
         ({"kind": "short:NoFacts"}, "kind", "its Options must have `trl_config`, one of: SFTConfig, DPOConfig"),
         ({"kind": "short:WrongForm"}, "kind", "its Options must have `row_form`, one of: demonstration, preference"),
         ({"kind": "short:sft"}, "kind", "sft is no stage: let it be a subclass of cpt.stages.StageKind"),
@@ -303,6 +324,7 @@ def test_suites_in_a_run(suite_folder, cpt, monkeypatch):
     ("suite", "said"),
     [
         ("held:Copy", "held.py has no Copy; did you mean Copies?"),
+        ("held:NoTasks", "a suite must have its own `tasks`"),
         ("held:random", "held.py:1: random is no suite: let it be a subclass of cpt.evaluation.SuiteKind"),
         (
             COPIES | {"options": {"count": 0}},
@@ -320,9 +342,9 @@ def test_mistakes_of_suites(suite, said, suite_folder):
 @pytest.mark.parametrize(
     ("suites", "said"),
     [
-        (["held:Raises"], "held:Raises: {}/held.py:25: AttributeError: 'Raises' object has no attribute 'nothing'"),
-        (["held:Random"], "{}/held.py:18: its tasks are others each time: give its random numbers a seed"),
-        (["held:Wrong"], "{}/held.py:28 (Wrong.tasks): tasks.0.rewards: unknown key; did you mean reward?"),
+        (["held:Raises"], "held:Raises: {}/held.py:29: AttributeError: 'Raises' object has no attribute 'nothing'"),
+        (["held:Random"], "{}/held.py:22: its tasks are others each time: give its random numbers a seed"),
+        (["held:Wrong"], "{}/held.py:32 (Wrong.tasks): tasks.0.rewards: unknown key; did you mean reward?"),
         ([COPIES, COPIES], "evaluation.suites.1: two suites are called copies: rename one (`name` in its file, or be"),
     ],
 )

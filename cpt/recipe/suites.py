@@ -19,7 +19,7 @@ class UserSuite(UserKind):
     )
 
 
-SUITES = Family("suite", "cpt.evaluation:SuiteKind", SuiteSpec, UserSuite)
+SUITES = Family("suite", "cpt.evaluation:SuiteKind", SuiteSpec, ("tasks",), UserSuite)
 SuiteName = open_to_users(str, SUITES)
 
 

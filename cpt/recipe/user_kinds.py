@@ -62,6 +62,7 @@ class Family:
         what: what messages call it.
         contract: its base class, as module:Class, which is imported only where a recipe has a kind of the user's own.
         base: the base class of its `Options`.
+        methods: those that it must have.
         shape: the keys that it has in a recipe.
         problem: what is wrong with the facts of its `Options`; None where they are right.
     """
@@ -69,6 +70,7 @@ class Family:
     what: str
     contract: str
     base: type[BaseModel]
+    methods: tuple[str, ...] = ()
     shape: type[UserKind] = UserKind
     problem: Callable[[type[BaseModel]], str | None] = lambda options: None
 
@@ -108,11 +110,18 @@ def validated(family: Family, value: Any) -> BaseModel:
         raise told(error, family.shape, ()) from error
     except UserError as error:
         raise errors_at([(("kind",), str(error), value["kind"])]) from error
+    options = dict(value.get("options", {}))
+    if outside_keys := [name for name in options if name in made.keys]:
+        message = f"stands beside `options`, or is no option: take {outside_keys[0]} out"
+        raise errors_at([(("options", outside_keys[0]), message, options[outside_keys[0]])])
     try:
-        flat = {name: each for name, each in value.items() if name != "options"} | dict(value.get("options", {}))
+        flat = {name: each for name, each in value.items() if name != "options"} | options
         return made.model_validate_json(json.dumps(flat, default=str), strict=True)
     except ValidationError as error:
         raise told(error, made, made.keys) from error
+    except Exception as error:  # of whatever class: the Options' own validators
+        line = f"{user_code.line_of(error, made.code.files)}: {user_code.why(error)}"
+        raise errors_at([(("options",), line, options)]) from error
 
 
 def errors_at(problems: Iterable[tuple[tuple, str, Any]]) -> ValidationError:
@@ -146,6 +155,9 @@ def bound(family: Family, kind: str, folder: str | Path | None) -> type[Any]:
             f"{code.place}: {kind.partition(':')[2]} is no {family.what}: let it be a subclass of "
             f"{family.contract.replace(':', '.')}"
         )
+    lacking = [name for name in family.methods if getattr(code.found, name) is getattr(contract, name)]
+    if lacking:
+        raise UserError(f"{code.place}: a {family.what} must have its own `{lacking[0]}`")
     options = code.found.Options
     if not (isinstance(options, type) and issubclass(options, family.base)):
         base = f"{family.contract.partition(':')[0]}.{family.base.__name__}"

@@ -91,11 +91,17 @@ class Shortest(StageKind):
         return sft.run(stage, services, rows.select(kept), strategies)
 
 
-class NoFacts(StageKind):
-    pass
+class NoRun(StageKind):
+    class Options(Sft):
+        pass
 
 
-class WrongForm(StageKind):
+class NoFacts(Shortest):
+    class Options(StageSpec):
+        pass
+
+
+class WrongForm(Shortest):
     class Options(StageSpec):
         trl_config = "SFTConfig"
         row_form = "demonstrations"
@@ -116,6 +122,10 @@ class Copies(SuiteKind):
         rows = [{"prompt": f"copy{letter}=", "answer": letter} for letter in "abcdefghijklmnopqrstuvwx"]
         data = {"source": "rows", "eval": rows[: self.spec.count]}
         return [{"task": "one", "data": data, "reward": "judge:half", "metric": "judge:half", "max_completion_length": 8}]
+
+
+class NoTasks(SuiteKind):
+    pass
 
 
 class Random(Copies):

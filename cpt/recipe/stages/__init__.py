@@ -35,7 +35,7 @@ def wrong_facts(options: type[StageSpec]) -> str | None:
     return None
 
 
-FAMILY = Family("stage", "cpt.stages:StageKind", StageSpec, UserStage, wrong_facts)
+FAMILY = Family("stage", "cpt.stages:StageKind", StageSpec, ("run",), UserStage, wrong_facts)
 Stage = open_to_users(BuiltIn, FAMILY)
 
 
