@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args
 
 from pydantic import Field, field_validator
 
@@ -11,11 +11,30 @@ from cpt.recipe.base import Strict
 
 
 class Verifier(Strict):
-    """A way to score an answer. What else is known of each kind is in `cpt.verifier_kinds`."""
+    """A way to score an answer: its fields, and the facts of its kind. Its module in cpt/rewards has the name of the kind."""
+
+    example: ClassVar[str]  # how a recipe writes it
+    result: ClassVar[str]  # what its value is, in docs/verifier.md
+    reads_answers: ClassVar[bool] = (
+        False  # says which answer a completion gives, compares it with the row's; `ttrl` can vote
+    )
+    measures_correctness: ClassVar[bool] = (
+        True  # its value is in [0, 1] and says how right an answer is: it can be a metric
+    )
+
+    if TYPE_CHECKING:
+        kind: str
 
 
 class Exact(Verifier):
     """The score is 1 if the completion equals the row's `answer`, else 0."""
+
+    example = "exact"
+    result = (
+        'the completion is the row\'s `answer`. `{kind: exact, after: ["####"]}` compares only what follows the last `####` '
+        "of both; also `ignore_case`, `ignore_punctuation`"
+    )
+    reads_answers = True
 
     kind: Literal["exact"]
     after: tuple[str, ...] = Field(
@@ -31,6 +50,9 @@ class Exact(Verifier):
 
 class Format(Verifier):
     """The score is 1 if the completion contains a match of the regular expression, else 0."""
+
+    example = '{kind: format, pattern: "^<think>.*</think>"}'
+    result = "the regular expression is found"
 
     kind: Literal["format"]
     pattern: str = Field(
@@ -56,6 +78,10 @@ class Format(Verifier):
 class Math(Verifier):
     """The score is 1 if math-verify finds the completion's answer equal to the row's, else 0."""
 
+    example = "math"
+    result = "[math-verify](https://github.com/huggingface/Math-Verify) finds the answers equal"
+    reads_answers = True
+
     kind: Literal["math"]
     timeout: float = Field(
         5.0,
@@ -66,6 +92,10 @@ class Math(Verifier):
 
 class Choice(Verifier):
     """The score is 1 if the completion chooses the row's letter, else 0."""
+
+    example = "choice"
+    result = "the letter that is chosen is the answer's, one of `choices` (`ABCD`)"
+    reads_answers = True
 
     kind: Literal["choice"]
     choices: str = Field(
@@ -86,6 +116,10 @@ class Choice(Verifier):
 
 class Label(Verifier):
     """The score is 1 if the completion names the row's label and no other one of `labels`, else 0."""
+
+    example = "{kind: label, labels: [positive, negative]}"
+    result = "the completion names the row's label and no other one"
+    reads_answers = True
 
     kind: Literal["label"]
     labels: tuple[str, ...] = Field(
@@ -126,17 +160,28 @@ class Label(Verifier):
 class F1(Verifier):
     """The score is F1 of the completion's words against the answer's (1606.05250)."""
 
+    example = "f1"
+    result = "(a value between 0 and 1) F1 of the tokens ([1606.05250](https://arxiv.org/abs/1606.05250))"
+    reads_answers = True
+
     kind: Literal["f1"]
 
 
 class ReasoningGymReward(Verifier):
     """The score is that of the data set's own scorer in reasoning-gym."""
 
+    example = "reasoning_gym"
+    result = "(a value between 0 and 1) the data set's own scorer"
+
     kind: Literal["reasoning_gym"]
 
 
 class Function(Verifier):
     """The score is what your own `module:function` returns; it is called as f(completion, row) in a worker process."""
+
+    example = "judge:polite"
+    result = "(any number) your own function, see below"
+    measures_correctness = False
 
     kind: Literal["function"]
     path: str = Field(
@@ -160,6 +205,10 @@ class Part(Strict):
 class Sum(Verifier):
     """The score is the weighted sum of several rewards."""
 
+    example = '[exact, {reward: {kind: format, pattern: "!$"}, weight: 0.2}]'
+    result = "(any number) the sum of several"
+    measures_correctness = False
+
     kind: Literal["sum"]
     parts: tuple[Part, ...] = Field(min_length=1, description="The reward is the weighted sum of these parts.")
 
@@ -171,7 +220,15 @@ class Sum(Verifier):
         return value
 
 
-Reward = Annotated[
-    Exact | Format | Math | Choice | Label | F1 | ReasoningGymReward | Function | Sum, Field(discriminator="kind")
-]
+VERIFIERS = (Exact, Format, Math, Choice, Label, F1, ReasoningGymReward, Function, Sum)
+Reward = Annotated[Union[VERIFIERS], Field(discriminator="kind")]  # noqa: UP007 (of a tuple)
 Part.model_rebuild()
+KINDS: dict[str, type[Verifier]] = {get_args(each.model_fields["kind"].annotation)[0]: each for each in VERIFIERS}
+READ_ANSWERS = tuple(name for name, kind in KINDS.items() if kind.reads_answers)
+MEASURE_CORRECTNESS = tuple(name for name, kind in KINDS.items() if kind.measures_correctness)
+
+
+def table() -> str:
+    """The table of docs/verifier.md."""
+    rows = [f"| `{kind.example}` | {kind.result} |" for kind in KINDS.values()]
+    return "\n".join(["| `reward:` | 1 where |", "|---|---|", *rows])

@@ -12,11 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cpt.recipe.base import Bounded, Name, Strict
 from cpt.recipe.evaluation import Alarms, Evaluation
-from cpt.recipe.rewards import Reward
+from cpt.recipe.rewards import MEASURE_CORRECTNESS, READ_ANSWERS, Reward
 from cpt.recipe.sources import Source
 from cpt.recipe.stages import Stage
 from cpt.recipe.strategies import Strategy
-from cpt.verifier_kinds import MEASURE_CORRECTNESS, READ_ANSWERS
 
 # pydantic's models have a deprecated method of that name, which nobody here calls.
 warnings.filterwarnings("ignore", message='Field name "copy" in "Model" shadows')

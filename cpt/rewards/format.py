@@ -2,6 +2,8 @@
 
 import re
 
+MAY_HANG = True
+
 
 def build(spec: dict):
     """spec: pattern."""

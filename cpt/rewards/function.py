@@ -9,6 +9,8 @@ from pathlib import Path
 
 from cpt import user_code
 
+MAY_HANG = True
+
 
 def build(spec: dict):
     """spec: path ("module:function"), folder. In a worker, which has installed the module's files (`user_code.Finder`)."""

@@ -17,6 +17,8 @@ from decimal import Decimal
 
 from cpt.plain_text import after_thinking
 
+MAY_HANG = True
+
 SCIENTIFIC = re.compile(r"(?<![\w.])\d+(?:\.\d*)?[eE][-+]?\d{1,3}(?![\w.]*\w)")
 PLAIN = re.compile(r"[-+]?\d{1,300}(\.\d{1,300})?|\\frac\{\d{1,300}\}\{\d{1,300}\}", re.ASCII)
 GROUPED = re.compile(r"[-+]?\d{1,3}(?:[ '_\u00a0\u2009\u202f]\d{3})+(?:[.,]\d+)?")

@@ -6,6 +6,8 @@ The answer is what stands in <answer>...</answer>, where the completion has it, 
 import json
 import re
 
+MAY_HANG = True
+
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 

@@ -1,4 +1,9 @@
-"""From a reward as plain data to its functions, in the module that the catalogue (`cpt.verifier_kinds`) names."""
+"""From a reward as plain data to its functions, in the module of its kind's name.
+
+A module has `build(spec)`, the score of (completion, row). One that reads answers has `reader(spec)` and `problem(spec)` too;
+one in which a text can hang has `MAY_HANG`, and runs in a process that can be killed. What recipes and checks know of a kind
+stands with its fields, in `cpt.recipe.rewards`, which workers need not import.
+"""
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -6,7 +11,6 @@ from types import ModuleType
 
 from cpt import user_code
 from cpt.rewards.weighted_sum import weighted_sum
-from cpt.verifier_kinds import KINDS
 
 Verifier = Callable[[str, dict], float]
 Reader = Callable[[str, dict], str | None]
@@ -15,7 +19,7 @@ TIMEOUT = 5.0  # seconds a call, where the recipe says nothing
 
 def module_of(spec: dict) -> ModuleType:
     """The module of a verifier that is no sum; imported with the first that asks."""
-    return import_module(f"cpt.rewards.{KINDS[spec['kind']].module}")
+    return import_module(f"cpt.rewards.{spec['kind']}")
 
 
 def build(spec: dict) -> Verifier:
@@ -27,7 +31,7 @@ def build(spec: dict) -> Verifier:
 
 def reads_answers(spec: dict) -> bool:
     """Whether there is a `reader` and a `problem` of it."""
-    return KINDS[spec["kind"]].reads_answers
+    return spec["kind"] != "sum" and hasattr(module_of(spec), "reader")
 
 
 def reader(spec: dict) -> Reader:
@@ -67,7 +71,7 @@ def compares(spec: dict) -> bool:
 
 def may_hang(spec: dict) -> bool:
     """Whether it runs in a process that can be killed."""
-    return any(KINDS[each["kind"]].may_hang for each in single(spec))
+    return any(hasattr(module_of(each), "MAY_HANG") for each in single(spec))
 
 
 def time_limit(spec: dict) -> float:
