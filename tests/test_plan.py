@@ -180,3 +180,23 @@ def test_a_file_that_may_not_be_read(monkeypatch, capsys):
         cli.main(["check", "quickstart"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "cpt: mine.py: Permission denied: change the rights of it, or name another\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "quickstart", "--out", "x" * 300],
+        ["run", "quickstart", "--out", "x" * 300],
+        ["eval", "x" * 300, "--suite", "general"],
+        ["merge", "x" * 300, "--method", "linear", "--out", "new"],
+        ["report", "x" * 300],
+        ["check", "quickstart", f"model.path={'x' * 300}"],
+    ],
+)
+def test_a_name_that_is_too_long(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cpt: ") and len(line) < 600 and "xxx..." in line

@@ -203,7 +203,8 @@ def weight_bytes(recipe: Recipe) -> tuple[int, int] | None:
         from cpt import tiny
 
         return tiny.PARAMETERS * 4, tiny.PARAMETERS * width(recipe)
-    files = list(Path(os.path.expanduser(recipe.model.path)).glob("*.safetensors"))
+    folder = os.path.expanduser(recipe.model.path)
+    files = list(Path(folder).glob("*.safetensors")) if os.path.isdir(folder) else []
     try:
         weights = sum(map(parameters, files)) * width(recipe)
         return (sum(file.stat().st_size for file in files), weights) if files else None

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 failed; 2 bad input or refused; 3 a gate failed; 130 and 1
 """
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ from cpt import __version__, ranks
 from cpt.cli import merge as merge_command
 from cpt.cli.parser import Parser
 from cpt.disk import no_room
-from cpt.errors import CannotWrite, EngineFailed, Interrupted, UserError, nearest
+from cpt.errors import LONGEST_KEY, CannotWrite, EngineFailed, Interrupted, UserError, cut, nearest, printable
 from cpt.stop import Stop, listening
 
 DESCRIPTION = """\
@@ -159,8 +160,8 @@ def complaint(asked: argparse.Namespace, error: Exception, kept: str) -> int:
         return reader_left() if asked.command in PRINTS else failed(asked, error)
     if isinstance(error, UserError):
         return refused(asked, error)
-    if isinstance(error, PermissionError):
-        return forbidden(asked, error)
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) in UNUSABLE:
+        return unusable(asked, error)
     line = str(error) if isinstance(error, CannotWrite) else no_room(error)
     return failed(asked, error) if line is None else unwritten(asked, error, f"{line}; {kept}")
 
@@ -223,12 +224,20 @@ def refused(asked: argparse.Namespace, error: UserError) -> int:
     return complain(error, 2)
 
 
-def forbidden(asked: argparse.Namespace, error: PermissionError) -> int:
-    """A file that the user named, or one of the run, may not be touched. Under a launcher any rank may have met it."""
+UNUSABLE = {errno.ENAMETOOLONG: "shorten it", errno.ELOOP: "its links go in a circle: name another"}
+
+
+def unusable(asked: argparse.Namespace, error: OSError) -> int:
+    """A file that the user named, or one of the run, cannot be touched. Under a launcher any rank may have met it."""
     if error.filename is None or under_launcher():
         return failed(asked, error)
     noted(asked, error)
-    return complain(f"{os.fsdecode(error.filename)}: {error.strerror}: change the rights of it, or name another", 2)
+    remedy = UNUSABLE.get(error.errno, "change the rights of it, or name another")
+    return complain(f"{shown_path(error.filename)}: {error.strerror}: {remedy}", 2)
+
+
+def shown_path(name: str | bytes | os.PathLike) -> str:
+    return cut(printable(os.fsdecode(name)), LONGEST_KEY)
 
 
 def failed(asked: argparse.Namespace, error: Exception) -> int:
