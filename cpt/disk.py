@@ -18,19 +18,22 @@ REASONS = {  # why, and what to do
     NO_INODES: ("the disk has no room for one more file (its inodes are used up)", "delete some files"),
     errno.ENOSPC: ("the disk is full", "make room"),
     errno.EDQUOT: ("the disk quota is used up", "make room, or have the quota raised"),
-    errno.EFBIG: ("files may not be that large here", "raise the limit (ulimit -f), or use another file system"),
+    errno.EFBIG: ("files of this size are not allowed here", "raise the limit (ulimit -f), or use another file system"),
     errno.EROFS: ("the file system is read-only", "mount it for writing"),
-    errno.EIO: ("the disk failed (input/output error)", "look after the disk"),
-    errno.EACCES: ("there is no right to write there", "change the rights"),
-    errno.EPERM: ("there is no right to write there", "change the rights"),
+    errno.EIO: ("the disk failed (input/output error)", "check the disk"),
+    errno.EACCES: ("you have no permission to write there", "change the permissions"),
+    errno.EPERM: ("you have no permission to write there", "change the permissions"),
     errno.EMFILE: ("this process has too many files open", "raise the limit (ulimit -n)"),
     errno.ENFILE: ("the machine has too many files open", "end other processes"),
     errno.ENAMETOOLONG: ("the name is too long for the file system", "use shorter names"),
-    errno.ENOENT: ("its folder is gone", "put it back, and move or delete no folder of a run that is being written"),
-    errno.ENOTDIR: ("a file stands where its folder should be", "move that away"),
-    errno.EEXIST: ("something else stands in its place", "move that away"),
-    errno.EISDIR: ("a folder stands in its place", "move that away"),
-    errno.ENOTEMPTY: ("a folder that is not empty stands in its place", "move that away"),
+    errno.ENOENT: (
+        "its folder is gone",
+        "restore it, and do not move or delete folders of a run that is being written",
+    ),
+    errno.ENOTDIR: ("a file is where its folder should be", "move it away"),
+    errno.EEXIST: ("something else has its name", "move it away"),
+    errno.EISDIR: ("a folder has its name", "move it away"),
+    errno.ENOTEMPTY: ("a folder that is not empty has its name", "move it away"),
     errno.EMLINK: ("the file system allows no more links to one file", "use another file system"),
     errno.ESTALE: ("the network file system lost it", "mount it again"),
 }
@@ -63,10 +66,10 @@ def writing(place: Path, needed: Bytes = None, undo: Callable[[], None] | None =
     except (CannotWrite, Interrupted, UserError):
         raise
     except Exception as error:
-        found = refusal(error, place)
-        if found is None:
+        refused = refusal(error, place)
+        if refused is None:
             raise
-        file, number = found
+        file, number = refused
         number = closer(number, file)
         undo()
         raise CannotWrite(no_room_message(file, number, needed, str(error))) from error
@@ -76,7 +79,7 @@ def refusal(error: BaseException, place: Path) -> tuple[Path, int | None] | None
     """(the file that could not be written, the system's number of the reason); None where the error is another one."""
     for each, is_cause in chain(error):
         number = number_of(each)
-        if number is None and not any(words in str(each) for words in NO_NUMBER):
+        if number is None and not any(text in str(each) for text in NO_NUMBER):
             continue
         if number is not None and number not in FULL and not is_cause:
             continue
@@ -117,8 +120,8 @@ def number_of(error: BaseException) -> int | None:
         return error.errno
     if "No space left on device" in str(error):
         return errno.ENOSPC
-    found = re.search(r"\bOs \{ code: (\d+)|\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
-    return int(found[1] or found[2] or found[3]) if found else None
+    match = re.search(r"\bOs \{ code: (\d+)|\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
+    return int(match[1] or match[2] or match[3]) if match else None
 
 
 def names_of(error: BaseException) -> list[str]:
@@ -150,7 +153,7 @@ def closer(number: int | None, file: Path) -> int | None:
 def no_room_message(file: Path, number: int | None, needed: Bytes = None, words: str = "") -> str:
     """One line: the file, the reason, the amounts, the remedy. `words` are the error's own, for one without a number."""
     unknown = os.strerror(number) if number else " ".join(words.split())[:200]
-    reason, remedy = REASONS.get(number, (unknown, "see to that"))
+    reason, remedy = REASONS.get(number, (unknown, "remove the cause"))
     amounts, limit = [], resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         count = needed() if callable(needed) else needed

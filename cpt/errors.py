@@ -47,8 +47,8 @@ class Problem:
 
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
-        words = (place, cut(self.key, LONGEST_KEY), cut(self.message, LONGEST_MESSAGE))
-        return printable(": ".join(part for part in words if part))
+        parts = (place, cut(self.key, LONGEST_KEY), cut(self.message, LONGEST_MESSAGE))
+        return printable(": ".join(part for part in parts if part))
 
 
 class RecipeErrors(UserError):

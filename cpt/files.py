@@ -47,10 +47,10 @@ def is_intact(folder: Path) -> bool:
 def differing(folder: Path) -> list[str]:
     """The names of the files of a sealed folder that are gone, or are not what was sealed."""
     hashes = hashes_of(folder) or {}
-    there = [name for name in hashes if (folder / name).is_file()]
+    present = [name for name in hashes if (folder / name).is_file()]
     with ThreadPoolExecutor(HASH_THREADS) as pool:
-        found = dict(zip(there, pool.map(digest, [folder / name for name in there]), strict=True))
-    return [name for name, sealed in hashes.items() if found.get(name) != sealed]
+        digests = dict(zip(present, pool.map(digest, [folder / name for name in present]), strict=True))
+    return [name for name, sealed in hashes.items() if digests.get(name) != sealed]
 
 
 def copy_file(source: str | Path, target: str | Path) -> None:

@@ -22,13 +22,13 @@ def check_kinds(run: Path) -> None:
         files += [file for file in evaluations.iterdir() if file.name.endswith(IN_EVALUATIONS)]
     for file in files:
         if file.is_dir():
-            raise UserError(f"{file}: is a folder, and a file of the run belongs there: move it away")
+            raise UserError(f"{file}: is a folder, but the run needs a file there: move it away")
     for folder in (run / name for name in FOLDERS):
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder}: is a file, and a folder of the run belongs there: move it away")
+            raise UserError(f"{folder}: is a file, but the run needs a folder there: move it away")
     final = run / "final"
     if final.is_dir() and not final.is_symlink():
-        raise UserError(f"{final}: is a folder, and a link to the last model belongs there: move it away")
+        raise UserError(f"{final}: is a folder, but the run needs a link to the last model there: move it away")
 
 
 def strangers(sealed: Path) -> list[Path]:
@@ -36,8 +36,8 @@ def strangers(sealed: Path) -> list[Path]:
     hashes = hashes_of(sealed) or {}  # a folder that is damaged is told by who uses it
     names = [Path(name) for name in hashes]
     known = {*names, *(folder for name in names for folder in name.parents)}
-    found = (place for place in sealed.rglob("*") if place.name != DONE and place.relative_to(sealed) not in known)
-    return sorted(place for place in found if place.parent.relative_to(sealed) in known)
+    unknown = (place for place in sealed.rglob("*") if place.name != DONE and place.relative_to(sealed) not in known)
+    return sorted(place for place in unknown if place.parent.relative_to(sealed) in known)
 
 
 def check_strangers(folders: Iterable[Path]) -> list[str]:
@@ -46,15 +46,15 @@ def check_strangers(folders: Iterable[Path]) -> list[str]:
     Raises:
         UserError: one that a library could take for a part of the model.
     """
-    found = [place for folder in folders for place in strangers(folder)]
-    loaded = [place for place in found if place.suffix in LOADED or place.is_dir()]
+    unknown = [place for folder in folders for place in strangers(folder)]
+    loaded = [place for place in unknown if place.suffix in LOADED or place.is_dir()]
     if loaded:
         more = f" (and {len(loaded) - 1} more)" if len(loaded) > 1 else ""
         raise UserError(
-            f"{loaded[0]}: was not committed with the folder that it lies in{more}, and could be loaded as a part of the "
-            "model: move it out of the run directory"
+            f"{loaded[0]}: was not committed with the folder that holds it{more}, and could be loaded as a part of "
+            "the model: move it out of the run directory"
         )
-    return [f"{place}: was not committed with the folder that it lies in; it is left alone" for place in found]
+    return [f"{place}: was not committed with the folder that holds it; it is left alone" for place in unknown]
 
 
 def check_sealed(place: Path) -> list[str]:
@@ -68,6 +68,7 @@ def check_sealed(place: Path) -> list[str]:
         return []
     if not is_intact(sealed):
         raise UserError(
-            f"{place}: is damaged (not the files that were committed): give another point, or the folder inside of it"
+            f"{place}: is damaged (its files are not those that were committed): give another point, or the folder "
+            "inside it"
         )
     return check_strangers([sealed])

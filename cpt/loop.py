@@ -71,7 +71,7 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
         stack.enter_context(stop.within(PROMPT))
         scorers = stack.enter_context(Scorers())
         this = Run(recipe, rundir, stream, make_strategies(recipe), None, scorers, screen, stop)
-        with screen.progress("looking at the run's files, the model and the rows"):
+        with screen.progress("checking the run's files, the model and the rows"):
             compared = prepare(this)
         with screen.progress("loading the libraries"):
             preload(recipe)
@@ -99,9 +99,7 @@ def prepare(this: Run) -> list[list[int]]:
     ranks.on_main(mend_run, this.rundir, points, this.screen.warn)
     code = {"verifiers": this.scorers.keep(this.stream.verifiers()), "user_code": code_hashes(this.recipe)}
     if ranks.on_main(lambda: code) != code:
-        raise UserError(
-            "the files of your own code are not the same for all processes: share one folder, or copy them again"
-        )
+        raise UserError("the files of your own code differ between processes: share one folder, or copy them again")
     ranks.on_main(make_base, this, points[0], code)
     folder = this.rundir.model(points[0])
     findings = Findings()
@@ -111,13 +109,13 @@ def prepare(this: Run) -> list[list[int]]:
     ranks.on_main(manifest.add, this.rundir, "overlong", fit.counts)
     for warning in findings.warnings:
         this.screen.warn(warning)
-    for name, words in fit.forms.items():
-        this.screen.line(f"prompts of {name}: {words}")
+    for name, description in fit.forms.items():
+        this.screen.line(f"prompts of {name}: {description}")
     for name, lines in fit.samples.items():
         log.info("%s: %s", name, "; ".join(lines))
     last = ranks.on_main(lambda: [point for point in points if this.rundir.committed(point)][-1])
     if last.task is not None:
-        this.screen.line(f"going on after {last.name} in {this.rundir.path}")
+        this.screen.line(f"resuming after {last.name} in {this.rundir.path}")
     return probes(this.stream, encoding.load(folder, folder, this.recipe))
 
 
@@ -332,7 +330,7 @@ def add_row(this: Run, point: Point) -> None:
     )
     ranks.on_main(show_row, this, point, lines, cost)
     for file in this.scorers.newly_changed():
-        this.screen.warn(f"{file} has changed: this run goes on with the verifier that it began with")
+        this.screen.warn(f"{file} has changed: this run keeps the verifier that it began with")
     if point.task is None:
         for useless in always_failing(lines):
             this.screen.warn(useless)

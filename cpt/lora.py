@@ -18,13 +18,13 @@ def refusal(config: dict[str, Any]) -> str | None:
     """Why the adapter of this PEFT config (of which fields may lack) cannot be read as weights; None where it can."""
     kind = str(config["peft_type"]).upper()
     if kind != "LORA":
-        return f"{kind} adapters are not read as weights, only LoRA is"
+        return f"{kind} adapters cannot be read as weights, only LoRA can"
     if config.get("init_lora_weights", True) not in LEAVE_THE_BASE:
-        return f"init_lora_weights {config['init_lora_weights']!r} may change the model beneath"
+        return f"init_lora_weights {config['init_lora_weights']!r} may change the base model"
     for name, value in config.items():
         off = not value or (name == "bias" and value == "none") or name == "init_lora_weights"
         if not off and name not in READ | OF_TRAINING:
-            return f"{name} {value!r} is not read (only W + scaling B A is)"
+            return f"{name} {value!r} is not supported (only W + scaling B A is)"
     return None
 
 

@@ -71,14 +71,14 @@ def check(rundir: RunDir, recipe: "Recipe", data: dict, code: Code, processes: i
     began_with = stored.get("world_size", processes)
     if began_with != processes and not all(rundir.committed(point) for point in points_of(recipe)):
         raise UserError(
-            f"{rundir.path}: this run began with {began_with} process(es), and its batches would be others with "
+            f"{rundir.path}: this run began with {began_with} process(es), and its batches would be different with "
             f"{processes}: start {began_with}, or give another --out to start a new run"
         )
     changed = [name for name in data if data[name] != stored["data"].get(name)]
     if changed:
         raise UserError(
             f"{rundir.path}: the rows of {', '.join(changed)} are not those that this run began with (hashes in "
-            "manifest.json): put them back, or give another --out to start a new run"
+            "manifest.json): restore them, or give another --out to start a new run"
         )
     for name, what in (("verifiers", "verifier"), ("user_code", "code of")):
         check_code(rundir, what, stored.get(name), code[name])
@@ -93,7 +93,7 @@ def check_code(rundir: RunDir, what: str, before: Hashes | None, now: Hashes) ->
         if changed:
             raise UserError(
                 f"{rundir.path}: the {what} {name} has changed since this run began ({', '.join(changed)}; hashes in "
-                "manifest.json), so scores could not be compared: put it back, or give another --out to start a new run"
+                "manifest.json), so scores could not be compared: restore it, or give another --out to start a new run"
             )
 
 
@@ -115,20 +115,20 @@ def read(file: Path) -> Manifest:
         problem = f"not JSON ({error})"
     if problem:
         raise UserError(
-            f"{file}: is damaged: {problem}: put it back from a copy, or delete it to have it written anew from the rows as "
-            "they are now"
+            f"{file}: is damaged: {problem}: restore it from a copy, or delete it: it is then written again from the "
+            "present rows"
         )
     return stored
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def hardware() -> Hardware:

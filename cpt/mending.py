@@ -22,10 +22,14 @@ def mend_run(rundir: RunDir, points: Sequence[Point], warn: Callable[[str], None
         first = damaged[0]
         if rundir.begun():
             check_links(rundir.point(first))
-        whole = points[first.index - 1].name if first.index else "the model itself"
-        there = rundir.point(first).exists()
-        what = "damaged (its files are not those that were committed)" if there else "gone, though it was committed"
-        warn(f"{first.name} is {what}: going on from {whole}")
+        last_intact = points[first.index - 1].name if first.index else "the model itself"
+        is_present = rundir.point(first).exists()
+        what = (
+            "damaged (its files are not those that were committed)"
+            if is_present
+            else "missing, though it was committed"
+        )
+        warn(f"{first.name} is {what}: resuming from {last_intact}")
         rundir.discard(points[first.index :])
     for point in rundir.damaged_evaluations(points):
         warn(f"the evaluation of {point.name} is damaged (not what was written): evaluating it again")
@@ -41,8 +45,8 @@ def check_links(folder: Path) -> None:
     changed = [folder / name for name in differing(folder) if (folder / name).is_symlink()]
     if changed:
         raise UserError(
-            f"model.path: {changed[0].readlink()} is not what this run began with, or is gone, and `model.copy: false` keeps "
-            "no copy: put the file back, or give another --out to start a new run"
+            f"model.path: {changed[0].readlink()} is not what this run began with, or is gone, and `model.copy: "
+            "false` keeps no copy: restore the file, or give another --out to start a new run"
         )
 
 
@@ -50,4 +54,4 @@ def mend_task(rundir: RunDir, point: Point, names: Sequence[str], warn: Callable
     """Inside a task too: the first of its stages (`names`) that is damaged, and those after it, are made again."""
     name = rundir.discard_damaged_stage(point, names)
     if name is not None:
-        warn(f"{point.task} {name}: the finished stage is damaged: training it again, and what followed it")
+        warn(f"{point.task} {name}: the finished stage is damaged: training it and the later ones again")

@@ -35,8 +35,8 @@ class Option:
     @property
     def range(self) -> str:
         """`above 0 and at most 1`; empty where every number is allowed."""
-        words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
-        return " and ".join(f"{words[key]} {limit:g}" for key, limit in self.bounds.items())
+        names = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
+        return " and ".join(f"{names[key]} {limit:g}" for key, limit in self.bounds.items())
 
     def problem(self, value: Any) -> str | None:
         """Why it cannot be `value`, or None."""
@@ -138,7 +138,7 @@ TWO = {"least": 2, "most": 2}
 INTERPOLATION = "interpolation.Interpolation"
 CHANGES = {"changes_of": "base", "in_run": "changes.Changes"}
 DARE = {"scale": 1.0, "density": 0.1, "seed": 0}
-AFTER_TASK = "take after task"
+AFTER_TASK = "set `after: task`"
 
 _METHODS = (
     MergeMethod(
@@ -178,7 +178,9 @@ _METHODS = (
         weight=0.5,
         **TWO,
         in_run=INTERPOLATION,
-        refused=(Refused("sources", ("all",), "slerp is between two models: sources must be previous or base"),),
+        refused=(
+            Refused("sources", ("all",), "slerp interpolates between two models: `sources` must be previous or base"),
+        ),
     ),
     MergeMethod(
         "fisher",
@@ -193,19 +195,23 @@ _METHODS = (
             Refused(
                 "sources",
                 ("base",),
-                "fisher: the untouched model has no Fisher diagonal: sources must be previous or all",
+                "fisher: the untouched model has no Fisher diagonal: `sources` must be previous or all",
             ),
-            Refused("after", ("stage",), f"fisher: a diagonal is a task's, the sum over its stages: {AFTER_TASK}"),
+            Refused(
+                "after",
+                ("stage",),
+                f"fisher: a diagonal belongs to a task and is summed over its stages: {AFTER_TASK}",
+            ),
             Refused(
                 "adapters",
                 ("weights",),
-                "fisher: a diagonal is of the adapter's factors, not of the weights: take adapters factors",
+                "fisher: a diagonal belongs to the adapter's factors, not to the weights: set `adapters: factors`",
             ),
             Refused(
                 "weight",
                 ("average",),
-                "fisher: what is fed back has the sum of its tasks' diagonals, which gives each its share already: leave "
-                "weight out, or give a number",
+                "fisher: a merge that is fed back has the sum of its tasks' diagonals, so each task has its share "
+                "already: leave `weight` out, or give a number",
             ),
         ),
     ),
@@ -281,7 +287,7 @@ _METHODS = (
             Refused(
                 "sources",
                 ("base",),
-                "model-stock wants two models besides the base: sources must be previous or all",
+                "model-stock needs two models besides the base: `sources` must be previous or all",
             ),
         ),
     ),
@@ -317,14 +323,14 @@ _METHODS = (
             Refused(
                 "sources",
                 ("base", "all"),
-                "aim joins changes of the point before the task: sources must be previous",
+                "aim merges changes of the point before the task: `sources` must be previous",
             ),
             Refused("after", ("stage",), f"aim: the second model is trained once, when a task ends: {AFTER_TASK}"),
-            Refused("adapters", ("weights",), "aim is for models that train all weights: take adapters weights out"),
+            Refused("adapters", ("weights",), "aim works only if all weights are trained: remove `adapters: weights`"),
             Refused(
                 "weight",
                 ("average",),
-                "aim: weight is the share of the memory's change: give a number, or leave it out for .5",
+                "aim: `weight` is the share of the memory's change: give a number, or leave it out for 0.5",
             ),
         ),
     ),
@@ -361,7 +367,8 @@ def check_probabilities(density: float, epsilon: float) -> None:
     check_options(density=density, epsilon=epsilon)
     if density - epsilon <= 0 or density + epsilon >= 1:
         raise UserError(
-            f"density {density:g}, epsilon {epsilon:g}: density - epsilon and density + epsilon lie between 0 and 1"
+            f"density {density:g}, epsilon {epsilon:g}: density - epsilon and density + epsilon must lie between 0 "
+            "and 1"
         )
 
 

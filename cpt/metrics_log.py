@@ -33,7 +33,7 @@ def mend(log: Path) -> list[str]:
     with writing(aside, len(content)), aside.open("ab") as file:
         file.writelines(each.line + b"\n" for each in damaged)
     rewrite(log, lines)
-    return [f"{log}: damaged: {places(damaged)}: moved to {aside.name}; the training curves are without it"]
+    return [f"{log}: damaged: {places(damaged)}: moved to {aside.name}; the training curves do not show them"]
 
 
 def rewrite(log: Path, lines: list[dict]) -> None:

@@ -33,9 +33,9 @@ def loading(what: str, whose: str | Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # transformers, huggingface_hub, safetensors and tokenizers share no class of errors
-        said = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{whose}: the {what} cannot be loaded ({type(error).__name__}: {said}): restore the file, or name another model"
+            f"{whose}: the {what} cannot be loaded ({type(error).__name__}: {reason}): restore the file, or use another model"
         ) from error
 
 
@@ -78,7 +78,7 @@ def find(spec: "Model", screen=None, stop=None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
-            f"model.path: {spec.path} is neither a folder here nor to be had from the hub: {first}"
+            f"model.path: {spec.path} is neither a local folder nor available from the hub: {first}"
         ) from error
 
 
@@ -225,15 +225,16 @@ def load_full(folder: Path, recipe: "Recipe"):
     options = {"attn_implementation": recipe.model.attn_implementation} if recipe.model.attn_implementation else {}
     options |= {"dtype": recipe.model.dtype, "trust_remote_code": recipe.model.trust_remote_code}
     with loading("model", folder):
-        model, told = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **options
         )
-    missing = sorted(told["missing_keys"])
+    missing = sorted(info["missing_keys"])
     if missing:
         named = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
         raise UserError(
-            f"{folder}: the weights lack {len(missing)} tensors that the config asks for ({named}), and random ones would "
-            "stand in: config.json and weights do not belong together"
+            f"{folder}: the weights lack {len(missing)} tensors that the config asks for ({named}), and random "
+            "values would replace them"
+            ": config.json and weights do not belong together"
         )
     if strange := not_finite(model.named_parameters()):
         raise UserError(f"{folder}: {holds_nan(strange)}: repair the model, or give another")
@@ -373,15 +374,16 @@ def together(eos: int, own: int | list[int] | None) -> list[int]:
 
 def answer_stops(tokenizer, spec) -> tuple[int, ...]:
     """The ids of a task's `stop` tokens. Raises UserError for one that is not a single token."""
-    found = []
+    stop_ids = []
     for text in spec.stop:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise UserError(
-                f"stream.{spec.task}.stop: {text!r} is {len(ids)} tokens of this tokenizer: only one can end an answer"
+                f"stream.{spec.task}.stop: {text!r} is {len(ids)} tokens of this tokenizer: only a single token can "
+                "end an answer"
             )
-        found += ids
-    return tuple(found)
+        stop_ids += ids
+    return tuple(stop_ids)
 
 
 def context_length(folder: Path, recipe: "Recipe") -> int | None:

@@ -24,16 +24,18 @@ def whole_point(rundir: RunDir, points: Sequence[Point], name: str | None, warn:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    whole = {point.name: point for point in points if rundir.committed(point)}
+    intact = {point.name: point for point in points if rundir.committed(point)}
     damaged = [point.name for point in rundir.damaged(points)]
-    chosen = name or (list(whole)[-1] if whole else None)
-    if chosen not in whole:
-        there = ", ".join([*whole, *(f"{each} (damaged)" for each in damaged)]) or "none yet: let `cpt run` go on"
+    chosen = name or (list(intact)[-1] if intact else None)
+    if chosen not in intact:
+        available = ", ".join([*intact, *(f"{each} (damaged)" for each in damaged)]) or (
+            "none yet: resume the run with `cpt run`"
+        )
         what = f"{chosen} is damaged" if chosen in damaged else f"no committed point {chosen or ''}".rstrip()
-        raise UserError(f"{rundir.path}: {what}; there: {there}")
+        raise UserError(f"{rundir.path}: {what}; available: {available}")
     if damaged and name is None:
         warn(
-            f"{rundir.path}: damaged: {', '.join(damaged)} (not the files that were committed; `cpt run` makes them again); "
-            f"taking {chosen}, the last whole point"
+            f"{rundir.path}: damaged: {', '.join(damaged)} (their files are not those that were committed; `cpt run` "
+            f"makes them again); using {chosen}, the last intact point"
         )
-    return whole[chosen]
+    return intact[chosen]

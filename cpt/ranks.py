@@ -105,13 +105,13 @@ def asked_processes() -> int | None:
     import psutil
 
     parent = psutil.Process().parent()
-    words = launcher_arguments(parent.cmdline() if parent else [])
-    if words is None:
+    arguments_given = launcher_arguments(parent.cmdline() if parent else [])
+    if arguments_given is None:
         return None
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
-    arguments, _ = launch_command_parser().parse_known_args(words)
+    arguments, _ = launch_command_parser().parse_known_args(arguments_given)
     if arguments.num_processes is not None:
         return arguments.num_processes
     if arguments.config_file is None:

@@ -285,8 +285,8 @@ def wrong(value: Any, form: type) -> str | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        words = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-        return f"{place}: {words}" if place else words
+        message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        return f"{place}: {message}" if place else message
     return None
 
 

@@ -260,10 +260,10 @@ class RunDir:
 def identity_of(folder: Path) -> tuple[int, int] | None:
     """What tells a folder from another one of the same name; None where it is not there."""
     try:
-        found = folder.stat()
+        status = folder.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 # -- opening -------------------------------------------------------------------------------------------------------------
@@ -289,8 +289,8 @@ def open_run(path: Path, recipe: "Recipe") -> Iterator[RunDir]:
         if error.errno in FULL:
             raise CannotWrite(no_room_message(holder, error.errno)) from error
         raise UserError(
-            f"{error.filename or path}: the run directory cannot be written ({error.strerror}): change the rights, or "
-            "choose another with --out"
+            f"{error.filename or path}: the run directory cannot be written ({error.strerror}): change the "
+            "permissions, or choose another with --out"
         ) from error
     try:
         with writing(path):
@@ -307,8 +307,8 @@ def open_run(path: Path, recipe: "Recipe") -> Iterator[RunDir]:
 def _who(holder: Path) -> str:
     """The process that the lock's file names; a file that says nothing we understand is of one that has just begun."""
     try:
-        found = json.loads(holder.read_text(encoding="utf-8"))
-        return f"process {found['pid']:d} on {found['host']}"
+        process = json.loads(holder.read_text(encoding="utf-8"))
+        return f"process {process['pid']:d} on {process['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
@@ -321,14 +321,14 @@ def check_place(path: Path, recipe: "Recipe") -> bool:
         UserError: no run of the recipe can be made there, or go on there.
     """
     check_kinds(path)
-    there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    existing = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--out: {path} cannot be written; choose another run directory")
     rundir = RunDir(path)
     if rundir.recipe.exists():
         theirs = _stored_recipe(rundir.recipe)
-        found = different_keys(theirs, recipe.model_dump(mode="json"))
-        differences = [each for each in found if not each.startswith(("evaluation.gates", "description", "alarms"))]
+        differing = different_keys(theirs, recipe.model_dump(mode="json"))
+        differences = [each for each in differing if not each.startswith(("evaluation.gates", "description", "alarms"))]
         if differences and rundir.begun():
             shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
             raise UserError(
@@ -338,10 +338,10 @@ def check_place(path: Path, recipe: "Recipe") -> bool:
         return bool(differences)
     if rundir.begun():
         raise UserError(
-            f"{rundir.recipe}: is gone, and the run that is there was begun with it: put it back (`resolved_recipe` of "
-            "results.json is the same), or give another --out to start a new run"
+            f"{rundir.recipe}: is missing, and the run in this folder was begun with it: restore it "
+            "(`resolved_recipe` of results.json is the same), or give another --out to start a new run"
         )
-    if there == path and any(child.name not in (".lock", ".lock.json") for child in path.iterdir()):
+    if existing == path and any(child.name not in (".lock", ".lock.json") for child in path.iterdir()):
         raise UserError(f"--out: {path} is not empty and holds no run (no recipe.yaml); give a new folder with --out")
     return False
 
@@ -365,8 +365,8 @@ def _stored_recipe(file: Path) -> dict:
         theirs = None
     if not isinstance(theirs, dict):
         raise UserError(
-            f"{file}: is damaged (not the recipe that this run began with): put it back from a copy, or give another --out "
-            "to start a new run"
+            f"{file}: is damaged (not the recipe that this run began with): restore it from a copy, or give another "
+            "--out to start a new run"
         )
     return theirs
 
@@ -377,11 +377,11 @@ def different_keys(theirs, mine, key: str = "") -> list[str]:
         names = dict.fromkeys([*theirs, *mine])
         return [d for n in names for d in different_keys(theirs.get(n), mine.get(n), f"{key}.{n}" if key else str(n))]
     if isinstance(theirs, list) and isinstance(mine, list) and (theirs or mine):
-        there, here = (
+        theirs_named, mine_named = (
             [each.get("task") if isinstance(each, dict) else None for each in side] for side in (theirs, mine)
         )
-        if there != here and all([*there, *here]):
-            return [f"{key}: {', '.join(there)} there, {', '.join(here)} here"]
+        if theirs_named != mine_named and all([*theirs_named, *mine_named]):
+            return [f"{key}: {', '.join(theirs_named)} there, {', '.join(mine_named)} here"]
         pairs = enumerate(itertools.zip_longest(theirs, mine))
         return [d for i, pair in pairs for d in different_keys(*pair, f"{key}.{i}")]
     return [] if theirs == mine else [f"{key}: {' there, '.join(_short(theirs, mine))} here"]

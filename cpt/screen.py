@@ -99,12 +99,12 @@ def matrix_table(headings: Sequence[str], points: Sequence[str], accuracy, extra
 class LogFile(logging.FileHandler):
     """A log file that may become impossible to write: said once, in a line; the run does not end by that."""
 
-    told = False
+    has_warned = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if not self.told:
-            self.told = True
-            why = getattr(sys.exc_info()[1], "strerror", None) or "see the disk"
+        if not self.has_warned:
+            self.has_warned = True
+            why = getattr(sys.exc_info()[1], "strerror", None) or "check the disk"
             print(
                 f"cpt: warning: {self.baseFilename}: cannot be written ({why}): what follows is lost", file=sys.stderr
             )

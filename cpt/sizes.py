@@ -1,4 +1,4 @@
-"""Numbers of bytes as words, in powers of 1000."""
+"""Numbers as words: bytes in powers of 1000, and counted things."""
 
 
 def size(count: float) -> str:
@@ -8,3 +8,8 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
+
+
+def many(number: int, thing: str) -> str:
+    """`1 thread`, `2 threads`, `3 processes`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}{'es' if thing.endswith('s') else 's'}"

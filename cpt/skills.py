@@ -63,9 +63,9 @@ def strings(letters: str, length: int, split: str, count: int, rng: np.random.Ge
     if len(letters) ** length <= LISTED:
         every = every_string(letters, length)[split]
         return [every[i] for i in rng.permutation(len(every))[:count]]
-    found: dict[str, None] = {}
-    while len(found) < count:
+    drawn_strings: dict[str, None] = {}
+    while len(drawn_strings) < count:
         codes = rng.integers(len(letters), size=(2 * count + 64, length))
         drawn = ("".join(letters[code] for code in row) for row in codes)
-        found |= dict.fromkeys(text for text in drawn if split_of(text) == split)
-    return list(found)[:count]
+        drawn_strings |= dict.fromkeys(text for text in drawn if split_of(text) == split)
+    return list(drawn_strings)[:count]

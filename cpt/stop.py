@@ -108,7 +108,7 @@ class Stop:
 
     def _watch(self, pipe: int) -> None:
         """Live until a 0 comes through the pipe; every signal comes as its number."""
-        first, since, patience, told = None, 0.0, self.patience, False
+        first, since, patience, announced = None, 0.0, self.patience, False
         while True:
             ready, _, _ = select.select([pipe], [], [], None if first is None else LOOKS)
             now = time.monotonic()
@@ -143,7 +143,7 @@ class Stop:
         for act in self.last_acts:
             with contextlib.suppress(OSError):
                 act()
-        self.end(128 + number, f"ended at once; {self.kept} (signal {number})")
+        self.end(128 + number, f"stopped at once; {self.kept} (signal {number})")
 
 
 def shown_cursor() -> str:

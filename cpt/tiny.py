@@ -150,8 +150,8 @@ def tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     made = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token="<pad>"))
-    words = sorted(VOCABULARY[2:], key=len, reverse=True)
-    pattern = "|".join("".join("\\" + c if not c.isalnum() else c for c in word) for word in words)
+    tokens = sorted(VOCABULARY[2:], key=len, reverse=True)
+    pattern = "|".join("".join("\\" + c if not c.isalnum() else c for c in word) for word in tokens)
     made.pre_tokenizer = pre_tokenizers.Split(Regex(f"{pattern}|."), behavior="isolated")
     made.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(

@@ -183,12 +183,12 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_training(tmp_path):
 
 WRONG = {
     "no memory": ({"memory": None}, "aim trains a second model on rows kept of the earlier tasks: give `memory`"),
-    "of another method": ({"method": "wise"}, "memory is an option of aim, not of wise: take it out"),
+    "of another method": ({"method": "wise"}, "memory is an option of aim, not of wise: remove it"),
     "sources": ({"sources": "all"}, "sources must be previous"),
-    "stage": ({"after": "stage"}, "take after task"),
-    "adapters": ({"adapters": "weights", "feed_back": False}, "take adapters weights out"),
+    "stage": ({"after": "stage"}, "set `after: task`"),
+    "adapters": ({"adapters": "weights", "feed_back": False}, "remove adapters weights"),
     "average": ({"weight": "average"}, "give a number, or leave it out"),
-    "scale": ({"scale": 0.5}, "not of aim: take it out"),
+    "scale": ({"scale": 0.5}, "not of aim: remove it"),
     "search": ({"search": [2]}, "aim wants the memory's share, from 0 to 1"),
     "number of tasks": ({"weight": [0.5]}, "has 1 values, and the stream 2 tasks"),
     "rows": ({"memory": {"rows": 0}}, "strategies.0.memory.rows"),

@@ -44,8 +44,8 @@ FALLING = [1.14, 0.8, 0.3, 0.1, 0.06, 0.05, 0.04, 0.04, 0.04, 0.04]
 def test_a_collapse_of_entropy():
     said = told(*steps(entropy=FALLING, **{REWARD: [0.3] * 10}))
     assert said == [
-        "sort 0-rlvr, step 7: the entropy of the answers fell from 1.1 to 0.11 nats a token (alarms.entropy: 0.1 of the "
-        "first) at a mean reward of 0.30: they become one and the same; lower learning_rate, or add a KL (`beta`)"
+        "sort 0-rlvr, step 7: the entropy of the answers fell from 1.1 to 0.11 nats a token (alarms.entropy: 0.1 of "
+        "the first) at a mean reward of 0.30: they become identical; lower learning_rate, or add a KL (`beta`)"
     ]
     assert told(*steps(entropy=FALLING, **{REWARD: [0.3] * 2 + [0.97] * 8})) == [], "all is learnt"
     assert told(*steps(entropy=FALLING, **{REWARD: [0.3] * 10}), entropy=None) == []
@@ -61,8 +61,8 @@ def test_groups_without_signal():
     rising = [0.2, 0.5, 0.9, 1.0, 1.0, 1.0, 1.0, 1.0]
     said = told(*steps(groups_without_signal=rising, **{REWARD: [0.25] * 8}))
     assert len(said) == 1 and said[0].startswith(
-        "sort 0-rlvr, step 7: 98% of the groups have answers of one reward (alarms.groups_without_signal: 0.9) at a mean "
-        "reward of 0.25"
+        "sort 0-rlvr, step 7: 98% of the groups have only answers of equal reward (alarms.groups_without_signal: "
+        "0.9) at a mean reward of 0.25"
     )
     assert told(*steps(groups_without_signal=rising, **{REWARD: [0.95] * 8})) == [], "all is learnt"
     assert len(told(*steps(groups_without_signal=[0.5] * 8, **{REWARD: [0.25] * 8}), groups_without_signal=0.4)) == 1

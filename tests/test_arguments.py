@@ -142,7 +142,7 @@ def test_the_arithmetic_of_groups(args, name, message):
             "must be a multiple of 2 (steps between two generations), not",
         ),
         ("rlvr", {"gradient_accumulation_steps": 2, "steps_per_generation": 3, "save_steps": 4}, "multiple of 3"),
-        ("sft", {"save_strategy": "epoch"}, "is not supported: checkpoints fall on steps: use `save_steps`"),
+        ("sft", {"save_strategy": "epoch"}, "is not supported: checkpoints are taken at steps: use `save_steps`"),
         ("sft", {"max_steps": 0}, "(0) must be at least 1 (or -1: num_train_epochs decides)"),
         ("sft", {"num_train_epochs": 0}, "(0) must be more than 0"),
         ("sft", {"num_train_epochs": -1}, "(-1) must be more than 0"),

@@ -196,7 +196,7 @@ def test_rows_are_cut_at_the_limit(chat_model, tmp_path):
     assert sft(config(None), None) == [(whole, " blue yes no<|end|>")]
     assert sft(config(size + 2), None) == sft(config(None), size + 2) == [("red green blue yes", " blue yes")]
     assert sft(config(3, "keep_end"), None) == [(" yes no<|end|>", " yes no<|end|>")]
-    with pytest.raises(UserError, match="k: no row has anything of its answer within the limit"):
+    with pytest.raises(UserError, match="k: no row has any part of its answer within the limit"):
         sft(config(size), None)
 
     def dpo(*arguments) -> list[tuple[str, str, str]]:
@@ -306,7 +306,7 @@ REFUSED = {
         {"train": rows(4, prompt=CHAT), "stops": ()},
         [
             "row t/train/0, demonstration: what is trained on after the prompt",
-            'say `stop: ["<|im_end|>"]`',
+            'set `stop: ["<|im_end|>"]`',
             "(and 3 more",
         ],
     ),

@@ -83,17 +83,20 @@ MADE_AGAIN = {
     "a list for a cost": (write("evaluations/01-reverse.cost.json", "[]"), EVALUATION),
     "a point that is gone": (
         remove("points/01-reverse"),
-        "01-reverse is gone, though it was committed: going on from 00-",
+        "01-reverse is missing, though it was committed: resuming from 00-",
     ),
     "the last point gone": (
         remove("points/02-caesar"),
-        "02-caesar is gone, though it was committed: going on from 01-",
+        "02-caesar is missing, though it was committed: resuming from 01-",
     ),
     "the base gone": (
         remove("points/00-base"),
-        "00-base is gone, though it was committed: going on from the model itself",
+        "00-base is missing, though it was committed: resuming from the model itself",
     ),
-    "all points gone": (remove("points"), "00-base is gone, though it was committed: going on from the model itself"),
+    "all points gone": (
+        remove("points"),
+        "00-base is missing, though it was committed: resuming from the model itself",
+    ),
     "a DONE that is a list": (write("points/01-reverse/DONE", "[]"), "01-reverse is damaged"),
     "a DONE of nothing": (write("points/02-caesar/DONE", "{}"), "02-caesar is damaged"),
     "a DONE that is a number": (write("points/02-caesar/DONE", "3"), "02-caesar is damaged"),
@@ -218,7 +221,7 @@ def stranger(name: str, content: bytes = b"{}"):
 def test_a_file_that_could_be_loaded_is_refused(name, again, cpt, finished, tmp_path):
     code, said, run = again(stranger(name))
     part = (
-        f"points/01-reverse/{'served' if 'served' in name else name}: was not committed with the folder that it lies in"
+        f"points/01-reverse/{'served' if 'served' in name else name}: was not committed with the folder that holds it"
     )
     orders = {
         "merge": (
@@ -246,9 +249,7 @@ def test_a_file_that_could_be_loaded_is_refused(name, again, cpt, finished, tmp_
 def test_another_file_is_named_and_left_alone(again, finished):
     code, said, run = again(stranger("model/notes.md"))
     assert code == 0 and said.count("warning: ") == 1, said
-    assert (
-        "points/01-reverse/model/notes.md: was not committed with the folder that it lies in; it is left alone" in said
-    )
+    assert "points/01-reverse/model/notes.md: was not committed with the folder that holds it; it is left alone" in said
     assert state(run) == state(finished / "run") and (run / "points" / "01-reverse" / "model" / "notes.md").exists()
 
 

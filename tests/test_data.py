@@ -37,7 +37,7 @@ def questions(number: int, first: int = 0) -> list[dict]:
         ('{"prompt": "a"}\n{"prompt": \n', "rows.jsonl:2: not valid JSON"),
         ('{"prompt": "a"}\n\n["b"]\n', "rows.jsonl:3: each line must be a JSON object"),
         ('{"prompt": "a"}\n{"prompt": 5}\n', "rows.jsonl:2: prompt must be a string or a list of messages, not 5"),
-        ('{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}\n', "rows.jsonl:2: the key 'prompt' stands twice"),
+        ('{"prompt": "a"}\n{"prompt": "b", "prompt": "c"}\n', "rows.jsonl:2: the key 'prompt' appears twice"),
         ('{"prompt": "a"}\n{"prompt": "b\\ud800"}\n', "rows.jsonl:2: holds half of a surrogate pair"),
         ("", "rows.jsonl: holds no rows"),
         ("\n\n", "rows.jsonl: holds no rows"),
@@ -280,7 +280,7 @@ def test_what_is_apart_is_accepted(tmp_path):
 def test_a_leak_stops_the_run_and_names_the_rows(train, evaluation, validation, names, tmp_path):
     with pytest.raises(UserError) as caught:
         load_stream(stream_of(tmp_path, train, evaluation, validation), {})
-    assert names in str(caught.value) and "take them out of one of the two" in str(caught.value)
+    assert names in str(caught.value) and "remove them from one of the two" in str(caught.value)
 
 
 def test_a_leak_into_another_task_or_a_suite_is_found(tmp_path):
@@ -324,8 +324,11 @@ def test_all_is_told_at_once(tmp_path):
         [
             "stream.new.data.train: ",
             "train.jsonl:5: prompt must be a string or a list of messages, not 5 (and 1 more row like it: train.jsonl:6)",
-            "rows sums/eval/0 and sums/eval/3 ask the same; keep one (eval.jsonl:1 and eval.jsonl:4) (and 1 more row like",
-            "stream.sums.data: 1 row(s) have the prompt of a row of another split",
+            (
+                "rows sums/eval/0 and sums/eval/3 have the same prompt; keep one (eval.jsonl:1 and eval.jsonl:4) (and 1 "
+                "more row like"
+            ),
+            "stream.sums.data: 1 row(s) have the same prompt as a row of another split",
         ],
         lines,
         strict=True,
@@ -334,7 +337,7 @@ def test_all_is_told_at_once(tmp_path):
 
 
 def test_one_question_twice_is_refused(tmp_path):
-    with pytest.raises(UserError, match="rows sums/eval/0 and sums/eval/3 ask the same; keep one"):
+    with pytest.raises(UserError, match="rows sums/eval/0 and sums/eval/3 have the same prompt; keep one"):
         load_stream(stream_of(tmp_path, questions(5), questions(3, 10) + questions(1, 10)), {})
 
 
@@ -355,7 +358,7 @@ def test_rows_of_two_forms(tmp_path):
     train = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "d", "chosen": None, "rejected": None}]
     stream = load_stream(stream_of(tmp_path, train, questions(2, 10)), {})
     ((_, _, said),) = form_problems(stream.tasks[0].train, Dpo(kind="dpo"))
-    assert "the rows of one task must be of one form" in said
+    assert "the rows of one task must have one form" in said
 
 
 TALK = [

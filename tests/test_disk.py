@@ -101,11 +101,11 @@ def test_a_disk_without_inodes(full, tmp_path):
         (errno.EDQUOT, "the disk quota is used up (1 kB are needed)"),
         (errno.EROFS, "the file system is read-only"),
         (errno.EIO, "the disk failed"),
-        (errno.EACCES, "there is no right to write there"),
+        (errno.EACCES, "you have no permission to write there"),
         (errno.EMFILE, "too many files open"),
         (errno.ENAMETOOLONG, "the name is too long"),
-        (errno.ENOTDIR, "a file stands where its folder should be"),
-        (errno.EISDIR, "a folder stands in its place"),
+        (errno.ENOTDIR, "a file is where its folder should be"),
+        (errno.EISDIR, "a folder has its name"),
         (errno.EPROTO, "Protocol error"),
     ],
 )
@@ -219,8 +219,10 @@ def test_a_run_whose_files_do_not_fit_goes_on_when_they_do(limit, cpt, alone, tm
     file, out = write_recipe(tmp_path / "recipe.yaml", RECIPES[kind]), tmp_path / "run"
     assert cpt("run", file, "--out", out, "--quiet", file_size=limit) == 1, cpt.output
     [line] = cpt.output.splitlines()
-    assert line.startswith(f"cpt: {out}/{where}") and "cannot be written: files may not be that large here" in line
-    assert "are needed" in line and "the same command goes on from there" in line
+    assert (
+        line.startswith(f"cpt: {out}/{where}") and "cannot be written: files of this size are not allowed here" in line
+    )
+    assert "are needed" in line and "the same command resumes from there" in line
     assert not list(out.rglob("*.part")) and not list(out.rglob("checkpoint-*"))
     assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
     assert_same_end(out, alone(kind))
@@ -231,7 +233,8 @@ def test_a_merge_whose_files_do_not_fit(cpt, tmp_path, tiny_folder):
     assert cpt(*words, file_size=1_000_000) == 1
     [line] = cpt.output.splitlines()
     assert (
-        "files may not be that large here (1.46 MB are needed, 1 MB are allowed)" in line and "nothing is kept" in line
+        "files of this size are not allowed here (1.46 MB are needed, 1 MB are allowed)" in line
+        and "nothing is kept" in line
     )
     assert [*tmp_path.iterdir()] == []
     assert cpt(*words) == 0, cpt.output

@@ -59,9 +59,9 @@ def test_a_teacher_of_other_tokens(cpt, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "beside", "args", "said"),
     [
-        (KINDS[0], {"alpha": 0.3}, {}, "alpha is an option of jsd, not of forward: take it out"),
-        (KINDS[1], {"alpha": 0.3}, {}, "alpha is an option of jsd, not of reverse: take it out"),
-        (KINDS[0], {"tail": True}, {}, "tail is what top_k leaves out: give top_k, or take tail out"),
+        (KINDS[0], {"alpha": 0.3}, {}, "alpha is an option of jsd, not of forward: remove it"),
+        (KINDS[1], {"alpha": 0.3}, {}, "alpha is an option of jsd, not of reverse: remove it"),
+        (KINDS[0], {"tail": True}, {}, "tail is what top_k leaves out: give top_k, or remove tail"),
         (KINDS[0], {"ema_rate": 0.0, "sync_every": 2}, {}, "ema_rate 0 keeps the teacher as it came to the stage"),
         (KINDS[0], {"template": "{prompt}"}, {}, "template has no {demonstration}"),
         (KINDS[0], {"template": "{demonstration}{promt}"}, {}, "{prompt} and {demonstration}, not {promt}"),
@@ -93,7 +93,7 @@ ROW = {"prompt": "reverseabcde=", "answer": "edcba", "demonstration": "edcba"}
     ("row", "beside", "said"),
     [
         ({"demonstration": None}, {}, "a self-distillation stage needs a `prompt` and a demonstration"),
-        ({}, {"template": "{prompt}\n{demonstration}"}, "the tokenizer cannot spell '\\n'"),
+        ({}, {"template": "{prompt}\n{demonstration}"}, "the tokenizer cannot encode '\\n'"),
         (
             {"demonstration": "a" * 120},
             {},

@@ -69,7 +69,13 @@ def lesson(answer="yes", prompt=QUESTION, **more) -> dict:
     "tokenizer, stops, options, chat, why",
     [
         (byte_level(), (STOP,), {}, True, "ends answers with '<|im_end|>'"),
-        (byte_level(), (), {}, False, "the model stops at '<|end|>', where its chat template ends no answer"),
+        (
+            byte_level(),
+            (),
+            {},
+            False,
+            "the model stops at '<|end|>', but its chat template does not end answers with that",
+        ),
         (byte_level(None), (STOP,), {}, False, "no chat template"),
         (byte_level(THINKING), (STOP,), {"enable_thinking": False}, True, ""),
         (
@@ -81,7 +87,7 @@ def lesson(answer="yes", prompt=QUESTION, **more) -> dict:
         ),  # its answers begin with a reasoning: an instruct model's all the same
         (byte_level("{{ raise_exception('not so') }}"), (STOP,), {}, False, "refuses a plain question: not so"),
         (byte_level("{{ messages[0].content.nothing.at.all }}"), (STOP,), {}, False, "refuses a plain question"),
-        (byte_level(normalizer=normalizers.Replace("Yes", "")), (STOP,), {}, False, "cannot spell a plain question"),
+        (byte_level(normalizer=normalizers.Replace("Yes", "")), (STOP,), {}, False, "cannot encode a plain question"),
     ],
 )
 def test_strings_are_sent_as_chats_to_an_instruct_model(tokenizer, stops, options, chat, why):
@@ -97,7 +103,7 @@ def test_the_letters_of_the_toy_model_are_sent_as_they_are(tiny_folder):
 
     recipe = load("quickstart")
     made = encoding.load(tiny_folder, tiny_folder, recipe).of(recipe.stream[0])
-    assert made.form == (False, "the tokenizer cannot spell a plain question")
+    assert made.form == (False, "the tokenizer cannot encode a plain question")
 
 
 def test_a_string_and_the_chat_that_it_stands_for():
@@ -274,10 +280,10 @@ def test_texts_of_bytes_that_have_tokens_need_not_be_looked_at(tiny_folder):
 @pytest.mark.parametrize(
     "tokenizer, stops, form, found, words",
     [
-        (byte_level(), (), lesson(prompt=CHAT), "no end", 'say `stop: ["<|im_end|>"]` in the task'),
-        (byte_level(NO_END), (), lesson(prompt=CHAT), "no end", 'say `stop: ["\\n"]` in the task'),
+        (byte_level(), (), lesson(prompt=CHAT), "no end", 'set `stop: ["<|im_end|>"]` in the task'),
+        (byte_level(NO_END), (), lesson(prompt=CHAT), "no end", 'set `stop: ["\\n"]` in the task'),
         (byte_level(NO_TURN), (STOP,), lesson(), "generation prompt", "add_generation_prompt"),
-        (byte_level(GENERATED), (STOP,), lesson(), "prompt", "evaluation asks ..."),
+        (byte_level(GENERATED), (STOP,), lesson(), "prompt", "evaluation sends ..."),
         (byte_level(OTHERWISE), (STOP,), lesson(), "prompt", "writes a prompt otherwise when an answer follows"),
         (byte_level(THINKING), (STOP,), lesson(), "added text", "{enable_thinking: false}"),
         (byte_level(LAST_ONLY), (STOP,), lesson("why</think>yes"), "changed text", "as 'yes', and the demonstration is 'why"),
@@ -352,6 +358,6 @@ def test_sampled_answers_that_would_be_taught_otherwise_are_left_out(monkeypatch
     assert "'no', and the demonstration is 'why</think>no'" in warned[0]
     pairs = [{"prompt": QUESTION, "chosen": "yes", "rejected": each} for each in ("why</think>no", "no")]
     assert teachable(stage, services, made, pairs) == pairs[1:]
-    with pytest.raises(UserError, match="none of 1 sampled answers can be trained on as it was given"):
+    with pytest.raises(UserError, match="none of 1 sampled answers can be trained on as it was sampled"):
         teachable(stage, services, made, answers[1:])
     assert teachable(stage, services, made, []) == []

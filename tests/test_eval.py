@@ -120,7 +120,7 @@ def test_all_mistakes_of_all_suites(cpt, tiny_folder, suite, tmp_path):
     assert len(lines) == 3 and "bad.yaml:3: tasks.0.reward" in lines[0] and "nowhere.yaml" in lines[1], cpt.output
     assert "suite judged: tasks.copy.reward: no module nowhere_at_all" in lines[2]
     assert cpt("eval", tiny_folder, "--suite", suite, "--suite", suite) == 2
-    refused(cpt, "--suite: two suites are called held: give one of them")
+    refused(cpt, "--suite: two suites are called held: pass only one of them")
 
 
 def test_what_is_written(cpt, tiny_folder, suite, tmp_path):

@@ -283,9 +283,9 @@ def test_psmt_killed_inside_a_stage(cpt, tmp_path):
 # -- mistakes ------------------------------------------------------------------------------------------------------------
 
 WRONG = {
-    "the base": (MERGE | {"sources": "base"}, "fisher: the untouched model has no Fisher diagonal: sources must be"),
+    "the base": (MERGE | {"sources": "base"}, "fisher: the untouched model has no Fisher diagonal: `sources` must be"),
     "an average": (MERGE | {"weight": "average"}, "fisher: what is fed back has the sum of its tasks' diagonals"),
-    "a scale": (MERGE | {"scale": 1.0}, "not of fisher: take it out"),
+    "a scale": (MERGE | {"scale": 1.0}, "not of fisher: remove it"),
     "protected elsewhere": (
         {"kind": "ema", "protected": 0.1},
         "protected is an option of the rule psmt, not of constant",

@@ -143,7 +143,9 @@ def test_few_perfect_questions_do_not_pass_the_interval_rule():
     assert found["intervals"]["metrics"]["average_accuracy"] == statistics.wilson(2, 2)
     assert found["intervals"]["metrics"]["forgetting"] is None
     verdict = check_gates({"learning_accuracy": SimpleNamespace(limit=0.9, rule="interval")}, found)[0]
-    assert verdict["reason"] == "a reached 1.000; the value itself would pass: more questions make its interval shorter"
+    assert verdict["reason"] == (
+        "a reached 1.000; the value itself would pass: more questions would narrow its interval"
+    )
     assert not verdict["passed"] and verdict["interval"][0] == pytest.approx(2 / (2 + statistics.Z**2))
 
 

@@ -93,10 +93,10 @@ def test_a_word_that_nobody_uses_is_answered_with_all_that_there_are():
         ("--epochs 2", "write stream.0.stages.0.args.num_train_epochs=2;"),
         ("--output_dir x", "did you mean --out?"),
         ("--model x", "write model.path=..."),
-        ("--resume", "the same command goes on by itself: leave it out"),
+        ("--resume", "the same command resumes by itself: leave it out"),
         ("--dry-run", "write `cpt check` instead of `cpt run`"),
         ("--config mine.yaml", "give the recipe without a flag: cpt run my.yaml"),
-        ("--num_processes 2", "start it by `accelerate launch"),
+        ("--num_processes 2", "start it with `accelerate launch"),
         ("--wandb", "curves are in metrics.jsonl"),
     ],
 )

@@ -235,7 +235,7 @@ def test_long_demonstrations(cpt, tmp_path):
     [
         ({"method": "luffy", "gamma": 1}, "gamma is an option of hpt, not of luffy"),
         ({"method": "hpt", "mu_peak": 0.5}, "mu_peak is an option of chord and chord-phi, not of hpt"),
-        ({"method": "hpt", "gamma": 4}, "gamma (4) counts right rollouts: it must be below num_generations (4)"),
+        ({"method": "hpt", "gamma": 4}, "gamma (4) counts correct rollouts: it must be below num_generations (4)"),
         ({"method": "srft", "args": {"max_grad_norm": 0.0}}, "args.max_grad_norm must be above 0"),
         ({"method": "hpt", "args": {"loss_type": "dapo"}}, "the method decides the loss"),
         ({"method": "hpd"}, "hpt"),

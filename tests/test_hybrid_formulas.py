@@ -242,7 +242,7 @@ def test_newest_first_and_one_sft_step_for_each_generation(tmp_path, tiny_folder
     made.train()
     # generation 1 keeps 0 and 1, and 0 is taught; 2 keeps 3, which goes before 1 and is taught; 3 keeps 0 and 1 again, ...
     assert steps == [[0], [3], [0], [2]]
-    assert ids(made.buffer.entries) == [3, 1, 1], "newest first; one asked again stands twice"
+    assert ids(made.buffer.entries) == [3, 1, 1], "newest first; one asked again appears twice"
     assert [line["relift/buffer"] for line in made.state.log_history[:4]] == [1, 1, 2, 3]
     assert made.train_tokens() == relift_tokens(prompts, ["edcba", "abc", "dcb", "abc"], [0, 3, 0, 2])
 
@@ -321,10 +321,10 @@ def test_asked_again_they_are_not_trained_on(tmp_path, expected):
 @pytest.mark.parametrize(
     ("stage", "said"),
     [
-        ({"method": "hpt", "args": {"epsilon": 0.1}}, "args.epsilon is of a clip, and hpt has none: say `clip: true`"),
+        ({"method": "hpt", "args": {"epsilon": 0.1}}, "args.epsilon is of a clip, and hpt has none: set `clip: true`"),
         (
             {"method": "srft", "args": {"epsilon_high": 0.3}},
-            "args.epsilon_high is of a clip, and srft has none: take it out",
+            "args.epsilon_high is of a clip, and srft has none: remove it",
         ),
         ({"method": "srft", "clip": True}, "clip is an option of hpt and luffy and relift and chord and chord-phi"),
         ({"method": "hpt", "recheck": True}, "recheck is an option of relift"),

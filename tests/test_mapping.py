@@ -111,7 +111,7 @@ def test_conditions(source, kept):
 @pytest.mark.parametrize(
     "source, told",
     [
-        ("q", "must be true or false of a row, not 'x'"),
+        ("q", "must be true or false for a row, not 'x'"),
         ("i > q", "'>' not supported between instances of 'int' and 'str'"),
         ("gap > 3", "TypeError"),
         ("z == 1", "no column 'z'"),
@@ -263,7 +263,7 @@ def test_columns_that_are_not_used_are_named(tmp_path):
     made = source(tmp_path, rows, answer="{{ answr | default(anwser) }}", where="url != '-'")
     assert sources.load(made, "train", "t", 0).notes == [
         f"{tmp_path}/rows.jsonl: `where` keeps all of 1 rows",
-        f"{tmp_path}/rows.jsonl: columns that templates name and no row has: answr (did you mean anwser?)",
+        f"{tmp_path}/rows.jsonl: columns that templates use and no row has: answr (did you mean anwser?)",
     ]
 
 

@@ -143,11 +143,17 @@ def test_any_piece_of_a_tensor(fan_in_fan_out, dtype, tmp_path):
 
 
 MISTAKES = {
-    "kind": (lambda c, t: c.update(peft_type="IA3"), "IA3 adapters are not read as weights, only LoRA is: lay it over"),
-    "dora": (lambda c, t: c.update(use_dora=True), "use_dora True is not read (only W + scaling B A is): lay it over"),
+    "kind": (
+        lambda c, t: c.update(peft_type="IA3"),
+        "IA3 adapters cannot be read as weights, only LoRA can: lay it over",
+    ),
+    "dora": (
+        lambda c, t: c.update(use_dora=True),
+        "use_dora True is not supported (only W + scaling B A is): lay it over",
+    ),
     "start": (
         lambda c, t: c.update(init_lora_weights="pissa"),
-        "init_lora_weights 'pissa' may change the model beneath",
+        "init_lora_weights 'pissa' may change the base model",
     ),
     "unknown": (lambda c, t: c.update(of_the_future=2), "of_the_future 2 is not read"),
     "no B": (lambda c, t: t.pop("base_model.model.h.c.lora_B.weight"), "and lacks base_model.model.h.c.lora_B.weight"),
@@ -179,7 +185,7 @@ def test_a_mistake_is_one_line(mistake, tmp_path, capsys):
 def test_what_is_laid_under_what(tmp_path, tiny_folder):
     written_by_hand(tmp_path, False)
     one, model = tmp_path / "a", tmp_path / "model"
-    with pytest.raises(UserError, match="a is an adapter: name the model that the adapters are of"):
+    with pytest.raises(UserError, match="a is an adapter: name the model that the adapters were trained on"):
         merge("soup", [one, one], out=tmp_path / "out", into=one)
     with pytest.raises(UserError, match="there is no adapter to read under it"):
         merge("soup", [model, model], out=tmp_path / "out", into=model)
@@ -292,7 +298,7 @@ WRONG = {
     ),
     "ia3": (
         with_adapter(WEIGHTS, {"kind": "ia3"}),
-        "IA3 adapters are not read as weights, only LoRA is: take adapters fac",
+        "IA3 adapters cannot be read as weights, only LoRA can: take adapters fac",
     ),
     "dora": (with_adapter(WEIGHTS, LORA | {"use_dora": True}), "use_dora True is not read"),
     "engine": (

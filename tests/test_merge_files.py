@@ -322,7 +322,7 @@ MISTAKES = {
     "negative fisher": (lambda f: None, ("--method", "fisher", "--fisher", "a", "b"), ": fisher: a negative value"),
     "no base": (lambda f: None, ("--method", "ties"), "name it with --base"),
     "a base too many": (lambda f: None, ("--base", "base"), "linear has no base"),
-    "no fisher": (lambda f: None, ("--method", "fisher"), "one for each, in their order"),
+    "no fisher": (lambda f: None, ("--method", "fisher"), "give one for each, in their order"),
     "shard size": (lambda f: None, ("--shard-size", "5"), "give a size above 0 with its unit"),
     "dtype": (lambda f: None, ("--dtype", "float31"), "no float31; there are float32"),
     "threads": (lambda f: None, ("--threads", "0"), "at least 1"),

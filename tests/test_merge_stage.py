@@ -131,7 +131,7 @@ def test_each_stage_starts_from_the_merge_before_it(tmp_path, monkeypatch):
     assert told == [f"wise, weight 0.5, with {old}" for old in ("00-base", "0-sft", "01-reverse", "0-sft")]
     assert list(results["cost"]["merges"])[:2] == ["01-reverse/0-sft/0-merge", "01-reverse/1-sft/0-merge"]
     shown = merges(results)
-    assert shown["each"] == "stage" and shown["told"][1].startswith("reverse 1-sft 0-merge: wise")
+    assert shown["each"] == "stage" and shown["lines"][1].startswith("reverse 1-sft 0-merge: wise")
     assert not list((tmp_path / "run" / "points").glob("*/served"))
 
 

@@ -270,9 +270,9 @@ WRONG = {
     "no method": ({"method": "linear"}, "must be one of soup, wise, slerp"),
     "weight of soup": (
         {"method": "soup", "weight": 0.5},
-        "weight is an option of wise, slerp, fisher, aim, not of soup: take it out",
+        "weight is an option of wise, slerp, fisher, aim, not of soup: remove it",
     ),
-    "scale of wise": ({"method": "wise", "scale": 0.5}, "not of wise: take it out"),
+    "scale of wise": ({"method": "wise", "scale": 0.5}, "not of wise: remove it"),
     "weight": ({"method": "wise", "weight": 1.5}, "less than or equal to 1"),
     "weight in words": (
         {"method": "wise", "weight": "mean"},
@@ -288,7 +288,7 @@ WRONG = {
     "search of nothing": ({"method": "soup", "search": [0.5]}, "soup has neither"),
     "search and weight": ({"method": "wise", "search": [0.5], "weight": 0.5}, "weight, which is given too"),
     "search outside": ({"method": "wise", "search": [0.5, 2]}, "the old model's share, from 0 to 1"),
-    "search twice": ({"method": "wise", "search": [0.5, 0.5]}, "a value stands twice"),
+    "search twice": ({"method": "wise", "search": [0.5, 0.5]}, "a value appears twice"),
     "empty search": ({"method": "wise", "search": []}, "must not be empty"),
 }
 
@@ -351,5 +351,7 @@ def test_validation_rows_that_only_loading_shows_are_looked_at_before_training(t
 def test_the_plan_says_it(tmp_path):
     recipe = load(write_recipe(tmp_path / "recipe.yaml", with_merge(SEARCH, validation=8)))
     told = plan.describe(recipe, tmp_path / "run")
-    assert "  strategies\n    merge, method wise, search 0.25 0.5\n    a search judges on the validation rows" in told
+    assert (
+        "  strategies\n    merge, method wise, search 0.25 0.5\n    a search evaluates on the validation rows" in told
+    )
     assert "16 questions a model" in told

@@ -326,7 +326,7 @@ def test_dare_and_della_keep_their_share_and_the_mean():
         ("linear", 2, (-1, 2), {}, "weights of at least 0"),
         ("wise", 2, (1.5,), {}, "share, from 0 to 1"),
         ("soup", 2, (1,), {}, "soup has no weights"),
-        ("linear", 2, (), {"density": 0.1}, "linear has none (it belongs to ties"),
+        ("linear", 2, (), {"density": 0.1}, "linear does not have it (it belongs to ties"),
         ("ties", 2, (), {"density": 0.0}, "above 0 and at most 1"),
         ("dare", 2, (), {"density": 1.5}, "above 0 and at most 1"),
         ("della", 2, (), {"density": 0.1}, "lie between 0 and 1"),

@@ -123,7 +123,7 @@ MISTAKES = {
     ),
     "a leak": (
         lambda folder, _: rows_task(folder, plain_rows(4), plain_rows(2, 3)),
-        ["1 row(s) have the prompt of a row of another split", "reverse/train/3 = reverse/eval/0"],
+        ["1 row(s) have the same prompt as a row of another split", "reverse/train/3 = reverse/eval/0"],
     ),
     "prompt beyond the context": (
         lambda folder, _: rows_task(folder, [{"prompt": "copy" + "a" * 130 + "=", "answer": "a"}], plain_rows(2, 9)),
@@ -135,7 +135,7 @@ MISTAKES = {
     ),
     "a letter that cannot be spelt": (
         lambda folder, _: rows_task(folder, [{"prompt": "copyZ=", "answer": "a"}], plain_rows(2, 9)),
-        ["row reverse/train/0 (train.jsonl:1): the tokenizer cannot spell 'Z' (character 5 of prompt 'copyZ=')"],
+        ["row reverse/train/0 (train.jsonl:1): the tokenizer cannot encode 'Z' (character 5 of prompt 'copyZ=')"],
     ),
     "model folder without a tokenizer": (no_tokenizer, ["model.path", "has no tokenizer (tokenizer.json)"]),
     "tokenizer without a chat template": (
@@ -167,7 +167,7 @@ MISTAKES = {
     ),
     "a kernel that is not installed": (
         args(use_liger_kernel=True),
-        ["args.use_liger_kernel: needs the package liger-kernel: pip install liger-kernel, or take it out"],
+        ["args.use_liger_kernel: needs the package liger-kernel: pip install liger-kernel, or remove it"],
     ),
     "rows cut to nothing": (
         args("sft", max_length=4),
@@ -190,7 +190,7 @@ MISTAKES = {
     ),
     "an adapter that PEFT refuses": (
         changed("adapter", {"kind": "lora", "target_modules": ["nothing_like_it"]}),
-        ["adapter: PEFT cannot lay lora over this model", "nothing_like_it"],
+        ["adapter: PEFT cannot add lora over this model", "nothing_like_it"],
     ),
     "no demonstrations for sft": (
         lambda folder, _: rows_task(folder, plain_rows(4), plain_rows(2, 9), kind="sft"),
@@ -322,7 +322,7 @@ def test_a_run_goes_on_with_as_many_processes_as_it_began_with(cpt, tmp_path, sh
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps(manifest | {"world_size": 2}))
     assert cpt("run", short, "--out", out) == 2
-    assert_one_line(cpt.output, "began with 2 process(es), and its batches would be others with 1: start 2, or give")
+    assert_one_line(cpt.output, "began with 2 process(es), and its batches would be different with 1: start 2, or give")
     (out / "manifest.json").write_text(json.dumps(manifest))
     assert cpt("run", short, "--out", out, "--quiet") == 0, cpt.output
     (out / "manifest.json").write_text(json.dumps(manifest | {"world_size": 2}))
@@ -372,7 +372,7 @@ def test_a_run_refused_before_its_first_step_leaves_the_place_free(cpt, tmp_path
     )
     content["stream"][0]["stages"][0]["args"] |= {"max_steps": 1}
     file = write_recipe(tmp_path / "recipe.yaml", content)
-    assert cpt("run", file, "--out", out) == 2 and "cannot spell" in cpt.output, cpt.output
+    assert cpt("run", file, "--out", out) == 2 and "cannot encode" in cpt.output, cpt.output
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in plain_rows(20, first=10)))
     assert cpt("run", file, "seed=7", "stream.0.reward=exact", "--out", out, "--quiet") == 0, cpt.output
     assert json.loads((out / "manifest.json").read_text())["seed"] == 7

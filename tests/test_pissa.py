@@ -198,7 +198,7 @@ WRONG = {
     "loftq": (adapter("loftq"), "adapter.init_lora_weights: loftq needs a quantised base"),
     "no such": (adapter("pissa_niter_x"), "must be true, gaussian, orthogonal, mica, olora, pissa or pissa_niter_N, not"),
     "another kind": (adapter("pissa", kind="adalora"), "adalora begins in its own way, not as 'pissa': leave it out"),
-    "dora": (adapter("olora", use_dora=True), "adapter.use_dora: cannot stand beside init_lora_weights olora"),
+    "dora": (adapter("olora", use_dora=True), "adapter.use_dora: cannot be combined with init_lora_weights olora"),
     "bias": (adapter("gaussian", bias="all"), "adapter.bias: 'all' trains biases of the model itself, so what stream"),
 }  # fmt: skip
 

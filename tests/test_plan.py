@@ -23,7 +23,7 @@ def told(content: dict, folder) -> str:
 
 def test_the_plan(tmp_path):
     text = told(recipe("sft", "rlvr"), tmp_path)
-    assert "01 reverse: procedural rows: 200 train, 20 eval; judged by exact" in text
+    assert "01 reverse: procedural rows: 200 train, 20 eval; scored by exact" in text
     assert "sft: 10 steps of 8 rows" in text
     assert "rlvr: 10 steps of 16 completions, 4 rollouts a prompt" in text
     assert "at 3 points (before training, and after each task): 40 questions on 2 tasks, greedy" in text
@@ -115,7 +115,8 @@ def test_help_teaches(cpt, command):
         (
             {"source": "jsonl", "eval": 1},
             "data.train: no rows; every task needs rows to train on and to evaluate\nrecipe.yaml:5: "
-            "stream.reverse.data.eval: rows can only be held out of `train`, and there is none: name the file to ask",
+            "stream.reverse.data.eval: rows can only be held out of `train`, and there is none: name a file of "
+            "evaluation rows",
         ),
         (
             {"source": "jsonl", "train": "rows.jsonl", "eval": 1},
@@ -168,7 +169,7 @@ def test_the_disk_is_that_of_what_is_saved(dtype, strategies, points, tmp_path, 
     assert f"disk      {points} while a stage runs" in told(content | {"strategies": strategies}, tmp_path)
     (tmp_path / "model" / "model.safetensors").write_text("junk")
     broken = load(write_recipe(tmp_path / "recipe.yaml", content))
-    assert "disk      unknown until the model is here" in plan.describe(broken, tmp_path / "run")
+    assert "disk      unknown until the model is on this machine" in plan.describe(broken, tmp_path / "run")
 
 
 def test_a_file_that_may_not_be_read(monkeypatch, capsys):
@@ -179,7 +180,7 @@ def test_a_file_that_may_not_be_read(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["check", "quickstart"])
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "cpt: mine.py: Permission denied: change the rights of it, or name another\n"
+    assert capsys.readouterr().err == "cpt: mine.py: Permission denied: change its permissions, or name another\n"
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ LONG = [user("copyab"), assistant("a" * 130)]
         (
             rows(1, demonstration="a"),
             {"validation": [{"prompt": "copyZ=", "answer": "a"}]},
-            ["row reverse/validation/0: the tokenizer cannot spell 'Z'"],
+            ["row reverse/validation/0: the tokenizer cannot encode 'Z'"],
         ),
         (
             rows(1, demonstration="a"),
@@ -173,7 +173,7 @@ LONG = [user("copyab"), assistant("a" * 130)]
         (
             [{"messages": [user("copyab"), assistant("aZ")]}],
             {},
-            ["row reverse/train/0: the tokenizer cannot spell 'Z' (character 2 of messages 'aZ')"],
+            ["row reverse/train/0: the tokenizer cannot encode 'Z' (character 2 of messages 'aZ')"],
         ),
         (
             [{"messages": TALK[:2]}, {"messages": TALK[1:2]}],
@@ -244,8 +244,8 @@ def test_every_row_is_counted_once_and_the_first_named(tmp_path, tiny_folder):
     train = [row | {"prompt": row["prompt"].replace("bcde", "bcdZ")} for row in train[:7]]
     with pytest.raises(UserError) as caught:
         checked(tmp_path, tiny_folder, train)
-    line = next(line for line in str(caught.value).splitlines() if "cannot spell" in line)
-    assert "row reverse/train/0 (train.jsonl:1): the tokenizer cannot spell 'Z'" in line
+    line = next(line for line in str(caught.value).splitlines() if "cannot encode" in line)
+    assert "row reverse/train/0 (train.jsonl:1): the tokenizer cannot encode 'Z'" in line
     named = ", ".join(f"reverse/train/{place}" for place in range(1, 5))
     assert line.endswith(f"(and 6 more rows like it: {named}, ...)")
 

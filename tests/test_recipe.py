@@ -21,7 +21,7 @@ ONE_MISTAKE = {
     "wrong type": (BASE + "seed: three\n", "recipe.yaml:10: seed: must be an integer, not 'three'"),
     "a number in quotes": (BASE + "seed: '3'\n", "recipe.yaml:10: seed: must be an integer, not '3'"),
     "a truth for a number": (BASE + "seed: true\n", "recipe.yaml:10: seed: must be an integer, not True"),
-    "duplicate key": (BASE + "name: again\n", "recipe.yaml:10: name: this key stands twice; keep one"),
+    "duplicate key": (BASE + "name: again\n", "recipe.yaml:10: name: this key appears twice; keep one"),
     "unknown skill of args": (
         changed("max_steps: 3", "max_step: 3"),
         "recipe.yaml:9: stream.0.stages.0.args.max_step: GRPOConfig has no such argument; did you mean max_steps?",
@@ -65,8 +65,8 @@ ONE_MISTAKE = {
     ),
     "a broken regular expression": (
         changed("reward: exact", "reward: {kind: format, pattern: '('}\n    metric: exact"),
-        "recipe.yaml:6: stream.0.reward.pattern: not a regular expression: "
-        "missing ), unterminated subpattern at position 0",
+        "recipe.yaml:6: stream.0.reward.pattern: not a regular expression: missing ), unterminated subpattern at "
+        "position 0",
     ),
     "unknown adapter": (
         BASE + "adapter: {kind: lorra}\n",
@@ -94,7 +94,7 @@ ONE_MISTAKE = {
     ),
     "a gate without a value": (
         BASE + "evaluation: {gates: {forgetting: 0.1}}\n",
-        "recipe.yaml:10: evaluation.gates.forgetting: can never have a value: forgetting needs two tasks; take the gate out",
+        "recipe.yaml:10: evaluation.gates.forgetting: can never have a value: forgetting needs two tasks; remove the gate",
     ),
     "a gate that does not exist": (
         BASE + "evaluation: {gates: {forgeting: 0.1}}\n",
@@ -159,11 +159,11 @@ def test_all_mistakes_at_once(tmp_path):
         ("stream=null", "recipe.yaml:1: stream: is missing"),
         (
             "extends=quickstart",
-            "command line: extends: stands in a recipe's file: write `extends: quickstart` there, and give that file",
+            "command line: extends: belongs in a recipe's file: write `extends: quickstart` there, and give that file",
         ),
-        ("stream.\u00b2=3", "command line: stream.\u00b2: there is no such place (tasks: reverse)"),
+        ("stream.\u00b2=3", "command line: stream.\u00b2: there is no such entry (tasks: reverse)"),
         ("description=#1", "command line: description: the value '#1' is a comment in YAML: put it in quotes"),
-        ("name.first=x", "command line: name.first: there is no such place (a single value stands there)"),
+        ("name.first=x", "command line: name.first: there is no such entry (it is a single value)"),
         (
             "stream.reverse.stages.0.args.max_step=3",
             "command line: stream.0.stages.0.args.max_step: GRPOConfig has no such argument; did you mean max_steps?",
@@ -221,7 +221,7 @@ def test_extends(tmp_path):
 def test_extends_in_a_circle(tmp_path):
     (tmp_path / "a.yaml").write_text("extends: b\nname: a\n")
     (tmp_path / "b.yaml").write_text("extends: a\nname: b\n")
-    with pytest.raises(RecipeErrors, match=r"extends: goes in a circle: a\.yaml -> b\.yaml -> a\.yaml"):
+    with pytest.raises(RecipeErrors, match=r"extends: is circular: a\.yaml -> b\.yaml -> a\.yaml"):
         load(tmp_path / "a.yaml")
 
 

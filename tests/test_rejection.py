@@ -90,7 +90,7 @@ def test_a_damaged_round_is_made_again(cpt, alone, tmp_path):
     (sealed,) = (out / "points").rglob("round-1/records.json")
     sealed.write_text("[]")
     assert cpt("run", file, "--out", out) == 0, cpt.output
-    assert "round 1 is damaged; going on after round 0" in cpt.output
+    assert "round 1 is damaged; resuming after round 0" in cpt.output
     assert weights(out) == weights(alone) and logged(out) == logged(alone)
 
 
@@ -138,8 +138,8 @@ def test_check(cpt, tmp_path):
     content = small(start="stage-start")
     made = load(write_recipe(tmp_path / "recipe.yaml", content))
     assert (
-        "rejection: 6 steps of 8 rows in each of 2 rounds, lr 0.001, on what is right of 4 answers to each of 64 prompts, "
-        "each from the weights of the stage's start" in plan.describe(made, tmp_path / "run")
+        "rejection: 6 steps of 8 rows in each of 2 rounds, lr 0.001, on the correct ones of 4 answers to each of 64 "
+        "prompts, each from the weights of the stage's start" in plan.describe(made, tmp_path / "run")
     )
     assert cpt("check", tmp_path / "recipe.yaml", "--full") == 0, cpt.output
     content["stream"][0]["stages"][0] |= {"rounds": 0, "start": "base", "samples": {"prompt": 3}}

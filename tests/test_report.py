@@ -12,6 +12,7 @@ from cpt.errors import UserError
 from cpt.report import build, charts, colormap, words
 from cpt.report.render import code
 from cpt.report.view import gate_row, sentence, tiles
+from cpt.sizes import many
 from helpers.fake_run import TASKS, make_run
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -65,8 +66,8 @@ def test_a_run_that_forgets_is_not_shipped(bad):
     gates = {gate["name"]: gate for gate in json.loads((bad / "results.json").read_text())["gates"]}
     forgetting, held_out = gates["forgetting"], gates["held_out_drop"]
     assert (
-        f"Do not ship Forgetting is {forgetting['value']:.3f}, over its limit of 0.120; "
-        f"held-out drop is {held_out['value']:.3f}, over its limit of 0.080. The tasks were learnt to"
+        f"Do not ship Forgetting is {forgetting['value']:.3f}, over its limit of 0.120; held-out drop is "
+        f"{held_out['value']:.3f}, over its limit of 0.080. The tasks were learnt to"
     ) in outline.text
     assert forgetting["reason"].replace("->", "→") in outline.text
     assert markdown.startswith("# quickstart, seed 0: Do not ship")
@@ -143,8 +144,8 @@ def test_broken_files_are_named(tmp_path):
     whole = path.read_text()
     for text, what in (
         ("{broken\n" + whole, "line 1 (not JSON"),
-        (whole[:-3], f"1 of {whole.count(chr(10))} lines are gone"),
-        ("", f"{whole.count(chr(10))} of {whole.count(chr(10))} lines are gone"),
+        (whole[:-3], f"1 of {whole.count(chr(10))} lines are missing"),
+        ("", f"{whole.count(chr(10))} of {whole.count(chr(10))} lines are missing"),
     ):
         path.write_text(text)
         told = []
@@ -165,8 +166,8 @@ def test_it_is_the_same_each_time_and_needs_no_torch(bad):
     build(bad)
     before = (bad / "report.html").read_bytes(), (bad / "report.md").read_bytes()
     program = (
-        "import sys, pathlib; from cpt.report import build; build(pathlib.Path(sys.argv[1])); "
-        "assert not {'torch', 'transformers', 'matplotlib', 'datasets'} & set(sys.modules)"
+        "import sys, pathlib; from cpt.report import build; build(pathlib.Path(sys.argv[1])); assert not {'torch', "
+        "'transformers', 'matplotlib', 'datasets'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, str(bad)], check=True)
     assert before == ((bad / "report.html").read_bytes(), (bad / "report.md").read_bytes())
@@ -200,7 +201,7 @@ def test_words():
     assert [words.score(x) for x in (None, -0.001, -0.126, 0.5)] == ["–", "−0.001", "−0.126", "0.500"]
     assert words.score(-0.0001) == "0.000" and words.score(0.01234, 4) == "0.0123"
     assert [words.signed(x) for x in (0.051, -0.3, 0.0)] == ["+0.051", "−0.300", "0.000"]
-    assert [words.many(1, "thread"), words.many(2, "process")] == ["1 thread", "2 processes"]
+    assert [many(1, "thread"), many(2, "process")] == ["1 thread", "2 processes"]
     assert [words.compact(x) for x in (0, 0.0123, -0.00001, 12345, 2e7)] == ["0", "0.0123", "−1.0e−5", "12.3k", "2.0e7"]
     assert [words.duration(x) for x in (5.25, 125, 7260)] == ["5.2 s", "2 min 05 s", "2 h 01 min"]
     assert words.size(3 * 2**29) == "1.61 GB" and words.listed(["a", "b", "c"]) == "a, b and c"
@@ -270,7 +271,7 @@ def test_what_verifiers_did_is_in_words_and_added_up(tmp_path):
     results["verifier_errors"][points[1]]["caesar"] = {"timeout": 3, "odd": 1}
     (run / "results.json").write_text(json.dumps(results))
     outline, _, markdown = built(run)
-    assert "sort returned None in place of a number 10 every point" in outline.text
+    assert "sort returned None instead of a number 10 every point" in outline.text
     assert "| caesar | took too long and was stopped | 3 | 01-reverse |" in markdown
     assert "| caesar | odd | 1 | 01-reverse |" in markdown
 
@@ -404,7 +405,5 @@ def test_a_report_that_cannot_be_written(tmp_path):
     run = make_run(tmp_path / "run", bad=False, count=10)
     (run / "report.html").unlink(missing_ok=True)
     (run / "report.html").mkdir()
-    with pytest.raises(
-        UserError, match=r"report\.html: is a folder, and a file of the run belongs there: move it away"
-    ):
+    with pytest.raises(UserError, match=r"report\.html: is a folder, but the run needs a file there: move it away"):
         build(run)

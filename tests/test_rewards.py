@@ -153,7 +153,7 @@ class Odd:
         (numpy.float32(0.5), {"value": 0.5}),
         (numpy.array([1.0]), {"value": 1.0}),
         ({"score": 1}, {"error": "raised", "message": "returned {'score': 1}, which is not a number"}),
-        (Odd(), {"error": "raised", "message": "returned a Odd, which is no number: RuntimeError: two elements"}),
+        (Odd(), {"error": "raised", "message": "returned a Odd, which is not a number: RuntimeError: two elements"}),
         (numpy.nan, {"error": "nan", "message": "returned NaN"}),
     ],
 )

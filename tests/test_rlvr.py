@@ -173,7 +173,7 @@ def test_nothing_left(cpt, tmp_path):
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps(row | {"answer": "aaaaaaaa"}) + "\n" for row in rows))
     run(cpt, tmp_path, content, code=2)
-    assert "stream.reverse.stages.0: filter kept 0 of 22 prompts, and one generation takes 4" in cpt.output
+    assert "stream.reverse.stages.0: filter kept 0 of 22 prompts, and one generation needs 4" in cpt.output
     assert "a stage of kind sft" in cpt.output and "Traceback" not in cpt.output
 
 
@@ -280,5 +280,5 @@ def test_several_processes_are_refused(tmp_path, monkeypatch):
     made = load(write_recipe(tmp_path / "recipe.yaml", rlvr(dynamic_sampling={})))
     all_checks.check(made, tmp_path / "run")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeErrors, match=r"stages\.0\.dynamic_sampling: works in one process, not in 2: take it out"):
+    with pytest.raises(RecipeErrors, match=r"stages\.0\.dynamic_sampling: works in one process, not in 2: remove it"):
         all_checks.check(made, tmp_path / "run")

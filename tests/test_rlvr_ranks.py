@@ -24,7 +24,7 @@ class Spied(rlvr.Vote):
     def score(self, texts, rows, finished):
         votes, values = self.services.read(texts, rows, finished), super().score(texts, rows, finished)
         with open(os.path.join(folder, "rank" + os.environ["RANK"]), "a") as out:
-            out.write(json.dumps([[row["id"] for row in rows], votes, values, self.found]) + chr(10))
+            out.write(json.dumps([[row["id"] for row in rows], votes, values, self.measured]) + chr(10))
         return values
 rlvr.Vote = Spied
 made = rlvr.Baseline.replace_advantages

@@ -43,7 +43,7 @@ def test_where_nothing_is_to_be_saved_the_first_signal_ends_the_process(number, 
     process.send_signal(number)
     out, error = process.communicate(timeout=10)
     assert (process.returncode, out) == (code, "")
-    assert error == f"cpt: ended at once; all is kept (signal {number})\n"
+    assert error == f"cpt: stopped at once; all is kept (signal {number})\n"
 
 
 def test_a_long_call_of_a_library_is_ended_when_its_time_is_over():
@@ -63,7 +63,7 @@ def test_a_second_signal_ends_a_long_call_at_once():
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=10)
     assert process.returncode == 130 and time.monotonic() - began < 2
-    assert error == "cpt: ended at once; all is kept (signal 2)\n"
+    assert error == "cpt: stopped at once; all is kept (signal 2)\n"
 
 
 def test_two_signals_at_the_same_time_are_one():
@@ -138,7 +138,7 @@ def test_a_signal_when_all_is_done_is_told_too(cpt, alone, tmp_path, place):
     """Whoever stopped the run learns that from the exit code, whenever the signal came."""
     file, out = write_recipe(tmp_path / "sft.yaml", RECIPES["sft"]), tmp_path / "run"
     assert cpt("run", file, "--out", out, "--quiet", at={"place": place, "call": 1, "signal": signal.SIGTERM}) == 143
-    assert cpt.output.endswith("cpt: asked to stop when all was done; nothing is lost (signal 15)\n")
+    assert cpt.output.endswith("cpt: stopped when everything was done; nothing is lost (signal 15)\n")
     assert_same_end(out, alone("sft"))
     assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
 
@@ -156,7 +156,7 @@ def test_cpt_eval_keeps_nothing(number, code, cpt, tiny_folder, tmp_path):
     (tmp_path / "held.yaml").write_text(SUITE)
     words = ("eval", tiny_folder, "--suite", tmp_path / "held.yaml", "--out", tmp_path / "answers", "--quiet")
     assert cpt(*words, at={"place": TOKEN, "call": 2, "signal": number}) == code
-    assert cpt.output == f"cpt: interrupted; no answer is kept, the same command begins again (signal {number})\n"
+    assert cpt.output == f"cpt: interrupted; no answers are kept, the same command starts again (signal {number})\n"
     assert [each.name for each in tmp_path.iterdir()] == ["held.yaml"]
 
 
@@ -164,7 +164,7 @@ def test_cpt_eval_keeps_nothing(number, code, cpt, tiny_folder, tmp_path):
 def test_cpt_merge_keeps_nothing(number, code, cpt, tiny_folder, tmp_path):
     words = ("merge", tiny_folder, tiny_folder, "--method", "linear", "--out", tmp_path / "out", "--quiet")
     assert cpt(*words, at={"place": "cpt.merging.stream.Pass._chunk", "call": 2, "signal": number}) == code
-    assert cpt.output == f"cpt: interrupted; nothing is kept, the same command begins again (signal {number})\n"
+    assert cpt.output == f"cpt: interrupted; nothing is kept, the same command starts again (signal {number})\n"
     assert not [*tmp_path.iterdir()]
 
 
@@ -178,7 +178,7 @@ def test_two_signals_within_30_ms_are_one(name, number, then, code, cpt, tmp_pat
     kind, at, saved = IN_A_RUN[name]
     file, out = write_recipe(tmp_path / f"{kind}.yaml", RECIPES[kind]), tmp_path / "run"
     assert cpt("run", file, "--out", out, "--quiet", at=at | {"signal": number, "then": then}) == code, cpt.output
-    assert cpt.output == f"cpt: interrupted and saved; the same command goes on from here (signal {number})\n"
+    assert cpt.output == f"cpt: interrupted and saved; the same command resumes from here (signal {number})\n"
     assert sorted(file.parent.name for file in (out / "points").glob(".*.work/**/DONE")) == saved
 
 
@@ -223,9 +223,8 @@ def test_a_signal_while_the_libraries_are_imported(number, code, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=30)
     assert process.returncode == code and time.monotonic() - began < 10
-    assert (
-        error
-        == f"cpt: ended at once; what was committed is kept, the same command goes on from there (signal {number})\n"
+    assert error == (
+        f"cpt: stopped at once; what was committed is kept, the same command resumes from there (signal {number})\n"
     )
 
 

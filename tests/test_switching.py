@@ -83,7 +83,7 @@ def test_what_is_written_beside_the_engine_or_above_it_is_a_mistake(recipes, nam
 @with_vllm
 def test_it_is_said_on_the_screen(recipes, cpt):
     assert cpt("check", recipes / "transformers.yaml", "rollouts.engine=server") == 0, cpt.output
-    assert "rollouts.batch_size (64) is not used: it goes with `engine: transformers`" in cpt.output
+    assert "rollouts.batch_size (64) is not used: it belongs to `engine: transformers`" in cpt.output
 
 
 def test_an_override_may_put_a_recipe_right(recipes, cpt):

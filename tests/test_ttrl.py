@@ -69,7 +69,7 @@ def test_a_group_is_judged_by_its_majority():
     values = one.score(["a", "b", "a", "", "c", "c", "c", "c", "", "", "", ""], rows, [True] * 12)
     assert values == [1, 0, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0]
     expected = {"ttrl/majority_share": 1.5 / 3, "ttrl/distinct_answers": 1.0, "ttrl/distinct_majorities": 2 / 3}
-    assert one.found == pytest.approx(expected)
+    assert one.measured == pytest.approx(expected)
 
 
 def test_the_alarm():
@@ -143,7 +143,7 @@ def test_labels_are_wanted_where_another_stage_reads_them(cpt, tmp_path):
 WRONG = {
     "judged by the answers": (
         {"ttrl": {}, "filter": {}},
-        "filter judges by the rows' answers, and ttrl trains without",
+        "filter scores by the rows' answers, and ttrl trains without",
     ),
     "no such": ({"ttrl": {"votes": 64}}, "ttrl.votes: unknown key; there are: alarm"),
 }

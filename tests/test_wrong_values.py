@@ -63,7 +63,7 @@ WRONG = {
     ),
     "parts of a reward that weigh nothing": (
         changed("reward: exact", "metric: exact\n    reward: [{reward: exact, weight: 0}]"),
-        "reward.parts: has only parts of weight 0, so nothing would be learnt: give one of them another weight",
+        "reward.parts: has only parts of weight 0, so nothing would be learnt: pass only one of them another weight",
     ),
     "a field of an adapter that the run decides": (
         BASE + "adapter: {kind: lora, inference_mode: true}\n",
@@ -115,7 +115,7 @@ WRONG = {
     ),
     "a control character": (
         BASE + "description: 'a\x00b'\n",
-        "recipe.yaml:10: not valid YAML: the control character '\\x00' cannot stand here",
+        "recipe.yaml:10: not valid YAML: the control character '\\x00' is not allowed here",
     ),
     "a date where a number belongs": (BASE + "seed: 2026-13-45\n", "seed: must be an integer, not '2026-13-45'"),
     "a value that holds itself": (
@@ -193,13 +193,13 @@ def bomb(levels: int) -> str:
         (f"seed: 0x{'F' * 5000}\n", "recipe.yaml:1: seed: (0xFFF"),
         (f"seed: {'9' * 5000}\n", "recipe.yaml:1: seed: "),
         ("seed: -.inf\n", "recipe.yaml:1: seed: must be a finite number, not -.inf"),
-        ("a: !!binary aGk=\n", "recipe.yaml:1: a: the tag 'tag:yaml.org,2002:binary' has no meaning here: take it out"),
+        ("a: !!binary aGk=\n", "recipe.yaml:1: a: the tag 'tag:yaml.org,2002:binary' has no meaning here: remove it"),
         ("a: !!python/object:os.system x\n", "recipe.yaml:1: a: the tag"),
         ("a: !!set {x}\n", "recipe.yaml:1: a: the tag"),
         ("a: !!int ''\n", "recipe.yaml:1: a: '' is no int"),
         ("a: !!bool maybe\n", "recipe.yaml:1: a: 'maybe' is no bool"),
         ("? [a]\n: 1\n", "a key must be a word, not a map or a list"),
-        ('1: a\n"1": b\n', "recipe.yaml:2: 1: this key stands twice; keep one"),
+        ('1: a\n"1": b\n', "recipe.yaml:2: 1: this key appears twice; keep one"),
     ],
 )
 def test_a_document_that_no_recipe_is(text, message, tmp_path):
@@ -245,12 +245,12 @@ def test_a_problem_is_one_line_of_what_can_be_printed(tmp_path):
     ("make", "message"),
     [
         (lambda place: place.mkdir(), "is a folder: give a .yaml file"),
-        (os.mkfifo, "is no regular file (a pipe, a socket or a device): give a .yaml file"),
+        (os.mkfifo, "is not a regular file (a pipe, a socket or a device): give a .yaml file"),
         (lambda place: place.symlink_to("/dev/zero"), "is no regular file"),
         (lambda place: place.symlink_to("gone"), "is a link to a file that is not there"),
         (lambda place: place.write_bytes(b"name: a\n\xff\xfe"), "recipe.yaml:2: is not UTF-8 text"),
         (lambda place: place.write_text("name: a", encoding="utf-16"), "recipe.yaml:1: is not UTF-8 text"),
-        (lambda place: place.write_bytes(b"\x7fELF\0\0"), "control character '\\x7f' cannot stand here"),
+        (lambda place: place.write_bytes(b"\x7fELF\0\0"), "control character '\\x7f' is not allowed here"),
         (lambda place: place.write_text(""), "recipe.yaml: must be a map of keys to values"),
         (lambda place: place.write_text("\n# only this\n"), "recipe.yaml: must be a map of keys to values"),
         (lambda place: os.truncate(place.open("w").name, 2**40), "holds 2,000,001 characters"),
@@ -288,7 +288,7 @@ def test_the_folder_of_a_run_is_no_recipe(tmp_path, monkeypatch):
 def test_recipes_that_extend_one_another_without_end(tmp_path):
     for number in range(1500):
         (tmp_path / f"r{number}.yaml").write_text(f"extends: r{number + 1}.yaml\n")
-    with pytest.raises(RecipeErrors, match="extends: goes on over more than 20 files"):
+    with pytest.raises(RecipeErrors, match="extends: is a chain of more than 20 files"):
         load(tmp_path / "r0.yaml")
 
 
@@ -301,7 +301,7 @@ def test_recipes_that_extend_one_another_without_end(tmp_path):
         (f"{'a.' * 9000}b=1", "has 9001 steps, and no recipe is nested more than 40 deep"),
         (f"{'a' * 90_000}=1", "unknown key"),
         ("a" * 90_000, "must be KEY=VALUE"),
-        ("seed={a: 1, a: 2}", "command line: seed.a: this key stands twice; keep one"),
+        ("seed={a: 1, a: 2}", "command line: seed.a: this key appears twice; keep one"),
         ("model.seed=.nan", "command line: model.seed: must be a finite number, not .nan"),
     ],
 )

@@ -98,9 +98,9 @@ def evaluate_folder(
     if out is not None:
         check_out(out)
     asked = load_suites(suites)
-    with screen.progress(f"looking at the files of {target}"):
+    with screen.progress(f"checking the files of {target}"):
         folder, base, recipe = find(target, point, screen)
-    with screen.progress("looking at the model and the rows"):
+    with screen.progress("checking the model and the rows"):
         stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
         stream, warnings = all_checks.check_evaluated(recipe, stream, folder, base)
     for note in stream.notes():
@@ -161,7 +161,7 @@ def load_suites(names: Sequence[RecipeLike]) -> dict[str, Suite]:
         with findings.collecting():
             suite = load_suite(name)
             if suite.name in suites:
-                findings.add("--suite", f"two suites are called {suite.name}: give one of them")
+                findings.add("--suite", f"two suites are called {suite.name}: pass only one of them")
             suites[suite.name] = suite
     check_suites(suites, findings)
     findings.check()
@@ -173,7 +173,7 @@ def find(target: Path, point: str | None, screen: Screen) -> tuple[Path, Path, R
     if is_run(target):
         return find_point(target, point, screen)
     if point is not None:
-        raise UserError(f"{target}: --point goes with a run directory (one that holds recipe.yaml)")
+        raise UserError(f"{target}: --point needs a run directory (one that holds recipe.yaml)")
     folder = weights_in(target)
     for line in check_sealed(target):
         screen.warn(line)
@@ -206,7 +206,7 @@ def with_base(folder: Path, run: Path, recipe: Recipe) -> tuple[Path, Path, Reci
         return folder, rundir.model(base), recipe
     if is_adapter(folder):
         raise UserError(
-            f"{folder}: is an adapter on {base.name} of {run}, which is not there or damaged: `cpt run` makes it again"
+            f"{folder}: is an adapter on {base.name} of {run}, which is missing or damaged: `cpt run` restores it"
         )
     return folder, folder, recipe
 

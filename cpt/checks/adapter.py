@@ -37,17 +37,17 @@ def laid_over(base: Path, recipe: Recipe):
             log.info("adapter %s: laid out with weights, for without them: %s", recipe.adapter.kind, error)
         except Exception as error:
             raise refused_adapter(recipe, error) from error
-    whole = models.load_full(base, recipe)  # boft, adamss, frod, shira, unilora read them
+    model = models.load_full(base, recipe)  # boft, adamss, frod, shira, unilora read them
     with torch.random.fork_rng(devices=[]):
         try:
-            return lay(whole, models.adapter_config(recipe))
+            return lay(model, models.adapter_config(recipe))
         except Exception as error:
             raise refused_adapter(recipe, error) from error
 
 
 def refused_adapter(recipe: Recipe, error: Exception) -> UserError:
-    said = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"adapter: PEFT cannot lay {recipe.adapter.kind} over this model: {said}")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"adapter: PEFT cannot add {recipe.adapter.kind} to this model: {reason}")
 
 
 def check_matches(laid, recipe: Recipe) -> None:
@@ -94,6 +94,7 @@ def check_tied(laid, config) -> None:
     adapted = any(isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) for module in ends)
     if adapted and config.get_text_config().tie_word_embeddings:
         raise UserError(
-            "adapter: it changes the embedding or the head, which this model ties together, so a merge with `adapters: "
-            "weights` cannot write the one without the other: leave both out of the adapter, or take adapters factors"
+            "adapter: it changes the embedding or the head, which this model ties together, so a merge with "
+            "`adapters: weights` cannot write the one without the other: leave both out of the adapter, or set "
+            "`adapters: factors`"
         )

@@ -13,7 +13,7 @@ from cpt.checks.findings import Findings
 from cpt.checks.known import CHATS, letters_samples, needs_model, rows_are_known
 from cpt.checks.plan import too_little_room, world
 from cpt.checks.preflight import check_forms, check_processes, check_sharding, check_teachers, check_top_k
-from cpt.checks.samples import form_words, samples
+from cpt.checks.samples import form_text, samples
 from cpt.checks.surroundings import check_surroundings
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
@@ -167,7 +167,7 @@ def check_attention(folder: Path, recipe: Recipe) -> None:
     if name is None:
         return
     if name == "flex_attention" and ranks.state().device.type == "cpu":
-        raise UserError("model.attn_implementation: flex_attention cannot train on the CPU: take sdpa or eager")
+        raise UserError("model.attn_implementation: flex_attention cannot train on the CPU: use sdpa or eager")
     options = {"attn_implementation": name, "trust_remote_code": recipe.model.trust_remote_code}
     try:
         with torch.device("meta"):
@@ -204,9 +204,9 @@ def fitted(checks: TokenChecks, stream: Stream) -> Fit:
     for name, task in named if not checks.findings.problems else ():
         encoder = checks.model.of(task.spec)
         fit.samples[name] = samples(task, encoder)
-        words = form_words((task.train if len(task.train) else task.eval)[0], encoder)
-        if task.spec.prompt is None and words != CHATS and encoder.tokenizer.chat_template is not None:
-            fit.forms[name] = words
+        description = form_text((task.train if len(task.train) else task.eval)[0], encoder)
+        if task.spec.prompt is None and description != CHATS and encoder.tokenizer.chat_template is not None:
+            fit.forms[name] = description
     return fit
 
 

@@ -66,10 +66,10 @@ class Findings:
     @property
     def problems(self) -> list[Problem]:
         """What was found, in order; each with the number of further rows of its kind."""
-        found = list(self._found)
+        problems = list(self._found)
         for place, more in self._more.values():
-            found[place] = replace(found[place], message=f"{found[place].message}{more}")
-        return found
+            problems[place] = replace(problems[place], message=f"{problems[place].message}{more}")
+        return problems
 
     def check(self) -> None:
         """Raise RecipeErrors with all that was found, if anything was."""

@@ -14,15 +14,13 @@ from cpt.metric_kinds import HELD_OUT_DROP
 from cpt.metric_kinds import KINDS as METRICS
 from cpt.recipe import Recipe, Suite, suites_of
 from cpt.rollouts import memory
-from cpt.sizes import size
+from cpt.sizes import many, size
 from cpt.tensor_files import read_header
 
 if TYPE_CHECKING:
     from cpt.checks.all_checks import CheckResult
 
-NO_VALIDATION = (
-    "no rows, but strategies.{} searches on the validation rows of every task: give some, or take search out"
-)
+NO_VALIDATION = "no rows, but strategies.{} searches on the validation rows of every task: give some, or remove search"
 
 
 def searches(recipe: Recipe) -> list[int]:
@@ -44,13 +42,13 @@ def describe(recipe: Recipe, out: Path, looked: "CheckResult | None" = None) -> 
     lines = [f"{recipe.name}: {recipe.description}".rstrip(": "), f"  model     {model_line(recipe)}"]
     lines += [f"  run       {out}", f"  rollouts  {memory.batch_text(recipe, config_of(recipe))}", "", "  stream"]
     for number, task in enumerate(recipe.stream, start=1):
-        lines.append(f"    {number:02d} {task.task}: {rows_line(task)}; judged by {task.verifier.kind}")
+        lines.append(f"    {number:02d} {task.task}: {rows_line(task)}; scored by {task.verifier.kind}")
         for stage in task.stages:
             lines.append(f"       {stage.kind}: {stage_line(stage, task, recipe.strategies)}")
         lines += [f"       {line}" for line in samples.get(task.task, ())]
     if recipe.strategies:
         lines += ["", "  strategies", *(f"    {strategy_line(spec)}" for spec in recipe.strategies)]
-        lines += [f"    a search judges on {validation_line(recipe)}"] if searches(recipe) else []
+        lines += [f"    a search evaluates on {validation_line(recipe)}"] if searches(recipe) else []
     lines += ["", "  evaluation", *evaluation_lines(recipe, suites, samples)]
     lines += [f"    metric: {each.label} ({each.function})" for each in recipe.evaluation.metrics]
     for name, gate in recipe.evaluation.gates.items():
@@ -61,7 +59,7 @@ def describe(recipe: Recipe, out: Path, looked: "CheckResult | None" = None) -> 
     lines += ["", f"  disk      {disk_line(recipe, out)}"]
     if looked and looked.unseen:
         named = "; ".join(looked.unseen)
-        lines += [f"  unseen    {named}: not on this machine; `cpt check --full` downloads and checks them"]
+        lines += [f"  unchecked {named}: not on this machine; `cpt check --full` downloads and checks them"]
     lines += [f"  note      {note}" for note in (looked.notes if looked else ())]
     lines += [f"  warning   {warning}" for warning in (looked.warnings if looked else ())]
     return "\n".join(lines)
@@ -71,7 +69,7 @@ def model_line(recipe: Recipe) -> str:
     what = recipe.model.path
     if what == "tiny":
         seed = recipe.model.seed
-        what += f" of model.seed {seed} (made on this machine on first use)" if seed else " (built in)"
+        what += f" of model.seed {seed} (trained on this machine on first use)" if seed else " (built in)"
     trained = f"a {recipe.adapter.kind} adapter" if recipe.adapter else "all weights"
     kept = "" if recipe.model.copy else ", linked and not copied"
     return f"{what}{kept}, {trained}, {recipe.model.dtype}, seed {recipe.seed}"
@@ -105,10 +103,10 @@ def strategy_line(spec: Any) -> str:
 
 
 def validation_line(recipe: Recipe) -> str:
-    """The questions that a search asks of each model it judges."""
+    """The questions that a search asks each model."""
     asked = [counted(task.data, "validation") for task in recipe.stream]
     most = f"{sum(number or 0 for number in asked)}{'+?' if None in asked else ''}"
-    return f"the validation rows of the tasks so far: {most} questions a model after the last"
+    return f"the validation rows of the tasks so far: {most} questions for each model after the last"
 
 
 def world() -> int:
@@ -129,7 +127,7 @@ def evaluation_lines(recipe: Recipe, suites: dict[str, Suite], samples: dict[str
     points = len(recipe.stream) + 1
     asked = [sources.count(task.data, "eval") for task in recipe.stream]
     known = sum(number for number in asked if number is not None)
-    tasks = f"{known}{'+?' if None in asked else ''} questions on {len(asked)} tasks"
+    tasks = f"{known}{'+?' if None in asked else ''} questions on {many(len(asked), 'task')}"
     lines = [f"    at {points} points (before training, and after each task): {tasks}, greedy"]
     if recipe.evaluation.sampled:
         spec = recipe.evaluation.sampled
@@ -147,7 +145,7 @@ def disk_line(recipe: Recipe, out: Path) -> str:
     """What `disk_needs` says, and what is free."""
     needs = disk_needs(recipe)
     if needs is None:
-        return "unknown until the model is here"
+        return "unknown until the model is on this machine"
     points, running, free = map(size, (*needs, room(out)))
     return f"about {points} for {len(recipe.stream) + 1} points, and up to {running} while a stage runs; {free} free"
 

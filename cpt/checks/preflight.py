@@ -24,7 +24,7 @@ def check_processes(recipe: Recipe, processes: int, findings: Findings) -> None:
         if stage.dynamic_sampling is not None and processes > 1:
             findings.add(
                 f"{key}.dynamic_sampling",
-                f"works in one process, not in {processes}: take it out (filter works in several), or start without a "
+                f"works in one process, not in {processes}: remove it (filter works in several), or start without a "
                 "launcher",
             )
         if stage.snr_step is not None and stage.value("gradient_accumulation_steps") * processes < 2:
@@ -49,7 +49,9 @@ def check_sharding(recipe: Recipe, findings: Findings) -> None:
     if not is_sharded():
         return
     for key, what in whole_weights(recipe):
-        message = f"{what} on each process: not under DeepSpeed or FSDP (launch with recipes/accelerate/ddp.yaml)"
+        message = (
+            f"{what} on each process, which DeepSpeed and FSDP do not keep (launch with recipes/accelerate/ddp.yaml)"
+        )
         findings.add(key, message)
 
 
@@ -118,17 +120,17 @@ def check_stages(task: TaskData, findings: Findings) -> None:
             findings.add(f"stream.{task.name}", message, f"{kind} {what}", row)
         judging = next((stage for stage in stages if stage.needs_reward and stage.ttrl is None), None)
         if judging is not None:
-            judged = task.train.at([place for place, row in enumerate(task.train) if judging.judges(row)])
+            scored_rows = task.train.at([place for place, row in enumerate(task.train) if judging.judges(row)])
             verifier = task.spec.reward or task.spec.verifier
-            check_judged(f"stream.{task.name}.data.train", judged, verifier, findings)
+            check_judged(f"stream.{task.name}.data.train", scored_rows, verifier, findings)
 
 
 def by_kind(task: TaskData) -> dict[str, list[StageSpec]]:
     """{kind: the task's stages of that kind}."""
-    found: dict[str, list[StageSpec]] = {}
+    stages: dict[str, list[StageSpec]] = {}
     for stage in task.spec.stages:
-        found.setdefault(stage.kind, []).append(stage)
-    return found
+        stages.setdefault(stage.kind, []).append(stage)
+    return stages
 
 
 def check_judged(key: str, rows: Sequence[Row], verifier: Any, findings: Findings) -> None:
@@ -139,11 +141,11 @@ def check_judged(key: str, rows: Sequence[Row], verifier: Any, findings: Finding
     answers: dict[str, None] = {}
     for row in rows:
         lacking = [name for name in wanted if row.get(name) is None]
-        there = ", ".join(name for name in row if name != "id")
+        fields = ", ".join(name for name in row if name != "id")
         if lacking:
             findings.add(
                 key,
-                f"{called(row)} has no {' and no '.join(lacking)} (it has {there}); the verifier {verifier.kind} "
+                f"{called(row)} has no {' and no '.join(lacking)} (it has {fields}); the verifier {verifier.kind} "
                 "needs it: name the column with `columns`, e.g. {answer: solution}",
                 f"lacking {' '.join(lacking)}",
                 row,
@@ -153,8 +155,8 @@ def check_judged(key: str, rows: Sequence[Row], verifier: Any, findings: Finding
         if "reasoning_gym" in used and not {"reasoning_gym", "entry"} <= set(row.get("metadata") or {}):
             findings.add(
                 key,
-                f"{called(row)} has no entry of reasoning-gym's in its metadata (it has {there}); the verifier "
-                "reasoning_gym needs it: take `source: reasoning_gym`, or another verifier",
+                f"{called(row)} has no entry of reasoning-gym's in its metadata (it has {fields}); the verifier "
+                "reasoning_gym needs it: use `source: reasoning_gym`, or another verifier",
                 "entry",
                 row,
             )

@@ -12,7 +12,7 @@ def samples(task: TaskData, encoder: Encoder) -> list[str]:
     """The lines of a task of the stream, or (the prompt alone) of a suite."""
     rows = task.train if len(task.train) else task.eval
     try:
-        lines = [f"prompt   {form_words(rows[0], encoder)}: {shown(prompt_of(rows[0], encoder))}"]
+        lines = [f"prompt   {form_text(rows[0], encoder)}: {shown(prompt_of(rows[0], encoder))}"]
         stages = {stage.kind: stage for stage in task.spec.stages}
         taught = [each for stage in stages.values() if stage.teaches for each in lessons([rows[0]], stage)]
         for name, form in {name: form for _, name, form in taught}.items():
@@ -30,7 +30,7 @@ def prompt_of(row: dict, encoder: Encoder) -> str:
     return encoder.shown(encoder.prompts([row])[0])
 
 
-def form_words(row: dict, encoder: Encoder) -> str:
+def form_text(row: dict, encoder: Encoder) -> str:
     """How the prompt is sent, and why."""
     if not isinstance(row.get("prompt"), str):
         return CHATS

@@ -74,15 +74,15 @@ def functions(reward: Any) -> list:
 
 def check_data(task: Any, key: str, wanted: tuple[str, ...], findings: Findings) -> None:
     """Each split has rows, as far as they can be counted before they are loaded. (Files are read with all other rows.)"""
-    said: set[str] = set()
+    reported: set[str] = set()
     for split in () if isinstance(task.data, File) else wanted:
         try:
             number = sources.count(task.data, split)
         except RecipeErrors as error:
             for problem in error.problems:
-                if problem.message not in said:
+                if problem.message not in reported:
                     findings.add(f"{key}.data.{problem.key}", problem.message)
-                    said.add(problem.message)
+                    reported.add(problem.message)
             continue
         if number is not None and number <= 0 and split != "validation":
             findings.add(f"{key}.data.{split}", "no rows; every task needs rows to train on and to evaluate")
@@ -131,7 +131,7 @@ def check_folder(key: str, path: str, other: str, configs: tuple[str, ...], find
             hint = next(
                 (f": name {folder / name}" for name in ("final", "served", "model") if (folder / name).is_dir()), ""
             )
-            findings.add(key, f"{path} is no model folder (no {' or '.join(configs)}){hint}")
+            findings.add(key, f"{path} is not a model folder (no {' or '.join(configs)}){hint}")
         elif not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
             findings.add(key, f"{path} has no tokenizer (tokenizer.json): save it beside the weights")
     elif len(folder.parts) != 2 or path.startswith((".", "/", "~")):

@@ -23,10 +23,10 @@ def check_options(model: Encoding, findings: Findings) -> bool:
     for name in model.options:
         key = f"model.chat_template_kwargs.{name}"
         if name in RUN_DECIDES:
-            findings.add(key, "is not for the chat template, but the run's to say: take it out")
+            findings.add(key, "is set by the run, not by the recipe: remove it")
         elif not re.search(rf"\b{re.escape(name)}\b", template):
             near = nearest(name, set(re.findall(r"[^\W\d]\w+", template)))
-            findings.add(key, f"the chat template knows no {name}, so it would do nothing{near}")
+            findings.add(key, f"the chat template has no option {name}, so it would do nothing{near}")
     return not set(RUN_DECIDES) & set(model.options)
 
 
@@ -37,8 +37,9 @@ def warn_of_options(model: Encoding, chats: bool, findings: Findings) -> None:
     if chats and "strftime_now" in text_of(model.tokenizer.chat_template) and "date_string" not in model.options:
         findings.warn(
             "model.chat_template_kwargs",
-            "the chat template writes the day into every prompt, so that a run of another day asks others: give the day "
-            'where the template takes one, e.g. {date_string: "26 Jul 2024"}, or another template as model.chat_template',
+            "the chat template writes the date into every prompt, so a run on another day would send other prompts: "
+            "give the date if the template takes one, e.g. "
+            '{date_string: "26 Jul 2024"}, or set model.chat_template to another template',
         )
 
 
@@ -59,7 +60,7 @@ def check_special_tokens(key: str, spec: Any, encoder: Encoder, findings: Findin
             if tokens:
                 named = " and ".join(map(repr, tokens))
                 message = f"{each['kind']} looks for {named}, and answers come without special tokens"
-                findings.add(f"{key}.{name}", f"{message}: say `special_tokens: keep` in the task")
+                findings.add(f"{key}.{name}", f"{message}: set `special_tokens: keep` in the task")
 
 
 def check_special_answer(key: str, spec: Any, row: Row, encoder: Encoder, findings: Findings) -> None:
@@ -72,7 +73,7 @@ def check_special_answer(key: str, spec: Any, row: Row, encoder: Encoder, findin
         findings.add(
             key,
             f"{called(row)}: its answer {answer[:60]!r} holds special tokens of the tokenizer, and verifiers are "
-            f"given {given[:60]!r}, which {kind} calls wrong: say `special_tokens: keep` in the task",
+            f"given {given[:60]!r}, which {kind} scores as wrong: set `special_tokens: keep` in the task",
             "special answer",
             row,
         )
@@ -83,18 +84,20 @@ def check_rewritten_answers(key: str, spec: Any, rows: Sequence[Row], encoder: E
 
     Of answers with unknown tokens (`TokenChecks.check_spelling`) or special ones (above) nothing is said here.
     """
-    there = [row for row in rows if isinstance(row.get("answer"), str)]
+    answered = [row for row in rows if isinstance(row.get("answer"), str)]
     special, unknown = encoder.special_pattern, encoder.tokenizer.unk_token_id
-    there = [row for row in there if encoder.keep or not special.search(row["answer"])]
-    for row, ids in zip(there, encoder.encoded([row["answer"] for row in there]), strict=True):
+    answered = [row for row in answered if encoder.keep or not special.search(row["answer"])]
+    for row, ids in zip(answered, encoder.encoded([row["answer"] for row in answered]), strict=True):
         answer, given = row["answer"], encoder.text(ids)
         if given == answer or unknown in ids:
             continue
         if kind := calls_wrong(spec, row, given):
             findings.add(
                 key,
-                f"{called(row)}: the tokenizer writes its answer {answer[:60]!r} as {given[:60]!r}, which {kind} calls "
-                "wrong, so the model could never be right: write answers as the tokenizer does, or take another verifier or "
+                f"{called(row)}: the tokenizer writes its answer {answer[:60]!r} as {given[:60]!r}, which {kind} "
+                "scores as wrong"
+                ", so the model could never be right: write answers as the tokenizer does, or take another verifier "
+                "or "
                 "model",
                 "rewritten answer",
                 row,

@@ -49,7 +49,7 @@ def is_harmless(normalizer: dict) -> bool:
 
 
 def unspellable(tokenizer, texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """(number of the text, position) of the first character of each text that `tokenizer` cannot spell.
+    """(number of the text, position) of the first character of each text that `tokenizer` cannot encode.
 
     Such a character becomes the unknown or the padding token, or nothing at all. All texts are encoded in one call.
     Tokenizers written in Python tell no offsets: of them only unknown and padding tokens are seen.

@@ -44,6 +44,7 @@ from cpt.data.rows import (
 from cpt.data.stream import Stream, TaskData
 from cpt.recipe import Recipe
 from cpt.recipe.stages import Sft, StageSpec
+from cpt.sizes import many
 
 CHUNK = 1000
 WRITTEN = ("prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages")
@@ -151,19 +152,19 @@ class TokenChecks:
                 )
             return False
         if chats and this.spec.prompt == "raw":
-            message = f"raw sends strings as they are, and {called(chats[0])} is a chat: take `prompt` out"
+            message = f"raw sends strings as they are, and {called(chats[0])} is a chat: remove `prompt`"
             self.findings.add(f"{key}.prompt", message, "raw")
         if texts and this.spec.system is not None and not encoder.form.chat:
-            message = f"is a message of a chat, and its prompts are sent raw ({encoder.form.why}): say `prompt: chat`"
+            message = f"is a message of a chat, and its prompts are sent raw ({encoder.form.why}): set `prompt: chat`"
             self.findings.add(f"{key}.system", message, "raw")
         if texts and not encoder.form.chat and encoder.appended:
             [asked] = encoder.prompts(texts[:1])
             self.findings.add(
                 this.data,
-                f"{called(texts[0])}: evaluation asks {encoder.shown(asked)[-60:]!r}, and training goes on after "
-                f"{texts[0]['prompt'][-60:]!r}: the tokenizer puts {encoder.shown(encoder.appended)!r} after every text by "
-                "itself: take that out of its files (add_eos_token of tokenizer_config.json, post_processor of "
-                "tokenizer.json), or say `prompt: chat` where it has a chat template",
+                f"{called(texts[0])}: evaluation sends {encoder.shown(asked)[-60:]!r}, but training continues "
+                f"{texts[0]['prompt'][-60:]!r}: the tokenizer puts {encoder.shown(encoder.appended)!r} after every "
+                "text: remove that from its files (add_eos_token of tokenizer_config.json, post_processor of "
+                "tokenizer.json), or set `prompt: chat` where it has a chat template",
                 "appended",
             )
             return False
@@ -175,13 +176,11 @@ class TokenChecks:
         this.answers_alone = this.answers_alone or asked["assistant_only_loss"]
         for row in this.rows if any(asked.values()) else ():
             if asked["assistant_only_loss"] and not this.encoder.is_chat(row):
-                message = (
-                    f"is for chats, and the prompt of {called(row)} is sent raw: take it out, or say `prompt: chat`"
-                )
+                message = f"is for chats, and the prompt of {called(row)} is sent raw: remove it, or set `prompt: chat`"
                 self.findings.add(f"{where}.args.assistant_only_loss", message, "raw")
             if asked["completion_only_loss"] and row.get("messages"):
                 message = (
-                    f"{called(row)} is a conversation, no part of which is the completion: take assistant_only_loss"
+                    f"{called(row)} is a conversation, no part of which is the completion: use assistant_only_loss"
                 )
                 self.findings.add(f"{where}.args.completion_only_loss", message, "conversation")
 
@@ -226,15 +225,16 @@ class TokenChecks:
         self.check_ids(this, row, name, taught.ids[taught.start :])
         wrong = failure(this.encoder, form, taught)
         if wrong is not None:
-            told = self.findings.add if wrong.fatal else self.findings.warn
-            told(this.data, f"{called(row)}, {name}: {wrong.message}", wrong.kind, row)
+            report = self.findings.add if wrong.fatal else self.findings.warn
+            report(this.data, f"{called(row)}, {name}: {wrong.message}", wrong.kind, row)
         if this.answers_alone and "messages" in form and taught.asked is not None:
             spans, otherwise = this.encoder.answers(form, taught)
             if otherwise:
-                said = (
-                    f"{otherwise} of its {otherwise + len(spans)} answers are written otherwise than they are asked for"
+                number = f"{otherwise} of its {many(otherwise + len(spans), 'answer')}"
+                message = (
+                    f"{called(row)}: the chat template writes {number} differently from how the model would give it"
                 )
-                self.findings.warn(this.data, f"{called(row)}: {said}, and are context only", "context only", row)
+                self.findings.warn(this.data, f"{message}, so that is context only", "context only", row)
         if name != "rejected" and taught.end is not None and len(taught.completion) > this.answer_limit:
             this.unreachable[called(row)] = len(taught.completion)
 
@@ -268,7 +268,7 @@ class TokenChecks:
         sent = this.encoder.sent(prompt_of(row))
         if isinstance(sent, str):
             if tools_of(row):
-                message = f"{called(row)} has tools, and its prompt is sent raw: say `prompt: chat`, or leave them out"
+                message = f"{called(row)} has tools, and its prompt is sent raw: set `prompt: chat`, or leave them out"
                 self.findings.add(this.data, message, "tools", row)
             return
         new = [each for each in sent if each["role"] not in this.roles and contents([each])[0].strip()]
@@ -283,12 +283,13 @@ class TokenChecks:
     def check_role(self, this: Split, row: Row, message: dict, text: str) -> None:
         """The chat template writes this message; `text` is all that it writes."""
         this.roles.add(message["role"])
-        said = contents([message])[0]
-        if message["role"] not in ("assistant", *TOOL_ROLES) and bare(said) not in text:
+        content = contents([message])[0]
+        if message["role"] not in ("assistant", *TOOL_ROLES) and bare(content) not in text:
             self.findings.add(
                 this.data,
-                f"{called(row)}: the chat template leaves messages of the role {message['role']!r} out ({said[:60]!r}): "
-                "write the role as the template knows it, or give another as model.chat_template",
+                f"{called(row)}: the chat template leaves messages of the role {message['role']!r} out "
+                f"({content[:60]!r}): use a role that the template knows, or set model.chat_template to another "
+                "template",
                 f"role {message['role']}",
             )
 
@@ -299,8 +300,8 @@ class TokenChecks:
         if without == ids:
             self.findings.add(
                 this.data,
-                f"{called(row)} has tools, and the chat template leaves them out: give one that writes them as "
-                "model.chat_template",
+                f"{called(row)} has tools, and the chat template leaves them out: set model.chat_template to one "
+                "that writes them",
                 "tools",
             )
 
@@ -317,8 +318,8 @@ class TokenChecks:
             row, name, text = texts[number]
             self.findings.add(
                 key,
-                f"{called(row)}: the tokenizer cannot spell {text[position]!r} (character {position + 1} of {name} "
-                f"{text[:60]!r}): change the row, or take a model that knows it",
+                f"{called(row)}: the tokenizer cannot encode {text[position]!r} (character {position + 1} of {name} "
+                f"{text[:60]!r}): change the row, or use a model that knows it",
                 "spelling",
                 row,
             )
@@ -381,8 +382,8 @@ class TokenChecks:
     def taught(self, this: Split, named: list[tuple[Row, str, dict]]) -> Iterator[tuple[Row, str, dict, Taught]]:
         """(row, field, form, what is taught) of each (row, field, form) that the chat template can write."""
         try:
-            found = this.encoder.taught([form for *_, form in named])
-            yield from ((*each, taught) for each, taught in zip(named, found, strict=True))
+            examples = this.encoder.taught([form for *_, form in named])
+            yield from ((*each, taught) for each, taught in zip(named, examples, strict=True))
         except TemplateRefuses as error:
             if len(named) == 1:
                 self.refused(this, named[0][0], named[0][1], error)

@@ -50,7 +50,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("recipe", help="a shipped recipe's name (quickstart) or a YAML file")
     run.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=OVERRIDES)
     run.add_argument(
-        "--out", type=Path, help="the run directory (default: runs/NAME-sSEED); a part of the same run goes on"
+        "--out", type=Path, help="the run directory (default: runs/NAME-sSEED); an unfinished run there is resumed"
     )
     loudness(run)
 
@@ -67,7 +67,10 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     check.add_argument(
         "--full",
         action="store_true",
-        help="also download what is not on this machine, and look at all with the libraries that train (some 10 s)",
+        help=(
+            "also download what is missing on this machine, and check everything with the training libraries (about "
+            "10 s)"
+        ),
     )
 
     evaluate = commands.add_parser(
@@ -108,10 +111,10 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The arguments; overrides may stand before and after options (argparse alone takes only the first group)."""
     top, commands = parser()
-    words = sys.argv[1:] if arguments is None else arguments
-    if words and not words[0].startswith("-") and words[0] not in commands:
-        top.error(f"unknown command {words[0]!r}{nearest(words[0], commands)}")
-    asked, rest = top.parse_known_args(words)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and not given[0].startswith("-") and given[0] not in commands:
+        top.error(f"unknown command {given[0]!r}{nearest(given[0], commands)}")
+    asked, rest = top.parse_known_args(given)
     late = [word for word in rest if "=" in word and not word.startswith("-")]
     if not hasattr(asked, "overrides"):
         late = []
@@ -127,7 +130,7 @@ def loudness(command: argparse.ArgumentParser) -> None:
     group = command.add_mutually_exclusive_group()
     group.add_argument("--quiet", action="store_true", help="only results, warnings and errors")
     group.add_argument(
-        "--verbose", action="store_true", help="also what the libraries warn of (always in the run's log)"
+        "--verbose", action="store_true", help="also the libraries' warnings (which are always in the run's log)"
     )
 
 
@@ -140,11 +143,11 @@ def main(arguments: list[str] | None = None) -> None:
             code = COMMANDS[asked.command](asked)
             sys.stdout.flush()
             if stop.signal is not None:
-                code = interrupted(stop, arguments, "asked to stop when all was done; nothing is lost", stop.signal)
+                code = interrupted(stop, arguments, "stopped when everything was done; nothing is lost", stop.signal)
         except Interrupted as error:
             code = interrupted(stop, arguments, INTERRUPTED[asked.command], error.signal)
         except KeyboardInterrupt:  # a library's own
-            code = interrupted(stop, arguments, f"ended at once; {stop.kept}", 2)
+            code = interrupted(stop, arguments, f"stopped at once; {stop.kept}", 2)
         except Exception as error:
             if stop.signal is None or isinstance(error, UserError):
                 code = complaint(asked, error, stop.kept)
@@ -184,14 +187,14 @@ def interrupted(stop: Stop, arguments: list[str] | None, line: str, number: int)
 
 
 INTERRUPTED = {
-    "run": "interrupted and saved; the same command goes on from here",
-    "eval": "interrupted; no answer is kept, the same command begins again",
-    "merge": "interrupted; nothing is kept, the same command begins again",
+    "run": "interrupted and saved; the same command resumes from here",
+    "eval": "interrupted; no answers are kept, the same command starts again",
+    "merge": "interrupted; nothing is kept, the same command starts again",
 }
 KEPT = dict.fromkeys(("check", "report", "schema"), "nothing was written") | {
-    "run": "what was committed is kept, the same command goes on from there",
-    "eval": "no answer is kept, the same command begins again",
-    "merge": "nothing is kept, the same command begins again",
+    "run": "what was committed is kept, the same command resumes from there",
+    "eval": "no answers are kept, the same command starts again",
+    "merge": "nothing is kept, the same command starts again",
 }
 RANK_0_SPEAKS = 10.0  # seconds at most; the launcher ends the others when rank 0 has ended
 
@@ -232,7 +235,7 @@ def unusable(asked: argparse.Namespace, error: OSError) -> int:
     if error.filename is None or under_launcher():
         return failed(asked, error)
     noted(asked, error)
-    remedy = UNUSABLE.get(error.errno, "change the rights of it, or name another")
+    remedy = UNUSABLE.get(error.errno, "change its permissions, or name another")
     return complain(f"{shown_path(error.filename)}: {error.strerror}: {remedy}", 2)
 
 
@@ -246,16 +249,16 @@ def failed(asked: argparse.Namespace, error: Exception) -> int:
     Under a launcher the rank on which it arose says it, and says which it is; that it took the others down, rank 0 says.
     """
     log, mine = getattr(asked, "log", None), int(os.environ.get("RANK", "0"))
-    told = noted(asked, error)
-    if log is None or not (told or log.exists()):
+    recorded = noted(asked, error)
+    if log is None or not (recorded or log.exists()):
         if isinstance(error, EngineFailed):
             return complain(error, 1)
         traceback.print_exception(error)
         return 1
-    story = f"the whole story: {log}" if told else f"{log} cannot be written"
+    story = f"details: {log}" if recorded else f"{log} cannot be written"
     first, *more = (str(error).strip() or "no message").splitlines()
     if under_launcher() and ranks.is_lost_peer(error):
-        return complain(f"failed: another process of this run ended; its own line is beside this one, or in {log}", 1)
+        return complain(f"failed: another process of this run ended; its own message is near this one, or in {log}", 1)
     if ranks.number_of(error) != mine:
         return 1
     where = f"rank {mine}: " if mine else ""

@@ -42,19 +42,25 @@ def add_arguments(commands) -> None:
         "--method",
         type=one_of(METHODS),
         metavar="METHOD",
-        help="one of those above; none for one adapter by itself",
+        help="one of the methods above; leave it out for a single adapter",
     )
     merge.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="a new folder; it appears whole or not at all"
     )
     merge.add_argument(
-        "--base", type=Path, metavar="MODEL", help="what the models were trained from (methods from a base)"
+        "--base",
+        type=Path,
+        metavar="MODEL",
+        help="the model that the others were trained from (for methods that need a base)",
     )
     merge.add_argument(
         "--into",
         type=Path,
         metavar="MODEL",
-        help="read LoRA adapters as the full weights that they make of this model (and --base is it, where a method has one)",
+        help=(
+            "read LoRA adapters as the full weights that they make with this model, which is also the base of "
+            "methods that need one"
+        ),
     )
     merge.add_argument(
         "--weight",
@@ -62,21 +68,30 @@ def add_arguments(commands) -> None:
         nargs="+",
         default=[],
         metavar="W",
-        help="one for each model, or one for all; alone in an average of two models: the first one's share",
+        help="one for each model, or one for all; a single one in an average of two models is the first one's share",
     )
     for name, option in OPTIONS.items():
         metavar = "|".join(option.choices) or name.upper()
         flags = (f"--{name}", *option.aliases)
         merge.add_argument(*flags, type=option.kind, dest=name, metavar=metavar, help=about(name))
     merge.add_argument(
-        "--fisher", type=Path, nargs="+", default=[], metavar="FILE", help="diagonal Fisher of each model, safetensors"
+        "--fisher",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="the diagonal Fisher information of each model, as safetensors",
     )
     merge.add_argument(
-        "--dtype", metavar="DTYPE", help="of the result: float32, bfloat16, float16, float64 (the first model's)"
+        "--dtype",
+        metavar="DTYPE",
+        help="dtype of the result: float32, bfloat16, float16, float64 (default: the first model's)",
     )
-    merge.add_argument("--shard-size", default="5GB", metavar="SIZE", help="largest file, e.g. 500MB (5GB)")
-    merge.add_argument("--threads", type=int, help="how many work at once (one for each core)")
-    merge.add_argument("--dry-run", action="store_true", help="check all and print the plan; write nothing")
+    merge.add_argument(
+        "--shard-size", default="5GB", metavar="SIZE", help="largest size of a file, e.g. 500MB (default: 5GB)"
+    )
+    merge.add_argument("--threads", type=int, help="number of threads (default: one for each core)")
+    merge.add_argument("--dry-run", action="store_true", help="check everything and print the plan, without writing")
     merge.add_argument("--quiet", action="store_true", help="only warnings and errors")
 
 

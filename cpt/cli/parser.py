@@ -12,8 +12,8 @@ class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` without the usage before its complaints. Under a launcher rank 0 alone complains. Exits with 2."""
 
     def error(self, message: str):
-        said = f"{self.prog}: {message}; `{self.prog} --help` tells more\n"
-        self.exit(2, said if os.environ.get("RANK", "0") == "0" else None)
+        complaint = f"{self.prog}: {message}; `{self.prog} --help` tells more\n"
+        self.exit(2, complaint if os.environ.get("RANK", "0") == "0" else None)
 
     def unknown(self, words: Sequence[str], takes_recipe: bool = False):
         """Complain of words that no argument takes; `takes_recipe`: the keys of a recipe are meant, perhaps."""
@@ -29,14 +29,15 @@ FLAGS = {  # what others call it: ours, or what to do
     **dict.fromkeys(("debug", "v"), "--verbose"),
     **dict.fromkeys(("dry_run", "validate", "plan"), "write `cpt check` instead of `cpt run`"),
     **dict.fromkeys(
-        ("resume", "continue", "resume_from_checkpoint", "restart"), "the same command goes on by itself: leave it out"
+        ("resume", "continue", "resume_from_checkpoint", "restart"),
+        "the same command resumes by itself: leave it out",
     ),
-    **dict.fromkeys(("overwrite", "force", "f", "overwrite_output_dir"), "nothing is written over: give another --out"),
+    **dict.fromkeys(("overwrite", "force", "f", "overwrite_output_dir"), "nothing is overwritten: give another --out"),
     **dict.fromkeys(("config", "recipe", "c", "yaml", "file"), "give the recipe without a flag: cpt run my.yaml"),
     **dict.fromkeys(("set", "override", "overrides", "opt", "param"), "write KEY=VALUE without a flag: seed=3"),
     **dict.fromkeys(
         ("gpus", "num_gpus", "num_processes", "nproc_per_node", "n_gpus", "devices", "deepspeed", "fsdp"),
-        "start it by `accelerate launch --config_file FILE -m cpt run ...` (docs/recipe.md)",
+        "start it with `accelerate launch --config_file FILE -m cpt run ...` (docs/recipe.md)",
     ),
     "model": "write model.path=...",
     "data": "rows are named in the recipe's tasks: stream.TASK.data.train=FILE",
@@ -52,14 +53,14 @@ def flag_hint(words: Sequence[str], options: Sequence[str]) -> str:
     value = value or next((word for word in words[1:2] if not word.startswith("-")), "...")
     if not flag.startswith("-") or flag in options:
         return ""
-    if (found := FLAGS.get(name)) is not None:
-        return did_you_mean(found) if found.startswith("--") else f"; {found}"
+    if (hint := FLAGS.get(name)) is not None:
+        return did_you_mean(hint) if hint.startswith("--") else f"; {hint}"
     if name in ("seed", "name", "description"):
         return f"; write {name}={value}"
     if (key := argument(name)) is not None:
         return f"; write stream.0.stages.0.args.{key}={value}"
-    if (found := RECIPE.get(name)) is not None:
-        return f"; write {found}={value}" if " " not in found else f"; {found}"
+    if (hint := RECIPE.get(name)) is not None:
+        return f"; write {hint}={value}" if " " not in hint else f"; {hint}"
     return ""
 
 

@@ -31,21 +31,21 @@ def overlaps(stream: Any) -> list[Problem]:
     for task in stream.tasks:
         leaks = [*shared(task.train, judged | asked), *shared(task.validation, asked)]
         if leaks:
-            problems.append(Problem(None, None, f"stream.{task.name}.data", leak_words(leaks)))
+            problems.append(Problem(None, None, f"stream.{task.name}.data", leak_text(leaks)))
     return problems
 
 
 def repeated(key: str, rows: Any, seen: Asked) -> list[Problem]:
     """Questions of one task that are asked twice: they would count twice. Adds all to `seen`."""
-    found = RowProblems()
+    problems = RowProblems()
     for index in range(len(rows)):
         first = seen.setdefault(rows.key(index), (rows, index))[1]
         if first != index:
             one, two = (rows.place(each).rpartition("/")[2] for each in (first, index))
             places = f" ({one} and {two})" if one else ""
-            message = f"rows {rows.id(first)} and {rows.id(index)} ask the same; keep one{places}"
-            found.add("repeated", rows.place(index) or rows.id(index), message)
-    return [Problem(None, None, key, line) for line in found.lines()]
+            message = f"rows {rows.id(first)} and {rows.id(index)} have the same prompt; keep one{places}"
+            problems.add("repeated", rows.place(index) or rows.id(index), message)
+    return [Problem(None, None, key, line) for line in problems.lines()]
 
 
 Named = tuple[str, str]
@@ -63,13 +63,13 @@ def named(rows: Any, index: int) -> Named:
     return rows.id(index), rows.place(index).rpartition("/")[2]
 
 
-def leak_words(leaks: Sequence[tuple[Named, Named]]) -> str:
+def leak_text(leaks: Sequence[tuple[Named, Named]]) -> str:
     named = ", ".join(
-        f"{mine} = {other} ({place} = {there})" if place and there else f"{mine} = {other}"
-        for (mine, place), (other, there) in leaks[:SHOWN]
+        f"{mine} = {other} ({place} = {other_place})" if place and other_place else f"{mine} = {other}"
+        for (mine, place), (other, other_place) in leaks[:SHOWN]
     )
     more = f" and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
     return (
-        f"{len(leaks)} row(s) have the prompt of a row of another split or of an evaluation ({named}{more}): take them out "
-        "of one of the two"
+        f"{len(leaks)} row(s) have the same prompt as a row of another split or of an evaluation ({named}{more}): "
+        "remove them from one of the two"
     )

@@ -75,16 +75,20 @@ class Encoding:
         try:
             [taught] = probe.taught([PROBE])
         except TemplateRefuses as error:
-            return Form(False, f"the chat template refuses a plain question: {error}")
+            return Form(False, f"the chat template fails on a plain question: {error}")
         ids = list(taught.ids)
         while ids and not self.tokenizer.decode(ids[-1:]).strip():
             ids.pop()
         if not ids or ids[-1] not in probe.ends:
             return Form(
-                False, f"the model stops at {self.tokens_text(self.stop_ids)}, where its chat template ends no answer"
+                False,
+                (
+                    f"the model stops at {self.tokens_text(self.stop_ids)}, but its chat template does not end "
+                    "answers with that"
+                ),
             )
         if not probe.text(ids).endswith(PROBE["completion"]):
-            return Form(False, "the tokenizer cannot spell a plain question")
+            return Form(False, "the tokenizer cannot encode a plain question")
         return Form(True, f"its chat template ends answers with {self.tokens_text(ids[-1:])}, where the model stops")
 
     def of(self, spec) -> "Encoder":
@@ -113,10 +117,10 @@ def encoder_of(stage) -> "Encoder":
 
 def prompts(asked: "Iterable[tuple[Encoder, dict]]") -> list[list[int]]:
     """Token ids of the prompt of each row, by the encoder of its task."""
-    found = []
+    ids = []
     for encoder, mine in groupby(asked, lambda each: each[0]):
-        found += encoder.prompts([row for _, row in mine])
-    return found
+        ids += encoder.prompts([row for _, row in mine])
+    return ids
 
 
 class Encoder:
@@ -168,9 +172,9 @@ class Encoder:
     @cached_property
     def appended(self) -> list[int]:
         """What the tokenizer puts after every text by itself: it would stand between a raw prompt and its answer."""
-        alone, whole = self._encoded(["a"])[0], self._encoded(["a"], special=True)[0]
-        places = [place for place in range(len(whole)) if whole[place : place + len(alone)] == alone]
-        return whole[places[0] + len(alone) :] if places else []
+        alone, extended = self._encoded(["a"])[0], self._encoded(["a"], special=True)[0]
+        places = [place for place in range(len(extended)) if extended[place : place + len(alone)] == alone]
+        return extended[places[0] + len(alone) :] if places else []
 
     def is_chat(self, form: dict) -> bool:
         """Whether the prompt of {prompt, ...} or {messages} goes through the chat template."""
@@ -179,8 +183,8 @@ class Encoder:
     @cached_property
     def opens_a_turn(self) -> bool:
         """Whether the chat template writes anything after the question, to open the turn of the answer."""
-        asked, told = (self._rendered([PROBE["prompt"]], [None], asking) for asking in (True, False))
-        return asked != told
+        asked, answered = (self._rendered([PROBE["prompt"]], [None], asking) for asking in (True, False))
+        return asked != answered
 
     def prompts(self, rows: Sequence[dict]) -> list[list[int]]:
         """Token ids of each row's prompt; `tools` of a row go to the chat template.
@@ -222,17 +226,17 @@ class Encoder:
         Raises:
             TemplateRefuses: the chat template cannot write a row.
         """
-        found: list[Taught | None] = [None] * len(forms)
+        results: list[Taught | None] = [None] * len(forms)
         raw, chats = [], []
         for i, form in enumerate(forms):
             sent = self.sent(form.get("prompt") or form["messages"])
             (raw if isinstance(sent, str) else chats).append((i, sent))
         texts = [(sent, forms[i]["completion"]) for i, sent in raw]
         for (i, _), each in zip(raw, self._taught_raw(texts), strict=True):
-            found[i] = each
+            results[i] = each
         for (i, _), each in zip(chats, self._taught_chats(chats, forms), strict=True):
-            found[i] = each
-        return found
+            results[i] = each
+        return results
 
     def _taught_raw(self, texts: list[tuple[str, str]]) -> Iterator[Taught]:
         """The prompt's own tokens, then the answer's: as the tokenizer splits the whole text, if it splits it there."""
@@ -260,19 +264,19 @@ class Encoder:
         asked_texts = self._rendered(asked, tools, asking=True)
         prompt_texts = self._rendered(prompts, tools, asking=True)
         ids = self._encoded(whole_texts), self._encoded(asked_texts), self._encoded(prompt_texts)
-        for place, (whole, before, prompt) in enumerate(zip(*ids, strict=True)):
-            merges = whole[: len(before)] != before and whole_texts[place].startswith(asked_texts[place])
+        for place, (full, before, prompt) in enumerate(zip(*ids, strict=True)):
+            merges = full[: len(before)] != before and whole_texts[place].startswith(asked_texts[place])
             if merges:
-                whole = before + self._encoded([whole_texts[place][len(asked_texts[place]) :]])[0]
-            fits = whole[: len(before)] == before and whole[: len(prompt)] == prompt
+                full = before + self._encoded([whole_texts[place][len(asked_texts[place]) :]])[0]
+            fits = full[: len(before)] == before and full[: len(prompt)] == prompt
             start = len(prompt) if prompts[place] else len(before) if "prompt" in forms[chats[place][0]] else 0
             ends_there = len(asked[place]) == len(wholes[place]) - 1
             if not asked[place]:
-                yield Taught(None, whole, start, None, None)
+                yield Taught(None, full, start, None, None)
             elif not fits:
-                yield Taught(before, whole, start, None, None)
+                yield Taught(before, full, start, None, None)
             else:
-                yield self._ended(before, whole, start, merges, cut=ends_there)
+                yield self._ended(before, full, start, merges, cut=ends_there)
 
     def conversation(self, form: dict) -> list[dict]:
         """All messages of what is taught, where that is a chat."""
@@ -295,8 +299,8 @@ class Encoder:
         spans = []
         for before in self._encoded(texts):
             if taught.ids[: len(before)] == before:
-                found = (i + 1 for i in range(len(before), len(taught.ids)) if taught.ids[i] in self.ends)
-                spans.append((len(before), next(found, len(taught.ids))))
+                ends = (i + 1 for i in range(len(before), len(taught.ids)) if taught.ids[i] in self.ends)
+                spans.append((len(before), next(ends, len(taught.ids))))
         return spans, len(places) - len(spans)
 
     # -- the tokenizer -------------------------------------------------------------------------------------------------------

@@ -29,16 +29,16 @@ def load(source: File, path: Path) -> Rows:
         RecipeErrors: see `reading.rows_of`.
     """
     options = Options(source.file_format, source.field, source.delimiter)
-    found = files(path, options)
+    paths = files(path, options)
     other = ending_format(path)
     if source.source == "jsonl" and other in ("csv", "tsv", "parquet"):
         raise UserError(f"{path}: is {other} by its ending, not JSON lines: write `source: file`")
-    content = digest(found)
-    key = (*map(str, found), content, options, source.mapping())
+    content = digest(paths)
+    key = (*map(str, paths), content, options, source.mapping())
     if key not in _tables:
-        table = read(source, path, found, options)
-        if digest(found) != content:
-            raise UserError(f"{path}: changed while it was read: give the command again when it is whole")
+        table = read(source, path, paths, options)
+        if digest(paths) != content:
+            raise UserError(f"{path}: changed while it was read: run the command again when it is complete")
         _tables[key] = table
         if len(_tables) > KEPT:
             _tables.popitem(last=False)
@@ -48,22 +48,22 @@ def load(source: File, path: Path) -> Rows:
     return _tables[key]
 
 
-def read(source: File, path: Path, found: Sequence[Path], options: Options) -> "Rows | RecipeErrors":
+def read(source: File, path: Path, paths: Sequence[Path], options: Options) -> "Rows | RecipeErrors":
     """What `load` gives or raises."""
-    parts = ((before_number(file, options), records(file, options)) for file in found)
+    parts = ((before_number(file, options), records(file, options)) for file in paths)
     try:
         return rows_of(parts, source, str(path))
     except RecipeErrors as error:
         return error
 
 
-def digest(found: Sequence[Path]) -> str:
+def digest(paths: Sequence[Path]) -> str:
     """Of the bytes of all files. Raises UserError."""
-    whole = hashlib.sha256()
-    for file in found:
+    digest_of_all = hashlib.sha256()
+    for file in paths:
         try:
             with file.open("rb") as stream:
-                whole.update(hashlib.file_digest(stream, "sha256").digest())
+                digest_of_all.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
-    return whole.hexdigest()
+    return digest_of_all.hexdigest()

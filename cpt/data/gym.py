@@ -60,8 +60,8 @@ def check(source: ReasoningGym) -> None:
     known = [field.name for field in dataclasses.fields(config)]
     for key in source.config:
         if key not in known or key in ("seed", "size"):
-            there = [field for field in known if field not in ("seed", "size")]
-            hint = nearest_or_all(key, there)
+            settable = [field for field in known if field not in ("seed", "size")]
+            hint = nearest_or_all(key, settable)
             raise UserError(f"reasoning_gym {source.name} has no config field {key!r} that can be set{hint}")
     with refusals(source):
         config(**source.config).validate()

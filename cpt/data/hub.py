@@ -8,7 +8,7 @@ from cpt.recipe import Hub
 BATCH = 1000  # rows that are converted at once
 
 
-def load(source: Hub, words: str) -> Rows:
+def load(source: Hub, split: str) -> Rows:
     """The rows of a split of the data set (or of a slice of one).
 
     Raises:
@@ -19,13 +19,13 @@ def load(source: Hub, words: str) -> Rows:
 
     from cpt.data.readers.arrow import dicts
 
-    where = f"{source.path} ({words})"
+    where = f"{source.path} ({split})"
     try:
-        table = datasets.load_dataset(source.path, source.name, split=words, revision=source.revision)
+        table = datasets.load_dataset(source.path, source.name, split=split, revision=source.revision)
     except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         made = isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__
         first = (str(made or error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{where} is not to be had from the hub: {first}") from error
+        raise UserError(f"{where} cannot be downloaded from the hub: {first}") from error
     batches = table.with_format("arrow").iter(batch_size=BATCH)
     records = enumerate((record for batch in batches for record in dicts(batch)), start=1)
     return rows_of([(f"{where}: row ", records)], source, where)

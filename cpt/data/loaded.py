@@ -19,7 +19,7 @@ def plain(value: object) -> str:
         return format(value, "f")
     if isinstance(value, date | time):
         return value.isoformat()
-    raise RowProblem(f"holds a value of the type {type(value).__name__}, which JSON has no form for: leave it out")
+    raise RowProblem(f"holds a value of the type {type(value).__name__}, which JSON cannot hold: leave it out")
 
 
 PACK = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=plain).encode
@@ -95,8 +95,8 @@ class Rows(Sequence):
 
     def id(self, index: int) -> str:
         name, number = self._names[index], self._numbers[index]
-        told = number if name is None else name
-        return f"{self.prefix}/{told}#{number + 1}" if self.shared else f"{self.prefix}/{told}"
+        label = number if name is None else name
+        return f"{self.prefix}/{label}#{number + 1}" if self.shared else f"{self.prefix}/{label}"
 
     def place(self, index: int) -> str:
         """Where the row was read: `train.jsonl:7`; "" where it was made here."""

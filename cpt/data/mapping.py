@@ -30,52 +30,54 @@ class Mapping:
 
     def texts(self) -> list[tuple[str, str]]:
         """(key, Jinja) of all templates and the condition."""
-        found = [(WRITTEN[field], text) for field, text in self.sources.items()]
-        return found + ([] if self.where_source is None else [("where", "{{ " + self.where_source + " }}")])
+        texts = [(WRITTEN[field], text) for field, text in self.sources.items()]
+        return texts + ([] if self.where_source is None else [("where", "{{ " + self.where_source + " }}")])
 
-    def missing(self, there: Iterable[str]) -> list[tuple[str | None, str]]:
+    def missing(self, columns: Iterable[str]) -> list[tuple[str | None, str]]:
         """(field, message) of each column that `columns` names, or that every row needs, and none has."""
-        there, found = list(there), []
+        columns, problems = list(columns), []
         for field, column in self.columns.items():
             if field not in FIELDS:
                 known = f"{nearest(field, FIELDS)}; there are: {', '.join(FIELDS)}"
-                found.append((field, f"columns: rows have no field {field!r}{known}"))
-            elif column not in there:
-                known = f"{nearest(column, there)}; there are: {listed(there)}"
-                found.append((field, f"no column {column!r:.60} (for {field}){known}"))
-        if not found and not {"prompt", "messages"} & {*there, *self.columns, *self.templates}:
-            found.append((None, f"no column prompt or messages; there are: {listed(there)}; {self.remedy(there)}"))
-        return found
+                problems.append((field, f"columns: rows have no field {field!r}{known}"))
+            elif column not in columns:
+                known = f"{nearest(column, columns)}; there are: {listed(columns)}"
+                problems.append((field, f"no column {column!r:.60} (for {field}){known}"))
+        if not problems and not {"prompt", "messages"} & {*columns, *self.columns, *self.templates}:
+            problems.append(
+                (None, f"no column prompt or messages; there are: {listed(columns)}; {self.remedy(columns)}")
+            )
+        return problems
 
     @staticmethod
-    def remedy(there: list[str]) -> str:
+    def remedy(columns: list[str]) -> str:
         likely = [
-            name for name in there if name.lower() in ("question", "input", "text", "instruction", "query", "problem")
+            name for name in columns if name.lower() in ("question", "input", "text", "instruction", "query", "problem")
         ]
         chats = [
-            name for name in there if name.lower() in ("conversations", "conversation", "dialogue", "dialog", "chat")
+            name for name in columns if name.lower() in ("conversations", "conversation", "dialogue", "dialog", "chat")
         ]
         if chats and not likely:
             return f"name it with `columns: {{messages: {chats[0]}}}` (a list of {{role, content}})"
-        column = (likely or there or ["question"])[0]
+        column = (likely or columns or ["question"])[0]
         shown = f"{{{{ {column} }}}}" if column.isidentifier() else f"{{{{ row['{column}'] }}}}"
         return f'name it with `columns: {{prompt: {column}}}`, or write prompts with `template: "{shown}"`'
 
-    def unused(self, there: Iterable[str]) -> list[str]:
+    def unused(self, columns: Iterable[str]) -> list[str]:
         """The columns of which nothing gets into a row, each with the field that it is like."""
         named = self.named()
         if ROW in named:
             return []
-        left = [name for name in there if name not in {*FIELDS, *self.columns.values(), *named}]
-        given = {*there, *self.columns, *self.templates}
+        left = [name for name in columns if name not in {*FIELDS, *self.columns.values(), *named}]
+        given = {*columns, *self.columns, *self.templates}
         free = [field for field in FIELDS if field not in given]
         return [f"{name} ({near.removeprefix('; ')})" if (near := nearest(name, free)) else name for name in left]
 
-    def unknown(self, there: Iterable[str]) -> list[str]:
+    def unknown(self, columns: Iterable[str]) -> list[str]:
         """The columns that templates name and no row has (they may: `is defined`, `default`), each with its nearest."""
-        there = list(there)
-        gone = sorted(self.named() - {ROW, *there})
-        return [f"{name} ({near.removeprefix('; ')})" if (near := nearest(name, there)) else name for name in gone]
+        columns = list(columns)
+        gone = sorted(self.named() - {ROW, *columns})
+        return [f"{name} ({near.removeprefix('; ')})" if (near := nearest(name, columns)) else name for name in gone]
 
     def named(self) -> set[str]:
         """The columns that templates and the condition name."""
@@ -100,9 +102,10 @@ class Mapping:
         if isinstance(row.get("answer"), list | dict):
             column = self.columns.get("answer", "answer")
             raise RowProblem(
-                f"answer must be a string, not {row['answer']!r:.60}: take what is right of it, for example by `answer: "
+                f"answer must be a string, not {row['answer']!r:.60}: choose the right one, for example with "
+                "`answer: "
                 f'"{{{{ {column}[0] }}}}"`',
-                "answer is no text",
+                "answer is not a text",
             )
         for field in TEXTS:
             if field in row and not isinstance(row[field], str | list | dict):
@@ -117,9 +120,9 @@ class Mapping:
         try:
             return function(seen)
         except TemplateProblem as error:
-            there = [name for name in seen if name != ROW]
+            columns = [name for name in seen if name != ROW]
             name = error.undefined
-            hint = "" if name is None else f"{nearest(name, there)}; there are: {listed(there)}"
+            hint = "" if name is None else f"{nearest(name, columns)}; there are: {listed(columns)}"
             raise RowProblem(f"{key}: {error}{hint}", f"{key}: {error.kind}") from error
 
 
@@ -127,11 +130,11 @@ def looks_equal(value: Any, literal: Any) -> bool:
     """Whether a text and a number (or a truth) read alike, which are never equal."""
     if isinstance(value, str) == isinstance(literal, str) or value is None or literal is None:
         return False
-    words, other = (value, literal) if isinstance(value, str) else (literal, value)
+    text, other = (value, literal) if isinstance(value, str) else (literal, value)
     if isinstance(other, bool):
-        return words.strip().lower() == str(other).lower()
+        return text.strip().lower() == str(other).lower()
     try:
-        return isinstance(other, int | float) and float(words) == other
+        return isinstance(other, int | float) and float(text) == other
     except (ValueError, OverflowError):
         return False
 
@@ -166,6 +169,6 @@ def answer_problem(row: Row) -> str | None:
     hidden = edges(answer) if answer else ""
     if hidden:
         return (
-            f"answer begins or ends with invisible characters ({hidden}), which no completion would have: take them out"
+            f"answer begins or ends with invisible characters ({hidden}), which no completion would have: remove them"
         )
     return None

@@ -41,7 +41,7 @@ def sft_forms(tasks: Sequence[TaskData], seed: int, count: int, key: str) -> Ite
             form = sft_row(row)
             if form is None:
                 raise UserError(
-                    f"{key}: row {row['id']}, kept of stream.{task.name}, has {', '.join(sorted(row))}; to train on it again "
-                    f"needs {NEEDS['demonstration']}"
+                    f"{key}: row {row['id']}, kept of stream.{task.name}, has {', '.join(sorted(row))}; training on "
+                    f"it again needs {NEEDS['demonstration']}"
                 )
             yield task, row, form

@@ -27,10 +27,10 @@ def check_count(name: str, split: str, count: int, length: int) -> None:
         raise UserError(
             f"procedural: {count} {split} rows are too many for strings of length {length}: raise data.length"
         )
-    there = len(every_string(alphabet(name), length)[split])
-    if there < count:
+    available = len(every_string(alphabet(name), length)[split])
+    if available < count:
         raise UserError(
-            f"procedural: {count} {split} rows were asked for, but only {there} strings of length {length} belong "
+            f"procedural: {count} {split} rows were asked for, but only {available} strings of length {length} belong "
             f"to that split: ask for fewer, or raise data.length"
         )
 

@@ -43,5 +43,5 @@ def edges(text: str) -> str:
     """The invisible characters at the text's ends, by their code points; "" where there are none."""
     if text.isascii() and text.isprintable():
         return ""
-    found = [match[0] for match in (INVISIBLE.match(text), AT_END.search(text)) if match]
-    return ", ".join(dict.fromkeys(f"U+{ord(each):04X}" for part in found for each in part))
+    hidden = [match[0] for match in (INVISIBLE.match(text), AT_END.search(text)) if match]
+    return ", ".join(dict.fromkeys(f"U+{ord(each):04X}" for part in hidden for each in part))

@@ -24,9 +24,9 @@ def rows_of(parts: Iterable[Part], source: Any, where: str) -> Rows:
     broken, wrong = RowProblems(), RowProblems()
     columns: dict[str, None] = {}
     number = -1
-    for before, found in parts:
+    for before, records in parts:
         rows.begin(before)
-        for line, record in found:
+        for line, record in records:
             number += 1
             if isinstance(record, Broken):
                 place = f"{before}{line}"
@@ -59,11 +59,11 @@ def rows_of(parts: Iterable[Part], source: Any, where: str) -> Rows:
 
 def notes(mapping: Mapping, where: str, columns: list[str], kept: int, total: int) -> list[str]:
     """What `where` leaves, and the columns that nothing is made of."""
-    found = []
+    lines = []
     if mapping.where is not None:
-        found.append(f"{where}: `where` keeps {kept if kept < total else 'all'} of {total} rows")
+        lines.append(f"{where}: `where` keeps {kept if kept < total else 'all'} of {total} rows")
     if unknown := mapping.unknown(columns):
-        found.append(f"{where}: columns that templates name and no row has: {listed(unknown)}")
+        lines.append(f"{where}: columns that templates use and no row has: {listed(unknown)}")
     if unused := mapping.unused(columns):
-        found.append(f"{where}: columns that are not used: {listed(unused)}")
-    return found
+        lines.append(f"{where}: columns that are not used: {listed(unused)}")
+    return lines

@@ -43,12 +43,14 @@ def failure(encoder: Encoder, form: dict, taught: Taught) -> Failure | None:
     if read == wanted:
         return border(encoder, taught) if taught.merges else None
     if bare(read) == bare(wanted):
-        said = f"is read as {around(read, wanted)} by evaluation: white space, or the form of characters, is not kept"
-        return Failure("white space", f"the demonstration {around(wanted, read)} {said}", fatal=False)
+        message = (
+            f"is read as {around(read, wanted)} by evaluation: white space, or the form of characters, is not kept"
+        )
+        return Failure("white space", f"the demonstration {around(wanted, read)} {message}", fatal=False)
     why = reason(encoder, form, taught, read, wanted)
     return Failure(
         why.kind,
-        f"evaluation reads what is trained on, {around(encoder.shown(taught.completion), wanted)}, as "
+        f"evaluation reads the trained text, {around(encoder.shown(taught.completion), wanted)}, as "
         f"{around(read, wanted)}, and the demonstration is {around(wanted, read)}: {why.message}",
     )
 
@@ -68,18 +70,22 @@ def another_prompt(encoder: Encoder, taught: Taught) -> Failure:
     asked, trained = (encoder.shown(ids[place : place + 24]) for ids in (taught.asked, taught.ids))
     return Failure(
         "prompt",
-        f"evaluation asks ...{asked!r:.{SHOWN}} where training goes on with ...{trained!r:.{SHOWN}}: the chat template "
-        "writes a prompt otherwise when an answer follows: give one that does not as model.chat_template, or set its options "
-        "with model.chat_template_kwargs",
+        f"evaluation sends ...{asked!r:.{SHOWN}} where training has ...{trained!r:.{SHOWN}}: the chat "
+        "template writes a prompt differently when an answer follows"
+        ": set model.chat_template to one that does not, or change "
+        "its options with"
+        " model.chat_template_kwargs",
     )
 
 
 def border(encoder: Encoder, taught: Taught) -> Failure:
     """The end of the prompt and the beginning of the demonstration would be one token in running text."""
     asked, answer = encoder.shown(taught.asked)[-10:], encoder.shown(taught.completion)[:10]
-    said = f"the tokenizer would join {asked!r} and {answer!r} over the border of prompt and demonstration"
+    message = f"the tokenizer would join {asked!r} and {answer!r} across the border between prompt and demonstration"
     advice = "white space between the two belongs to the beginning of the demonstration"
-    return Failure("border", f"{said}; both are trained on as evaluation has them, apart: {advice}", fatal=False)
+    return Failure(
+        "border", f"{message}; they are trained on separately, as evaluation has them: {advice}", fatal=False
+    )
 
 
 def no_end(encoder: Encoder, taught: Taught) -> Failure:
@@ -90,12 +96,12 @@ def no_end(encoder: Encoder, taught: Taught) -> Failure:
     token = encoder.tokenizer.decode(special[-1:]) if special else last
     is_one = len(encoder.tokenizer(token, add_special_tokens=False)["input_ids"]) == 1
     stop = token.replace("\n", "\\n")
-    own = f'say `stop: ["{stop}"]` in the task, or ' if is_one and token and (special or not token.strip()) else ""
+    own = f'set `stop: ["{stop}"]` in the task, or ' if is_one and token and (special or not token.strip()) else ""
     return Failure(
         "no end",
-        f"what is trained on after the prompt, {encoder.shown(taught.completion)[-SHOWN:]!r}, holds none of the tokens that "
-        f"end an answer ({ends}), so the model would never learn to stop: {own}give model.chat_template one whose answers "
-        f"end with {encoder.tokenizer.eos_token!r}",
+        f"what is trained on after the prompt, {encoder.shown(taught.completion)[-SHOWN:]!r}, holds none of the "
+        f"tokens that end an answer ({ends}), so the model would never learn to stop: {own}set model.chat_template "
+        f"to one whose answers end with {encoder.tokenizer.eos_token!r}",
     )
 
 
@@ -104,36 +110,36 @@ def left_out(read: str, content: str, beside: list[str], calls) -> Failure | Non
     if calls and bare(read) == bare("".join([*beside, content])):
         return Failure(
             "tool calls",
-            f"the chat template leaves the tool_calls out of its answer (it writes {read[:SHOWN]!r}): give one that writes "
-            "them as model.chat_template",
+            f"the chat template leaves the tool_calls out of its answer (it writes {read[:SHOWN]!r}): set "
+            "model.chat_template to one that writes them",
         )
     texts = [text for text in (*beside, content) if bare(text) not in bare(read)]
     if texts:
         return Failure(
             "part of an answer",
-            f"the chat template leaves {texts[0][:SHOWN]!r} out of its answer (it writes {read[:SHOWN]!r}): give one that "
-            "writes it as model.chat_template",
+            f"the chat template leaves {texts[0][:SHOWN]!r} out of its answer (it writes {read[:SHOWN]!r}): set "
+            "model.chat_template to one that writes it",
         )
     return None
 
 
 def reason(encoder: Encoder, form: dict, taught: Taught, read: str, wanted: str) -> Failure:
     """Why evaluation reads another text than the demonstration, and what to do."""
-    whole, chat = encoder.shown(taught.completion[:-1]), encoder.is_chat(form)
+    completion, chat = encoder.shown(taught.completion[:-1]), encoder.is_chat(form)
     named = [token for each in encoder.ends if (token := encoder.tokenizer.decode([each])) and token in wanted]
     if named and bare(wanted).startswith(bare(read)):
         return Failure("early end", f"{named[0]!r} within it ends an answer: write the row without it")
-    if not encoder.keep and bare(whole) == bare(wanted):
+    if not encoder.keep and bare(completion) == bare(wanted):
         return Failure(
             "special tokens",
-            "verifiers are given answers without special tokens: say `special_tokens: keep` in the task",
+            "verifiers are given answers without special tokens: set `special_tokens: keep` in the task",
         )
     if bare(read).endswith(bare(wanted)) and chat:
         if not encoder.opens_a_turn:
             return Failure(
                 "generation prompt",
-                "the chat template opens no turn for the answer: give one that does where add_generation_prompt is set as "
-                "model.chat_template",
+                "the chat template opens no turn for the answer: set model.chat_template to one that does so with "
+                "add_generation_prompt",
             )
         options = "{enable_thinking: false}" if "enable_thinking" in str(encoder.tokenizer.chat_template) else "{...}"
         return Failure(
@@ -143,7 +149,7 @@ def reason(encoder: Encoder, form: dict, taught: Taught, read: str, wanted: str)
         )
     who = "the chat template or the tokenizer" if chat else "the tokenizer"
     return Failure(
-        "changed text", f"{who} writes it otherwise: change the row, or take a model that writes it as it is"
+        "changed text", f"{who} writes it differently: change the row, or use a model that keeps it as it is"
     )
 
 

@@ -112,26 +112,26 @@ def row_problem(row: Row) -> str | None:
 
 def shape_problem(row: Row) -> str | None:
     """What is wrong between the fields of a row, each of which is right by itself."""
-    there = {name for name, value in row.items() if value is not None}
-    if not there & {"prompt", "messages"}:
+    given = {name for name, value in row.items() if value is not None}
+    if not given & {"prompt", "messages"}:
         return "has neither a prompt nor messages"
-    if "prompt" in there and not shows(prompt_text(row["prompt"])):
-        return "prompt is empty: write what is asked, or leave the row out"
+    if "prompt" in given and not shows(prompt_text(row["prompt"])):
+        return "prompt is empty: write a question, or leave the row out"
     for name in ("messages", *COMPLETIONS):
         value = row.get(name)
         if isinstance(value, str) and name != "rejected" and not shows(value):
             return f"{name} is empty, so there is nothing to learn: write one, or leave the row out"
         if isinstance(value, list) and all(message["role"] != "assistant" for message in value):
-            return f"{name} has no turn of the assistant's, so there is nothing to learn: add one"
+            return f"{name} has no turn of the assistant, so there is nothing to learn: add one"
     for one, other in (("chosen", "rejected"), ("rejected", "chosen")):
-        if one in there and other not in there:
+        if one in given and other not in given:
             return f"has {one} but no {other}: a preference needs both"
-    if "chosen" in there and "prompt" not in there:
-        return "has chosen and rejected but no prompt: give what they answer as prompt (a chat may stand there)"
-    if "chosen" in there and row["chosen"] == row["rejected"]:
+    if "chosen" in given and "prompt" not in given:
+        return "has chosen and rejected but no prompt: add the prompt that they answer (a string or a chat)"
+    if "chosen" in given and row["chosen"] == row["rejected"]:
         return f"chosen and rejected are the same ({row['chosen']!r:.60}), so there is nothing to prefer"
     for name in COMPLETIONS:
-        if "prompt" in there and isinstance(row["prompt"], str) and isinstance(row.get(name), list):
+        if "prompt" in given and isinstance(row["prompt"], str) and isinstance(row.get(name), list):
             return f"prompt is a string and {name} a list of messages: write both as strings or both as messages"
     return None
 
@@ -208,20 +208,20 @@ NEEDS = {
 
 def lessons(rows: Iterable[Row], stage: StageSpec) -> list[tuple[Row, str, dict]]:
     """(row, field, {prompt, completion} or {messages}) of what a stage that teaches does so of each row."""
-    found = []
+    taught = []
     for row in rows:
         if stage.row_form == "prompt":
-            there = demonstration_of(row) is not None and row.get("prompt") is not None
-            found += [(row, "demonstration", lesson(row, demonstration_of(row)))] if there else []
+            is_complete = demonstration_of(row) is not None and row.get("prompt") is not None
+            taught += [(row, "demonstration", lesson(row, demonstration_of(row)))] if is_complete else []
             continue
         form = FORMS[stage.row_form](row) or {}
         if "messages" in form:
-            found.append((row, "messages", form))
+            taught.append((row, "messages", form))
         for name in ("completion", "chosen", "rejected"):
             if name in form:
                 called = "demonstration" if name == "completion" and row.get("demonstration") is not None else name
-                found.append((row, called, lesson(row, form[name])))
-    return found
+                taught.append((row, called, lesson(row, form[name])))
+    return taught
 
 
 def in_context(row: Row, template: str) -> str | list:
@@ -233,8 +233,8 @@ def in_context(row: Row, template: str) -> str | list:
     chat = not isinstance(prompt, str)
     if chat and prompt[-1]["role"] != "user":
         raise ValueError(f"its prompt ends with a message of the role {prompt[-1]['role']}, not with the user's")
-    said = {"prompt": prompt[-1]["content"] if chat else prompt, "demonstration": prompt_text(demonstration_of(row))}
-    asked = re.sub(r"\{(prompt|demonstration)\}", lambda found: said[found[1]], template)
+    texts = {"prompt": prompt[-1]["content"] if chat else prompt, "demonstration": prompt_text(demonstration_of(row))}
+    asked = re.sub(r"\{(prompt|demonstration)\}", lambda match: texts[match[1]], template)
     return [*prompt[:-1], {"role": "user", "content": asked}] if chat else asked
 
 
@@ -244,7 +244,7 @@ def shape(form: Row) -> dict[str, str]:
     return {name: "text" if isinstance(form[name], str) else "messages" for name in names}
 
 
-def shape_words(shape: dict[str, str]) -> str:
+def shape_text(shape: dict[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in shape.items())
 
 

@@ -14,7 +14,7 @@ from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.recipe import File, Hub, Procedural, ReasoningGym, Source, Written
 
 SPLITS = ("train", "validation", "eval")
-HELD_OUT_OF = "rows can only be held out of `train`, and there is none: name the file to ask"
+HELD_OUT_OF = "rows can only be held out of `train`, and there is none: name a file of evaluation rows"
 
 
 def load(source: Source, split: str, task: str, seed: int) -> Rows:
@@ -40,10 +40,10 @@ def count(source: Source, split: str) -> int | None:
     if isinstance(source, File | Written):
         return len(load(source, split, "", 0))
     if isinstance(source, Hub):
-        words = getattr(source, split)
-        if words is None or isinstance(words, int):
-            return words or 0
-        slice_of = re.fullmatch(r"\w+\[(\d*):(\d+)\]", words)  # at most; the hub may hold fewer
+        split_or_count = getattr(source, split)
+        if split_or_count is None or isinstance(split_or_count, int):
+            return split_or_count or 0
+        slice_of = re.fullmatch(r"\w+\[(\d*):(\d+)\]", split_or_count)  # at most; the hub may hold fewer
         return int(slice_of[2]) - int(slice_of[1] or 0) if slice_of else None
     try:
         if isinstance(source, Procedural):

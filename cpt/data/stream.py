@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from cpt.data import sources
 from cpt.data.contamination import overlaps
 from cpt.data.loaded import Rows
-from cpt.data.rows import FORMS, NEEDS, Row, called, packed, shape, shape_words
+from cpt.data.rows import FORMS, NEEDS, Row, called, packed, shape, shape_text
 from cpt.data.table import table
 from cpt.errors import Problem, RecipeErrors
 from cpt.recipe import Recipe, Suite, SuiteTask, Task
@@ -107,9 +107,9 @@ def load_task(spec: Task | SuiteTask, seed: int, wanted: Sequence[str], key: str
         try:
             rows[split] = sources.load(spec.data, split, spec.task, seed)
         except RecipeErrors as error:
-            told = {problem.message for problem in problems}
+            messages = {problem.message for problem in problems}
             problems += [
-                replace(each, key=f"{key}.data.{each.key}") for each in error.problems if each.message not in told
+                replace(each, key=f"{key}.data.{each.key}") for each in error.problems if each.message not in messages
             ]
             continue
         if split != "validation" and len(rows[split]) == 0:
@@ -138,8 +138,8 @@ def form_problems(rows: Iterable[Row], stage: StageSpec) -> Iterator[tuple[Row, 
     for row in rows:
         form = FORMS[stage.row_form](row)
         if form is None:
-            there = ", ".join(sorted(row))
-            yield row, "lacking", f"{called(row)} has {there}; a {stage.kind} stage needs {NEEDS[stage.row_form]}"
+            fields = ", ".join(sorted(row))
+            yield row, "lacking", f"{called(row)} has {fields}; a {stage.kind} stage needs {NEEDS[stage.row_form]}"
             continue
         mine = shape(form)
         first = first or (mine, row["id"])
@@ -147,6 +147,6 @@ def form_problems(rows: Iterable[Row], stage: StageSpec) -> Iterator[tuple[Row, 
             yield (
                 row,
                 "another form",
-                f"{called(row)} gives {shape_words(mine)} for {stage.kind}, and {first[1]} {shape_words(first[0])}: the rows "
-                "of one task must be of one form",
+                f"{called(row)} gives {shape_text(mine)} for {stage.kind}, and {first[1]} {shape_text(first[0])}: "
+                "the rows of one task must have one form",
             )

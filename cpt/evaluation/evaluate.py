@@ -97,10 +97,10 @@ def batches_of(asked: Sequence[tuple[Question, Sampling]], prompts: Sequence[lis
         question, _ = asked[place]
         return question.suite, question.task.name, question.mode
 
-    found = []
+    batches = []
     for _, places in groupby(range(len(asked)), its_task):
-        found += batches_of_one([(*asked[place], prompts[place]) for place in places], limits)
-    return sorted(found, key=lambda batch: -batch.tokens)
+        batches += batches_of_one([(*asked[place], prompts[place]) for place in places], limits)
+    return sorted(batches, key=lambda batch: -batch.tokens)
 
 
 def batches_of_one(asked: list[tuple[Question, Sampling, list[int]]], limits: Limits) -> Iterator[Batch]:
@@ -155,7 +155,7 @@ def evaluate(
         for batch in mine:
             completions += engine.generate(batch.prompts, batch.sampling, on_done)
             stop.check()
-    with screen.progress(f"{label}: judging the answers"):
+    with screen.progress(f"{label}: scoring the answers"):
         texts = [q.encoder.text(each.token_ids) for q, each in zip(questions, completions, strict=True)]
         lines = score_answers(questions, texts, [c.finished for c in completions], scorers)
         stop.check()
@@ -167,12 +167,12 @@ def evaluate(
     return lines, {"seconds": round(time.monotonic() - start, 3), "rollout_tokens": tokens}
 
 
-def share_of(found: list[Batch]) -> list[Batch]:
+def share_of(batches: list[Batch]) -> list[Batch]:
     """This rank's batches, every how-manieth; all ranks have equally many, some of them empty (an engine's calls may be
     collectives)."""
     world = ranks.world_size()
-    mine = found[ranks.state().process_index :: world]
-    return mine + [Batch([], [], Sampling(max_tokens=1))] * (-(-len(found) // world) - len(mine))
+    mine = batches[ranks.state().process_index :: world]
+    return mine + [Batch([], [], Sampling(max_tokens=1))] * (-(-len(batches) // world) - len(mine))
 
 
 def score_answers(questions: list[Question], texts: list[str], finished: list[bool], scorers: Scorers) -> list[Answer]:
@@ -204,7 +204,7 @@ def always_failing(lines: list[Answer]) -> list[str]:
         name = line["task"] if line["suite"] is None else f"{line['suite']}/{line['task']}"
         by_task.setdefault(name, []).append(line["error"])
     return [
-        f"{name}: its verifier failed on every one of the {len(errors)} answers of the base, for example: {errors[0]}"
+        f"{name}: its verifier failed on all {len(errors)} answers of the base model, for example: {errors[0]}"
         for name, errors in by_task.items()
         if all(errors)
     ]

@@ -46,7 +46,7 @@ def verdict(name: str, gate: Any, found: dict, own: Mapping[str, OwnMetric]) -> 
         end = "upper" if direction == "max" else "lower"
         what = f"{name} {shown(value)} [{shown(interval[0])}, {shown(interval[1])}], {end} end"
     if not passed and keeps(value, limit, direction):
-        reason += "; the value itself would pass: more questions make its interval shorter"
+        reason += "; the value itself would pass: more questions would narrow its interval"
     message = f"{what} {number} {sign} {bound} {'passed' if passed else 'FAILED'}: {reason}"
     return {
         "name": name,

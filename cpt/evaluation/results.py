@@ -121,9 +121,9 @@ def sampled(
     tasks: Sequence[str], points: Sequence[str], lines_by_point: Mapping[str, Sequence[Answer]], k: Sequence[int]
 ) -> dict[str, dict[str, list[float]]]:
     """{task: {"pass@k": a value for each point}}: the mean over questions; an answer is right if its score is 1."""
-    found: dict[str, dict[str, list[float]]] = {}
+    chances_of: dict[str, dict[str, list[float]]] = {}
     for task in tasks if k else ():
-        found[task] = {f"pass@{each}": [] for each in k}
+        chances_of[task] = {f"pass@{each}": [] for each in k}
         for point in points:
             right: dict[str, list[bool]] = {}
             for line in lines_by_point[point]:
@@ -131,15 +131,15 @@ def sampled(
                     right.setdefault(line["row"], []).append(line["score"] >= 1)
             for each in k:
                 chances = [metrics.pass_at_k(len(answers), sum(answers), each) for answers in right.values()]
-                found[task][f"pass@{each}"].append(float(np.mean(chances)))
-    return found
+                chances_of[task][f"pass@{each}"].append(float(np.mean(chances)))
+    return chances_of
 
 
 def count_errors(lines: Sequence[Answer]) -> dict[str, dict[str, int]]:
     """{task: {kind of error: times}}, both modes; a held-out task stands as SUITE/TASK. The kind is the first word."""
-    found: dict[str, Counter] = {}
+    errors: dict[str, Counter] = {}
     for line in lines:
         if line["error"]:
             name = line["task"] if line["suite"] is None else f"{line['suite']}/{line['task']}"
-            found.setdefault(name, Counter())[line["error"].split()[0].strip(":,.")] += 1
-    return {name: dict(counts) for name, counts in found.items()}
+            errors.setdefault(name, Counter())[line["error"].split()[0].strip(":,.")] += 1
+    return {name: dict(counts) for name, counts in errors.items()}

@@ -109,8 +109,8 @@ def bootstrap(
     """
     rng = np.random.default_rng(SEED)
     replicates = np.stack([resampled_means(np.asarray(each, float), rng) for each in scores], axis=-1)
-    found = {name: statistic(replicates) for name, statistic in statistics.items()}
-    return {name: None if values is None else percentiles(values) for name, values in found.items()}
+    values_of = {name: statistic(replicates) for name, statistic in statistics.items()}
+    return {name: None if values is None else percentiles(values) for name, values in values_of.items()}
 
 
 def resampled_means(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:

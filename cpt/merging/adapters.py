@@ -21,7 +21,7 @@ from cpt.merging.reading import Weights, by, read_config
 
 FREE_TO_DIFFER = {"inference_mode", "revision", "auto_mapping", "peft_version"}  # of an adapter's config
 PREFIX = "base_model.model."  # PEFT's, before the names of the model
-REMEDY = "lay it over its model with PEFT's merge_and_unload, save that, and merge the models"
+REMEDY = "apply it to its model with PEFT's merge_and_unload, save the result, and merge the models"
 PARTS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
 
 
@@ -33,8 +33,8 @@ def check_adapters(folders: Sequence[Path]) -> None:
             mine, theirs = (sorted(v) if isinstance(v, list) else v for v in (configs[0].get(key), config.get(key)))
             if mine != theirs:
                 raise UserError(
-                    f"{CONFIG}: {key} is {mine} in {folders[0]}, {theirs} in {folder}: adapters of one config can be "
-                    "merged; else read them as weights of their model (--into)"
+                    f"{CONFIG}: {key} is {mine} in {folders[0]}, {theirs} in {folder}: only adapters with the same "
+                    "config can be merged; or read them as weights of their model (--into)"
                 )
 
 
@@ -58,9 +58,9 @@ class Adapted(Weights):
     def __init__(self, place: Path, onto: Path):
         self.place, self.model = place, onto
         self.config = read_config(place / CONFIG)
-        said = refusal({"peft_type": None} | self.config)
-        if said:
-            raise UserError(f"{place}: {said}: {REMEDY}")
+        problem = refusal({"peft_type": None} | self.config)
+        if problem:
+            raise UserError(f"{place}: {problem}: {REMEDY}")
         self.adapter, self.base = Weights(place), Weights(onto)
         self.origins = {name: (self.base, name) for name in self.base.entries}  # where the values that are changed lie
         self.changes: dict[str, Change] = {}
@@ -78,12 +78,15 @@ class Adapted(Weights):
         target = target if target in self.base.entries else f"{module}.weight"
         if not name.startswith(PREFIX) or target not in self.base.entries:
             raise UserError(
-                f"{self.place}: {name} is for {target}, which {self.model} has not: is it its model? Or {REMEDY}"
+                f"{self.place}: {name} is for {target}, which {self.model} does not have: is this the adapter's "
+                f"model? Or {REMEDY}"
             )
         if part is None:
-            there, here = self.base.entries[target].shape, self.adapter.entries[name].shape
-            if there != here:
-                raise UserError(f"{self.place}: {name} is {by(here)}, {target} of {self.model} {by(there)}: {REMEDY}")
+            base_shape, own_shape = self.base.entries[target].shape, self.adapter.entries[name].shape
+            if base_shape != own_shape:
+                raise UserError(
+                    f"{self.place}: {name} is {by(own_shape)}, {target} of {self.model} {by(base_shape)}: {REMEDY}"
+                )
             self.origins[target] = (self.adapter, name)
             return
         number = PARTS.index(part)
@@ -95,13 +98,13 @@ class Adapted(Weights):
 
     def _change(self, a: str, b: str, module: str) -> Change:
         of_a, of_b = self.adapter.entries[a].shape, self.adapter.entries[b].shape
-        there = self.base.entries[f"{module}.weight"].shape
+        shape = self.base.entries[f"{module}.weight"].shape
         transposed = "lora_embedding" in a or bool(self.config.get("fan_in_fan_out"))
         fits = len(of_a) == len(of_b) == 2 and of_a[0] == of_b[1] > 0
-        if not fits or there != ((of_a[1], of_b[0]) if transposed else (of_b[0], of_a[1])):
+        if not fits or shape != ((of_a[1], of_b[0]) if transposed else (of_b[0], of_a[1])):
             raise UserError(
                 f"{self.place}: the factors of {module} are {by(of_a)} and {by(of_b)}, its weight in {self.model} is "
-                f"{by(there)}: is it the adapter's model? Or {REMEDY}"
+                f"{by(shape)}: is it the adapter's model? Or {REMEDY}"
             )
         rows, columns = (a, b) if transposed else (b, a)
         return Change(rows, columns, transposed, scaling(self.config, module, of_a[0]))
@@ -123,7 +126,7 @@ class Adapted(Weights):
             return entry
         dtypes = {entry.dtype, *(self.adapter.entries[each].dtype for each in (change.rows, change.columns))}
         if not all(dtype.is_floating_point for dtype in dtypes):
-            raise UserError(f"{self.place}: {name} or its factors are integers: no model that can be merged")
+            raise UserError(f"{self.place}: {name} or its factors are integers, which cannot be merged")
         return replace(entry, dtype=torch.float64 if torch.float64 in dtypes else torch.float32)
 
     def written(self, name: str) -> torch.dtype:
@@ -142,10 +145,10 @@ class Adapted(Weights):
             source.read(own, start, buffer)
             return
         values = buffer.view(self.entries[name].dtype)
-        first, there = start // values.itemsize, source.entries[own].dtype
-        raw = torch.empty(len(values) * there.itemsize, dtype=torch.uint8)
-        source.read(own, first * there.itemsize, raw)
-        values.copy_(raw.view(there))
+        first, dtype = start // values.itemsize, source.entries[own].dtype
+        raw = torch.empty(len(values) * dtype.itemsize, dtype=torch.uint8)
+        source.read(own, first * dtype.itemsize, raw)
+        values.copy_(raw.view(dtype))
         left, right = self._factors(name, values.dtype)
         width = right.shape[1]
         top, end = first // width, first + len(values)
@@ -163,5 +166,5 @@ class Adapted(Weights):
 
     def soon(self, name: str, start: int, count: int) -> None:
         source, own = self.origins[name]
-        here, there = self.entries[name].dtype.itemsize, source.entries[own].dtype.itemsize
-        source.soon(own, start // here * there, count // here * there)
+        itemsize, source_itemsize = self.entries[name].dtype.itemsize, source.entries[own].dtype.itemsize
+        source.soon(own, start // itemsize * source_itemsize, count // itemsize * source_itemsize)

@@ -42,7 +42,7 @@ def soup(models: Sequence[Tensor]) -> Tensor:
 def wise(old: Tensor, new: Tensor, weight: float = 0.5) -> Tensor:
     """w theta_old + (1 - w) theta_new (WiSE-FT, 2109.01903; its alpha is 1 - w). Raises UserError for w outside [0, 1]."""
     if not 0 <= weight <= 1:
-        raise UserError(f"weight: {weight:g}: wise wants the old model's share, from 0 to 1")
+        raise UserError(f"weight: {weight:g}: wise needs the old model's share, from 0 to 1")
     return interpolated(old, new, 1 - weight).to(old.dtype)
 
 

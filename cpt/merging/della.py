@@ -104,8 +104,8 @@ class Della(Measuring):
         _, taus = task_vectors(chunk.base, chunk.models)
         return [np.array(magnitudes(tau, tau * mask)) for tau, mask in zip(taus, self.masks(chunk), strict=True)]
 
-    def learn(self, number, known, found, size):
-        return [ratio(*sums) for sums in found]
+    def learn(self, number, known, parts, size):
+        return [ratio(*sums) for sums in parts]
 
     def merge(self, known, chunk):
         return della(

@@ -25,12 +25,12 @@ def ties_its_head(folder: Path) -> bool:
     """
     file = folder / "config.json"
     config = read_config(file) if file.is_file() else {}
-    told = config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings"))
-    return told is True if told is not None or not config else default_tie(file, config.get("model_type"))
+    tied = config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings"))
+    return tied is True if tied is not None or not config else default_tie(file, config.get("model_type"))
 
 
 def default_tie(file: Path, kind: str | None) -> bool:
-    """What transformers takes for models of `kind` where the config does not say `tie_word_embeddings`."""
+    """What transformers takes for models of `kind` where the config does not set `tie_word_embeddings`."""
     from transformers import CONFIG_MAPPING
 
     if kind not in CONFIG_MAPPING:
@@ -94,7 +94,7 @@ def are_equal(source: Weights, one: str, other: str) -> bool:
 
 def tied_to(source: Weights) -> str:
     """The embedding that is the head. Raises UserError where there is none, or more than one."""
-    found = embeddings_of(source)
-    if len(found) != 1:
+    embeddings = embeddings_of(source)
+    if len(embeddings) != 1:
         raise UserError(f"{source.place}: has no {HEAD}, and no embedding that it could be tied to")
-    return found[0]
+    return embeddings[0]

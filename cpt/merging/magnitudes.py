@@ -41,16 +41,16 @@ class ByMagnitude(Measuring):
             return [selection.count(tau) for tau in taus]
         return [Found.of(tau, search) for tau, searches in zip(taus, known, strict=True) for search in searches]
 
-    def learn(self, number, known, found, size):
+    def learn(self, number, known, parts, size):
         ranks = self.ranks(size)
         if number == 0:
-            return [[Search(k, selection.between(bins, k, size)) for k in ranks] for bins in found]
+            return [[Search(k, selection.between(bins, k, size)) for k in ranks] for bins in parts]
         if known is None:
-            exact = [[selection.locate(bins, k)[0] for k in ranks] for bins in found]
+            exact = [[selection.locate(bins, k)[0] for k in ranks] for bins in parts]
             return Again([[Search(k, (place, place)) for k, place in zip(ranks, mine, strict=True)] for mine in exact])
-        if not all(each.has_it for each in found):
+        if not all(each.has_it for each in parts):
             return Again(None)
-        return [[each.value() for each in found[n : n + len(ranks)]] for n in range(0, len(found), len(ranks))]
+        return [[each.value() for each in parts[n : n + len(ranks)]] for n in range(0, len(parts), len(ranks))]
 
 
 @dataclass(frozen=True)

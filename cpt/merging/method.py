@@ -69,7 +69,7 @@ class Measuring(Method):
         return [a + b for a, b in zip(one, two, strict=True)]
 
     @abstractmethod
-    def learn(self, number: int, known: Any, found: Any, size: int) -> Any:
+    def learn(self, number: int, known: Any, parts: Any, size: int) -> Any:
         """What is known after pass `number` over a tensor of `size` elements."""
 
 

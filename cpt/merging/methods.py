@@ -29,7 +29,7 @@ def make_method(
     given = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
         if key not in facts.defaults:
-            raise UserError(f"--{key}: {name} has none (it belongs to {', '.join(having(key))}); leave it out")
+            raise UserError(f"--{key}: {name} does not have it (it belongs to {', '.join(having(key))}); leave it out")
         if problem := OPTIONS[key].problem(value):
             raise UserError(f"--{key}: {problem}")
     method = implementation(facts)(tuple(weights), **{**facts.defaults, **given})
@@ -46,7 +46,7 @@ def implementation(facts: MergeMethod) -> type[Method]:
 def check_count(facts: MergeMethod, count: int, alone: bool) -> None:
     if count < (1 if alone and facts.most is None else facts.least) or (facts.most or count) < count:
         wanted = f"{facts.least} models" if facts.least == facts.most else f"at least {facts.least} models"
-        raise UserError(f"{facts.name}: wants {wanted}, not {count}{' (and --base)' if facts.needs_base else ''}")
+        raise UserError(f"{facts.name}: needs {wanted}, not {count}{' (and --base)' if facts.needs_base else ''}")
 
 
 def weights_of(facts: MergeMethod, count: int, weights: Sequence[float]) -> list[float]:

@@ -20,7 +20,7 @@ from cpt.merging.methods import make_method
 from cpt.merging.reading import DTYPES, Entry, Weights, by, read_config
 from cpt.merging.survey import COUNTS, Survey
 from cpt.merging.writing import Shape, shards
-from cpt.sizes import size
+from cpt.sizes import many, size
 
 if TYPE_CHECKING:  # pydantic comes with it, which `cpt merge` does without
     from cpt.records import MergeFile
@@ -144,22 +144,26 @@ def make_plan(
     base = into if base is None and facts.needs_base else base
     if facts.needs_base != (base is not None):
         has = (
-            "works on what the models changed of a base: name it with --base"
+            "merges the changes that the models made to a base: name it with --base"
             if base is None
-            else "has no base: leave --base out"
+            else "uses no base: leave --base out"
         )
         raise UserError(f"{name} {has}")
     if len(fishers) != (len(models) if facts.needs_fisher else 0):
         raise UserError(
             f"{name}: {len(fishers)} --fisher for {len(models)} models: "
-            + ("one for each, in their order" if facts.needs_fisher else "it has no Fisher; leave --fisher out")
+            + (
+                "give one for each, in their order"
+                if facts.needs_fisher
+                else "it uses no Fisher information; leave --fisher out"
+            )
         )
     if dtype is not None and dtype not in OUT_DTYPES:
         raise UserError(f"--dtype: no {dtype}; there are {', '.join(OUT_DTYPES)}")
     if threads is not None and threads < 1:
-        raise UserError(f"--threads: {threads}: at least 1")
+        raise UserError(f"--threads: {threads}: must be at least 1")
     if shard_bytes < 1:
-        raise UserError(f"--shard-size: {shard_bytes}: at least 1 byte")
+        raise UserError(f"--shard-size: {shard_bytes}: must be at least 1 byte")
     folders = [*models, *([] if base is None else [base])]
     check_out(out, [*folders, *fishers, *([] if into is None else [into])])
     warnings = check_configs(folders) if into is None else check_into(folders, into)
@@ -204,7 +208,7 @@ def check_out(out: Path, sources: Sequence[Path]) -> None:
     for source in sources:
         inner = source.resolve()
         if place == inner or inner in place.parents or place in inner.parents:
-            raise UserError(f"--out: {out} and {source}: one lies in the other; give a folder beside")
+            raise UserError(f"--out: {out} and {source}: one is inside the other; give a separate folder")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file; give a new folder")
     if out.is_dir() and any(out.iterdir()):
@@ -251,8 +255,8 @@ def check_configs(folders: Sequence[Path]) -> list[str]:
             )
         if config.get("model_type") != configs[0].get("model_type"):
             raise UserError(
-                f"{folders[0]} is a {configs[0].get('model_type')}, {folder} a {config.get('model_type')} (config.json: "
-                "model_type): models of one architecture can be merged"
+                f"{folders[0]} is a {configs[0].get('model_type')}, {folder} a {config.get('model_type')} "
+                "(config.json: model_type): only models of the same architecture can be merged"
             )
     tokenizers = {folder: folder / "tokenizer.json" for folder in folders}
     first = tokenizers[folders[0]]
@@ -266,9 +270,9 @@ def check_configs(folders: Sequence[Path]) -> list[str]:
 def check_into(folders: Sequence[Path], into: Path) -> list[str]:
     """`check_configs` where adapters are read under `into`: of the models that are there whole."""
     if is_adapter(into):
-        raise UserError(f"--into: {into} is an adapter: name the model that the adapters are of")
+        raise UserError(f"--into: {into} is an adapter: name the model that the adapters were trained on")
     if not any(map(is_adapter, folders)):
-        raise UserError("--into: there is no adapter to read under it: leave it out")
+        raise UserError("--into: none of the models is an adapter: leave it out")
     return check_configs([into, *(folder for folder in folders if not is_adapter(folder))])
 
 
@@ -294,14 +298,15 @@ def match(sources: Sequence[Weights], fishers: Sequence[Weights], dtype: str | N
             if shape != shapes[0]:
                 raise UserError(unlike(name, sources[0], shapes[0], source, shape))
         if floats == {True, False}:
-            raise UserError(f"{name}: floats in one model, integers in another: these are not models of one kind")
+            raise UserError(f"{name}: floats in one model, integers in another: these are different kinds of models")
         merged = floats == {True}
         out = DTYPES[OUT_DTYPES[dtype]] if dtype and merged else sources[0].written(name)
         names = [theirs[name] for theirs in named]
         for fisher in fishers if merged else ():
             if name not in fisher.entries or fisher.entries[name].shape != shapes[0]:
                 raise UserError(
-                    f"{fisher.place}: no {name} of shape {by(shapes[0])}: a Fisher has one value a parameter"
+                    f"{fisher.place}: no {name} of shape {by(shapes[0])}: a Fisher diagonal has one value for each "
+                    "parameter"
                 )
         names += [name] * len(fishers) if merged else []
         tensors[name] = Tensors(Shape(out, shapes[0]), tuple(names), merged)
@@ -312,16 +317,16 @@ def compare_names(one: Weights, mine: dict, other: Weights, theirs: dict) -> Non
     for place, lacks in ((other.place, mine.keys() - theirs.keys()), (one.place, theirs.keys() - mine.keys())):
         if lacks:
             shown = ", ".join(sorted(lacks)[:3]) + (f" and {len(lacks) - 3} more" if len(lacks) > 3 else "")
-            raise UserError(f"{place}: lacks {shown}: models with the same tensors can be merged")
+            raise UserError(f"{place}: lacks {shown}: only models with the same tensors can be merged")
 
 
 def unlike(name: str, one: Weights, mine: tuple, other: Weights, theirs: tuple) -> str:
-    said = f"{name}: {by(mine)} in {one.place}, {by(theirs)} in {other.place}"
+    shapes = f"{name}: {by(mine)} in {one.place}, {by(theirs)} in {other.place}"
     if (name == HEAD or is_embedding(name)) and mine[1:] == theirs[1:]:
         return (
-            f"{said}: the vocabularies differ; bring them to one size first (resize_token_embeddings of transformers)"
+            f"{shapes}: the vocabularies differ; bring them to one size first (resize_token_embeddings of transformers)"
         )
-    return f"{said}: models of the same shapes can be merged"
+    return f"{shapes}: only models of the same shapes can be merged"
 
 
 def short_names(places: Sequence[Path]) -> dict[Path, str]:
@@ -349,13 +354,12 @@ def describe(plan: Plan) -> str:
         f"{plan.name} ({METHODS[plan.name].paper}): {', '.join([*weights, *values]) or 'no settings'}",
         *(f"  model {number}: {place}" for number, place in enumerate(plan.models, start=1)),
         *([] if plan.base is None else [f"  base: {plan.base}"]),
-        *([] if plan.into is None else [f"  adapters under the weights of: {plan.into}"]),
+        *([] if plan.into is None else [f"  adapters are applied to: {plan.into}"]),
         *(f"  fisher {number}: {place}" for number, place in enumerate(plan.fishers, start=1)),
         f"  tensors: {len(merged)} merged ({sum(tensor.size for tensor in merged):,} parameters), "
         f"{len(plan.tensors) - len(merged)} copied",
         f"  read: {size(plan.read)} in {1 + len(plan.method.strides)} pass{'es' if plan.method.strides else ''}",
-        f"  written: {size(plan.written)} in {files} file{'s' if files > 1 else ''} ({', '.join(dtypes)}) to {plan.out}",
-        f"  memory: about {size(plan.buffers)} of buffers in {plan.threads} thread{'s' if plan.threads > 1 else ''}, beside "
-        "Python and torch",
+        f"  written: {size(plan.written)} in {many(files, 'file')} ({', '.join(dtypes)}) to {plan.out}",
+        f"  memory: about {size(plan.buffers)} of buffers in {many(plan.threads, 'thread')}, beside Python and torch",
     ]
     return "\n".join(lines)

@@ -125,14 +125,14 @@ def files_of(place: Path) -> list[Path]:
         if lacking:
             raise UserError(f"{place}: lacks {', '.join(lacking)}, which {INDEX} names: copy the model again")
         return [place / name for name in names]
-    found = sorted(place.glob("*.safetensors"))
-    if not found:
+    files = sorted(place.glob("*.safetensors"))
+    if not files:
         pickled = [file.name for file in sorted(place.iterdir()) if file.suffix in (".bin", ".pt", ".pth", ".gguf")]
-        there = f"only {', '.join(pickled[:2])}, which is not read" if pickled else "no weights"
-        raise UserError(f"{place}: no *.safetensors ({there}): save the model with save_pretrained")
-    if len(found) > 1 and (place / "model.safetensors") in found:
+        contents = f"only {', '.join(pickled[:2])}, which is not read" if pickled else "no weights"
+        raise UserError(f"{place}: no *.safetensors ({contents}): save the model with save_pretrained")
+    if len(files) > 1 and (place / "model.safetensors") in files:
         return [place / "model.safetensors"]
-    return found
+    return files
 
 
 def read_header(file: Path) -> dict[str, Entry]:
@@ -144,13 +144,13 @@ def read_header(file: Path) -> dict[str, Entry]:
             pass  # sizes and offsets agree with the file
         header, start = tensor_files.read_header(file)
     except (SafetensorError, OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"{file}: cannot be read as safetensors ({said}): copy it again") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: cannot be read as safetensors ({reason}): copy it again") from error
     entries = {}
-    for name, told in header.items():
-        if told["dtype"] not in DTYPES:
-            raise UserError(f"{file}: {name} is {told['dtype']}, which is not merged; there are {', '.join(DTYPES)}")
-        entries[name] = Entry(file, start + told["data_offsets"][0], DTYPES[told["dtype"]], tuple(told["shape"]))
+    for name, tensor in header.items():
+        if tensor["dtype"] not in DTYPES:
+            raise UserError(f"{file}: {name} is {tensor['dtype']}, which is not merged; there are {', '.join(DTYPES)}")
+        entries[name] = Entry(file, start + tensor["data_offsets"][0], DTYPES[tensor["dtype"]], tuple(tensor["shape"]))
     return entries
 
 
@@ -160,9 +160,9 @@ def read_config(file: Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"{file.parent}: no {file.name}: give a model folder (from save_pretrained)") from None
     except ValueError as error:
-        raise UserError(f"{file}: is no JSON ({error}): copy it again") from error
+        raise UserError(f"{file}: is not JSON ({error}): copy it again") from error
     if not isinstance(config, dict):
-        raise UserError(f"{file}: is no JSON object: copy it again")
+        raise UserError(f"{file}: is not a JSON object: copy it again")
     return config
 
 

@@ -41,8 +41,8 @@ def count(tau: Tensor) -> Tensor:
 
 def count_next(tau: Tensor, prefix: int, level: int) -> Tensor:
     """Of the magnitudes that begin with the 16 * `level` bits `prefix`, how many have each next 16 bits: int64 (65536,)."""
-    whole, left = bits(tau), tau.dtype.itemsize * 8 - 16 * level
-    inside = whole if level == 0 else whole[whole >> left == prefix]
+    all_bits, left = bits(tau), tau.dtype.itemsize * 8 - 16 * level
+    inside = all_bits if level == 0 else all_bits[all_bits >> left == prefix]
     return torch.bincount(inside >> (left - 16) & 0xFFFF, minlength=1 << 16)
 
 
@@ -70,14 +70,14 @@ def between(bins: Tensor, k: int, size: int) -> tuple[int, int]:
 def collect(tau: Tensor, lowest: int, highest: int) -> tuple[int, np.ndarray]:
     """How many magnitudes lie above the bin `highest`, and the bits of those from the bin `lowest` to it."""
     shift = upper(tau.dtype)
-    whole = bits(tau).numpy()
+    bits_of_all = bits(tau).numpy()
     first, last = lowest << shift, ((highest + 1) << shift) - 1
-    inside = (whole - first).view(f"u{whole.itemsize}") <= last - first
-    return np.count_nonzero(whole > last), whole[inside]
+    inside = (bits_of_all - first).view(f"u{bits_of_all.itemsize}") <= last - first
+    return np.count_nonzero(bits_of_all > last), bits_of_all[inside]
 
 
 def select(parts: Iterable[np.ndarray], k: int, dtype: torch.dtype) -> float:
     """The k-th largest magnitude among the collected."""
     together = np.concatenate(list(parts))
-    found = np.partition(together, together.size - k)[together.size - k : together.size - k + 1]
-    return torch.from_numpy(found).view(dtype).item()
+    kth = np.partition(together, together.size - k)[together.size - k : together.size - k + 1]
+    return torch.from_numpy(kth).view(dtype).item()

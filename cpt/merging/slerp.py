@@ -25,7 +25,7 @@ def slerp(first: Tensor, second: Tensor, t: float = 0.5, cosine: float | None = 
     Raises UserError for t outside [0, 1].
     """
     if not 0 <= t <= 1:
-        raise UserError(f"weight: {t:g}: slerp's place between the models lies from 0 to 1")
+        raise UserError(f"weight: {t:g}: slerp needs a weight from 0 to 1")
     one, two = raised([first, second])
     cosine = cosine_of(*products(one, two)) if cosine is None else cosine
     if abs(cosine) > NEARLY_PARALLEL or t in (0, 1):
@@ -55,8 +55,8 @@ class Slerp(Measuring):
     def add(self, number, one, two):
         return one + two
 
-    def learn(self, number, known, found, size):
-        return cosine_of(*found.tolist())
+    def learn(self, number, known, parts, size):
+        return cosine_of(*parts.tolist())
 
     def merge(self, known, chunk):
         return slerp(*chunk.models, t=1 - first_share(self.weights), cosine=known)

@@ -55,8 +55,8 @@ class ModelStock(Measuring):
     def add(self, number, one, two):
         return one + two
 
-    def learn(self, number, known, found, size):
-        return share_of(found)
+    def learn(self, number, known, parts, size):
+        return share_of(parts)
 
     def merge(self, known, chunk):
         return model_stock(chunk.base, chunk.models, share=known)

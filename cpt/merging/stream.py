@@ -35,7 +35,7 @@ class Job:
     number: int = 0
     stride: int = 1  # every n-th chunk is seen in this pass
     known: Any = None
-    found: dict[int, Any] = field(default_factory=dict)
+    results: dict[int, Any] = field(default_factory=dict)
 
     @property
     def starts(self) -> range:
@@ -131,25 +131,25 @@ class Pass:
         if self.surveyed:
             self._count(job, start, end, buffers)
             return
-        found = None
+        statistic = None
         for place in range(start, end, job.step * job.stride):
             count = min(job.step, end - place)
             part = self._chunk(job, place, count, buffers)
-            found = part if found is None else self.plan.method.add(job.number, found, part)
+            statistic = part if statistic is None else self.plan.method.add(job.number, statistic, part)
             if not self._going():
                 return
         if job.number == len(self.plan.method.strides):
             item = job.tensor.shape.dtype.itemsize
             self.writer.begun(job.name, start * item, (end - start) * item)
-        self._finish(job, start, found)
+        self._finish(job, start, statistic)
 
     def _count(self, job: Job, start: int, end: int, buffers: "Buffers") -> None:
         """Count a block in this pass of the survey; after the last one learn from all, and begin the next, or the merge."""
         for place in range(start, end, job.step):
             chunk = self._read(job, place, min(job.step, end - place), buffers)
-            found = self.survey.measure(chunk.base, chunk.models)
+            counts = self.survey.measure(chunk.base, chunk.models)
             with self.changed:
-                self.survey.add(found)
+                self.survey.add(counts)
                 self.bytes_done += chunk.models[0].numel() * self._bytes_of_one(job)
             if not self._going():
                 return
@@ -218,17 +218,17 @@ class Pass:
         """Bytes that are read for one element, of all sources."""
         return sum(entry.dtype.itemsize for _, _, entry in self.plan.places(job.tensor))
 
-    def _finish(self, job: Job, start: int, found: Any) -> None:
+    def _finish(self, job: Job, start: int, result: Any) -> None:
         """Note the block; after the last one of a pass, learn from all and begin the next."""
         method = self.plan.method
         count = min(job.block, job.tensor.size - start) // job.stride
         with self.changed:
             self.bytes_done += count * self._bytes_of_one(job)
-            job.found[start] = found
-            if len(job.found) < len(job.starts):
+            job.results[start] = result
+            if len(job.results) < len(job.starts):
                 return
         if job.tensor.merged and job.number < len(method.strides) and job.tensor.size:
-            parts = [job.found[place] for place in job.starts]
+            parts = [job.results[place] for place in job.starts]
             joined = parts[0]
             for part in parts[1:]:
                 joined = method.add(job.number, joined, part)
@@ -245,7 +245,7 @@ class Pass:
         """From all that a pass found to the next pass, or the same one again."""
         method = self.plan.method
         learnt = method.learn(job.number, job.known, joined, job.tensor.size)
-        job.found = {}
+        job.results = {}
         if isinstance(learnt, Again):
             job.known, job.stride = learnt.known, 1
             return

@@ -45,8 +45,8 @@ class Survey:
             for tau, rank in zip(taus, self.ranks, strict=True)
         ]
 
-    def add(self, found: list[Tensor]) -> None:
-        self.totals = found if self.totals is None else [a + b for a, b in zip(self.totals, found, strict=True)]
+    def add(self, counts: list[Tensor]) -> None:
+        self.totals = counts if self.totals is None else [a + b for a, b in zip(self.totals, counts, strict=True)]
 
     def learn(self) -> None:
         """After a pass over all tensors."""

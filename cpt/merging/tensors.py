@@ -12,7 +12,9 @@ def raised(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The tensors in float32, or all in float64 where one is. Raises ValueError where their shapes differ."""
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) != 1:
-        raise ValueError(f"tensors of one shape can be merged, not of {' and '.join(map(str, sorted(shapes)))}")
+        raise ValueError(
+            f"only tensors of the same shape can be merged, not of {' and '.join(map(str, sorted(shapes)))}"
+        )
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
     return [tensor.to(dtype) for tensor in tensors]
 
@@ -56,8 +58,8 @@ def first_share(weights: Sequence[float]) -> float:
 def shares(weights: list[float]) -> list[float]:
     """The weights, if they can be shares of a whole. Raises UserError."""
     if min(weights) < 0 or sum(weights) == 0:
-        said = ", ".join(f"{weight:g}" for weight in weights)
+        listed = ", ".join(f"{weight:g}" for weight in weights)
         raise UserError(
-            f"weight: {said}: an average wants weights of at least 0 and not all 0 (task-arithmetic subtracts)"
+            f"weight: {listed}: an average needs weights of at least 0 and not all 0 (task-arithmetic subtracts)"
         )
     return weights

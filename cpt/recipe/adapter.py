@@ -24,11 +24,11 @@ NOT_BESIDE_PISSA = (
 DECIDED = {  # fields of PEFT's configs that the run itself decides
     "base_model_name_or_path": "use `model.path`",
     "revision": "use `model.revision`",
-    "inference_mode": "adapters are trained here; take it out",
-    "task_type": "models are causal language models here; take it out",
+    "inference_mode": "adapters are always trained; remove it",
+    "task_type": "models are always causal language models; remove it",
     "peft_type": "use `kind`",
-    "auto_mapping": "take it out",
-    "peft_version": "take it out",
+    "auto_mapping": "remove it",
+    "peft_version": "remove it",
 }
 
 
@@ -43,15 +43,15 @@ def initialisation_problems(options: Mapping[str, Any]) -> Iterator[tuple[str, s
     if not isinstance(how, str):
         return
     if kind != "lora":
-        yield "init_lora_weights", f"{options['kind']} begins in its own way, not as {how!r}: leave it out"
+        yield "init_lora_weights", f"{options['kind']} has its own initialisation, not {how!r}: leave it out"
     elif how in UNMET:
-        yield "init_lora_weights", f"{how} {UNMET[how]} before training, which cpt does not make: take {NAMES}"
+        yield "init_lora_weights", f"{how} {UNMET[how]} before training, which cpt does not compute: use {NAMES}"
     elif not re.fullmatch(INITIALISATIONS, how):
         yield "init_lora_weights", f"must be {NAMES}, not {how!r}"
     elif takes_from_base(options):
         for name in NOT_BESIDE_PISSA:
             if options.get(name):
-                yield name, f"cannot stand beside init_lora_weights {how}: leave one of the two out"
+                yield name, f"cannot be combined with init_lora_weights {how}: leave one of the two out"
 
 
 def bias_problems(adapter: Any, stream: Sequence[Any]) -> Iterator[tuple[str, str]]:
@@ -64,9 +64,7 @@ def bias_problems(adapter: Any, stream: Sequence[Any]) -> Iterator[tuple[str, st
             if stage.compares_policies:
                 yield (
                     "bias",
-                    (
-                        f"{options['bias']!r} trains biases of the model itself, so what stream.{task.task}.stages.{index} "
-                        "compares the policy with would move as it does: say none"
-                    ),
+                    f"{options['bias']!r} trains biases of the model itself, so the model that stream.{task.task}.stages."
+                    f"{index} compares the policy with would move too: set it to none",
                 )
                 return

@@ -126,8 +126,8 @@ def wrong_type(value: Any, annotation: str) -> str | None:
 def wrong_inside(value: list | dict, annotation: str) -> str | None:
     """The same for what a list or a map holds; the first wrong element is named by its place."""
     elements = value.items() if isinstance(value, dict) else enumerate(value)
-    found = ((place, wrong_type(each, annotation.strip())) for place, each in elements)
-    return next((f"{place}: {wrong}" for place, wrong in found if wrong), None)
+    problems = ((place, wrong_type(each, annotation.strip())) for place, each in elements)
+    return next((f"{place}: {wrong}" for place, wrong in problems if wrong), None)
 
 
 def union(annotation: str) -> list[str]:

@@ -27,10 +27,10 @@ def normalize_engine(root: Node, mistakes: Mistakes) -> list[str]:
         owner = goes_with(name, engine.value, url is not None)
         decides = url if owner == OF_A_STARTED_SERVER else engine
         if owner is not None and node.layer < decides.layer:
-            unused.append(f"rollouts.{name} ({node.plain()}) is not used: it goes with {owner}")
+            unused.append(f"rollouts.{name} ({node.plain()}) is not used: it belongs to {owner}")
             del rollouts.value[name]
         elif owner is not None and any(name in names for names in OURS.values()) and decides is engine:
-            mistakes.add(node, f"rollouts.{name}", f"goes with {owner}: take it out, or switch the engine")
+            mistakes.add(node, f"rollouts.{name}", f"belongs to {owner}: remove it, or switch the engine")
             del rollouts.value[name]
     return unused
 

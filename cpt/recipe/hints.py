@@ -11,7 +11,7 @@ from cpt.merge_methods import RECIPE_METHODS
 IN_ARGS = "write it under `args` of a stage, or `defaults: {{sft: {{args: {{{0}: ...}}}}}}`"
 DATA = "name it in a task: `stream: [{task: mine, data: {source: file, train: train.jsonl, eval: eval.jsonl}, ...}]`"
 ADAPTER = "write `adapter: {kind: lora, r: 16}`"
-LAUNCH = "give it to `accelerate launch --config_file` (docs/recipe.md)"
+LAUNCH = "pass it to `accelerate launch --config_file` (docs/recipe.md)"
 SEED = "use the recipe's `seed`"
 
 ARGS = {  # of TRL's configs; those that a kind of stage does not have are left out of the hint
@@ -152,7 +152,9 @@ RECIPE = {
         ),
         ADAPTER,
     ),
-    **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization"), "weights are trained as `model.dtype` says"),
+    **dict.fromkeys(
+        ("load_in_4bit", "load_in_8bit", "quantization"), "the trained weights have the dtype `model.dtype`"
+    ),
     **dict.fromkeys(("template", "chat_template"), "write `model: {chat_template: FILE.jinja}`"),
     **dict.fromkeys(
         ("eval_dataset", "val_size", "val_set_size", "test_datasets", "benchmarks", "eval", "suites"),
@@ -322,11 +324,11 @@ def hint(place: str, word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` or `; write X`, for a word that `place` does not know; nothing where nothing fits."""
     known = list(known)
     plain = word.strip().lower()
-    found = PLACES.get(place, {}).get(plain) or PLACES.get(place, {}).get(plain.replace("-", "_"))
-    if found in known:
-        return did_you_mean(found)
-    if found is not None and " " in found:
-        return f"; {found}"
+    remedy = PLACES.get(place, {}).get(plain) or PLACES.get(place, {}).get(plain.replace("-", "_"))
+    if remedy in known:
+        return did_you_mean(remedy)
+    if remedy is not None and " " in remedy:
+        return f"; {remedy}"
     if place in ("Recipe", "Task", "stage") and (name := argument(plain)):
         return f"; write `args: {{{name}: ...}}`" if place == "stage" else f"; {IN_ARGS.format(name)}"
     return nearest(word, known)

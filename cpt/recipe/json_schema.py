@@ -48,8 +48,10 @@ def changing(schema: Any) -> Any:
 
 def or_null(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of the same values and null, with the same description."""
-    words = {key: schema[key] for key in ("description",) if key in schema}
-    return words | {"anyOf": [{key: value for key, value in schema.items() if key not in words}, {"type": "null"}]}
+    described = {key: schema[key] for key in ("description",) if key in schema}
+    return described | {
+        "anyOf": [{key: value for key, value in schema.items() if key not in described}, {"type": "null"}]
+    }
 
 
 def full_schema() -> dict[str, Any]:

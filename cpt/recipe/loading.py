@@ -91,12 +91,12 @@ def unused(name: RecipeLike, overrides: Sequence[Override] = ()) -> list[str]:
 def placed(error: RecipeErrors, name: RecipeLike, overrides: Sequence[Override]) -> RecipeErrors:
     """The same mistakes with the file and line of their keys, where the recipe has them; in the order of their places."""
     root = composed(name, overrides)
-    found = []
+    problems = []
     for problem in error.problems:
         node = root.at(steps_to(root, problem.key))
         known = problem.file is None and node is not root
-        found.append(replace(problem, file=node.file, line=node.line) if known else problem)
-    return RecipeErrors(sorted(found, key=lambda each: (each.file is None, place(each))))
+        problems.append(replace(problem, file=node.file, line=node.line) if known else problem)
+    return RecipeErrors(sorted(problems, key=lambda each: (each.file is None, place(each))))
 
 
 def load_suite(name: RecipeLike) -> Suite:
@@ -198,10 +198,10 @@ def check_defaults(kind: str, node: Node, mistakes: Mistakes) -> None:
     elif not isinstance(node.value, dict):
         mistakes.add(node, f"defaults.{kind}", "must be a map, for example {args: {max_steps: 100}}")
     elif "kind" in node.value:
-        mistakes.add(node.at(["kind"]), f"defaults.{kind}.kind", "the kind stands before it already; take this out")
+        mistakes.add(node.at(["kind"]), f"defaults.{kind}.kind", "the key above is the kind already; remove it")
     else:
-        whole = Node({"kind": Node(kind), **node.value}, node.file, node.line)
-        wholes = list(completed(KINDS[kind], whole))
+        stage = Node({"kind": Node(kind), **node.value}, node.file, node.line)
+        wholes = list(completed(KINDS[kind], stage))
         right = (each for each in wholes if not mistakes_of(KINDS[kind], each))
         validate(KINDS[kind], next(right, wholes[0]), mistakes, ("defaults", kind))
         args = node.value.get("args", Node({}))
@@ -219,15 +219,15 @@ def completed(schema: type[BaseModel], stage: Node) -> Iterator[Node]:
         for name, field in schema.model_fields.items()
         if field.is_required() and name not in stage.value
     }
-    for words in itertools.product(*lacking.values()):
-        said = {name: Node(word) for name, word in zip(lacking, words, strict=True)}
-        yield Node(stage.value | said, stage.file, stage.line)
+    for choices in itertools.product(*lacking.values()):
+        filled_in = {name: Node(word) for name, word in zip(lacking, choices, strict=True)}
+        yield Node(stage.value | filled_in, stage.file, stage.line)
 
 
 def mistakes_of(schema: type[BaseModel], node: Node) -> list:
     mistakes = Mistakes()
     validate(schema, node, mistakes)
-    return mistakes.found
+    return mistakes.problems
 
 
 def spell_out_deleted(kind: type[StageSpec], stage: Node) -> None:
@@ -251,10 +251,10 @@ def check_arguments(root: Node, mistakes: Mistakes) -> None:
             kind, args = class_of(stage), stage.at(["args"])
             if kind is None or not isinstance(args.value, dict):
                 continue
-            found = [*trl_arguments.problems(kind, args.plain())]
+            problems = [*trl_arguments.problems(kind, args.plain())]
             if kind.uses_engine:
-                found += trl_arguments.generation_problems(args.plain(), engine)
-            for name, message in found:
+                problems += trl_arguments.generation_problems(args.plain(), engine)
+            for name, message in problems:
                 key = f"stream.{number}.stages.{index}.args.{name}"
                 mistakes.add(args.at([name]) if name in args.value else stage, key, message)
     for parent, key in matching(root, ["strategies", "*", "memory"]):
@@ -304,15 +304,15 @@ def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
                 mistakes.add(root.at(place), ".".join(map(str, place)), message)
     for name, message in bias_problems(recipe.adapter, recipe.stream):
         mistakes.add(root.at(["adapter", name]), f"adapter.{name}", message)
-    found = [*strategy_problems(recipe.strategies, recipe.adapter, recipe.rollouts.engine)]
-    found += against_stages(recipe.strategies, recipe.stream)
-    for number, name, message in found:
+    problems = [*strategy_problems(recipe.strategies, recipe.adapter, recipe.rollouts.engine)]
+    problems += against_stages(recipe.strategies, recipe.stream)
+    for number, name, message in problems:
         mistakes.add(root.at(["strategies", number, name]), f"strategies.{number}.{name}", message)
     gates = root.at(["evaluation", "gates"])
     for name in recipe.evaluation.gates.keys() & METRICS.keys():
         if len(recipe.stream) < METRICS[name].least_tasks:
-            message = f"can never have a value: {name} needs two tasks; take the gate out"
+            message = f"can never have a value: {name} needs two tasks; remove the gate"
             mistakes.add(gates.at([name]), f"evaluation.gates.{name}", message)
     if "held_out_drop" in recipe.evaluation.gates and not recipe.evaluation.suites:
-        message = "can never have a value: no suite is evaluated; add evaluation.suites or take the gate out"
+        message = "can never have a value: no suite is evaluated; add evaluation.suites or remove the gate"
         mistakes.add(gates.at(["held_out_drop"]), "evaluation.gates.held_out_drop", message)

@@ -118,10 +118,10 @@ class Merge(StrategySpec):
         for name in (*STRENGTHS, *(name for name in OPTIONS if name not in ("scale", "seed"))):
             if getattr(self, name) is not None and name not in self.facts.recipe_options:
                 others = [each.name for each in RECIPE_METHODS.values() if name in each.recipe_options]
-                raise ValueError(f"{name} is an option of {', '.join(others)}, not of {self.method}: take it out")
+                raise ValueError(f"{name} is an option of {', '.join(others)}, not of {self.method}: remove it")
         if self.memory is not None and not self.facts.needs_memory:
             others = [each.name for each in RECIPE_METHODS.values() if each.needs_memory]
-            raise ValueError(f"memory is an option of {', '.join(others)}, not of {self.method}: take it out")
+            raise ValueError(f"memory is an option of {', '.join(others)}, not of {self.method}: remove it")
         for refused in self.facts.refused:
             if getattr(self, refused.field) in refused.values:
                 raise ValueError(refused.message)
@@ -139,33 +139,34 @@ class Merge(StrategySpec):
         """What the next task or stage starts from agrees with what is merged."""
         if self.weight == "average" and not (self.sources == "previous" and self.feed_back):
             raise ValueError(
-                "weight average gives each task an equal share by merging every merge into the next: it wants sources "
-                "previous and feed_back true (the mean of all points, the base included: soup with sources all)"
+                "`weight: average` gives each task an equal share by merging each merge into the next: it needs "
+                "`sources: previous` and `feed_back: true` (for the mean of all points, the base included, use soup "
+                "with `sources: all`)"
             )
         if self.adapters == "weights" and self.feed_back:
             raise ValueError(
-                "with adapters weights the merge is a full model, which is served, and the next task goes on from its "
-                "adapter: feed_back must be false (or take adapters factors)"
+                "with `adapters: weights` the merge is a full model, which is served, and the next task starts from "
+                "its adapter: `feed_back` must be false (or set `adapters: factors`)"
             )
         if self.after == "stage" and not self.feed_back:
             raise ValueError(
-                "with after stage the next stage starts from the merge, or all but the last would be lost: feed_back must "
-                "be true (or take after task)"
+                "with `after: stage` the next stage starts from the merge, or all but the last would be lost: "
+                "`feed_back` must be true (or set `after: task`)"
             )
         if self.after == "stage" and self.weight == "average":
-            raise ValueError("weight average gives each task an equal share when it ends: it wants after task")
+            raise ValueError("`weight: average` gives each task an equal share when it ends: it needs `after: task`")
 
     def _can_be_searched(self) -> None:
         option = self.option
         if option is None:
-            raise ValueError(f"search tries values of weight or scale, and {self.method} has neither: take it out")
+            raise ValueError(f"search tries values of weight or scale, and {self.method} has neither: remove it")
         if getattr(self, option) is not None:
-            raise ValueError(f"search tries values of {option}, which is given too: take one of them out")
+            raise ValueError(f"search tries values of {option}, which is given too: remove one of them")
         if option == "weight" and not all(0 <= value <= 1 for value in self.search):
             whose = "memory" if self.facts.needs_memory else "old model"
-            raise ValueError(f"search: {self.method} wants the {whose}'s share, from 0 to 1")
+            raise ValueError(f"search: {self.method} needs the {whose}'s share, from 0 to 1")
         if len(set(self.search)) < len(self.search):
-            raise ValueError("search: a value stands twice: keep one")
+            raise ValueError("search: a value appears twice: keep one")
 
 
 def adapter_problem(spec: Merge, adapter: Any, engine: str) -> tuple[str, str] | None:
@@ -176,23 +177,24 @@ def adapter_problem(spec: Merge, adapter: Any, engine: str) -> tuple[str, str] |
         return None
     if spec.facts.changes_of == "previous":
         return "method", (
-            f"{spec.method} joins changes of the point before the task, and before the first there is no adapter that could "
-            "have changed: train all weights, or take wise, slerp, soup or fisher"
+            f"{spec.method} merges changes of the point before the task, and before the first there is no adapter "
+            "that could have changed: train all weights, or use wise, slerp, soup or fisher"
         )
     start = adapter.model_dump().get("init_lora_weights")
     if spec.facts.needs_fisher and takes_from_base(adapter.model_dump()):
         return "method", (
-            f"{spec.method}: a diagonal is of the factors that are trained, and with {start} a point "
-            "holds those that it began with too: take another method, or another init_lora_weights"
+            f"{spec.method}: a diagonal belongs to the trained factors, and with {start} a point also holds the "
+            "initial ones: use another method, or another init_lora_weights"
         )
     if spec.facts.changes_of == "base":
         return "method", (
-            f"{spec.method} works on changes of the untouched model, which has no adapter: take wise, slerp, soup or fisher, "
-            "or adapters weights"
+            f"{spec.method} works on changes of the untouched model, which has no adapter: use wise, slerp, soup or "
+            "fisher, or set `adapters: weights`"
         )
     if spec.sources == "base":
         return "method", (
-            "the untouched model has no adapter to merge with: sources must be previous or all (or take adapters weights)"
+            "the untouched model has no adapter to merge with: `sources` must be previous or all (or set `adapters: "
+            "weights`)"
         )
     return None
 
@@ -202,17 +204,17 @@ def weights_problem(adapter: Any, engine: str) -> tuple[str, str] | None:
     if adapter is None:
         return (
             "adapters",
-            "weights is for a recipe that trains an adapter, and this one trains all weights: take it out",
+            "`weights` is for recipes that train an adapter, and this one trains all weights: remove it",
         )
     options = adapter.model_dump()
     if takes_from_base(options):
         options["init_lora_weights"] = True  # points hold the LoRA over the untouched base
-    said = refusal({"peft_type": options.pop("kind")} | options)
-    if said is not None:
-        return "adapters", f"weights: {said}: take adapters factors, or another adapter"
+    reason = refusal({"peft_type": options.pop("kind")} | options)
+    if reason is not None:
+        return "adapters", f"weights: {reason}: set `adapters: factors`, or use another adapter"
     if engine != "transformers":
         return "adapters", (
-            f"weights: the engine {engine} serves the untouched model and adapters on it, no merge of all weights: take "
-            "`engine: transformers`, or adapters factors"
+            f"weights: the engine {engine} serves the untouched model and adapters on it, not a merge of all "
+            "weights: use `engine: transformers`, or set `adapters: factors`"
         )
     return None

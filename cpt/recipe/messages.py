@@ -26,23 +26,23 @@ def validate(schema: type[BaseModel], root: Node, mistakes: Mistakes, above: tup
     try:
         return schema.model_validate_json(json.dumps(plain, default=str), strict=True)
     except ValidationError as error:
-        found: dict[tuple, list[str]] = {}
+        messages: dict[tuple, list[str]] = {}
         for each in error.errors(include_url=False):
             if each["type"] == "too_short" and each["input"]:
                 continue  # pydantic counts only what is right in itself
             each["loc"] = tuple(step for step in each["loc"] if step not in (BUILT_IN, USERS))
-            found.setdefault(real_path(each["loc"], plain), []).append(sentence(each, schema))
-        for path, said in found.items():
-            mistakes.add(root.at(path), ".".join(map(str, (*above, *path))), either(said))
+            messages.setdefault(real_path(each["loc"], plain), []).append(sentence(each, schema))
+        for path, alternatives in messages.items():
+            mistakes.add(root.at(path), ".".join(map(str, (*above, *path))), either(alternatives))
         return None
 
 
-def either(said: list[str]) -> str:
+def either(messages: list[str]) -> str:
     """One sentence of those that the members of a union say of one value."""
-    wanted = [each.removeprefix("must be ").partition(", not ")[0] for each in said if each.startswith("must be ")]
-    if len(wanted) < len(said) or len(said) == 1:
-        return said[0]
-    return f"must be {' or '.join(dict.fromkeys(wanted))}, not {said[0].partition(', not ')[2]}"
+    wanted = [each.removeprefix("must be ").partition(", not ")[0] for each in messages if each.startswith("must be ")]
+    if len(wanted) < len(messages) or len(messages) == 1:
+        return messages[0]
+    return f"must be {' or '.join(dict.fromkeys(wanted))}, not {messages[0].partition(', not ')[2]}"
 
 
 def real_path(loc: Sequence, plain: Any) -> tuple:
@@ -88,16 +88,16 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
         return f"holds what no file can ({error['ctx']['error']})"
     if kind == "missing":
         fields = [model.model_fields[loc[-1]] for model in models_at(schema, loc[:-1]) if loc[-1] in model.model_fields]
-        there = typing.get_args(fields[0].annotation) if fields and is_literal(fields[0].annotation) else ()
-        return "is missing" + (f": one of {', '.join(there)}" if there else "")
+        allowed = typing.get_args(fields[0].annotation) if fields and is_literal(fields[0].annotation) else ()
+        return "is missing" + (f": one of {', '.join(allowed)}" if allowed else "")
     if kind == "union_tag_not_found":
-        there = dict.fromkeys(tag for model in models_at(schema, loc) for tag in tags(model))
+        allowed = dict.fromkeys(tag for model in models_at(schema, loc) for tag in tags(model))
         tag = context["discriminator"].strip("'")
         table = PLACES["rollouts" if tag == "engine" else "data" if tag == "source" else "stage"]
         other = next((key for key in given if table.get(key) == tag), None) if isinstance(given, dict) else None
-        return f"{tag} is missing{f' (not `{other}`)' if other else ''}: one of {', '.join(there)}"
+        return f"{tag} is missing{f' (not `{other}`)' if other else ''}: one of {', '.join(allowed)}"
     if kind == "union_tag_invalid":
-        there = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
+        allowed = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
         tag = context["discriminator"].strip("'")
         place, given = kind_of(tag, loc), context["tag"]
         module, dot, name = given.rpartition(".")
@@ -106,11 +106,11 @@ def sentence(error: dict, schema: type[BaseModel]) -> str:
             if dot and place in ("kind of stage", "kind of strategy")
             else ""
         )
-        return f"no {tag} {shown(given)}{instead(place, given, there)}{own}"
+        return f"no {tag} {shown(given)}{instead(place, given, allowed)}{own}"
     if kind == "literal_error":
-        there = [each.strip("'") for each in context["expected"].replace(" or ", ", ").split(", ")]
-        hint = nearest(given, there) if isinstance(given, str) else ""
-        return f"must be one of {', '.join(there)}, not {shown(given)}{hint}"
+        allowed = [each.strip("'") for each in context["expected"].replace(" or ", ", ").split(", ")]
+        hint = nearest(given, allowed) if isinstance(given, str) else ""
+        return f"must be one of {', '.join(allowed)}, not {shown(given)}{hint}"
     if kind in ("value_error", "assertion_error"):
         return str(context["error"])
     if kind == "string_pattern_mismatch":

@@ -23,17 +23,17 @@ COMMAND_LINE = "command line"
 class Mistakes:
     """Collects problems, and raises them all at once. What one node has wrong is told once, by its first key."""
 
-    found: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     _told: dict[tuple[int, str], Node] = field(default_factory=dict)  # holds the nodes, so that no id is another's
 
     def add(self, node: Node, key: str, message: str) -> None:
         if (id(node), message) not in self._told:
             self._told[id(node), message] = node
-            self.found.append(Problem(node.file, node.line, key, message))
+            self.problems.append(Problem(node.file, node.line, key, message))
 
     def check(self) -> None:
-        if self.found:
-            raise RecipeErrors(sorted(self.found, key=place))
+        if self.problems:
+            raise RecipeErrors(sorted(self.problems, key=place))
 
 
 def place(problem: Problem) -> tuple:
@@ -67,13 +67,13 @@ def why_no_file(path: Path) -> str:
         run = next((each for each in (path, *path.absolute().parents) if (each / "recipe.yaml").is_file()), None)
         if run is not None and (run / "points").is_dir():
             file = run / "recipe.yaml"
-            return f"is the folder of a run: give its recipe, {file} (`cpt run {file} --out {run}` goes on with it)"
+            return f"is the folder of a run: give its recipe, {file} (`cpt run {file} --out {run}` resumes it)"
         inside = ", ".join(each.name for each in sorted(path.glob("*.y*ml"))[:5])
         return "is a folder: give a .yaml file" + (f" of it ({inside})" if inside else "")
     if os.path.islink(path) and not os.path.exists(path):
         return "is a link to a file that is not there"
     if os.path.lexists(path):
-        return "is no regular file (a pipe, a socket or a device): give a .yaml file"
+        return "is not a regular file (a pipe, a socket or a device): give a .yaml file"
     folder = path.parent if os.path.isdir(path.parent) else Path()
     beside = [each.name for each in folder.glob("*.y*ml")] if folder == path.parent else []
     hint = "; environment variables are not filled in" if "$" in str(path) else ""
@@ -228,7 +228,7 @@ LONGEST_CHAIN = 20  # of recipes that extend one another
 def read_with_bases(file: Path, seen: tuple[Path, ...]) -> Node:
     """The file over the recipe that it extends. Raises RecipeErrors for a circle."""
     if len(seen) > LONGEST_CHAIN:
-        raise RecipeErrors([Problem(file, None, "extends", f"goes on over more than {LONGEST_CHAIN} files")])
+        raise RecipeErrors([Problem(file, None, "extends", f"is a chain of more than {LONGEST_CHAIN} files")])
     if file.resolve() in seen:
         circle = " -> ".join(each.name for each in (*seen, file))
         raise RecipeErrors([Problem(file, None, "extends", f"goes in a circle: {circle}")])
@@ -348,8 +348,8 @@ def set_key(root: Node, key: str, made: Node, mistakes: Mistakes) -> None:
         else:
             number = place_in_list(node, step)
             if number is None:
-                there = "no list here" if not isinstance(node.value, list) else known_places(node)
-                mistakes.add(here, key, f"there is no {'.'.join(steps[: depth + 1])} ({there})")
+                entries = "no list here" if not isinstance(node.value, list) else known_places(node)
+                mistakes.add(here, key, f"there is no {'.'.join(steps[: depth + 1])} ({entries})")
                 return
             node = node.value[number]
     if isinstance(node.value, dict) and made.value is None and (last in node.value or "args" not in steps):
@@ -360,7 +360,7 @@ def set_key(root: Node, key: str, made: Node, mistakes: Mistakes) -> None:
     else:
         number = place_in_list(node, last)
         if number is None:
-            mistakes.add(here, key, f"there is no such place ({known_places(node)})")
+            mistakes.add(here, key, f"there is no such entry ({known_places(node)})")
             return
         node.value[number] = made
 
@@ -387,6 +387,6 @@ def steps_to(root: Node, key: str) -> list[str | int]:
 
 def known_places(node: Node) -> str:
     if not isinstance(node.value, list):
-        return "a single value stands there"
+        return "it is a single value"
     names = [name for name in map(task_name, node.value) if name]
     return f"tasks: {', '.join(names)}" if names else f"0 to {len(node.value) - 1}"

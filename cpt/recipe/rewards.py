@@ -94,7 +94,7 @@ class Choice(Verifier):
     """The score is 1 if the completion chooses the row's letter, else 0."""
 
     example = "choice"
-    result = "the letter that is chosen is the answer's, one of `choices` (`ABCD`)"
+    result = "the completion chooses the answer's letter, one of `choices` (`ABCD`)"
     reads_answers = True
 
     kind: Literal["choice"]
@@ -153,7 +153,7 @@ class Label(Verifier):
                 )
             seen[form] = label
         if len(value) < 2:
-            raise ValueError(f"{len(value)} label(s): an answer must have two at least to choose from")
+            raise ValueError(f"{len(value)} label(s): an answer must have at least two to choose from")
         return value
 
 

@@ -42,18 +42,21 @@ def written(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and not math.isfinite(value) and not str(value)[-1:].isdigit():
-        raise TemplateProblem(f"{value} would be written, which is no value: put a default, or drop the row by `where`")
+        raise TemplateProblem(
+            f"{value} would be written, which is not a value: add a default, or drop the row with `where`"
+        )
     if isinstance(value, WRITABLE):
         return value
     if value is None:
         raise TemplateProblem(
-            "a null or an empty cell would be written: put a default, as in {{ column or '' }}, or drop the row by `where`"
+            "a null or an empty cell would be written: add a default, as in {{ column or '' }}, or drop the row "
+            "with `where`"
         )
     if callable(value):
-        raise TemplateProblem("a function would be written: a key of a map that is called so is column['items']")
+        raise TemplateProblem("a function would be written: a key of that name is read as column['items']")
     raise TemplateProblem(
-        f"{KINDS.get(type(value), 'a list')} would be written: take a part of it, or write it with "
-        "{{ column | join(', ') }} or {{ column | tojson }}"
+        f"{KINDS.get(type(value), 'a list')} would be written: take a part of it, or write it with {{{{ column | "
+        f"join(', ') }}}} or {{{{ column | tojson }}}}"
     )
 
 
@@ -162,7 +165,7 @@ def compiled(source: str) -> Callable[[dict[str, Any]], str]:
         tree = ENVIRONMENT.parse(source)
         template = ENVIRONMENT.from_string(tree)
     except jinja2.TemplateSyntaxError as error:
-        raise TemplateProblem(f"is no Jinja template: {one_line(error)}") from error
+        raise TemplateProblem(f"is not a Jinja template: {one_line(error)}") from error
     if not tree.find(nodes.Name):
         hint = f"{{{{ {source} }}}}" if source.isidentifier() else "{{ column }}"
         raise TemplateProblem(f"names no column, so all rows would get the same text: write a column as {hint}")
@@ -176,7 +179,7 @@ def condition(source: str) -> Callable[[dict[str, Any]], bool]:
         names = columns_of("{{ " + source + " }}")
     except jinja2.TemplateSyntaxError as error:
         hint = ": == compares, and = is nothing here" if SINGLE.search(source) else ""
-        raise TemplateProblem(f"is no Jinja expression: {one_line(error)}{hint}") from error
+        raise TemplateProblem(f"is not a Jinja expression: {one_line(error)}{hint}") from error
     if not names:
         raise TemplateProblem("names no column: write for example  label != '-'")
 
@@ -185,7 +188,7 @@ def condition(source: str) -> Callable[[dict[str, Any]], bool]:
         if not isinstance(value, bool):
             if isinstance(value, jinja2.Undefined):
                 used(str, value)
-            raise TemplateProblem("must be true or false of a row", f", not {value!r:.60}")
+            raise TemplateProblem("must be true or false for a row", f", not {value!r:.60}")
         return value
 
     return holds
@@ -215,14 +218,14 @@ def columns_of(source: str) -> set[str]:
 
 def comparisons(source: str) -> list[tuple[str, Any]]:
     """(column, text, number or truth) of each comparison of the two for equality. Raises jinja2.TemplateSyntaxError."""
-    found = []
+    pairs = []
     for node in ENVIRONMENT.parse(source).find_all(nodes.Compare):
         for operand in node.ops:
             if operand.op in ("eq", "ne"):
-                found += [(node.expr, operand.expr), (operand.expr, node.expr)]
+                pairs += [(node.expr, operand.expr), (operand.expr, node.expr)]
             elif operand.op in ("in", "notin") and isinstance(operand.expr, nodes.List | nodes.Tuple):
-                found += [(node.expr, item) for item in operand.expr.items]
-    named = ((column_of(one), other) for one, other in found)
+                pairs += [(node.expr, item) for item in operand.expr.items]
+    named = ((column_of(one), other) for one, other in pairs)
     return [(name, other.as_const()) for name, other in named if name and isinstance(other, nodes.Const | nodes.Neg)]
 
 

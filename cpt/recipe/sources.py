@@ -147,9 +147,9 @@ class File(Mapped):
         if self.source == "jsonl" and self.format not in (None, "jsonl"):
             raise ValueError(f"`source: jsonl` is a file of JSON lines: write `source: file` for {self.format}")
         if self.field is not None and self.file_format not in (None, "json"):
-            raise ValueError(f"`field` is a key of a JSON document, and the format is {self.file_format}: take one out")
+            raise ValueError(f"`field` is a key of a JSON document, and the format is {self.file_format}: remove one")
         if self.delimiter is not None and self.file_format not in (None, "csv", "tsv"):
-            raise ValueError(f"`delimiter` is of CSV files, and the format is {self.file_format}: take one out")
+            raise ValueError(f"`delimiter` is of CSV files, and the format is {self.file_format}: remove one")
         return self
 
 

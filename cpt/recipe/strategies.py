@@ -139,7 +139,7 @@ class Ema(Averaged):
             ):
                 rules = [each for each, rule in EMA_RULES.items() if name in rule.options]
                 named = f"rule{'s' * (len(rules) > 1)} {', '.join(rules)}"
-                raise ValueError(f"{name} is an option of the {named}, not of {self.rule}: take it out")
+                raise ValueError(f"{name} is an option of the {named}, not of {self.rule}: remove it")
         if EMA_RULES[self.rule].needs_gradients and self.device == "cpu":
             raise ValueError(f"{self.rule} compares the average with gradients: device must be `weights`")
         return self
@@ -199,7 +199,7 @@ class StochasticRestore(StrategySpec):
         return trained
 
     def whole_weights(self) -> Iterator[tuple[str, str]]:
-        yield "kind", "stochastic-restore draws for whole weights"
+        yield "kind", "stochastic-restore needs whole weights"
 
 
 STRATEGY_MODELS = (Ema, Mcl, Lookahead, StochasticRestore, Merge)
@@ -211,14 +211,18 @@ def problems(strategies: Sequence[Any], adapter: Any, engine: str) -> Iterator[t
     """(number, key, what is wrong with it) between strategies, and between one and the recipe's adapter and engine."""
     merges = [number for number, spec in enumerate(strategies) if isinstance(spec, Merge)]
     for number in merges:
-        found = adapter_problem(strategies[number], adapter, engine)
-        if found:
-            yield number, *found
+        problem = adapter_problem(strategies[number], adapter, engine)
+        if problem:
+            yield number, *problem
     averages = [number for number, spec in enumerate(strategies) if isinstance(spec, Averaged)]
-    for key, value, said, other in (("serve", "ema", "ema", "live"), ("feed_back", True, "true", "false")):
+    for key, value, mine, other in (("serve", "ema", "ema", "live"), ("feed_back", True, "true", "false")):
         first, *others = [number for number in averages if getattr(strategies[number], key) == value] or [None]
         for number in others:
-            yield number, key, f"is {said} in strategies.{first} too, and there can be one: say {other} in one of them"
+            yield (
+                number,
+                key,
+                f"is {mine} in strategies.{first} too, and only one is allowed: set {other} in one of them",
+            )
     stages = any(strategies[number].after == "stage" for number in merges)
     for number, spec in enumerate(strategies):
         if not isinstance(spec, Averaged) or not merges:
@@ -227,20 +231,23 @@ def problems(strategies: Sequence[Any], adapter: Any, engine: str) -> Iterator[t
             yield (
                 number,
                 "kind",
-                "its average, of the end of a task, would take the place of what `after: stage` merged: merge after task, "
-                "or keep no average here (serve live, feed_back false)",
+                "its average at the end of a task would replace what `after: stage` merged: merge with `after: "
+                "task`, or set `serve: live` and `feed_back: false` here",
             )
         elif number > merges[0] and (spec.feed_back or spec.serve == "ema"):
             yield (
                 number,
                 "kind",
-                "its average would take the place of the merge: put it before the merge, with feed_back true",
+                "its average would replace the merge: put it before the merge, with `feed_back: true`",
             )
         elif spec.serve == "ema" and not spec.feed_back:
             yield (
                 number,
                 "serve",
-                "the merge is served, not this average: feed_back true merges it, serve live leaves it out",
+                (
+                    "the merge is served, not this average: set `feed_back: true` to merge it, or `serve: live` to leave "
+                    "it out"
+                ),
             )
 
 
@@ -250,7 +257,7 @@ def against_stages(strategies: Sequence[Any], stream: Sequence[Any]) -> Iterator
     for key, check in (("rollouts", rollout_problems), ("reference", reference_problems)):
         asking = [number for number, spec in enumerate(strategies) if getattr(spec, key) == "ema"]
         for number in asking[1:]:
-            yield number, key, f"is `ema` in strategies.{asking[0]} too: there can be one"
+            yield number, key, f"is `ema` in strategies.{asking[0]} too: only one is allowed"
         for message in check(stages) if asking else ():
             yield asking[0], key, message
     for number, spec in enumerate(strategies):
@@ -266,22 +273,24 @@ def against_stages(strategies: Sequence[Any], stream: Sequence[Any]) -> Iterator
 def rollout_problems(stages: Sequence[tuple[str, Any]]) -> Iterator[str]:
     """Why rollouts cannot be an average's."""
     if not any(stage.takes_rollout_policy for _, stage in stages):
-        yield "no stage would make rollouts by the average (rlvr and hybrid do): say live"
+        yield "no stage generates rollouts with the average (rlvr and hybrid do): set `live`"
     for key, stage in stages:
         if stage.uses_engine and not stage.takes_rollout_policy:
-            yield f"{key} ({stage.kind}) learns from its own answers: say live"
+            yield f"{key} ({stage.kind}) learns from its own answers: set `live`"
         elif stage.filter is not None:
-            yield f"{key} has a filter, whose rollouts are those of the stage's start: say live, or take the filter out"
+            yield (
+                f"{key} has a filter, whose rollouts are those of the stage's start: set `live`, or remove the filter"
+            )
 
 
 def reference_problems(stages: Sequence[tuple[str, Any]]) -> Iterator[str]:
     """Why no KL can be measured from an average."""
     measured = [(key, stage) for key, stage in stages if stage.measures_kl]
     if not measured:
-        yield "no stage measures a KL (rlvr and hybrid with a beta in `args`, and dpo do): say stage"
+        yield "no stage measures a KL (rlvr and hybrid with a beta in `args`, and dpo do): set `stage`"
     for key, stage in measured:
         if stage.reference != "stage-start":
-            yield f"{key} has the reference {stage.reference}: leave that out, or say stage"
+            yield f"{key} has the reference {stage.reference}: leave that out, or set `stage`"
         for name in ("sync_ref_model", "precompute_ref_log_probs"):
             if stage.args.get(name):
-                yield f"{key} has a reference that another moves or fixes ({name}): take that out, or say stage"
+                yield f"{key} has a reference that {name} moves or fixes: remove that, or set `stage`"

@@ -22,29 +22,29 @@ REFUSED = {
     "seed": "use the recipe's `seed`, from which each stage's own is drawn",
     "data_seed": "use the recipe's `seed`, from which each stage's own is drawn",
     "use_vllm": "use `rollouts.engine: vllm`",
-    "resume_from_checkpoint": "the same `cpt run` command goes on by itself",
-    "deepspeed": "give it to `accelerate launch --config_file`",
-    "fsdp": "give it to `accelerate launch --config_file`",
-    "fsdp_config": "give it to `accelerate launch --config_file`",
-    "parallelism_config": "give it to `accelerate launch --config_file`",
+    "resume_from_checkpoint": "the same `cpt run` command resumes by itself",
+    "deepspeed": "pass it to `accelerate launch --config_file`",
+    "fsdp": "pass it to `accelerate launch --config_file`",
+    "fsdp_config": "pass it to `accelerate launch --config_file`",
+    "parallelism_config": "pass it to `accelerate launch --config_file`",
     "report_to": "training curves are in metrics.jsonl and the report",
-    "save_only_model": "a checkpoint without the optimiser cannot be gone on from exactly; take it out",
-    "ignore_data_skip": "a stage that goes on must go on where its rows stopped; take it out",
-    "enable_jit_checkpoint": "SIGTERM and Ctrl-C save the place already",
+    "save_only_model": "a checkpoint without the optimiser cannot be resumed exactly; remove it",
+    "ignore_data_skip": "a resumed stage must continue where its rows stopped; remove it",
+    "enable_jit_checkpoint": "SIGTERM and Ctrl-C already save the progress",
     "auto_find_batch_size": "the batch must not depend on free memory: set per_device_train_batch_size",
-    "sync_ref_model": "the reference stays: use `reference` (stage-start, base) beside `args`",
+    "sync_ref_model": "the reference is fixed: use `reference` (stage-start, base) beside `args`",
     "load_best_model_at_end": "a stage ends with its last weights: set max_steps",
     "eval_strategy": "every point is evaluated: use the recipe's `evaluation`",
     "eval_on_start": "every point is evaluated: use the recipe's `evaluation`",
     "do_eval": "every point is evaluated: use the recipe's `evaluation`",
-    "remove_unused_columns": "the columns of the rows are the run's to choose; take it out",
+    "remove_unused_columns": "the run chooses the columns of the rows; remove it",
     "model_init_kwargs": "use `model` (dtype, attn_implementation, revision)",
     "trust_remote_code": "use `model.trust_remote_code`",
     "chat_template_kwargs": "use `model.chat_template_kwargs`",
     "chat_template_path": "use `model.chat_template`",
     "disable_tqdm": "use --quiet",
 }
-SAVE_STRATEGY = "checkpoints fall on steps: use `save_steps`"  # refused but for `steps`
+SAVE_STRATEGY = "checkpoints are taken at steps: use `save_steps`"  # refused but for `steps`
 REFUSED_PREFIXES = {"vllm_": "use `rollouts`", "push_to_hub": "push the finished run's `final` folder yourself"}
 
 
@@ -80,7 +80,7 @@ def wrong_value(spec: type[StageSpec], name: str, value: Any) -> str | None:
     if name in NEVER_NULL and value is None:
         return "must be a number, not null"
     if value is True and (package := NEEDS_PACKAGE.get(name)) and find_spec(package) is None:
-        return f"needs the package {package.replace('_', '-')}: pip install {package.replace('_', '-')}, or take it out"
+        return f"needs the package {package.replace('_', '-')}: pip install {package.replace('_', '-')}, or remove it"
     return not_a_choice(spec.trl_config, name, value) or outside(name, value)
 
 
@@ -155,15 +155,15 @@ DECIDED_ELSEWHERE = {
     "cache_implementation": "set `cache_implementation` in `args`",
     **dict.fromkeys(
         ("do_sample", "num_beams", "num_beam_groups", "early_stopping", "length_penalty", "diversity_penalty"),
-        "rollouts are sampled, each by itself; take it out",
+        "each rollout is sampled independently; remove it",
     ),
     **dict.fromkeys(
         ("eos_token_id", "pad_token_id", "bos_token_id", "stop_token_ids", "ignore_eos"),
-        "the tokenizer and the task's `stop` decide it; take it out",
+        "the tokenizer and the task's `stop` decide it; remove it",
     ),
     **dict.fromkeys(
         ("return_dict_in_generate", "output_scores", "output_logits", "logprobs", "prompt_logprobs", "detokenize"),
-        "the trainer decides what it needs of each rollout; take it out",
+        "the trainer decides what it needs of each rollout; remove it",
     ),
 }
 
@@ -187,14 +187,14 @@ def generation_problems(args: dict[str, Any], engine: Any) -> Iterator[tuple[str
 @cache
 def adapter_kinds() -> dict[str, tuple[str, str, str]]:
     """PEFT's kinds of adapter, as PEFT registers them: name -> (package, file, class)."""
-    found = {}
+    kinds = {}
     for file in sorted((package_folder("peft") / "tuners").glob("*/__init__.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "register_peft_method":
-                told = {word.arg: word.value for word in node.keywords}
+                keywords = {word.arg: word.value for word in node.keywords}
                 config = f"tuners/{file.parent.name}/config.py"
-                found[told["name"].value] = ("peft", config, told["config_cls"].id)
-    return found
+                kinds[keywords["name"].value] = ("peft", config, keywords["config_cls"].id)
+    return kinds
 
 
 UNTRAINABLE = {  # PEFT has them, but TRL's trainers do not give what their models take
@@ -211,7 +211,7 @@ def adapter_problems(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "kind", f"PEFT has no adapter {shown(options['kind'])}{near}; there are: {', '.join(kinds)}"
         return
     if kind in UNTRAINABLE:
-        yield "kind", f"{options['kind']} needs {UNTRAINABLE[kind]}, which no trainer of TRL's gives: take another"
+        yield "kind", f"{options['kind']} needs {UNTRAINABLE[kind]}, which no TRL trainer gives: use another kind"
         return
     known = class_fields(*kinds[kind])
     if "num_virtual_tokens" in known and options.get("num_virtual_tokens") is None:

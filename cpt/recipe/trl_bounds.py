@@ -95,9 +95,9 @@ def outside(name: str, value: Any) -> str | None:
     """What is wrong with a number that no trainer can use; None where it is no number or has no limit."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    words, fits = LIMITS.get(name, ("a finite number", lambda x: True))
+    bounds, fits = LIMITS.get(name, ("a finite number", lambda x: True))
     if not math.isfinite(value) or not fits(value):
-        return f"({value}) must be {words}"
+        return f"({value}) must be {bounds}"
     most = MOST.get(name, LARGEST)
     return (
         f"({value}) must be {f'at most {most:,}' if value > 0 else f'at least {-most:,}'}"
@@ -123,9 +123,9 @@ def weights_problem(weights: Any, what: str, number: int) -> str | None:
     if not isinstance(weights, list):
         return None
     if len(weights) != number:
-        return f"has {len(weights)} of {what}, and there {'are' if number > 1 else 'is'} {number}"
+        return f"has {len(weights)} weights, and the number of {what} is {number}"
     if wide := [each for each in weights if isinstance(each, int | float) and abs(each) > LARGEST]:
         return f"({wide[0]}) must be at most {LARGEST:,}"
     if not any(weights):
-        return f"weighs all {what} by 0: nothing would be learnt"
+        return f"gives all {what} the weight 0: nothing would be learnt"
     return None

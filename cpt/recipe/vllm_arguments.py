@@ -30,11 +30,11 @@ REFUSED = {
     "worker_extension_cls": "the extension is cpt's own: it proves that the weights are fresh",
     "weight_transfer_config": "use `rollouts.transfer` (engine: server)",
     "distributed_executor_backend": "the launcher decides it",
-    "generation_config": "sampling is said by the stages and the evaluation",
+    "generation_config": "the stages and the evaluation decide the sampling",
     "enable_lora": "the recipe's `adapter` decides it",
     "max_lora_rank": "the recipe's `adapter.r` decides it",
     "max_loras": "there is one adapter",
-    "disable_log_stats": "the watch over a server reads its counters",
+    "disable_log_stats": "cpt reads these counters to watch a server",
     "enable_sleep_mode": "use `rollouts.sleep`",
     "load_format": "the weights come from the policy",
 }
@@ -68,7 +68,7 @@ def problems(rollouts: dict[str, Any], adapter: dict[str, Any] | None) -> Iterat
     if given:
         yield from argument_problems(engine, given)
     if engine == "vllm" and rollouts.get("sleep") == 2 and adapter is not None:
-        yield "sleep", "2 throws the weights away, and an adapter is sent alone: use 1 (kept in CPU memory) or 0"
+        yield "sleep", "2 discards the weights, and only the adapter is sent: use 1 (kept in CPU memory) or 0"
     yield from adapter_problems(adapter)
 
 

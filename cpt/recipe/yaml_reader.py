@@ -65,7 +65,7 @@ def parse(text: str, file: Path | str) -> Node:
     """The nodes of a YAML document; an empty one is a Node of None.
 
     Raises:
-        RecipeErrors: not YAML, a key that stands twice, a value that no recipe has, or more than the bounds allow.
+        RecipeErrors: not YAML, a key that appears twice, a value that no recipe has, or more than the bounds allow.
     """
     longest = max(map(len, text.splitlines()), default=0)
     if len(text) > MOST_CHARACTERS or longest > LONGEST_LINE:
@@ -93,7 +93,7 @@ def what_is_not_yaml(error: Exception, text: str) -> tuple[int | None, str]:
     """(line, message) of an error that reading YAML raised."""
     if isinstance(error, ReaderError):
         line = text.count("\n", 0, error.position) + 1
-        return line, f"not valid YAML: the control character {chr(error.character)!r} cannot stand here"
+        return line, f"not valid YAML: the control character {chr(error.character)!r} is not allowed here"
     if not isinstance(error, MarkedYAMLError):
         return None, f"not valid YAML: {' '.join(str(error).split())}"
     mark = error.problem_mark or error.context_mark
@@ -142,7 +142,7 @@ class Builder:
             return Node(items, self.file, line)
         if isinstance(composed, ScalarNode):
             return Node(self.scalar(composed, path), self.file, line)
-        self.note(composed, path, f"the tag {shown(composed.tag)} has no meaning here: take it out")
+        self.note(composed, path, f"the tag {shown(composed.tag)} has no meaning here: remove it")
         return Node(None, self.file, line)
 
     def mapping(self, composed: MappingNode, path: tuple[str, ...]) -> dict[str, Node]:
@@ -156,7 +156,7 @@ class Builder:
                 continue
             key = self.key(key_node, path)
             if key in own:
-                self.note(key_node, (*path, key), "this key stands twice; keep one")
+                self.note(key_node, (*path, key), "this key appears twice; keep one")
             own[key] = self.build(value_node, (*path, key))
             own[key].line = key_node.start_mark.line + 1
         return merged | own
@@ -164,13 +164,13 @@ class Builder:
     def merged(self, composed: Composed, path: tuple[str, ...]) -> dict[str, Node]:
         """What `<<: *one` or `<<: [*one, *two]` brings; of a key in both, the first."""
         parts = composed.value if isinstance(composed, SequenceNode) else [composed]
-        found: dict[str, Node] = {}
+        merged: dict[str, Node] = {}
         for part in parts:
             if not isinstance(part, MappingNode):
                 self.note(composed, (*path, "<<"), "a merge key takes a map, or a list of maps")
                 break
-            found = self.build(part, (*path, "<<")).value | found
-        return found
+            merged = self.build(part, (*path, "<<")).value | merged
+        return merged
 
     def key(self, composed: Composed, path: tuple[str, ...]) -> str:
         if not isinstance(composed, ScalarNode):
@@ -184,7 +184,7 @@ class Builder:
         if composed.tag == f"{TAG}timestamp":
             return composed.value
         if composed.tag.removeprefix(TAG) not in ("null", "bool", "int", "float", "str"):
-            self.note(composed, path, f"the tag {shown(composed.tag)} has no meaning here: take it out")
+            self.note(composed, path, f"the tag {shown(composed.tag)} has no meaning here: remove it")
             return None
         beyond = f"({cut(composed.value, 40)}) is beyond 64 bits, which no number of a recipe is"
         if composed.tag == f"{TAG}int" and len(composed.value) > 100:  # Python reads no number of 4,300 digits
@@ -193,7 +193,7 @@ class Builder:
         try:
             value = self.constructor.construct_object(composed)
         except Exception:  # of ruamel, for a text that is called !!int or !!bool and is none
-            self.note(composed, path, f"{shown(composed.value)} is no {composed.tag.removeprefix(TAG)}")
+            self.note(composed, path, f"{shown(composed.value)} is not of the type {composed.tag.removeprefix(TAG)}")
             return None
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             self.note(composed, path, beyond)

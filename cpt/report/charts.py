@@ -44,9 +44,9 @@ class Frame:
         return " ".join(f"{self.px(x):.1f},{self.py(y):.1f}" for x, y in zip(xs, ys, strict=True))
 
     def band(self, xs: Numbers, ends: Sequence[Numbers]) -> str:
-        there = self.points(xs, [low for low, _ in ends])
+        lower = self.points(xs, [low for low, _ in ends])
         back = self.points(list(xs)[::-1], [high for _, high in ends][::-1])
-        return f'<polygon class="band" points="{there} {back}"/>'
+        return f'<polygon class="band" points="{lower} {back}"/>'
 
     def grid(self, ticks: Numbers) -> str:
         left, right = self.left, self.width - self.right
@@ -136,10 +136,10 @@ def trade_off_chart(
         for kind, ys in lines.items()
         for x, y in zip(xs, ys, strict=True)
     )
-    said = [f"new task {', '.join(f'{y:.3f}' for y in new)}"]
-    said += [] if old is None else [f"old tasks {', '.join(f'{y:.3f}' for y in old)}"]
+    descriptions = [f"new task {', '.join(f'{y:.3f}' for y in new)}"]
+    descriptions += [] if old is None else [f"old tasks {', '.join(f'{y:.3f}' for y in old)}"]
     return frame.svg(
-        f"{label} {', '.join(f'{x:g}' for x in xs)}: {'; '.join(said)}",
+        f"{label} {', '.join(f'{x:g}' for x in xs)}: {'; '.join(descriptions)}",
         stripe,
         frame.grid((0, 0.5, 1)),
         *(frame.line(xs, ghost, "ghost") for ghost in each_old),

@@ -8,7 +8,7 @@ SHOWN = 10  # examples of one task
 LONGEST = 1500  # characters of one text
 NOTHING = "(nothing)"
 ERRORS = {  # the kinds that a Scorer tells apart, in words
-    "none": "returned None in place of a number",
+    "none": "returned None instead of a number",
     "nan": "returned NaN, which is not a number",
     "inf": "returned an infinite number",
     "raised": "raised an error",
@@ -30,8 +30,8 @@ def flips(run: Run) -> list[dict]:
     best = best_rows([row[:done] for row in results["accuracy"]])
     pairs = [(None, task, points[row]) for task, row in zip(results["tasks"], best, strict=False)]
     pairs += [(suite, task, points[0]) for suite, tasks in results["held_out_tasks"].items() for task in tasks]
-    found = [compare(run, suite, task, before, points[-1]) for suite, task, before in pairs]
-    return sorted((each for each in found if each["worse"]), key=lambda each: -each["worse"])
+    changes = [compare(run, suite, task, before, points[-1]) for suite, task, before in pairs]
+    return sorted((each for each in changes if each["worse"]), key=lambda each: -each["worse"])
 
 
 def compare(run: Run, suite: str | None, task: str, before: str, now: str) -> dict:
@@ -60,12 +60,12 @@ def example(before: dict, now: dict) -> dict:
     return {
         "asked": clipped(now["prompt"]),
         "expected": DASH if now["answer"] is None else clipped(now["answer"]),
-        "before": said(before),
-        "now": said(now),
+        "before": answer_text(before),
+        "now": answer_text(now),
     }
 
 
-def said(line: dict) -> str:
+def answer_text(line: dict) -> str:
     return clipped(line["completion"]) + ("" if line["finished"] else " … (cut off)")
 
 
@@ -79,11 +79,11 @@ def clipped(text: object) -> str:
 
 def verifier_errors(run: Run) -> list[dict]:
     """A row for each task and kind of failure, added up over the points; the most frequent first."""
-    found: dict[tuple[str, str], dict[str, int]] = {}
+    counts: dict[tuple[str, str], dict[str, int]] = {}
     for point, tasks in run.results["verifier_errors"].items():
         for task, kinds in tasks.items():
             for kind, times in kinds.items():
-                found.setdefault((task, kind), {})[point] = times
+                counts.setdefault((task, kind), {})[point] = times
     rows = [
         {
             "task": task,
@@ -91,6 +91,6 @@ def verifier_errors(run: Run) -> list[dict]:
             "times": sum(at.values()),
             "where": "every point" if len(at) == len(run.points) > 1 else listed(list(at)),
         }
-        for (task, kind), at in found.items()
+        for (task, kind), at in counts.items()
     ]
     return sorted(rows, key=lambda row: -row["times"])

@@ -14,7 +14,7 @@ def merges(results: Results) -> dict | None:
     columns = columns_of(len(searched))
     return {
         "each": "stage" if all(merge.get("after") == "stage" for _, merge in done) else "task",
-        "told": [f"{place_of(stage, merge)} {merge['strategy']}: {merge['told']}" for stage, merge in done],
+        "lines": [f"{place_of(stage, merge)} {merge['strategy']}: {merge['told']}" for stage, merge in done],
         "charts": [chart(stage, merge, columns) for stage, merge in searched],
         "rows": [row(stage, merge, each) for stage, merge in searched for each in merge["curve"]],
         "columns": columns,

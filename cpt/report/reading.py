@@ -12,7 +12,7 @@ from cpt.records import Answer, EvaluationCost, Logged, Manifest, Results, finge
 from cpt.report.agreement import disagreements, disagreements_with_answers
 
 FORMAT = 1  # of results.json
-AGAIN = "give the run's command again, which makes it anew"
+AGAIN = "repeat the run's command, which writes it again"
 NOT_WRITTEN = "its content is not what was written (`sha256`)"
 
 
@@ -62,12 +62,14 @@ def read(folder: Path) -> Run:
         raise UserError(f"{path}: is damaged, or those are: {problem}: {AGAIN}")
     path, manifest = folder / "manifest.json", None
     if path.is_file():
-        manifest = parse(path, "restore the file, or delete it (the report can be made without)")
+        manifest = parse(path, "restore the file, or delete it (the report can be made without it)")
         if problem := wrong(manifest, Manifest):
             raise UserError(f"{path}: is damaged: {problem}: restore the file, or delete it")
     logged, damaged = logged_lines(folder / "metrics.jsonl", results.get("logged", 0) if results["complete"] else 0)
     if manifest is not None and not seal_holds(manifest):
-        damaged += (f"{path}: damaged: {NOT_WRITTEN}; what the report says of versions, seeds and rows may be wrong",)
+        damaged += (
+            f"{path}: damaged: {NOT_WRITTEN}; what the report says about versions, seeds and rows may be wrong",
+        )
     return Run(folder, results, logged, answers, manifest, recipe_of(folder, results), tuple(missing), damaged)
 
 
@@ -99,7 +101,7 @@ def check_questions(folder: Path, answers: dict[str, list[dict]]) -> None:
         if lacking := len(every - questions):
             file = folder / "evaluations" / f"{point}.jsonl"
             raise UserError(
-                f"{file}: is damaged: {lacking} of {len(every)} answers of the other points are not there: {AGAIN}"
+                f"{file}: is damaged: {lacking} of {len(every)} answers of the other points are missing: {AGAIN}"
             )
 
 
@@ -113,8 +115,8 @@ def logged_lines(path: Path, count: int) -> tuple[list[dict], tuple[str, ...]]:
         return [], ()
     lines, damaged = read_lines(path.read_bytes(), Logged)
     gone = count - len(lines) - len(damaged)
-    what = places(damaged) if damaged else f"{gone} of {count} lines are gone" if gone > 0 else None
-    return lines, (f"{path}: damaged: {what}; the training curves are without it",) if what else ()
+    what = places(damaged) if damaged else f"{gone} of {count} lines are missing" if gone > 0 else None
+    return lines, (f"{path}: damaged: {what}; the training curves do not show them",) if what else ()
 
 
 def recipe_of(folder: Path, results: dict) -> str | None:

@@ -49,11 +49,11 @@ def panels(run: Run) -> list[dict]:
                 place = (kind_of(stage), key)
                 low, high = spans.get(place, (values[0], values[0]))
                 spans[place] = (min(low, *values), max(high, *values))
-    told = {
+    summaries = {
         (each["task"], each["stage"]): f"{each['steps']} steps, {duration(each['seconds'])}"
         for each in run.results["stages"]
     }
-    told |= {
+    summaries |= {
         (stage["task"], f"{merge['strategy']}-memory"): "{steps} steps on {rows} rows".format(**merge["memory"])
         for stage in run.results["stages"]
         for merge in stage.get("merges", ())
@@ -63,7 +63,7 @@ def panels(run: Run) -> list[dict]:
         {
             "task": task,
             "stage": stage,
-            "told": told.get((task, stage), "not finished"),
+            "summary": summaries.get((task, stage), "not finished"),
             "curves": [c for key in CURVES if (c := panel(task, stage, lines, key, spans))],
         }
         for (task, stage), lines in stages.items()
@@ -95,63 +95,63 @@ def notes(results: dict) -> list[str]:
 
 def overlong(counts: dict) -> list[str]:
     """What became of rows that were too long: {task: {split: {rows, left_out, cut}}}."""
-    words = {"left_out": "left out", "cut": "cut, so that their ends were not trained on"}
+    outcomes = {"left_out": "left out", "cut": "cut, so that their ends were not trained on"}
     return [
-        f"{task} {split}: {found[name]} of {found['rows']} rows were too long and {words[name]}"
+        f"{task} {split}: {counted[name]} of {counted['rows']} rows were too long and {outcomes[name]}"
         for task, splits in counts.items()
-        for split, found in splits.items()
-        for name in words
-        if found.get(name)
+        for split, counted in splits.items()
+        for name in outcomes
+        if counted.get(name)
     ]
 
 
 def filters(results: dict) -> list[dict]:
     """What each stage's filter kept, and the ids that it dropped."""
-    found = [
+    kept = [
         (f"{stage['task']} {stage['stage']}", stage["filter"]) for stage in results["stages"] if stage.get("filter")
     ]
     return [
         {
             "stage": stage,
-            "told": f"{count(each['kept'])} of {count(each['prompts'])} prompts kept ({each['kept'] / each['prompts']:.0%}); "
-            f"dropped ({each['drop']})",
+            "summary": f"{count(each['kept'])} of {count(each['prompts'])} prompts kept "
+            f"({each['kept'] / each['prompts']:.0%}); dropped ({each['drop']})",
             "dropped": each["dropped"],
         }
-        for stage, each in found
+        for stage, each in kept
     ]
 
 
 def costs(results: dict) -> dict:
     """A row for each stage, merge and evaluation as they ran, and the whole; `part` is in percent of the time."""
-    whole = results["cost"]
+    run_cost = results["cost"]
     rows = []
     for point, evaluation in results["evaluation_cost"].items():
         stages = [stage for stage in results["stages"] if stage["point"] == point]
-        rows += [cost_row(f"{stage['task']} {stage['stage']}", "train", stage, whole) for stage in stages]
+        rows += [cost_row(f"{stage['task']} {stage['stage']}", "train", stage, run_cost) for stage in stages]
         rows += [
-            cost_row(f"{place_of(stage, merge)} {merge['strategy']}", "train", merge, whole)
+            cost_row(f"{place_of(stage, merge)} {merge['strategy']}", "train", merge, run_cost)
             for stage in stages
             for merge in stage.get("merges", ())
         ]
-        rows.append(cost_row(f"evaluation of {point}", "evaluate", evaluation, whole))
+        rows.append(cost_row(f"evaluation of {point}", "evaluate", evaluation, run_cost))
     trained = [each for stage in results["stages"] for each in (stage, *stage.get("merges", ()))]
     parts = [
-        {"what": what, "time": duration(seconds), "part": 100 * seconds / (whole["seconds"] or 1), "name": name}
+        {"what": what, "time": duration(seconds), "part": 100 * seconds / (run_cost["seconds"] or 1), "name": name}
         for name, what, seconds in (
             ("train", "training", sum(each["seconds"] for each in trained)),
             ("evaluate", "evaluation", sum(each["seconds"] for each in results["evaluation_cost"].values())),
         )
     ]
-    return {"rows": rows, "whole": cost_row("Total", "whole", whole, whole), "parts": parts}
+    return {"rows": rows, "whole": cost_row("Total", "whole", run_cost, run_cost), "parts": parts}
 
 
-def cost_row(what: str, name: str, spent: dict, whole: dict) -> dict:
+def cost_row(what: str, name: str, spent: dict, run_cost: dict) -> dict:
     return {
         "what": what,
         "name": name,
         "steps": count(spent.get("steps")),
         "time": duration(spent["seconds"]),
-        "part": 100 * spent["seconds"] / (whole["seconds"] or 1),
+        "part": 100 * spent["seconds"] / (run_cost["seconds"] or 1),
         "trained": count(spent.get("train_tokens")),
         "sampled": count(spent.get("rollout_tokens")),
         "memory": size(spent.get("peak_memory_bytes")),

@@ -64,22 +64,22 @@ def verdict(results: dict) -> dict:
     failed = [gate for gate in results["gates"] if not gate["passed"]]
     if not results["complete"]:
         left = listed(tasks[done:])
-        told = f"No verdict yet: still to be trained or evaluated {'are' if len(tasks) - done > 1 else 'is'} {left}."
+        text = f"No verdict yet: {left} {'are' if len(tasks) - done > 1 else 'is'} still to be trained or evaluated."
         return {
             "status": "incomplete",
             "headline": f"Incomplete: {done} of {len(tasks)} tasks",
-            "told": told,
+            "text": text,
             "reasons": [],
         }
     if not results["gates"]:
-        told = f"No gates were set, so nothing judged this run. {summary(results)}"
-        return {"status": "ungated", "headline": "No gates", "told": told, "reasons": []}
+        text = f"No gates were set, so there is no verdict. {summary(results)}"
+        return {"status": "ungated", "headline": "No gates", "text": text, "reasons": []}
     status, headline, shown = ("hold", "Do not ship", failed) if failed else ("ship", "Ship", results["gates"])
-    told = "; ".join(sentence(gate) for gate in shown)
+    text = "; ".join(sentence(gate) for gate in shown)
     return {
         "status": status,
         "headline": headline,
-        "told": f"{told[0].upper()}{told[1:]}. {summary(results)}",
+        "text": f"{text[0].upper()}{text[1:]}. {summary(results)}",
         "reasons": [{"name": in_words(gate["name"]), "reason": arrows(gate["reason"])} for gate in failed],
     }
 
@@ -108,13 +108,13 @@ def digits_of(gate: dict) -> int:
 
 
 def summary(results: dict) -> str:
-    found = results["metrics"]
+    metrics = results["metrics"]
     many = len(results["tasks"]) > 1
-    told = f"{'The tasks were' if many else 'The task was'} learnt to {score(found['learning_accuracy'])}"
-    told += f" on average and end at {score(found['average_accuracy'])}" if many else ""
+    text = f"{'The tasks were' if many else 'The task was'} learnt to {score(metrics['learning_accuracy'])}"
+    text += f" on average and end at {score(metrics['average_accuracy'])}" if many else ""
     for suite, scores in results["held_out"].items():
-        told += f"; {suite} (held out) went from {score(scores[0])} to {score(scores[-1])}"
-    return told + "."
+        text += f"; {suite} (held out) went from {score(scores[0])} to {score(scores[-1])}"
+    return text + "."
 
 
 def arrows(text: str) -> str:
@@ -140,7 +140,7 @@ def tiles(results: dict) -> list[dict]:
         return []
     gates = {gate["name"]: gate for gate in results["gates"]}
     values, spans = results["metrics"], results["intervals"]["metrics"]
-    found = {
+    made = {
         name: tile(kind.title, kind.about, values[name], spans[name], gates.get(name), kind.lowest)
         for name, kind in metric_kinds(results).items()
         if values.get(name) is not None
@@ -151,14 +151,14 @@ def tiles(results: dict) -> list[dict]:
         about = f"what it could already do, {score(scores[0])} → {score(scores[-1])}"
         gate = alone(gates["held_out_drop"], loss, ends) if "held_out_drop" in gates else None
         suites.append(tile(f"Held-out drop: {suite}", about, loss, ends, gate, 0.0))
-    first = [found.pop(name) for name in FIRST if name in found]
-    return [*first, *suites, *found.values()]
+    first = [made.pop(name) for name in FIRST if name in made]
+    return [*first, *suites, *made.values()]
 
 
 def alone(gate: dict, value: float, ends) -> dict:
     """The gate on all suites, as if it judged this one only."""
-    judged = compared_number(value, ends, gate["direction"], gate["rule"])
-    return gate | {"value": value, "interval": ends, "passed": keeps(judged, gate["limit"], gate["direction"])}
+    number = compared_number(value, ends, gate["direction"], gate["rule"])
+    return gate | {"value": value, "interval": ends, "passed": keeps(number, gate["limit"], gate["direction"])}
 
 
 def tile(title: str, about: str, value: float, ends, gate: dict | None, low: float) -> dict:
@@ -202,7 +202,7 @@ def cell(point: str, column: str, value: float, ends, kind: str) -> dict:
 
 
 def lost(results: dict) -> list[dict]:
-    """For each column the loss that the gates judge, with its interval; the last task cannot have lost anything yet."""
+    """For each column the loss that the gates compare, with its interval; the last task cannot have lost anything yet."""
     R, tasks = results["accuracy"], results["tasks"]
     ends = results["intervals"]
     losses = [
@@ -272,10 +272,10 @@ def sampled(run: Run) -> dict | None:
         {
             "task": task,
             "k": name,
-            "first": name == next(iter(found)),
+            "first": name == next(iter(passes)),
             "cells": [{"text": score(value), "style": colormap.style(value)} for value in values],
         }
-        for task, found in run.results["sampled"].items()
-        for name, values in found.items()
+        for task, passes in run.results["sampled"].items()
+        for name, values in passes.items()
     ]
     return {"points": run.points, "rows": rows} if rows else None

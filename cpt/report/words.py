@@ -52,11 +52,6 @@ def size(value: float | None) -> str:
     return DASH if value is None else sizes.size(value)
 
 
-def many(number: int, thing: str) -> str:
-    """1 thread, 2 threads, 3 processes."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}{'es' if thing.endswith('s') else 's'}"
-
-
 def listed(words: Sequence[str]) -> str:
     """a, b and c."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

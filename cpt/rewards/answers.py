@@ -28,11 +28,11 @@ def unreadable(spec: dict, answers: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _in_workers(spec: dict, answers: list[str]) -> Iterator[tuple[str, str]]:
     pool = Pool(spec, WORKERS, time_limit(spec))
     try:
-        found = pool.call([(answer, {}) for answer in answers], "problem") if answers else []
+        replies = pool.call([(answer, {}) for answer in answers], "problem") if answers else []
     finally:
         pool.close()
-    for answer, said in zip(answers, found, strict=True):
-        if said.get("error"):
-            yield answer, f"{spec['kind']} fails on it ({said['message']}): write it in a simpler way"
-        elif said["value"]:
-            yield answer, said["value"]
+    for answer, reply in zip(answers, replies, strict=True):
+        if reply.get("error"):
+            yield answer, f"{spec['kind']} fails on it ({reply['message']}): write it in a simpler way"
+        elif reply["value"]:
+            yield answer, reply["value"]

@@ -114,9 +114,9 @@ def reader(spec: dict):
             return None  # cut off at the limit: no answer
         text = after_thinking(completion)
         for boxed, marked in reversed(MARKED.findall(TEXT_COMMAND.sub(r"\1", text))):
-            found = mentions(without_markup(boxed or marked), letter, stated)
-            if found and found[0].begins_line:
-                return only(found[0].letters)
+            mentioned = mentions(without_markup(boxed or marked), letter, stated)
+            if mentioned and mentioned[0].begins_line:
+                return only(mentioned[0].letters)
         text = without_markup(EMPHASISED.sub(r"(\2)", with_brackets(text)))
         return decided(mentions(TURN.sub("", text), letter, stated))
 
@@ -126,13 +126,13 @@ def reader(spec: dict):
 def with_brackets(text: str) -> str:
     """'B' and <B> as (B)."""
     closed = text.lower()
-    text = ANGLED.sub(lambda found: found[0] if f"</{found[1].lower()}>" in closed else f"({found[1]})", text)
+    text = ANGLED.sub(lambda match: match[0] if f"</{match[1].lower()}>" in closed else f"({match[1]})", text)
     return QUOTED.sub(r"(\1)", text)
 
 
-def decided(found: list[Mention]) -> str | None:
+def decided(mentioned: list[Mention]) -> str | None:
     """The letter that the mentions of a text choose."""
-    kept = [each for each in found if not each.denied]
+    kept = [each for each in mentioned if not each.denied]
     stated = [each for each in kept if each.stated]
     if stated:
         return only(stated[-1].letters)
@@ -153,22 +153,24 @@ def mentions(text: str, letter: re.Pattern, stated: re.Pattern) -> list[Mention]
     """All mentions of letters in a plain text, in their order."""
     low = text.translate(LOWER)
     statements = {each.end(): each for each in stated.finditer(low)}
-    found: list[Mention] = []
+    mentioned: list[Mention] = []
     for match in letter.finditer(text):
         mention = mention_at(low, match, statements.get(match.start()))
         if mention is None:
             continue
-        between = low[found[-1].end : mention.start] if found and mention.start - found[-1].end < NEAR else None
+        between = (
+            low[mentioned[-1].end : mention.start] if mentioned and mention.start - mentioned[-1].end < NEAR else None
+        )
         if between is not None and (
             TOGETHER.fullmatch(between) or (COMMA.fullmatch(between) and LISTED.match(low, mention.end))
         ):
-            last = found[-1]
+            last = mentioned[-1]
             last.letters |= mention.letters
             last.end, last.right = mention.end, last.right or mention.right
             last.denied |= mention.denied
         else:
-            found.append(mention)
-    return found
+            mentioned.append(mention)
+    return mentioned
 
 
 def mention_at(text: str, match: re.Match, statement: re.Match | None) -> Mention | None:

@@ -36,7 +36,7 @@ def problem(spec: dict):
     def empty(answer: str) -> str | None:
         if compared(answer, spec):
             return None
-        return "nothing of it is left to compare with: write what is right, or leave the row out"
+        return "it leaves nothing to compare with: write the right answer, or leave the row out"
 
     return empty
 

@@ -7,10 +7,10 @@ from collections import Counter
 
 
 def reader(spec: dict):
-    def words(completion: str, row: dict) -> str | None:
+    def tokens_of(completion: str, row: dict) -> str | None:
         return " ".join(tokens(completion)) if row.get("finished", True) else None  # cut off at the limit: no answer
 
-    return words
+    return tokens_of
 
 
 def build(spec: dict):
@@ -33,7 +33,7 @@ def problem(spec: dict):
     def wordless(answer: str) -> str | None:
         if tokens(answer) or not answer.strip():  # SQuAD has questions without an answer
             return None
-        return "it has no words (punctuation and articles do not count): write what is right, or leave the row out"
+        return "it has no words (punctuation and articles do not count): write the right answer, or leave the row out"
 
     return wordless
 

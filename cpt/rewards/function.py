@@ -73,7 +73,7 @@ def missing_of_python(module: str, name: str) -> str | None:
 def uncallable(file: Path, node: ast.AST | None) -> str | None:
     """Why a function cannot be called as f(completion, row), as far as its definition shows."""
     if isinstance(node, ast.AsyncFunctionDef):
-        return f"{file}:{node.lineno}: {node.name} is async, and a verifier must return its number: take async away"
+        return f"{file}:{node.lineno}: {node.name} is async, and a verifier must return its number: remove async"
     if not isinstance(node, ast.FunctionDef) or node.decorator_list:
         return None
     taken = [*node.args.posonlyargs, *node.args.args]

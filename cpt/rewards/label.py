@@ -34,15 +34,17 @@ def reader(spec: dict):
             return None  # cut off at the limit: no answer
         text = after_last(after_thinking(completion), spec.get("after") or ())
         text = " ".join(without_markup(text).casefold().split())
-        found = {names[each.lastindex - 1] if not is_denied(text, each) else None for each in labels.finditer(text)}
-        return found.pop() if len(found) == 1 else None
+        labels_named = {
+            names[each.lastindex - 1] if not is_denied(text, each) else None for each in labels.finditer(text)
+        }
+        return labels_named.pop() if len(labels_named) == 1 else None
 
     return named
 
 
-def is_denied(text: str, found: re.Match) -> bool:
-    before = text[max(0, found.start() - WINDOW) : found.start()]
-    return bool(NEGATED.search(before) or DENIED.match(text, found.end()))
+def is_denied(text: str, match: re.Match) -> bool:
+    before = text[max(0, match.start() - WINDOW) : match.start()]
+    return bool(NEGATED.search(before) or DENIED.match(text, match.end()))
 
 
 def build(spec: dict):
@@ -70,10 +72,10 @@ def problem(spec: dict):
 def pattern(form: str) -> str:
     """Finds a label in its normal form where it stands as a word of its own."""
     parts = re.findall(r"^[+-]\w+|\w+|[^\w\s]| ", form)
-    found = re.escape(parts[0])
+    expression = re.escape(parts[0])
     for last, part in pairwise(parts):
         joined = " " in (last, part) or (last[-1].isalnum() and part[-1].isalnum())
-        found += "(?: ?[-_] ?| )" if part == " " else ("" if joined else " ?") + re.escape(part)
+        expression += "(?: ?[-_] ?| )" if part == " " else ("" if joined else " ?") + re.escape(part)
     left = right = ""
     if re.match(WORD, form):
         left = rf"(?<!{WORD})(?<![#@])(?<!{WORD}[-'])" + (r"(?<![-+$])(?<!\d[.,])" if form[0].isdigit() else "")
@@ -81,4 +83,4 @@ def pattern(form: str) -> str:
         left = r"(?<![\w+-])"
     if re.match(WORD, form[-1]):
         right = rf"(?!{WORD}|[+#])(?![-']{WORD})" + (r"(?![.,]\d|%)" if form[-1].isdigit() else "")
-    return left + found + right
+    return left + expression + right

@@ -36,8 +36,8 @@ def reader(spec: dict):
     """The answer as it is written, of which math-verify made its expression: 0.50 and 1/2 are two answers, if equal ones."""
 
     def written(completion: str, row: dict) -> str | None:
-        found = parsed(in_decimals(final(completion)))
-        return " ".join(str(found[-1]).split()) if found else None
+        expressions = parsed(in_decimals(final(completion)))
+        return " ".join(str(expressions[-1]).split()) if expressions else None
 
     return written
 
@@ -49,8 +49,8 @@ def build(spec: dict):
         gold = gold_of(row["answer"])
         if not gold:
             raise ValueError(UNREADABLE.format(row["answer"]))
-        found = [each for text in readings(final(completion)) for each in parsed(text)]
-        return float(verify(gold, found, float_rounding=rounding(gold), timeout_seconds=None))
+        expressions = [each for text in readings(final(completion)) for each in parsed(text)]
+        return float(verify(gold, expressions, float_rounding=rounding(gold), timeout_seconds=None))
 
     return math
 
@@ -105,7 +105,7 @@ def final(completion: str) -> str:
 
 def in_ascii(text: str) -> str:
     """Digits and minus signs of Unicode as ASCII's, and thousands that a space of LaTeX's or typography's parts in one."""
-    text = FOREIGN.sub(lambda found: ascii_of(found[0]), text) if not text.isascii() else text
+    text = FOREIGN.sub(lambda match: ascii_of(match[0]), text) if not text.isascii() else text
     return THOUSANDS.sub("", text)
 
 
@@ -130,7 +130,7 @@ def readings(text: str) -> list[str]:
 
 def in_decimals(text: str) -> str:
     """1.5e-3 -> 0.0015."""
-    return SCIENTIFIC.sub(lambda found: format(Decimal(found[0]), "f"), text)
+    return SCIENTIFIC.sub(lambda match: format(Decimal(match[0]), "f"), text)
 
 
 def parsed(text: str) -> list:

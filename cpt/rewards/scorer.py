@@ -61,7 +61,7 @@ class Scorer:
             for each in single(spec)
             if each["kind"] == "function"
         ]
-        files = {module: file for _, found in self.functions for module, file in found.items()}
+        files = {module: file for _, code in self.functions for module, file in code.items()}
         self._pool = Pool(spec, workers, time_limit(spec), files) if may_hang(spec) else None
         self._verifier = None if self._pool else build(spec)
 
@@ -164,7 +164,7 @@ class Scorers:
 
     def newly_changed(self) -> list[str]:
         """The files of users' functions that have changed on the disk since they were kept; each is named once."""
-        files = [each for made in self._made.values() for _, found in made.functions for each in found.values()]
+        files = [each for made in self._made.values() for _, code in made.functions for each in code.values()]
         changed = {file for file, content in files if user_code.content_of(file) != content} - self._named
         self._named |= changed
         return sorted(changed)

@@ -51,12 +51,12 @@ def single(spec: dict) -> list[dict]:
 
 def function_files(specs: Iterable[dict]) -> dict[str, dict[str, str]]:
     """{function: {file: SHA-256}} of the users' functions among verifiers, as their files are now."""
-    found: dict[str, dict[str, str]] = {}
+    files: dict[str, dict[str, str]] = {}
     for each in (each for spec in specs for each in single(spec) if each["kind"] == "function"):
         folder = each.get("folder")
-        files = user_code.read(each["path"], folder)
-        found.setdefault(each["path"], {}).update(user_code.digests(folder, files))
-    return found
+        code = user_code.read(each["path"], folder)
+        files.setdefault(each["path"], {}).update(user_code.digests(folder, code))
+    return files
 
 
 def kinds(spec: dict) -> list[str]:

@@ -51,7 +51,7 @@ def made(spec: dict) -> dict:
             asks |= {"read": reader(spec), "problem": lambda answer, row: problem_of(answer)}
         return asks
     except Exception as error:
-        message = in_words(error)
+        message = one_line(error)
 
     def fails(completion: str, row: dict) -> float:
         raise RuntimeError(f"the verifier cannot be built: {message}")
@@ -64,7 +64,7 @@ def call_one(verifier, completion: str, row: dict) -> dict:
     try:
         value = verifier(completion, row)
     except Exception as error:
-        return {"error": "raised", "message": in_words(error)}
+        return {"error": "raised", "message": one_line(error)}
     if value is None:
         return {"error": "none", "message": "returned None"}
     try:
@@ -76,7 +76,7 @@ def call_one(verifier, completion: str, row: dict) -> dict:
     except Exception as error:  # of the value's own __float__
         return {
             "error": "raised",
-            "message": f"returned a {type(value).__name__}, which is no number: {in_words(error)}",
+            "message": f"returned a {type(value).__name__}, which is not a number: {one_line(error)}",
         }
     if number != number:
         return {"error": "nan", "message": "returned NaN"}
@@ -90,13 +90,13 @@ def read_one(reader, completion: str, row: dict) -> dict:
     try:
         return {"value": reader(completion, row) or None}
     except Exception as error:
-        return {"error": "raised", "message": in_words(error)}
+        return {"error": "raised", "message": one_line(error)}
 
 
-def in_words(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """The exception on one line, of characters that can be printed."""
-    said = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_MESSAGE]
-    return said.encode("utf-8", "replace").decode("utf-8")
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_MESSAGE]
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 if __name__ == "__main__":

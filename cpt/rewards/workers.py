@@ -93,7 +93,7 @@ class Worker:
         """Whether it has no call, lives, and has said nothing since its last answer."""
         return self.job is None and self.process.poll() is None and (not self.started or self.lines() == [])
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """How the process ended, and the last line that it printed."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(END_LIMIT)
@@ -165,21 +165,21 @@ class Pool:
     def _hear(self, worker: Worker, answers: list[dict | None]) -> None:
         lines = worker.lines()
         for each in lines or []:
-            said = read_line(each)
-            is_answer = worker.job is not None and {"ready", "value", "error"} & said.keys()
-            if said.pop("call", None) != worker.call or not is_answer:
+            reply = read_line(each)
+            is_answer = worker.job is not None and {"ready", "value", "error"} & reply.keys()
+            if reply.pop("call", None) != worker.call or not is_answer:
                 self._lose(worker, answers, GARBLED)
                 return
             worker.call = ""
-            if said == {"ready": True} and not worker.started:
+            if reply == {"ready": True} and not worker.started:
                 worker.begin(self.limit)
                 self.fruitless = 0
             else:
-                answers[worker.job], worker.job = said, None
+                answers[worker.job], worker.job = reply, None
         if worker.job is None:
             return
         if lines is None:
-            self._lose(worker, answers, {"error": "died", "message": worker.last_words()})
+            self._lose(worker, answers, {"error": "died", "message": worker.last_output()})
         elif time.monotonic() > worker.deadline:
             limit = self.limit if worker.started else START_LIMIT
             self._lose(worker, answers, {"error": "timeout", "message": f"took more than {limit:g} s"})
@@ -234,7 +234,7 @@ def line(value: dict | list) -> bytes:
 def read_line(line: bytes) -> dict:
     """A worker's line; {} where it is none of ours."""
     try:
-        said = json.loads(line)
+        reply = json.loads(line)
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return reply if isinstance(reply, dict) else {}

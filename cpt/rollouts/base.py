@@ -97,12 +97,12 @@ def each_sampling(sampling: Sampling | Sequence[Sampling], number: int) -> list[
 
 def groups(prompts: Sequence[list[int]], samplings: Sequence[Sampling]) -> list[range]:
     """Runs of neighbours with equal prompts and equal sampling: what vLLM is asked for once, with `n`."""
-    found: list[range] = []
+    runs: list[range] = []
     for i, prompt in enumerate(prompts):
-        first = found[-1].start if found else 0
-        same = found and samplings[i] == samplings[first] and prompt == prompts[first]
+        first = runs[-1].start if runs else 0
+        same = runs and samplings[i] == samplings[first] and prompt == prompts[first]
         if same and samplings[i].temperature > 0:
-            found[-1] = range(first, i + 1)
+            runs[-1] = range(first, i + 1)
         else:
-            found.append(range(i, i + 1))
-    return found
+            runs.append(range(i, i + 1))
+    return runs

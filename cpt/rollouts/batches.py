@@ -26,11 +26,11 @@ def batches(lengths: Sequence[int], answer: int, limits: Limits) -> list[list[in
     The longest come first: an out-of-memory error comes at once, and the prompts of one batch are of similar length.
     """
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
-    found: list[list[int]] = []
+    places: list[list[int]] = []
     while order:
         width = lengths[order[0]] + answer
         fitting = limits.prompts if limits.tokens is None else limits.tokens // width
         number = max(1, min(limits.prompts, fitting))
-        found.append(order[:number])
+        places.append(order[:number])
         order = order[number:]
-    return found
+    return places

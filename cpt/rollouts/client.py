@@ -101,7 +101,7 @@ class Servers:
         if answer.status_code >= 500:
             raise ServerLost(f"{url}/{path}: {answer.status_code} {answer.text[:500]}")
         if answer.status_code == 401:
-            raise UserError(f"rollouts.url: {url} wants another key than {KEY} has here: set it to that of the server")
+            raise UserError(f"rollouts.url: {url} expects another key than {KEY} has here: set it to the server's key")
         if answer.status_code >= 400:
             raise RuntimeError(f"{url}/{path}: {answer.status_code} {answer.text[:500]}")
         return answer
@@ -112,10 +112,10 @@ class Servers:
 
     def post_each(self, path: str, bodies: Sequence[dict | None], patience: float | None = None) -> list[Any]:
         helpers = DaemonPool(len(self.urls))
-        words = self._words(path, bodies)
-        return helpers.results([helpers.submit(self.post, *each, patience or self.patience) for each in words])
+        requests = self._requests(path, bodies)
+        return helpers.results([helpers.submit(self.post, *each, patience or self.patience) for each in requests])
 
-    def _words(self, path: str, bodies: Sequence[dict | None]) -> list[tuple]:
+    def _requests(self, path: str, bodies: Sequence[dict | None]) -> list[tuple]:
         return [(url, path, body) for url, body in zip(self.urls, bodies, strict=True)]
 
     def rpc(self, method: str, arguments: Sequence[str] = (), patience: float | None = None) -> list[Any]:

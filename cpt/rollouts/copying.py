@@ -84,8 +84,8 @@ class CopyingEngine(ABC):
         self.policy = (model, tensors)
         differences = self._send()
         sent = time.monotonic()
-        found = self._prove(model, differences)
-        return {"sync_seconds": sent - began, "proof_seconds": time.monotonic() - sent, **found}
+        measured = self._prove(model, differences)
+        return {"sync_seconds": sent - began, "proof_seconds": time.monotonic() - sent, **measured}
 
     def _send(self) -> Callable[[], list[str]]:
         """Send the policy's weights; what to ask afterwards for the differences that the engine's copy has."""
@@ -155,8 +155,9 @@ class CopyingEngine(ABC):
         log.info("sync: logprobs of engine and policy differ by %.1e (at most %.1e)", mean, most)
         if not mean <= limit:  # NaN is stale too
             raise StaleWeights(
-                f"after a sync the engine's log-probabilities are off by {mean:.1e} (mean of {len(off)} tokens; limit "
-                f"{limit:.2g}, engine in {self.dtype}): its weights are not the policy's, or its arithmetic is not"
+                f"after a sync the engine's log-probabilities are off by {mean:.1e} (mean of {len(off)} tokens; "
+                f"limit {limit:.2g}, engine in {self.dtype}): its weights are not the policy's, or its arithmetic "
+                "differs"
             )
         return {"logprob_difference": mean, "logprob_difference_max": most}
 

@@ -75,10 +75,10 @@ class WeightDigests:
 def adapter_digests(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], dtype: str) -> list[str]:
     """The digests that vLLM's copy of a LoRA of PEFT's `config` must have: it folds the scaling into B."""
     scaling = config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
-    found = []
+    digests = []
     for name, tensor in tensors.items():
         cast = tensor.detach().clone().to(getattr(torch, dtype))
         if "lora_B" in name and scaling != 1:
             cast *= scaling
-        found.append(digest(cast))
-    return sorted(found)
+        digests.append(digest(cast))
+    return sorted(digests)

@@ -20,13 +20,13 @@ def batch_text(recipe: Recipe, config: Mapping[str, Any]) -> str:
     rollouts = recipe.rollouts
     if not isinstance(rollouts, TransformersRollouts):
         return rollouts.engine
-    said = f"{rollouts.engine}, batches of up to {rollouts.batch_size} prompts and {rollouts.batch_tokens:,} tokens"
+    text = f"{rollouts.engine}, batches of up to {rollouts.batch_size} prompts and {rollouts.batch_tokens:,} tokens"
     each = value_bytes(recipe.model.dtype, config)
     token, prompt = cache_bytes(config, each), logit_bytes(config, each)
     if token is None or prompt is None:
-        return said
+        return text
     taken = rollouts.batch_tokens * token + rollouts.batch_size * prompt
-    return f"{said} ({size(taken)} of KV cache and logits)"
+    return f"{text} ({size(taken)} of KV cache and logits)"
 
 
 def value_bytes(dtype: str, config: Mapping[str, Any]) -> int:

@@ -31,15 +31,15 @@ def policy_logprobs(
     coarse = (
         [] if comparable else [dtype for dtype in (getattr(torch, engine_dtype), computed_in(model)) if dtype in PLACES]
     )
-    found: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
+    logprobs: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
     allowed: list[torch.Tensor] = []
     for place, logits_CV, ids_C in logits_of_answers(model, prompts, answers, Limits(len(prompts)), pad_id, forward):
         logps_CV = logits_CV.log_softmax(-1)
-        found[place] = logps_CV.gather(-1, ids_C[:, None]).squeeze(-1).cpu()
+        logprobs[place] = logps_CV.gather(-1, ids_C[:, None]).squeeze(-1).cpu()
         largest_C, spread_C = logits_CV.abs().amax(-1), spread(logps_CV, ids_C)
         allowed += [(ALLOWED * last_place(largest_C, dtype) * spread_C).cpu() for dtype in coarse]
     tokens = sum(map(len, answers))
-    return torch.cat(found), max(EXACT, sum(each.sum().item() for each in allowed) / tokens)
+    return torch.cat(logprobs), max(EXACT, sum(each.sum().item() for each in allowed) / tokens)
 
 
 def last_place(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

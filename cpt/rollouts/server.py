@@ -77,7 +77,7 @@ class ServerEngine(CopyingEngine):
             if self.guarded and isinstance(error, ServerLost):
                 raise  # lost once more while it was coming back
             known = isinstance(error, RuntimeError | ServerLost)
-            reason = error if known else f"what answers at {', '.join(urls)} is no vLLM server"
+            reason = error if known else f"the server at {', '.join(urls)} is not vLLM"
             adapter = "--enable-lora --max-lora-rank R " if self.recipe.adapter is not None else ""
             raise UserError(
                 f"rollouts.url: {reason}; start the server as `VLLM_SERVER_DEV_MODE=1 vllm serve MODEL "
@@ -87,11 +87,12 @@ class ServerEngine(CopyingEngine):
         ours = load_config(self.base, self.recipe).get_text_config()
         for theirs in shapes if self.serving is None else ():
             if theirs != [getattr(ours, name, None) for name in SHAPE]:
-                told = ", ".join(
+                differences = ", ".join(
                     f"{name} {has}, not {getattr(ours, name, None)}" for name, has in zip(SHAPE, theirs, strict=True)
                 )
                 raise UserError(
-                    f"rollouts.url: a server has another model than the recipe ({told}): start it with that"
+                    f"rollouts.url: a server has another model than the recipe ({differences}): start it with the recipe's "
+                    "model"
                 )
         if any(config["model_config"]["logprobs_mode"] != "processed_logprobs" for config in configs):
             raise UserError("rollouts.url: start the server with --logprobs-mode processed_logprobs")
@@ -157,7 +158,7 @@ class ServerEngine(CopyingEngine):
     def _ask(self, method: str) -> list[dict]:
         answers = self.servers.rpc(method)
         if {(method, each["worker"]) for each in answers} - {*self.before}:
-            raise ServerLost("a server was started anew, unnoticed")
+            raise ServerLost("a server was restarted unnoticed")
         return answers
 
     def _probing(self) -> list[Request]:
@@ -175,8 +176,8 @@ class ServerEngine(CopyingEngine):
         mine = list(zip(prompts, each_sampling(sampling, len(prompts)), strict=True))
         parts = ranks.gather([mine])
         before = self.rollout_tokens
-        whole = [each for part in parts for each in part]
-        made = ranks.on_main(super().generate, [p for p, _ in whole], [s for _, s in whole], on_done)
+        requests = [each for part in parts for each in part]
+        made = ranks.on_main(super().generate, [p for p, _ in requests], [s for _, s in requests], on_done)
         current().check_cut()
         first = sum(len(part) for part in parts[: ranks.state().process_index])
         own = made[first : first + len(mine)]
@@ -188,9 +189,9 @@ class ServerEngine(CopyingEngine):
         drawn = int(torch.randint(2**31, ())) if any(s.temperature > 0 and s.seed is None for s in samplings) else 0
         seeds: list[int | None] = []
         for part in parts:
-            said = samplings[part.start]
-            base = drawn if said.seed is None else said.seed
-            seeds.append((base + part.start) % 2**31 if said.temperature > 0 else None)
+            sampling = samplings[part.start]
+            base = drawn if sampling.seed is None else sampling.seed
+            seeds.append((base + part.start) % 2**31 if sampling.temperature > 0 else None)
         return seeds
 
     def _complete(self, requests: list[Request], on_done: Callable[[int], None] | None) -> list[list[Completion]]:
@@ -244,22 +245,22 @@ class ServerEngine(CopyingEngine):
                 looked = moment
 
     def _body(self, alike: list[Request]) -> dict[str, Any]:
-        said = alike[0].sampling
+        sampling = alike[0].sampling
         return {
             "model": self.adapter,  # None: the model that the server was started with
             "prompt": [request.prompt for request in alike],
             "n": alike[0].n,
             "seed": alike[0].seed,
-            "max_tokens": said.max_tokens,
-            "temperature": said.temperature,
-            "top_p": said.top_p,
-            "top_k": said.top_k or 0,
-            "min_p": said.min_p or 0.0,
-            "repetition_penalty": said.repetition_penalty,
-            "stop_token_ids": [*self.stop_ids, *said.stop_ids],
-            "logprobs": 0 if said.logprobs else None,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k or 0,
+            "min_p": sampling.min_p or 0.0,
+            "repetition_penalty": sampling.repetition_penalty,
+            "stop_token_ids": [*self.stop_ids, *sampling.stop_ids],
+            "logprobs": 0 if sampling.logprobs else None,
             "return_token_ids": True,
-            **said.options,
+            **sampling.options,
         }
 
     # -- failures --------------------------------------------------------------------------------------------------------
@@ -329,16 +330,16 @@ class ServerEngine(CopyingEngine):
 
 def batches(requests: list[Request], most: int) -> list[list[int]]:
     """Which requests go together: up to `most` without a seed that are continued alike; one with a seed goes by itself."""
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     for i, request in enumerate(requests):
-        last = found[-1] if found else None
+        last = batches[-1] if batches else None
         first = requests[last[0]] if last else None
         alike = first is not None and request.seed is None and first.seed is None and request.n == first.n
         if alike and len(last) < most and request.sampling == first.sampling:
             last.append(i)
         else:
-            found.append([i])
-    return found
+            batches.append([i])
+    return batches
 
 
 def completions_of(answer: dict, n: int) -> list[list[Completion]]:

@@ -129,12 +129,12 @@ class ServerProcess:
             arguments.setdefault("enable_chunked_prefill", False)
         if self.transfer != "directory":
             arguments["weight_transfer_config"] = {"backend": self.transfer}
-        words = ["serve", str(self.base), *flags(arguments), "--served-model-name", BASE_NAME]
+        command = ["serve", str(self.base), *flags(arguments), "--served-model-name", BASE_NAME]
         if port := self.recipe.rollouts.port:
-            words += ["--host", "127.0.0.1", "--port", str(port), "--middleware", "cpt.rollouts.guard.Guard"]
+            command += ["--host", "127.0.0.1", "--port", str(port), "--middleware", "cpt.rollouts.guard.Guard"]
         else:
-            words += ["--uds", str(self.folder / SOCKET)]
-        return python("vllm.entrypoints.cli.main", *words)
+            command += ["--uds", str(self.folder / SOCKET)]
+        return python("vllm.entrypoints.cli.main", *command)
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHERS}
@@ -179,15 +179,15 @@ def answers(client: httpx.Client) -> bool:
 
 def flags(arguments: dict[str, Any]) -> list[str]:
     """Engine arguments as words of `vllm serve`."""
-    words = []
+    command = []
     for name, value in arguments.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            command.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, dict):
-            words += [f"--{flag}", json.dumps(value)]
+            command += [f"--{flag}", json.dumps(value)]
         elif isinstance(value, list):
-            words += [f"--{flag}", *map(str, value)]
+            command += [f"--{flag}", *map(str, value)]
         elif value is not None:
-            words += [f"--{flag}", str(value)]
-    return words
+            command += [f"--{flag}", str(value)]
+    return command

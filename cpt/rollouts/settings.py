@@ -73,62 +73,62 @@ def explained(recipe: Recipe) -> Iterator[None]:
         raise UserError(line) from error
 
 
-def explanation(said: str, recipe: Recipe) -> str | None:
+def explanation(log: str, recipe: Recipe) -> str | None:
     """What the user can do about an error (or the last lines of a log) of vLLM's start; None where we do not know it."""
-    lines, said = said.splitlines(), " ".join(said.split())
-    if found := re.search(r"max seq len \((\d+)\).*?KV cache is needed.*?memory \(([\d.]+) GiB\)", said):
-        fits = re.search(r"estimated maximum model length is (\d+)", said)
+    lines, log = log.splitlines(), " ".join(log.split())
+    if match := re.search(r"max seq len \((\d+)\).*?KV cache is needed.*?memory \(([\d.]+) GiB\)", log):
+        fits = re.search(r"estimated maximum model length is (\d+)", log)
         value = (
             f"rollouts.max_model_len: at most {fits[1]} fits" if fits else "rollouts.gpu_memory_utilization: raise it"
         )
         return (
-            f"{value}: vLLM's cache of {found[2]} GiB holds no answer of {found[1]} tokens "
+            f"{value}: vLLM's cache of {match[2]} GiB cannot hold an answer of {match[1]} tokens "
             "(kv_cache_memory_bytes or gpu_memory_utilization give it more)"
         )
-    if found := re.search(
+    if match := re.search(
         r"(?:Free memory on device|Available memory on node) .*?\(([\d.]+)/([\d.]+) GiB\).*?utilization \(([\d.]+)",
-        said,
+        log,
     ):
-        fits = max(0.0, float(found[1]) / float(found[2]) - 0.02)
+        fits = max(0.0, float(match[1]) / float(match[2]) - 0.02)
         return (
-            f"rollouts.gpu_memory_utilization: {found[3]} is more than the device has free ({found[1]} of {found[2]} GiB): "
+            f"rollouts.gpu_memory_utilization: {match[3]} is more than the device has free ({match[1]} of {match[2]} GiB): "
             f"{fits:.2f} fits"
         )
-    if found := re.search(
-        r"\(([\d.]+)/([\d.]+) GiB\) on kv cache allocation is less than requested .*?\(([\d.]+)", said
+    if match := re.search(
+        r"\(([\d.]+)/([\d.]+) GiB\) on kv cache allocation is less than requested .*?\(([\d.]+)", log
     ):
         return (
-            f"rollouts.kv_cache_memory_bytes: {found[3]} GiB were asked for, {found[1]} GiB are free: "
-            f"{int(float(found[1]) * 0.8 * 2**30)} fits"
+            f"rollouts.kv_cache_memory_bytes: {match[3]} GiB were asked for, {match[1]} GiB are free: "
+            f"{int(float(match[1]) * 0.8 * 2**30)} fits"
         )
-    if "No available memory for the cache blocks" in said:
+    if "No available memory for the cache blocks" in log:
         key = (
             "kv_cache_memory_bytes"
             if "kv_cache_memory_bytes" in recipe.rollouts.arguments
             else "gpu_memory_utilization"
         )
         return f"rollouts.{key}: nothing is left for one block of vLLM's cache: raise it"
-    if "CUDA out of memory" in said or "OutOfMemoryError" in said:
+    if "CUDA out of memory" in log or "OutOfMemoryError" in log:
         return "rollouts.gpu_memory_utilization: vLLM ran out of memory while it started: lower it, or max_num_seqs"
-    if "are not supported for now" in said or "has no vLLM implementation" in said:
+    if "are not supported for now" in log or "has no vLLM implementation" in log:
         return f"rollouts.engine: vLLM does not support this model ({recipe.model.path}): use `engine: transformers`"
-    if found := re.search(r"Unsupported CPU attention configuration: (head_dim=\d+)", said):
-        return f"rollouts.engine: vLLM on the CPU has no attention for {found[1]}: use `engine: transformers`"
-    if found := re.search(r"max_model_len \((\d+)\) is greater than the derived max_model_len \(.*?(\d+)", said):
-        return f"rollouts.max_model_len: {found[1]} is more than the model's context of {found[2]}"
-    return refusal(lines, said, recipe)
+    if match := re.search(r"Unsupported CPU attention configuration: (head_dim=\d+)", log):
+        return f"rollouts.engine: vLLM on the CPU has no attention for {match[1]}: use `engine: transformers`"
+    if match := re.search(r"max_model_len \((\d+)\) is greater than the derived max_model_len \(.*?(\d+)", log):
+        return f"rollouts.max_model_len: {match[1]} is more than the model's context of {match[2]}"
+    return refusal(lines, log, recipe)
 
 
-def refusal(lines: list[str], said: str, recipe: Recipe) -> str | None:
+def refusal(lines: list[str], log: str, recipe: Recipe) -> str | None:
     """What vLLM has against the arguments that the recipe gives it, if it has: its own words, and the arguments."""
-    found = re.search(r"validation errors? for \w+ (.*?) \[type=", said)
-    found = found or re.search(r"serve: error: (argument .*)", said)
+    match = re.search(r"validation errors? for \w+ (.*?) \[type=", log)
+    match = match or re.search(r"serve: error: (argument .*)", log)
     wrong = [
         each[1]
         for line in lines
         if (each := re.search(r"^(?:\(\w+ pid=\d+\) (?:ERROR .*?\] )?)?ValueError: (.*)", line))
     ]
     given = ", ".join(f"{name}: {value}" for name, value in recipe.rollouts.arguments.items())
-    if not given or not (found or wrong):
+    if not given or not (match or wrong):
         return None
-    return f"rollouts: vLLM does not start with {given}: {(found[1] if found else wrong[-1])[:REASON]}"
+    return f"rollouts: vLLM does not start with {given}: {(match[1] if match else wrong[-1])[:REASON]}"

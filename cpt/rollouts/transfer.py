@@ -41,7 +41,7 @@ def choose(settings: ServerRollouts, adapter: bool) -> str:
         return "directory"
     if settings.transfer == "ipc" and ranks.world_size() > 1:
         raise UserError(
-            f"rollouts.transfer: ipc is from one training process, and there are {ranks.world_size()}: use directory"
+            f"rollouts.transfer: ipc works from one training process, and there are {ranks.world_size()}: use directory"
         )
     if settings.transfer != "auto":
         return settings.transfer

@@ -126,20 +126,20 @@ class VllmEngine(CopyingEngine):
     def _sampling_params(self, request: Request):
         from vllm import SamplingParams
 
-        said = request.sampling
+        sampling = request.sampling
         return SamplingParams(
             **{
                 "n": request.n,
-                "max_tokens": said.max_tokens,
-                "temperature": said.temperature,
-                "top_p": said.top_p,
-                "top_k": said.top_k or 0,
-                "min_p": said.min_p or 0.0,
-                "repetition_penalty": said.repetition_penalty,
-                "stop_token_ids": [*self.stop_ids, *said.stop_ids],
-                "logprobs": 0 if said.logprobs else None,
+                "max_tokens": sampling.max_tokens,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k or 0,
+                "min_p": sampling.min_p or 0.0,
+                "repetition_penalty": sampling.repetition_penalty,
+                "stop_token_ids": [*self.stop_ids, *sampling.stop_ids],
+                "logprobs": 0 if sampling.logprobs else None,
                 "detokenize": False,
-                **said.options,
+                **sampling.options,
             }
         )
 

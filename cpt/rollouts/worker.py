@@ -98,10 +98,12 @@ class PolicyWorker:
         """The newest adapter: its number (0 for none) and the digests of all its tensors."""
         manager = self.model_runner.lora_manager
         newest = max(manager.list_adapters(), default=0)
-        found = []
+        digests = []
         if newest:
             for layer in manager._adapter_manager.get_adapter(newest).loras.values():
                 for part in (layer.lora_a, layer.lora_b):
-                    found += [digest(each) for each in (part if isinstance(part, list) else [part]) if each is not None]
+                    digests += [
+                        digest(each) for each in (part if isinstance(part, list) else [part]) if each is not None
+                    ]
         dtype = str(self.model_runner.lora_config.lora_dtype).removeprefix("torch.")
-        return {"worker": self.cpt_worker, "number": newest, "dtype": dtype, "digests": sorted(found)}
+        return {"worker": self.cpt_worker, "number": newest, "dtype": dtype, "digests": sorted(digests)}

@@ -28,15 +28,17 @@ class Alarms(TrainerCallback):
     """Looks at what TRL logs. Each alarm is told once in a process, from all that the stage has logged, a resumed one too."""
 
     def __init__(self, stage: Stage, services: Services):
-        self.stage, self.services, self.limits, self.told = stage, services, stage.recipe.alarms, set()
+        self.stage, self.services, self.limits, self.given = stage, services, stage.recipe.alarms, set()
 
     def on_log(self, args, state, control, logs=None, **_):
         if "train_runtime" in logs:
             return
         for name, find in ALARMS.items():
-            if name not in self.told and (said := find(self.limits, state.log_history)):
-                self.told.add(name)
-                self.services.screen.warn(f"{self.stage.task.name} {self.stage.name}, step {state.global_step}: {said}")
+            if name not in self.given and (message := find(self.limits, state.log_history)):
+                self.given.add(name)
+                self.services.screen.warn(
+                    f"{self.stage.task.name} {self.stage.name}, step {state.global_step}: {message}"
+                )
 
 
 def logged(history: Sequence[dict], name: str) -> list[float]:
@@ -69,8 +71,9 @@ def low_entropy(limits, history: Sequence[dict]) -> str | None:
     if limits.entropy is None or now is None or not now <= limits.entropy * first[0] or is_learnt(limits, history):
         return None
     return (
-        f"the entropy of the answers fell from {first[0]:.2g} to {now:.2g} nats a token (alarms.entropy: {limits.entropy:g} "
-        f"of the first){at_reward(history)}: they become one and the same; lower learning_rate, or add a KL (`beta`)"
+        f"the entropy of the answers fell from {first[0]:.2g} to {now:.2g} nats a token (alarms.entropy: "
+        f"{limits.entropy:g} of the first){at_reward(history)}: they become identical; lower learning_rate, or add a "
+        "KL (`beta`)"
     )
 
 
@@ -79,9 +82,10 @@ def groups_alike(limits, history: Sequence[dict]) -> str | None:
     if limit is None or now is None or now < limit or is_learnt(limits, history):
         return None
     return (
-        f"{now:.0%} of the groups have answers of one reward (alarms.groups_without_signal: {limit:g}){at_reward(history)}: "
-        "they teach nothing; take easier or harder prompts (`filter`, `dynamic_sampling`), raise num_generations or "
-        "temperature, or, if they were different before, lower learning_rate"
+        f"{now:.0%} of the groups have only answers of equal reward (alarms.groups_without_signal: "
+        f"{limit:g}){at_reward(history)}: they teach nothing; take easier or harder prompts (`filter`, "
+        "`dynamic_sampling`), raise num_generations or temperature, or, if they were different before, lower "
+        "learning_rate"
     )
 
 

@@ -32,19 +32,19 @@ torch.serialization.register_package(11, lambda storage: None, take_numbered_cpu
 
 def latest_checkpoint(stage: Stage, services: Services) -> Path | None:
     """The last checkpoint that was written whole (the same on all ranks); damaged ones are removed with a warning."""
-    found = None
+    newest = None
     if ranks.is_main():
         folders = sorted(stage.work.glob("checkpoint-*"), key=lambda folder: -int(folder.name.split("-")[1]))
         for folder in folders:
-            if found is None and is_intact(folder):
-                found = folder
-            elif found is None:
+            if newest is None and is_intact(folder):
+                newest = folder
+            elif newest is None:
                 services.screen.warn(
-                    f"{stage.task.name} {stage.name}: {folder.name} is damaged or was not finished; not used"
+                    f"{stage.task.name} {stage.name}: {folder.name} is damaged or was not finished; it is not used"
                 )
                 shutil.rmtree(folder)
-        services.rewind(stage.name, int(found.name.split("-")[1]) if found else 0)
-    return ranks.broadcast(found)
+        services.rewind(stage.name, int(newest.name.split("-")[1]) if newest else 0)
+    return ranks.broadcast(newest)
 
 
 def remove_unfinished(work: Path) -> None:

@@ -103,7 +103,8 @@ def check_device(config, key: str) -> None:
     """The arguments ask for nothing that only a GPU has where there is none. Raises UserError."""
     if getattr(config, "activation_offloading", False) and ranks.state().device.type == "cpu":
         raise UserError(
-            f"{key}.args.activation_offloading: moves activations from a GPU to the CPU; here is no GPU: take it out"
+            f"{key}.args.activation_offloading: moves activations from a GPU to the CPU; this machine has no GPU: "
+            "remove it"
         )
 
 

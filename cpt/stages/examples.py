@@ -81,16 +81,18 @@ def teachable(stage: Stage, services: Services, encoder: Encoder, made: list[dic
     for name in names:
         lessons = [each | {"completion": each[name]} for each in made]
         for place, (form, taught) in enumerate(zip(lessons, encoder.taught(lessons), strict=True)):
-            found = failure(encoder, form, taught)
-            if found is not None and found.fatal:
-                wrong[place] = found.message
+            problem = failure(encoder, form, taught)
+            if problem is not None and problem.fatal:
+                wrong[place] = problem.message
     if wrong:
         first = next(iter(wrong.values()))
         if len(wrong) == len(made):
             raise UserError(
-                f"{stage.key}: none of {len(made)} sampled answers can be trained on as it was given: {first}"
+                f"{stage.key}: none of {len(made)} sampled answers can be trained on as it was sampled: {first}"
             )
-        note = f"{len(wrong)} of {len(made)} sampled answers are not trained on as they were given, and left out"
+        note = (
+            f"{len(wrong)} of {len(made)} sampled answers cannot be trained on as they were sampled, and are left out"
+        )
         services.notes.append(note)
         services.screen.warn(f"{stage.task.name} {stage.name}: {note}, for example: {first}")
     return [each for place, each in enumerate(made) if place not in wrong]
@@ -145,5 +147,5 @@ def dataset(examples: Iterable[dict[str, list[int]]], key: str):
         features = datasets.Features(dict.fromkeys(columns, datasets.List(datasets.Value("int32"))))
         parts.append(datasets.Dataset.from_dict(columns, features))
     if not parts:
-        raise UserError(f"{key}: no row has anything of its answer within the limit: raise args.max_length")
+        raise UserError(f"{key}: no row has any part of its answer within the limit: raise args.max_length")
     return datasets.concatenate_datasets(parts)

@@ -31,8 +31,8 @@ class EngineGeneration(VLLMGeneration):
 
     def sync_weights(self) -> None:
         adapter = hasattr(self.model, "peft_config")
-        found = self.engine.sync(self.model, self.processing_class, None if adapter else self._iter_named_params)
-        self.heard(found)
+        measured = self.engine.sync(self.model, self.processing_class, None if adapter else self._iter_named_params)
+        self.heard(measured)
 
     def generate(self, prompts, images, num_generations, profiler=None):
         sampling = sampling_of(self, self.stops, self.generation_kwargs)
@@ -86,15 +86,15 @@ class OrderOfEpoch(Sampler):
         return len(self.sampler)
 
 
-def sampling_of(said, stops: tuple[int, ...], options: dict) -> Sampling:
+def sampling_of(config, stops: tuple[int, ...], options: dict) -> Sampling:
     """How `said` (TRL's trainer, its config, or its VLLMGeneration: they name it alike) wants prompts to be continued."""
     return Sampling(
-        max_tokens=said.max_completion_length,
-        temperature=said.temperature,
-        top_p=said.top_p,
-        top_k=said.top_k,
-        min_p=said.min_p,
-        repetition_penalty=said.repetition_penalty,
+        max_tokens=config.max_completion_length,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
         stop_ids=stops,
         options=options,
     )

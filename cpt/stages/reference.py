@@ -55,9 +55,9 @@ def reference_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     """The weights of the KL's reference, by the names of the policy's trained ones; empty where there is no reference."""
     trained = [name for name, weight in trainer.model.named_parameters() if weight.requires_grad]
     if getattr(trainer, "ref_model", None) is not None:
-        there = dict(trainer.accelerator.unwrap_model(trainer.ref_model).named_parameters())
+        weights = dict(trainer.accelerator.unwrap_model(trainer.ref_model).named_parameters())
     elif "ref" in getattr(trainer.model, "peft_config", {}):
-        there = of_reference(trainer.model)
+        weights = of_reference(trainer.model)
     else:
         return {}
-    return {name: there[name] for name in trained}
+    return {name: weights[name] for name in trained}

@@ -108,9 +108,10 @@ def kept_answers(
     kept = teachable(stage, services, encoder, kept)
     if not kept and stage.spec.none_right == "stop":
         raise UserError(
-            f"{stage.key}: none of the {len(asked) * spec.samples} answers sampled for {stage.task.name} was verified "
-            "right, so there is nothing to train on: raise samples.prompts, samples.samples or samples.temperature, put a "
-            "stage before it that teaches the task (sft on demonstrations), or say `none_right: skip`"
+            f"{stage.key}: none of the {len(asked) * spec.samples} answers sampled for {stage.task.name} was "
+            "verified as correct, so there is nothing to train on: raise samples.prompts, samples.samples or "
+            "samples.temperature, put a stage before it that teaches the task (sft on demonstrations), or set "
+            "`none_right: skip`"
         )
     right, distinct = (sum(each[name] for each in asked) for name in ("right", "distinct"))
     solved = sum(each["right"] > 0 for each in asked)

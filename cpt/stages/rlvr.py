@@ -151,7 +151,7 @@ def reward_function(stage: Stage, services: Services, encoder: Encoder, group: i
         finished = [bool(ids) and ids[-1] in encoder.ends for ids in completion_ids]
         texts = [encoder.text(ids) for ids in completion_ids]
         values = (services.score if vote is None else vote.score)(texts, rows, finished)
-        for name, value in ({} if vote is None else vote.found).items():
+        for name, value in ({} if vote is None else vote.measured).items():
             log_metric(name, value)
         log_metric("unscorable", sum(value is None for value in values) / len(values))
         return values
@@ -164,9 +164,9 @@ def run(stage: Stage, services: Services, rows, strategies) -> StageRecord:
     spec = stage.spec
     config = make_config(stage.recipe, spec, stage.key, stage.work, stage.seed)
     rows = rows if spec.ttrl is None else without_answers(rows)
-    spent, found, penalties, initial = None, {}, [], None
+    spent, record, penalties, initial = None, {}, [], None
     if spec.filter is not None:
-        rows, initial, spent, found["filter"] = filtered(stage, services, rows, config)
+        rows, initial, spent, record["filter"] = filtered(stage, services, rows, config)
     if spec.overlong is not None:
         penalties.append(overlong_reward(config.max_completion_length, spec.overlong.buffer))
     trainer = make_trainer(
@@ -182,7 +182,7 @@ def run(stage: Stage, services: Services, rows, strategies) -> StageRecord:
     )
     if spec.snr_step is not None:
         check_whole(stage.key)
-    return train(stage, services, trainer, strategies, spent) | found
+    return train(stage, services, trainer, strategies, spent) | record
 
 
 def make_trainer(

@@ -90,6 +90,7 @@ def run(stage: Stage, services: Services, rows, strategies) -> StageRecord:
     )
     if is_sharded():
         raise UserError(
-            f"{stage.key}: the teacher's average needs whole weights on each process: not under DeepSpeed or FSDP"
+            f"{stage.key}: the teacher's average needs whole weights on each process, which DeepSpeed and FSDP do "
+            "not keep"
         )
     return train(stage, services, trainer, strategies)

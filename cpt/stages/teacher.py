@@ -22,10 +22,10 @@ def of_the_teacher(key: str) -> Iterator[None]:
 
 def as_model(recipe: Recipe, stage: Distill) -> Recipe:
     """The recipe as it would be if the teacher were its model."""
-    said = {"dtype": stage.teacher_dtype or recipe.model.dtype}
+    changes = {"dtype": stage.teacher_dtype or recipe.model.dtype}
     if stage.teacher != "base":
-        said |= {"path": stage.teacher, "revision": stage.teacher_revision, "chat_template": None}
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update=said), "adapter": None})
+        changes |= {"path": stage.teacher, "revision": stage.teacher_revision, "chat_template": None}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes), "adapter": None})
 
 
 def folder_of(recipe: Recipe, stage: Distill, base: Path, key: str) -> Path:
@@ -48,7 +48,7 @@ def check(recipe: Recipe, stage: Distill, base: Path, key: str) -> int | None:
     if tokenizer.get_vocab() != own.get_vocab() or tokenizer.eos_token_id != own.eos_token_id:
         raise UserError(
             f"{key}.teacher: {stage.teacher} has another tokenizer than the student ({len(tokenizer)} and {len(own)} "
-            "tokens): its distribution says nothing about the student's tokens; take a teacher of the same family"
+            "tokens): its distribution says nothing about the student's tokens; use a teacher of the same family"
         )
     if config is None:  # its base, and so its width, is known when it is loaded; TRL then compares
         return None
@@ -56,6 +56,6 @@ def check(recipe: Recipe, stage: Distill, base: Path, key: str) -> int | None:
     if sizes[0] != sizes[1]:
         raise UserError(
             f"{key}.teacher: {stage.teacher} has {sizes[0]} rows of embeddings and the student {sizes[1]}: the two "
-            "distributions must be over one vocabulary; take another teacher, or resize one of the two"
+            "distributions must be over one vocabulary; use another teacher, or resize one of the two"
         )
     return getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -64,7 +64,9 @@ class StageTrainer:
         """Seat these penalties, before the first step. Raises UserError where weights are sharded."""
         self.penalties = tuple(penalties)
         if self.penalties and is_sharded():
-            raise UserError(f"{key}: penalties need whole weights on each process: not under DeepSpeed or FSDP")
+            raise UserError(
+                f"{key}: penalties need whole weights on each process, which DeepSpeed and FSDP do not keep"
+            )
         for penalty in self.penalties:
             penalty.begin(self.trained_weights())
 

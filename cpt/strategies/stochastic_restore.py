@@ -41,7 +41,7 @@ class StochasticRestore(Strategy, TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **_):
         if is_sharded():
-            raise UserError(f"{self.key}: stochastic-restore draws for whole weights: not under DeepSpeed or FSDP")
+            raise UserError(f"{self.key}: stochastic-restore needs whole weights, which DeepSpeed and FSDP do not keep")
         self.weights = tensors.trained(model)
         start = self.anchor or self.weights
         self.anchor = {name: start[name].detach().to(weight.device, copy=True) for name, weight in self.weights.items()}

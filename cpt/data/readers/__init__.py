@@ -57,7 +57,7 @@ def format_of(file: Path, options: Options) -> str:
         for ending, remedy in FOREIGN.items():
             if ending == file.suffix.lower():
                 raise UserError(f"{file}: {remedy}")
-        raise UserError(f"{file}: its ending says no format: name it with `format` ({', '.join(READERS)})")
+        raise UserError(f"{file}: its ending does not tell the format: set `format` ({', '.join(READERS)})")
     return kind
 
 

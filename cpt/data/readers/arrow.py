@@ -51,8 +51,8 @@ def structs(column: "pyarrow.Array | pyarrow.ChunkedArray") -> list[dict | None]
     """A null is a key that the row does not have, also within lists in it."""
     names = [field.name for field in column.type]
     parts = [values(pyarrow.compute.struct_field(column, [place])) for place in range(len(names))]
-    found = zip(*parts, strict=True) if parts else [()] * len(column)
-    rows = ({name: value for name, value in zip(names, row, strict=True) if value is not None} for row in found)
+    records = zip(*parts, strict=True) if parts else [()] * len(column)
+    rows = ({name: value for name, value in zip(names, row, strict=True) if value is not None} for row in records)
     return [None if gone else row for gone, row in zip(column.is_null().to_pylist(), rows, strict=True)]
 
 
@@ -85,4 +85,4 @@ def number(value: float, kind) -> Number:
 
 def without_zeros(text: str) -> str:
     """`2024-01-05 12:30:00.500000Z` -> `2024-01-05 12:30:00.5Z`."""
-    return FRACTION.sub(lambda found: found[0].rstrip("0").rstrip("."), text, count=1)
+    return FRACTION.sub(lambda match: match[0].rstrip("0").rstrip("."), text, count=1)

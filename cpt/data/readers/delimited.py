@@ -37,7 +37,7 @@ def records(file: Path, options) -> Iterator[tuple[int, Record]]:
                 header = checked_header(file, cells, delimiter)
                 named = [(place, name) for place, name in enumerate(header) if name]
             elif len(cells) != len(header):
-                yield begin, Broken("has another number of cells than the header", cells_text(cells, header))
+                yield begin, Broken("has a different number of cells than the header", cells_text(cells, header))
             else:
                 yield begin, {name: cells[place] or None for place, name in named}
     except csv.Error as error:
@@ -68,7 +68,7 @@ def checked_header(file: Path, cells: list[str], delimiter: str) -> list[str]:
     other = next((each for each in OTHERS if len(cells) == 1 and each in cells[0] and each != delimiter), None)
     if other is not None:
         raise UserError(
-            f"{file}: has one column, {cells[0][:60]!r}: is it separated by {other!r}? Then say `delimiter: {other!r}`"
+            f"{file}: has one column, {cells[0][:60]!r}: is it separated by {other!r}? Then set `delimiter: {other!r}`"
         )
     return cells
 

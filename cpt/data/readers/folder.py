@@ -21,24 +21,24 @@ def files(path: Path, options: Options) -> list[Path]:
         return [path]
     if not os.path.isdir(path):
         raise UserError(f"{path}: {why_no_file(path)}")
-    there = [Path(folder, name) for folder, name in walk(path)]
-    if any(file.suffix == ".arrow" for file in there):
+    files = [Path(folder, name) for folder, name in walk(path)]
+    if any(file.suffix == ".arrow" for file in files):
         raise UserError(
             f"{path}: the folder is a data set that `save_to_disk` wrote: write it as Parquet "
             '(`load_from_disk(...).to_parquet("rows.parquet")`), and name that file'
         )
     formats: dict[str, list[Path]] = {}
-    for file in there:
+    for file in files:
         if kind := ending_format(file):
             formats.setdefault(kind, []).append(file)
     if options.format is not None:
-        formats = {kind: found for kind, found in formats.items() if kind == options.format}
+        formats = {kind: paths for kind, paths in formats.items() if kind == options.format}
     if not formats:
         wanted = options.format or "jsonl, json, csv, tsv or parquet"
-        shown = ", ".join(file.name for file in there[:5]) or "nothing"
-        raise UserError(f"{path}: the folder holds no {wanted} files; there is: {shown}")
+        shown = ", ".join(file.name for file in files[:5]) or "nothing"
+        raise UserError(f"{path}: the folder holds no {wanted} files; it holds: {shown}")
     if len(formats) > 1:
-        counts = ", ".join(f"{kind} ({len(found)})" for kind, found in sorted(formats.items()))
+        counts = ", ".join(f"{kind} ({len(paths)})" for kind, paths in sorted(formats.items()))
         raise UserError(f"{path}: the folder holds files of several formats, {counts}: say which with `format`")
     (chosen,) = formats.values()
     refuse_splits(path, chosen)
@@ -47,20 +47,20 @@ def files(path: Path, options: Options) -> list[Path]:
 
 def walk(path: Path) -> list[tuple[str, str]]:
     """(folder, name) of every file below, in order."""
-    found = []
+    files = []
     for folder, inner, names in os.walk(path):
         inner[:] = sorted(name for name in inner if not hidden(name))
-        found += [(folder, name) for name in sorted(names) if not hidden(name)]
-    return found
+        files += [(folder, name) for name in sorted(names) if not hidden(name)]
+    return files
 
 
 def hidden(name: str) -> bool:
     return name.startswith((".", "_"))
 
 
-def refuse_splits(path: Path, found: list[Path]) -> None:
+def refuse_splits(path: Path, files: list[Path]) -> None:
     """A folder with `train-0.parquet` and `test-0.parquet` is two sets of rows, of which one is not to be trained on."""
-    named = {match[1].lower(): file for file in found if (match := SPLIT.match(file.name))}
+    named = {match[1].lower(): file for file in files if (match := SPLIT.match(file.name))}
     if len(named) > 1:
         shown = ", ".join(file.name for file in named.values())
         raise UserError(f"{path}: the folder holds several splits ({shown}): name the file, or a folder of one split")
@@ -73,7 +73,7 @@ def why_no_file(path: Path) -> str:
     if re.match(r"/?([a-z0-9]+:/|.*/(https?|s3|gs|hf):/)", str(path)):
         return "files are read from this machine: download it first (a data set of the hub is `source: hub`)"
     if os.path.lexists(path):
-        return "is no file (a pipe, a socket or a device): name a file that can be read more than once"
+        return "is not a regular file (a pipe, a socket or a device): name a file that can be read more than once"
     try:
         names = os.listdir(path.parent)
     except OSError:

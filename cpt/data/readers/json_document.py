@@ -73,11 +73,11 @@ class Document:
 
     def step(self, wanted: str, message: str) -> str:
         """Go over one of the characters `wanted` and the space around it; which one it was."""
-        found = self.text[self.place : self.place + 1]
-        if not found or found not in wanted:
+        character = self.text[self.place : self.place + 1]
+        if not character or character not in wanted:
             raise JSONDecodeError(message, self.text, self.place)
         self.place = self.after(self.place + 1)
-        return found
+        return character
 
     def value(self):
         """The value here, the place then behind it."""
@@ -93,7 +93,7 @@ class Document:
         if not begins:
             return
         if field is not None and begins == "[":
-            raise UserError(f"{self.file}: is a JSON array, so there is no key {field!r} in it: take `field` out")
+            raise UserError(f"{self.file}: is a JSON array, so there is no key {field!r} in it: remove `field`")
         if begins == "[":
             yield from self.array()
         elif begins == "{":
@@ -127,7 +127,7 @@ class Document:
         while not ended:
             key = self.key()
             if key in keys:
-                raise ValueError(f"the key {key!r} stands twice")
+                raise ValueError(f"the key {key!r} appears twice")
             keys[key] = self.text.startswith("[", self.place) and self.text[self.after(self.place + 1)] in "{]"
             if key == field and keys[key]:
                 yield from self.array()
@@ -150,7 +150,7 @@ class Document:
         """What is wrong where no rows were found; `keys` says of each key whether it holds an array."""
         arrays = [key for key, is_array in keys.items() if is_array]
         if field in keys:
-            return f"under the key {field!r} stands no array of rows; arrays there are: {listed(arrays) or 'none'}"
+            return f"under the key {field!r} is no array of rows; the arrays in the file: {listed(arrays) or 'none'}"
         if field is not None:
             return f"has no key {field!r}{nearest_or_all(field, keys)}"
         if arrays:

@@ -23,5 +23,5 @@ def records(file: Path, options) -> Iterator[tuple[int, Record]]:
 
 def no_object(line: bytes) -> Broken:
     shown = line.decode().strip()[:60]
-    hint = ": is the file a JSON array? Then say `source: file` and `format: json`" if shown.startswith("[") else ""
+    hint = ": is the file a JSON array? Then set `source: file` and `format: json`" if shown.startswith("[") else ""
     return Broken("each line must be a JSON object", f", not {shown!r}{hint}")

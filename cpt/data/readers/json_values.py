@@ -8,12 +8,12 @@ from cpt.data.readers.record import Broken, Number
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict:
-    """The object of these pairs. Raises ValueError where a key stands twice."""
+    """The object of these pairs. Raises ValueError where a key appears twice."""
     made = dict(pairs)
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for place, key in enumerate(keys) if key in keys[:place])
-        raise ValueError(f"the key {twice!r} stands twice")
+        raise ValueError(f"the key {twice!r} appears twice")
     return made
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from cpt.recipe.base import Kind
 from cpt.recipe.config_fields import Argument
 from cpt.recipe.trl_configs import config_arguments
+from cpt.sizes import many
 
 RowForm = Literal["demonstration", "preference", "prompt", "prompt and demonstration"]
 
@@ -113,12 +114,12 @@ class StageSpec(Kind):
 
         `averaged`: a strategy's average is the reference.
         """
-        words = [f"{'?' if steps is None else steps} steps of {batch} {self.unit}{self.repeats()}"]
+        parts = [f"{'?' if steps is None else steps} steps of {batch} {self.unit}{self.repeats()}"]
         if self.uses_engine:
-            words.append(f"{self.group} rollout{'s' * (self.group > 1)} a prompt")
-        words = [*self.titles(), *words, f"lr {self.value('learning_rate'):g}", *self.details()]
+            parts.append(f"{many(self.group, 'rollout')} a prompt")
+        parts = [*self.titles(), *parts, f"lr {self.value('learning_rate'):g}", *self.details()]
         beta = self.value("beta") if self.measures_kl else 0
-        return ", ".join(words + ([f"KL {beta:g} to {'the average' if averaged else self.reference}"] if beta else []))
+        return ", ".join(parts + ([f"KL {beta:g} to {'the average' if averaged else self.reference}"] if beta else []))
 
     def titles(self) -> list[str]:
         """What stands before everything else."""

@@ -30,7 +30,7 @@ class Divergence(StageSpec):
     @model_validator(mode="after")
     def alpha_is_of_the_mixture(self):
         if self.direction != "jsd" and self.alpha != 0.5:
-            raise ValueError(f"alpha is an option of jsd, not of {self.direction}: take it out")
+            raise ValueError(f"alpha is an option of jsd, not of {self.direction}: remove it")
         return self
 
     @property
@@ -60,11 +60,11 @@ class SelfDistillation(Divergence):
         "distillation_mode": "use `top_k` beside `args`, or leave it out for the whole vocabulary",
         "distillation_topk": "use `top_k` beside `args`",
         "distillation_add_tail": "use `tail` beside `args`",
-        "teacher_model_kind": "use `ema_rate` beside `args`: 0 keeps the model as it came to the stage",
+        "teacher_model_kind": "use `ema_rate` beside `args`: 0 keeps the model as it entered the stage",
         "teacher_update_rate": "use `ema_rate` beside `args`",
         "teacher_sync_steps": "use `sync_every` beside `args`",
         "teacher_prompt_template": "use `template` beside `args`",
-        "use_teacher_server": "the teacher answers in the training processes; take it out",
+        "use_teacher_server": "the teacher runs in the training processes; remove it",
         "max_prompt_length": "no prompt is cut: shorten or drop long rows",
         "cache_implementation": "the run's engine generates: use `rollouts`",
     }
@@ -108,9 +108,9 @@ class SelfDistillation(Divergence):
     @model_validator(mode="after")
     def can_be_asked(self):
         if self.tail and self.top_k is None:
-            raise ValueError("tail is what top_k leaves out: give top_k, or take tail out")
+            raise ValueError("tail is what top_k leaves out: give top_k, or remove tail")
         if self.sync_every > 1 and self.ema_rate == 0:
-            raise ValueError("ema_rate 0 keeps the teacher as it came to the stage: take sync_every out")
+            raise ValueError("ema_rate 0 keeps the teacher unchanged: remove sync_every")
         named = re.findall(r"\{(\w*)\}", self.template)
         strange = sorted(set(named) - {"prompt", "demonstration"})
         if strange:
@@ -145,7 +145,7 @@ class SelfDistillation(Divergence):
 
     def details(self) -> list[str]:
         over = "the whole vocabulary" if self.top_k is None else f"the student's top {self.top_k}"
-        rate = f"an average of its weights at rate {self.ema_rate:g}" if self.ema_rate else "its weights as they came"
+        rate = f"an average of its weights at rate {self.ema_rate:g}" if self.ema_rate else "its initial weights"
         every = f" every {self.sync_every} steps" if self.sync_every > 1 and self.ema_rate else ""
         return [
             f"{self.divergence} over {over} to itself with the demonstration in context, by {rate}{every} (a second copy of "
@@ -167,7 +167,7 @@ class Distill(Divergence):
         "teacher_model_name_or_path": "use `teacher` beside `args`",
         "teacher_model_revision": "use `teacher_revision` beside `args`",
         "teacher_model_init_kwargs": "use `teacher_dtype` beside `args`",
-        "max_tool_calling_iterations": "there are no tools; take it out",
+        "max_tool_calling_iterations": "there are no tools; remove it",
         "cache_implementation": "the run's engine generates: use `rollouts`",
     }
 
@@ -197,7 +197,7 @@ class Distill(Divergence):
     @model_validator(mode="after")
     def base_is_here(self):
         if self.teacher == "base" and self.teacher_revision is not None:
-            raise ValueError("teacher_revision is of a repository on the hub, not of base: take it out")
+            raise ValueError("teacher_revision belongs to a repository on the hub, not to base: remove it")
         return self
 
     @property

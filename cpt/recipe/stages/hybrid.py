@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from cpt.recipe.stages.base import StageSpec
 from cpt.recipe.trl_bounds import weights_problem
 
-METHOD_DECIDES = "the method decides the loss: take it out, or use a rlvr stage"
+METHOD_DECIDES = "the method decides the loss: remove it, or use an rlvr stage"
 REFUSED = dict.fromkeys(
     (
         *("loss_type", "scale_rewards", "importance_sampling_level", "multi_objective_aggregation", "delta"),
@@ -19,7 +19,7 @@ REFUSED = dict.fromkeys(
     METHOD_DECIDES,
 ) | dict.fromkeys(
     ("use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"),
-    "a hybrid stage has a constant `entropy_coef`: take it out",
+    "a hybrid stage has a constant `entropy_coef`: remove it",
 )
 
 
@@ -143,16 +143,18 @@ class Hybrid(StageSpec):
     def fits_the_method(self):
         for name, methods in OPTIONS_OF.items():
             if self.method not in methods and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is an option of {' and '.join(methods)}, not of {self.method}: take it out")
+                raise ValueError(f"{name} is an option of {' and '.join(methods)}, not of {self.method}: remove it")
         group = self.args.get("num_generations", 8)
         if isinstance(group, int) and self.gamma >= group:
-            raise ValueError(f"gamma ({self.gamma}) counts right rollouts: it must be below num_generations ({group})")
+            raise ValueError(
+                f"gamma ({self.gamma}) counts correct rollouts: it must be below num_generations ({group})"
+            )
         if self.method == "srft" and self.args.get("max_grad_norm", 1.0) == 0:
             raise ValueError("srft pushes wrong answers down without a bound: args.max_grad_norm must be above 0")
         for name in ("epsilon", "epsilon_high"):
             if name in self.args and not self.clips:
-                remedy = "take it out" if self.method == "srft" else "say `clip: true` beside `args`, or take it out"
-                raise ValueError(f"args.{name} is of a clip, and {self.method} has none: {remedy}")
+                remedy = "remove it" if self.method == "srft" else "set `clip: true` beside `args`, or remove it"
+                raise ValueError(f"args.{name} belongs to clipping, and {self.method} does not clip: {remedy}")
         return self
 
     @property

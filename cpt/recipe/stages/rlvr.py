@@ -123,9 +123,7 @@ class Rlvr(StageSpec):
     @model_validator(mode="after")
     def has_its_answers(self):
         if self.ttrl is not None and self.filter is not None:
-            raise ValueError(
-                "filter judges by the rows' answers, and ttrl trains without them: take one of the two out"
-            )
+            raise ValueError("filter scores by the rows' answers, and ttrl trains without them: remove one of the two")
         return self
 
     @property
@@ -144,45 +142,43 @@ class Rlvr(StageSpec):
         if self.reference == "none" and beta:
             yield (
                 ("args", "beta"),
-                f"({beta}) weighs a KL, and `reference: none` says that there is none: take beta out, or name a reference",
+                f"({beta}) weighs a KL, and `reference: none` says that there is none: remove beta, or name a reference",
             )
         if self.overlong is not None and isinstance(limit, int) and self.overlong.buffer > limit:
             message = f"({self.overlong.buffer}) must be at most max_completion_length ({limit}), which is in `args`"
             yield ("overlong", "buffer"), message
         batch, group = self.value("per_device_train_batch_size"), self.value("num_generations")
-        whole = not isinstance(batch, int) or not isinstance(group, int) or group <= 0 or batch % group == 0
-        if self.snr_step is not None and not whole:
+        is_multiple = not isinstance(batch, int) or not isinstance(group, int) or group <= 0 or batch % group == 0
+        if self.snr_step is not None and not is_multiple:
             message = f"({batch}) must be a multiple of num_generations ({group}) with snr_step"
-            yield ("args", "per_device_train_batch_size"), f"{message}: its gradient samples are of whole groups"
+            yield ("args", "per_device_train_batch_size"), f"{message}: its gradient samples are whole groups"
         if self.advantage is not None:
             for name, only in (("scale_rewards", "none"), ("multi_objective_aggregation", "sum_then_normalize")):
                 if self.args.get(name, only) != only:
-                    message = (
-                        f"({self.args[name]}) is TRL's advantage, and `advantage: {self.advantage}` takes its place"
-                    )
-                    yield ("args", name), f"{message}: say {only}, or take one of the two out"
+                    message = f"({self.args[name]}) is TRL's advantage, and `advantage: {self.advantage}` replaces it"
+                    yield ("args", name), f"{message}: set {only}, or remove one of the two"
 
     def whole_weights(self) -> Iterator[tuple[str, str]]:
         if self.snr_step is not None:
             yield "snr_step", "needs whole gradients"
 
     def details(self) -> list[str]:
-        words = []
+        details = []
         if self.ttrl is not None:
-            words.append(f"reward is agreement with the majority of {self.group} (the rows' answers are not read)")
+            details.append(f"reward is agreement with the majority of {self.group} (the rows' answers are not read)")
         if self.filter is not None:
             prompts = self.filter.prompts or "all"
-            words.append(
+            details.append(
                 f"filter drops {self.filter.drop} ({self.filter.samples} answers to {prompts} prompts before it)"
             )
         if self.overlong is not None:
-            words.append(f"overlong penalty over the last {self.overlong.buffer} tokens")
+            details.append(f"overlong penalty over the last {self.overlong.buffer} tokens")
         if self.dynamic_sampling is not None:
-            words.append(f"up to {self.dynamic_sampling.rounds} more generations for groups without signal")
+            details.append(f"up to {self.dynamic_sampling.rounds} more generations for groups without signal")
         if self.advantage is not None:
-            words.append(f"{self.advantage} baseline")
+            details.append(f"{self.advantage} baseline")
         if self.snr_step is not None:
-            words.append(
+            details.append(
                 f"each step's lr times {self.snr_step.min:g} to {self.snr_step.max:g} by its signal-to-noise ratio"
             )
-        return words
+        return details

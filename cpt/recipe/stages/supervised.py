@@ -12,7 +12,7 @@ from cpt.recipe.trl_bounds import weights_problem
 OF_TEXTS = {  # what SFT's trainer does to texts: it is given token ids
     "eos_token": "answers end where the model stops: use the task's `stop`, or a model whose tokenizer has that eos_token",
     "dataset_text_field": "rows have prompts and demonstrations, or messages: use `data.columns`",
-    "dataset_kwargs": "the run prepares the rows; take it out",
+    "dataset_kwargs": "the run prepares the rows; remove it",
 }
 
 
@@ -69,7 +69,7 @@ class Dpo(StageSpec):
         if self.reference == "base" and self.args.get("precompute_ref_log_probs"):
             raise ValueError(
                 "args.precompute_ref_log_probs measures from the policy as the stage begins, and `reference: base` names "
-                "another: take one of the two out"
+                "another: remove one of the two"
             )
         return self
 
@@ -143,8 +143,8 @@ class Rejection(StageSpec):
         return f" in each of {self.rounds} rounds" if self.rounds > 1 else ""
 
     def details(self) -> list[str]:
-        words = [f"on what is right of {self.samples.samples} answers to each of {self.samples.prompts} prompts"]
+        details = [f"on the correct ones of {self.samples.samples} answers to each of {self.samples.prompts} prompts"]
         if self.rounds > 1:
             start = "present weights" if self.start == "present" else "weights of the stage's start"
-            words.append(f"each from the {start}")
-        return words
+            details.append(f"each from the {start}")
+        return details

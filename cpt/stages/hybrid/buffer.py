@@ -38,7 +38,8 @@ class UnsolvedBuffer(TrainerCallback):
     def attach(self, trainer, stage: Stage) -> None:
         if is_sharded():
             raise UserError(
-                f"{stage.key}: relift's own optimiser needs whole weights on each process: not under DeepSpeed or FSDP"
+                f"{stage.key}: relift's own optimiser needs whole weights on each process, which DeepSpeed and FSDP "
+                "do not keep"
             )
         self.trainer = trainer
         trainer.add_callback(self)

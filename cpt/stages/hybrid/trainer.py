@@ -80,9 +80,11 @@ class HybridStageTrainer(RlvrStageTrainer):
     def _demonstration_rewards(self, inputs, ids) -> list[float]:
         """NaN where the demonstration cannot be scored; 0 where there is none, or nobody asks."""
         rewards = [0.0] * len(inputs)
-        there = [i for i, each in enumerate(ids) if each] if self.method.asks_demonstration_rewards else []
-        texts = [self.encoder.text(ids[i]) for i in there]
-        for i, reward in zip(there, self.score_answers([inputs[i] for i in there], texts), strict=True):
+        with_demonstration = [i for i, each in enumerate(ids) if each] if self.method.asks_demonstration_rewards else []
+        texts = [self.encoder.text(ids[i]) for i in with_demonstration]
+        for i, reward in zip(
+            with_demonstration, self.score_answers([inputs[i] for i in with_demonstration], texts), strict=True
+        ):
             rewards[i] = torch.nan if reward is None else reward
         return rewards
 
@@ -103,8 +105,8 @@ class HybridStageTrainer(RlvrStageTrainer):
         if self.method.demonstration_length == "token":
             demonstrations = demonstrations * demonstration_lengths_P
         counts = rollouts.sum(), demonstrations.sum()
-        said = mix.rollout_count, mix.demonstration_count
-        counts = tuple(c if n is None else torch.full_like(c, n) for c, n in zip(counts, said, strict=True))
+        fixed = mix.rollout_count, mix.demonstration_count
+        counts = tuple(c if n is None else torch.full_like(c, n) for c, n in zip(counts, fixed, strict=True))
         if mix.together:
             counts = (counts[0] + counts[1],) * 2
         return counts[0].clamp(min=1e-12).float(), counts[1].clamp(min=1e-12).float()
@@ -166,8 +168,8 @@ class HybridStageTrainer(RlvrStageTrainer):
         self.count_rows(prompt_mask, mask * (weights_B > 0)[:, None])
         nll_BT = surrogate(METHODS["sft"], logps, torch.ones_like(logps[:, :1]), mask)
         loss = ((nll_BT - self.entropy_coef * entropies * mask).sum(1) * weights_B).sum()
-        whole = torch.cat([prompt_ids, taught["demonstration_ids"]], dim=1), torch.cat([prompt_mask, mask], dim=1)
-        return loss, dict(zip(OF_A_MODEL, whole, strict=False))
+        sequence = torch.cat([prompt_ids, taught["demonstration_ids"]], dim=1), torch.cat([prompt_mask, mask], dim=1)
+        return loss, dict(zip(OF_A_MODEL, sequence, strict=False))
 
     # -- the loss ------------------------------------------------------------------------------------------------------------
 
@@ -280,17 +282,17 @@ class HybridStageTrainer(RlvrStageTrainer):
         loss comes through there, and asking costs the head's backward pass alone. Not of adapters or sharded weights."""
         if self.last_norm is None or not self.last_norm.numel():
             return
-        found = [
+        gradients = [
             torch.autograd.grad(part, self.last_norm, retain_graph=True, allow_unused=True)[0]
             if part.requires_grad
             else torch.zeros_like(self.last_norm)  # no demonstration
             for part in parts
         ]
-        if any(each is None for each in found):  # FSDP2 computes with another tensor
+        if any(each is None for each in gradients):  # FSDP2 computes with another tensor
             self.last_norm = None
             return
-        found = torch.stack(found)
-        self.branch_gradients = found if self.branch_gradients is None else self.branch_gradients + found
+        gradients = torch.stack(gradients)
+        self.branch_gradients = gradients if self.branch_gradients is None else self.branch_gradients + gradients
         if self.accelerator.sync_gradients:
             norms = self.accelerator.reduce(self.branch_gradients, reduction="mean").float().norm(dim=1).tolist()
             self._metrics["train"]["hybrid/rollout_grad_norm"].append(norms[0])
@@ -305,10 +307,10 @@ class HybridStageTrainer(RlvrStageTrainer):
 
 def last_norm(model) -> torch.nn.Parameter | None:
     """The trained weights of the normalisation before the head; None where there are none."""
-    found = [
+    norms = [
         each for name, each in model.named_parameters() if each.dim() == 1 and "norm" in name and "layers." not in name
     ]
-    return found[-1] if found and found[-1].requires_grad else None
+    return norms[-1] if norms and norms[-1].requires_grad else None
 
 
 # -- demonstrations ----------------------------------------------------------------------------------------------------------
@@ -321,15 +323,15 @@ def with_demonstrations(stage: Stage, services: Services, rows, encoder: Encoder
         UserError: no row has one.
     """
     unpacked = unpack(rows["prompt"], rows["row"])
-    there = [(i, row, demonstration_of(row)) for i, row in enumerate(unpacked)]
-    there = [(i, row, text) for i, row, text in there if text is not None]
-    if not there:
+    demonstrated = [(i, row, demonstration_of(row)) for i, row in enumerate(unpacked)]
+    demonstrated = [(i, row, text) for i, row, text in demonstrated if text is not None]
+    if not demonstrated:
         raise UserError(f"{stage.key}: no row of {stage.task.name} has a demonstration: use a rlvr stage")
     ids: list[list[int]] = [[] for _ in unpacked]
-    all_taught = encoder.taught([lesson(row, text) for _, row, text in there])
-    for (i, *_), taught in zip(there, all_taught, strict=True):
+    all_taught = encoder.taught([lesson(row, text) for _, row, text in demonstrated])
+    for (i, *_), taught in zip(demonstrated, all_taught, strict=True):
         ids[i] = taught.ids[taught.start :]
-    lacking = len(unpacked) - len(there)
+    lacking = len(unpacked) - len(demonstrated)
     if lacking:
         services.notes.append(f"{lacking} of {len(unpacked)} rows without a demonstration")
     return rows.add_column("demonstration_ids", ids)

@@ -66,27 +66,28 @@ def filtered(stage: Stage, services: Services, rows: Dataset, config) -> tuple[D
         UserError: fewer prompts are left than one generation takes.
         Interrupted: a signal came while prompts were rolled out.
     """
-    judged, spent = made_once(stage, services, "filter", lambda: _try_prompts(stage, services, rows, config))
-    judged = sorted(judged)
-    places = [place for _, place, _, kept, _ in judged if kept]
+    tried, spent = made_once(stage, services, "filter", lambda: _try_prompts(stage, services, rows, config))
+    tried = sorted(tried)
+    places = [place for _, place, _, kept, _ in tried if kept]
     dropped = [
-        row_id for _, row_id, kept in sorted((place, row_id, kept) for _, place, row_id, kept, _ in judged) if not kept
+        row_id for _, row_id, kept in sorted((place, row_id, kept) for _, place, row_id, kept, _ in tried) if not kept
     ]
     needed = _prompts(config)
     if len(places) < needed:
         raise UserError(
-            f"{stage.key}: filter kept {len(places)} of {len(judged)} prompts, and one generation takes {needed}: the "
-            "others have no right answer, or answers of one reward only; raise filter.samples or filter.prompts, train on "
-            "demonstrations first (a stage of kind sft), or lower per_device_train_batch_size"
+            f"{stage.key}: filter kept {len(places)} of {len(tried)} prompts, and one generation needs {needed}: "
+            "the others have no right answer, or only answers of equal reward; raise filter.samples or "
+            "filter.prompts, train on demonstrations first (a stage of kind sft), or lower "
+            "per_device_train_batch_size"
         )
-    first = [(place, rollouts) for _, place, _, kept, rollouts in judged if kept][
+    first = [(place, rollouts) for _, place, _, kept, rollouts in tried if kept][
         : needed if _are_trained_on(stage, config) else 0
     ]
     initial = InitialRollouts({rows[place]["row"]: [Rollout(*each) for each in rollouts] for place, rollouts in first})
     begins = [place for place, _ in first]
     places = begins + sorted(set(places) - set(begins))
-    record = {"drop": stage.spec.filter.drop, "prompts": len(judged), "kept": len(places), "dropped": dropped}
-    services.notes.append(f"filter kept {len(places)} of {len(judged)} prompts")
+    record = {"drop": stage.spec.filter.drop, "prompts": len(tried), "kept": len(places), "dropped": dropped}
+    services.notes.append(f"filter kept {len(places)} of {len(tried)} prompts")
     return rows.select(places), initial, spent, record | {"opening": len(begins)}
 
 
@@ -114,14 +115,14 @@ def _try_prompts(stage: Stage, services: Services, rows: Dataset, config) -> lis
     drawn = [row for row in looked_at for _ in range(spec.samples)]
     texts, completions = _answers(stage, services, drawn, config)
     rewards = services.score(texts, drawn, [completion.finished for completion in completions])
-    judged, room = [], _prompts(config)
+    tried, room = [], _prompts(config)
     for number, (turn, row) in enumerate(zip(turns, looked_at, strict=True)):
         group = slice(number * spec.samples, (number + 1) * spec.samples)
         kept = teaches(rewards[group], spec.drop)
         stays = completions[group][: config.num_generations] if kept and room > 0 else []
         room -= kept
-        judged.append((turn, order[turn], row["id"], kept, [(each.token_ids, each.logprobs) for each in stays]))
-    return judged
+        tried.append((turn, order[turn], row["id"], kept, [(each.token_ids, each.logprobs) for each in stays]))
+    return tried
 
 
 def _answers(stage: Stage, services: Services, rows: list[dict], config) -> tuple[list[str], list[Completion]]:

@@ -68,9 +68,9 @@ class SnrStep:
         trainer = self.trainer
         parts = trainer.current_gradient_accumulation_steps
         count = parts * trainer.accelerator.num_processes
-        found = torch.stack(self._squares).sum() * parts**2  # a step's gradient is the sum over micro-batches
+        local = torch.stack(self._squares).sum() * parts**2  # a step's gradient is the sum over micro-batches
         self._squares.clear()
-        total = trainer.accelerator.reduce(found, reduction="sum").item()
+        total = trainer.accelerator.reduce(local, reduction="sum").item()
         gradients = [each.grad for each in trainer.model.parameters() if each.grad is not None]
         mean = sum(each.detach().float().square().sum() for each in gradients).item()
         self.factor = self.options.min
@@ -85,7 +85,7 @@ def check_whole(key: str) -> None:
     """Raises UserError under DeepSpeed or FSDP."""
     if is_sharded():
         raise UserError(
-            f"{key}.snr_step: needs whole gradients on each process, which DeepSpeed and FSDP do not keep: take it out, "
+            f"{key}.snr_step: needs whole gradients on each process, which DeepSpeed and FSDP do not keep: remove it, "
             "or launch with recipes/accelerate/ddp.yaml"
         )
 

@@ -42,37 +42,37 @@ def majority(votes: list[str | None]) -> tuple[str | None, float, int]:
 class Vote:
     """The majorities of each generation as its labels: scores by them, and warns once where they collapse.
 
-    `found` is what the last generation looked like, over all processes.
+    `measured` is what the last generation looked like, over all processes.
     """
 
     def __init__(self, stage: Stage, services: Services, group: int):
         self.stage, self.services, self.group = stage, services, group
-        self.found: dict[str, float] = {}
+        self.measured: dict[str, float] = {}
         self.last: dict[str, tuple[str | None, float]] = {}  # {row id: label, share} of the prompts last voted on
-        self.said = False
+        self.has_warned = False
 
     def score(self, texts: list[str], rows: list[dict], finished: list[bool]) -> list[float | None]:
         """The reward of each of this process's completions, judged by its group's majority (a collective)."""
         votes = ranks.gather(self.services.read(texts, rows, finished))
         ids = ranks.gather([row["id"] for row in rows])[:: self.group]
-        found = [majority(votes[first : first + self.group]) for first in range(0, len(votes), self.group)]
-        self._remember(ids, found)
+        majorities = [majority(votes[first : first + self.group]) for first in range(0, len(votes), self.group)]
+        self._remember(ids, majorities)
         first = ranks.state().process_index * len(rows)
-        labels = [found[(first + place) // self.group][0] for place in range(len(rows))]
-        there = [place for place, label in enumerate(labels) if label is not None]
+        labels = [majorities[(first + place) // self.group][0] for place in range(len(rows))]
+        voted = [place for place, label in enumerate(labels) if label is not None]
         values: list[float | None] = [0.0] * len(rows)
-        judged = [rows[place] | {"answer": labels[place]} for place in there]
-        scores = self.services.score([texts[place] for place in there], judged, [finished[place] for place in there])
-        for place, value in zip(there, scores, strict=True):
+        judged = [rows[place] | {"answer": labels[place]} for place in voted]
+        scores = self.services.score([texts[place] for place in voted], judged, [finished[place] for place in voted])
+        for place, value in zip(voted, scores, strict=True):
             values[place] = value
         return values
 
-    def _remember(self, ids: list[str], found: list[tuple[str | None, float, int]]) -> None:
-        labels, shares, numbers = zip(*found, strict=True)
-        self.found = {
-            "ttrl/majority_share": sum(shares) / len(found),
-            "ttrl/distinct_answers": sum(numbers) / len(found),
-            "ttrl/distinct_majorities": len({*labels} - {None}) / len(found),
+    def _remember(self, ids: list[str], majorities: list[tuple[str | None, float, int]]) -> None:
+        labels, shares, numbers = zip(*majorities, strict=True)
+        self.measured = {
+            "ttrl/majority_share": sum(shares) / len(majorities),
+            "ttrl/distinct_answers": sum(numbers) / len(majorities),
+            "ttrl/distinct_majorities": len({*labels} - {None}) / len(majorities),
         }
         for name, label, share in zip(ids, labels, shares, strict=True):
             self.last.pop(name, None)
@@ -83,19 +83,19 @@ class Vote:
     def _look(self) -> None:
         """Warn, once, where the majorities are sure and one and the same, or where there are none."""
         count, share = len(self.last), sum(share for _, share in self.last.values()) / len(self.last)
-        if self.said or count < FEWEST:
+        if self.has_warned or count < FEWEST:
             return
         label, number = Counter(label for label, _ in self.last.values()).most_common(1)[0]
         if number / count < self.stage.spec.ttrl.alarm or (label is not None and share < UNANIMOUS):
             return
-        self.said = True
-        found = (
+        self.has_warned = True
+        reason = (
             f"no completion of {number} of the last {count} prompts gives an answer"
             if label is None
             else f"the majorities hold {share:.0%} of the votes, and {number} of the last {count} prompts have one answer, "
             f"{label[:60]!r}"
         )
         self.services.screen.warn(
-            f"{self.stage.task.name} {self.stage.name}: ttrl has collapsed: {found}: the reward teaches nothing more; "
+            f"{self.stage.task.name} {self.stage.name}: ttrl has collapsed: {reason}: the reward teaches nothing more; "
             "stop, and lower the learning rate or the steps, or add a KL (`beta` in `args`)"
         )

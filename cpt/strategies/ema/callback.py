@@ -50,9 +50,14 @@ class AverageCallback(TrainerCallback):
 
     def _refuse_sharded(self) -> None:
         if rule_class(self.spec.rule).gradients is not None:
-            raise UserError(f"{self.key}: the rule {self.spec.rule} needs whole gradients: not under DeepSpeed or FSDP")
+            raise UserError(
+                f"{self.key}: the rule {self.spec.rule} needs whole gradients, which DeepSpeed and FSDP do not keep"
+            )
         if "ema" in (self.spec.reference, self.spec.rollouts):
-            raise UserError(f"{self.key}: reference or rollouts of the average: not under DeepSpeed or FSDP")
+            raise UserError(
+                f"{self.key}: a reference or rollouts of the average need whole weights, which DeepSpeed "
+                "and FSDP do not keep"
+            )
 
     def _begin(self) -> None:
         self.rule = self._rule(None)

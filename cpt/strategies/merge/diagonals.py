@@ -46,7 +46,8 @@ class AdamSecondMoments(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **_):
         if is_sharded():
             raise UserError(
-                f"{self.key}: the merge by fisher needs whole squares of gradients: not under DeepSpeed or FSDP"
+                f"{self.key}: the merge by fisher needs whole squares of gradients, which DeepSpeed and FSDP do not "
+                "keep"
             )
         self.weights = list(tensors.trained(model).values())
 
@@ -54,8 +55,8 @@ class AdamSecondMoments(TrainerCallback):
         """Looked at with the first step, not when a stage of hours is over."""
         if self.optimizer is None and not has_second_moments(optimizer, self.weights):
             raise UserError(
-                f"{self.key}.args.optim: {args.optim.value} keeps no whole mean of squared gradients (exp_avg_sq), which "
-                "the merge by fisher is weighed by: take adamw_torch"
+                f"{self.key}.args.optim: {args.optim.value} keeps no whole mean of squared gradients (exp_avg_sq), "
+                "which the merge by fisher needs: use adamw_torch"
             )
         self.optimizer = optimizer
 

@@ -131,16 +131,15 @@ def description(record: MergeRecord) -> str:
         if not record["curve"]:
             return "not merged: there is nothing to merge with yet"
         return (
-            f"not merged: of the searched values of {record['option']} none that keeps the gates is as good on validation "
-            f"as the model as it is ({record['curve'][0]['mean']:.3f})"
+            f"not merged: no searched value of {record['option']} that keeps the gates is as good on validation as "
+            f"the unmerged model ({record['curve'][0]['mean']:.3f})"
         )
     text = (
         record["method"] if record["option"] is None else f"{record['method']}, {record['option']} {record['value']:g}"
     )
     if "memory" in record:
-        text += (
-            f", with what {record['memory']['steps']} steps on {record['memory']['rows']} rows of earlier tasks made"
-        )
+        steps, rows = (record["memory"][key] for key in ("steps", "rows"))
+        text += f", with a model trained for {steps} steps on {rows} rows of earlier tasks"
     else:
         text += f", with {' '.join(record['points'])}" if record["points"] else ", its own change alone"
     if record["curve"]:
