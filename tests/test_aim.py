@@ -124,7 +124,7 @@ def test_a_run_from_its_files_and_after_kills(cpt, tmp_path):
     results = json.loads((out / "results.json").read_text())
     first, second = (stage["merges"][0] for stage in results["stages"])
     assert not first["merged"] and "train_tokens" not in first and second["memory"] == {"rows": 24, "steps": 6}
-    assert second["told"] == "aim, weight 0.5, with what 6 steps on 24 rows of earlier tasks made"
+    assert second["told"] == "aim, weight 0.5, with a model trained for 6 steps on 24 rows of earlier tasks"
     cost = results["cost"]
     assert cost["merges"]["02-caesar/0-merge"]["train_tokens"] == second["train_tokens"] > 0
     assert cost["train_tokens"] == second["train_tokens"] + sum(stage["train_tokens"] for stage in results["stages"])
@@ -169,7 +169,7 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_training(tmp_path):
     assert line.startswith("strategies.0.memory: row one/7, kept of stream.one, has answer, id, prompt;")
     task.train[0] = task.train[0] | {"demonstration": "ba" * 999}
     (line,) = found()
-    assert "SFTConfig takes 1024 where args.max_length of strategies.0.memory says nothing" in line
+    assert "args.max_length of strategies.0.memory is not set, and the default of SFTConfig is 1024" in line
     task.train[0]["demonstration"] = "ba"
     assert not found()
     other = SimpleNamespace(
@@ -184,12 +184,12 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_training(tmp_path):
 WRONG = {
     "no memory": ({"memory": None}, "aim trains a second model on rows kept of the earlier tasks: give `memory`"),
     "of another method": ({"method": "wise"}, "memory is an option of aim, not of wise: remove it"),
-    "sources": ({"sources": "all"}, "sources must be previous"),
+    "sources": ({"sources": "all"}, "`sources` must be previous"),
     "stage": ({"after": "stage"}, "set `after: task`"),
-    "adapters": ({"adapters": "weights", "feed_back": False}, "remove adapters weights"),
+    "adapters": ({"adapters": "weights", "feed_back": False}, "remove `adapters: weights`"),
     "average": ({"weight": "average"}, "give a number, or leave it out"),
     "scale": ({"scale": 0.5}, "not of aim: remove it"),
-    "search": ({"search": [2]}, "aim wants the memory's share, from 0 to 1"),
+    "search": ({"search": [2]}, "aim needs the memory's share, from 0 to 1"),
     "number of tasks": ({"weight": [0.5]}, "has 1 values, and the stream 2 tasks"),
     "rows": ({"memory": {"rows": 0}}, "strategies.0.memory.rows"),
     "key": ({"memory": {"row": 8}}, "strategies.0.memory.row: unknown key; did you mean rows?"),
@@ -211,7 +211,7 @@ def test_a_mistake_is_one_line(name, tmp_path):
 
 def test_adapters_are_refused(tmp_path):
     (line,) = mistakes(tmp_path, with_aim({}) | {"adapter": {"kind": "lora", "r": 2}})
-    assert "strategies.0.method: aim joins changes of the point before the task" in line
+    assert "strategies.0.method: aim merges changes of the point before the task" in line
 
 
 def test_the_memory_has_the_defaults_of_sft(tmp_path):

@@ -121,7 +121,7 @@ def test_killed_inside_a_stage(cpt, tmp_path):
 
 REFERENCE, ROLLOUTS = ({"kind": "ema", key: "ema"} for key in ("reference", "rollouts"))
 WRONG = {
-    "no rollouts": (with_average("sft", spec=ROLLOUTS), "rollouts", "no stage would make rollouts by the average"),
+    "no rollouts": (with_average("sft", spec=ROLLOUTS), "rollouts", "no stage generates rollouts with the average"),
     "no KL": (short("rlvr") | {"strategies": [REFERENCE]}, "reference", "no stage measures a KL"),
     "own answers": (
         recipe("rlvr", "distill") | {"strategies": [ROLLOUTS]},
@@ -149,7 +149,7 @@ def test_another_reference_is_a_mistake(tmp_path):
     rlvr["reference"], dpo["args"]["precompute_ref_log_probs"] = "base", True
     said = "\n".join(mistakes(tmp_path, content))
     assert "stream.reverse.stages.0 has the reference base" in said
-    assert "stream.reverse.stages.1 has a reference that another moves or fixes (precompute_ref_log_probs)" in said
+    assert "stream.reverse.stages.1 has a reference that precompute_ref_log_probs moves or fixes" in said
 
 
 def test_the_plan_says_what_the_kl_is_measured_from(tmp_path):

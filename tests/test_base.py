@@ -33,7 +33,7 @@ def test_a_run_without_a_copy_ends_as_one_with(cpt, tmp_path, tiny_folder):
     assert cpt("eval", tmp_path / "linked", "--point", "00-base", "--suite", "general", "--quiet") == 0, cpt.output
 
 
-@pytest.mark.parametrize("change", ["written over", "gone"])
+@pytest.mark.parametrize("change", ["overwritten", "gone"])
 def test_a_run_without_a_copy_is_refused_where_its_model_changed(cpt, tmp_path, tiny_folder, change):
     """Before anything is made anew; with the file back in its place the run goes on."""
     recipe, out = linked(tmp_path, tiny_folder), tmp_path / "run"
@@ -110,7 +110,7 @@ def test_one_adapter_is_folded_into_its_base(cpt, adapted, tmp_path, how):
         shutil.copytree(adapted / "final", tmp_path / "adapter")
         place = tmp_path / "adapter"
     assert cpt("merge", place, "--out", tmp_path / "merged") == 0, cpt.output
-    assert f"adapters under the weights of: {base}" in cpt.output
+    assert f"adapters are applied to: {base}" in cpt.output
     found = load_file(tmp_path / "merged" / "model.safetensors")
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
@@ -122,7 +122,7 @@ def test_without_a_method_only_one_adapter_is_merged(cpt, adapted, tmp_path):
     base = adapted / "points" / "00-base"
     for models in ([adapted, adapted], [base], [base, adapted]):
         assert cpt("merge", *models, "--out", tmp_path / "merged") == 2
-        assert "cpt: --method: say how the models are merged" in cpt.output, cpt.output
+        assert "cpt: --method: choose how the models are merged" in cpt.output, cpt.output
     shutil.copytree(adapted / "final", tmp_path / "adapter")
     config = tmp_path / "adapter" / "adapter_config.json"
     for base, said in (("/no/where", "no folder /no/where"), (None, "base_model_name_or_path is null")):

@@ -157,7 +157,7 @@ def test_an_unknown_loss_is_told_with_the_nearest(tmp_path):
 WRONG = {
     "scaled too": (
         {"advantage": "length-weighted", "args": {"scale_rewards": "group"}},
-        r"args.scale_rewards: \(group\) is TRL's advantage, and `advantage: length-weighted` replaces it: say none",
+        r"args.scale_rewards: \(group\) is TRL's advantage, and `advantage: length-weighted` replaces it: set none",
     ),
     "no such": ({"advantage": "optimal"}, "must be one of leave-one-out, length-weighted, gradient-weighted, not 'opt"),
 }

@@ -208,7 +208,7 @@ def test_rows_are_cut_at_the_limit(chat_model, tmp_path):
     assert dpo(config(None), None) == [("red green", " blue yes no<|end|>", " no<|end|>")]
     assert dpo(config(size + 1), None) == [("red green", " blue", " no")]
     assert dpo(config(5, "keep_end"), None) == [(" green", " blue yes no<|end|>", " no<|end|>")]
-    with pytest.raises(UserError, match="k: no row has anything of its answer"):
+    with pytest.raises(UserError, match="k: no row has any part of its answer"):
         dpo(config(size), None)
 
 
@@ -285,7 +285,7 @@ REFUSED = {
     "ends texts by itself": (
         lambda: byte_level(None, appends=True),
         {},
-        ["row t/train/0: evaluation asks 'which colour? 0<|end|>'", "add_eos_token"],
+        ["row t/train/0: evaluation sends 'which colour? 0<|end|>'", "add_eos_token"],
     ),
     "a token that the model does not know": (
         lambda: byte_level(CHATML, added=["<sep>"]),
@@ -388,7 +388,7 @@ def test_what_check_refuses(name, tmp_path):
         (
             {"add_generation_prompt": False},
             "add_generation_prompt",
-            "is not for the chat template, but the run's to say",
+            "is set by the run, not by the recipe",
         ),
         ({"enable_thinking": False}, None, None),
     ],
@@ -414,7 +414,7 @@ def test_a_template_that_writes_the_day(tmp_path):
     dated = "{{ date_string or strftime_now('%d') }} " + CHATML
     settings = made(tmp_path, model_of(byte_level(dated), tmp_path / "model"), "sft")
     (warning,) = all_checks.check(settings, tmp_path / "run").warnings
-    assert "writes the day into every prompt" in warning and "date_string" in warning
+    assert "writes the date into every prompt" in warning and "date_string" in warning
     given = settings.model.model_copy(update={"chat_template_kwargs": {"date_string": "26 Jul 2024"}})
     assert not all_checks.check(settings.model_copy(update={"model": given}), tmp_path / "run").warnings
 
@@ -465,7 +465,9 @@ def test_earlier_answers_that_are_context_only(tmp_path):
         made(tmp_path, folder, "sft", train, args={"assistant_only_loss": True}), tmp_path / "run"
     )
     assert [
-        each for each in looked.warnings if "1 of its 2 answers are written otherwise than they are asked for" in each
+        each
+        for each in looked.warnings
+        if "writes 1 of its 2 answers differently from how the model would give it" in each
     ]
 
 

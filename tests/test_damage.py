@@ -132,29 +132,41 @@ def file(name: str):
     return damage
 
 
-BELONGS = "belongs there: move it away"
+BELONGS = "there: move it away"
 REFUSED = {
-    "a folder for the recipe": (folder("recipe.yaml"), f"recipe.yaml: is a folder, and a file of the run {BELONGS}"),
+    "a folder for the recipe": (folder("recipe.yaml"), f"recipe.yaml: is a folder, but the run needs a file {BELONGS}"),
     "a folder for the manifest": (
         folder("manifest.json"),
-        f"manifest.json: is a folder, and a file of the run {BELONGS}",
+        f"manifest.json: is a folder, but the run needs a file {BELONGS}",
     ),
     "a folder for the metrics": (
         folder("metrics.jsonl"),
-        f"metrics.jsonl: is a folder, and a file of the run {BELONGS}",
+        f"metrics.jsonl: is a folder, but the run needs a file {BELONGS}",
     ),
-    "a folder for the results": (folder("results.json"), f"results.json: is a folder, and a file of the run {BELONGS}"),
-    "a folder for the report": (folder("report.html"), f"report.html: is a folder, and a file of the run {BELONGS}"),
-    "a folder for the log": (folder("run.log"), f"run.log: is a folder, and a file of the run {BELONGS}"),
-    "a folder for the lock": (folder(".lock"), f".lock: is a folder, and a file of the run {BELONGS}"),
-    "a folder for an evaluation": (folder("evaluations/01-reverse.jsonl"), "01-reverse.jsonl: is a folder, and a "),
-    "a folder for a cost": (folder("evaluations/00-base.cost.json"), "00-base.cost.json: is a folder, and a "),
+    "a folder for the results": (
+        folder("results.json"),
+        f"results.json: is a folder, but the run needs a file {BELONGS}",
+    ),
+    "a folder for the report": (folder("report.html"), f"report.html: is a folder, but the run needs a file {BELONGS}"),
+    "a folder for the log": (folder("run.log"), f"run.log: is a folder, but the run needs a file {BELONGS}"),
+    "a folder for the lock": (folder(".lock"), f".lock: is a folder, but the run needs a file {BELONGS}"),
+    "a folder for an evaluation": (
+        folder("evaluations/01-reverse.jsonl"),
+        "01-reverse.jsonl: is a folder, but the run needs a ",
+    ),
+    "a folder for a cost": (
+        folder("evaluations/00-base.cost.json"),
+        "00-base.cost.json: is a folder, but the run needs a ",
+    ),
     "a folder for the final link": (
         folder("final"),
-        f"final: is a folder, and a link to the last model {BELONGS}",
+        f"final: is a folder, but the run needs a link to the last model {BELONGS}",
     ),
-    "a file for the points": (file("points"), f"points: is a file, and a folder of the run {BELONGS}"),
-    "a file for the evaluations": (file("evaluations"), f"evaluations: is a file, and a folder of the run {BELONGS}"),
+    "a file for the points": (file("points"), f"points: is a file, but the run needs a folder {BELONGS}"),
+    "a file for the evaluations": (
+        file("evaluations"),
+        f"evaluations: is a file, but the run needs a folder {BELONGS}",
+    ),
     "an empty recipe": (write("recipe.yaml", ""), "recipe.yaml: is damaged"),
     "a torn recipe": (write("recipe.yaml", "{a: [1"), "recipe.yaml: is damaged"),
     "a binary recipe": (write("recipe.yaml", bytes(range(256))), "recipe.yaml: is damaged"),
@@ -295,7 +307,7 @@ def named(file: str, line: str) -> bool:
 def test_a_run_goes_on_to_the_same_or_is_refused_in_one_line(name, way, cpt, finished, tmp_path):
     run = copy(finished / "run", tmp_path / "run")
     if way == "other types" and of_other_types(run / name) is None:
-        pytest.skip("is no JSON")
+        pytest.skip("is not JSON")
     before = (run / "points" / "01-reverse" / "DONE").stat().st_mtime
     WAYS[way](run / name)
     bound = way == "no permission"

@@ -46,7 +46,7 @@ def test_a_teacher_of_other_tokens(cpt, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokens")
     config = tmp_path / "rows" / "config.json"
     config.write_text(config.read_text().replace('"vocab_size": 47', '"vocab_size": 48'))
-    for said, folder in (teachers | {"neither a folder here nor to be had from the hub": "nobody/nothing"}).items():
+    for said, folder in (teachers | {"neither a local folder nor available from the hub": "nobody/nothing"}).items():
         file = write_recipe(tmp_path / "recipe.yaml", small("distill", teacher=str(folder)))
         assert cpt("run", file, "--out", tmp_path / "run") == 2
         assert "stream.reverse.stages.0.teacher: " in cpt.output and said in cpt.output
@@ -62,14 +62,14 @@ def test_a_teacher_of_other_tokens(cpt, tmp_path):
         (KINDS[0], {"alpha": 0.3}, {}, "alpha is an option of jsd, not of forward: remove it"),
         (KINDS[1], {"alpha": 0.3}, {}, "alpha is an option of jsd, not of reverse: remove it"),
         (KINDS[0], {"tail": True}, {}, "tail is what top_k leaves out: give top_k, or remove tail"),
-        (KINDS[0], {"ema_rate": 0.0, "sync_every": 2}, {}, "ema_rate 0 keeps the teacher as it came to the stage"),
+        (KINDS[0], {"ema_rate": 0.0, "sync_every": 2}, {}, "ema_rate 0 keeps the teacher unchanged"),
         (KINDS[0], {"template": "{prompt}"}, {}, "template has no {demonstration}"),
         (KINDS[0], {"template": "{demonstration}{promt}"}, {}, "{prompt} and {demonstration}, not {promt}"),
         (KINDS[0], {}, {"teacher_update_rate": 0.1}, "use `ema_rate` beside `args`"),
         (KINDS[0], {}, {"num_generations": 3}, "num_generations: (3) must divide the batch"),
         (KINDS[1], {}, {"beta": 0.5}, "use `direction` (and `alpha`) beside `args`"),
         (KINDS[1], {}, {"num_generations": 2}, "DistillationConfig has no such argument"),
-        (KINDS[1], {"teacher_revision": "main"}, {}, "teacher_revision is of a repository on the hub"),
+        (KINDS[1], {"teacher_revision": "main"}, {}, "teacher_revision belongs to a repository on the hub"),
         (KINDS[1], {"teacher": "/nowhere"}, {}, "stages.0.teacher: no folder /nowhere; give a model folder"),
     ],
 )

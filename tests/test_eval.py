@@ -61,7 +61,7 @@ def test_a_run_without_its_base(cpt, runs, suite, tmp_path):
         shutil.rmtree(copied(runs, name, tmp_path) / "points" / "00-base")
     assert cpt("eval", tmp_path / "full", "--suite", suite, "--quiet") == 0, cpt.output
     assert cpt("eval", tmp_path / "adapter", "--suite", suite) == 2
-    refused(cpt, "is an adapter on 00-base of ", "which is not there or damaged")
+    refused(cpt, "is an adapter on 00-base of ", "which is missing or damaged")
 
 
 @pytest.mark.parametrize(

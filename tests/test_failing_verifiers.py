@@ -44,7 +44,5 @@ def test_a_verifier_that_always_fails_is_told_before_training(cpt, tmp_path):
     content = short("sft", steps=1, tasks=("reverse",), evaluate=4)
     content["stream"][0] |= {"metric": "mine:judge"}
     assert cpt("run", write_recipe(tmp_path / "recipe.yaml", content), "--out", tmp_path / "run") == 0, cpt.output
-    said = (
-        "warning: reverse: its verifier failed on every one of the 4 answers of the base, for example: raised: KeyError"
-    )
+    said = "warning: reverse: its verifier failed on all 4 answers of the base model, for example: raised: KeyError"
     assert -1 < cpt.output.find(said) < cpt.output.find("reverse 0-sft")

@@ -57,7 +57,7 @@ def test_an_optimiser_without_moments_is_refused_with_the_first_step(name):
     optimizer.step()
     moments = AdamSecondMoments("stream.one.stages.0")
     moments.on_train_begin(args(), None, None, model=net)
-    with pytest.raises(UserError, match=rf"^stream\.one\.stages\.0\.args\.optim: {name} keeps no .* take adamw_torch$"):
+    with pytest.raises(UserError, match=rf"^stream\.one\.stages\.0\.args\.optim: {name} keeps no .* use adamw_torch$"):
         moments.on_step_end(args(name), None, None, optimizer=optimizer)
 
 
@@ -284,7 +284,10 @@ def test_psmt_killed_inside_a_stage(cpt, tmp_path):
 
 WRONG = {
     "the base": (MERGE | {"sources": "base"}, "fisher: the untouched model has no Fisher diagonal: `sources` must be"),
-    "an average": (MERGE | {"weight": "average"}, "fisher: what is fed back has the sum of its tasks' diagonals"),
+    "an average": (
+        MERGE | {"weight": "average"},
+        "fisher: a merge that is fed back has the sum of its tasks' diagonals",
+    ),
     "a scale": (MERGE | {"scale": 1.0}, "not of fisher: remove it"),
     "protected elsewhere": (
         {"kind": "ema", "protected": 0.1},

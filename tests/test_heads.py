@@ -137,4 +137,4 @@ def test_a_model_path_that_is_no_model(cpt, tiny_folder, tmp_path):
     (tmp_path / "run" / "final").mkdir(parents=True)
     content["model"]["path"] = str(tmp_path / "run")
     assert cpt("check", write_recipe(tmp_path / "recipe.yaml", content)) == 2
-    assert f"is no model folder (no config.json): name {tmp_path / 'run' / 'final'}" in cpt.output
+    assert f"is not a model folder (no config.json): name {tmp_path / 'run' / 'final'}" in cpt.output

@@ -321,10 +321,13 @@ def test_asked_again_they_are_not_trained_on(tmp_path, expected):
 @pytest.mark.parametrize(
     ("stage", "said"),
     [
-        ({"method": "hpt", "args": {"epsilon": 0.1}}, "args.epsilon is of a clip, and hpt has none: set `clip: true`"),
+        (
+            {"method": "hpt", "args": {"epsilon": 0.1}},
+            "args.epsilon belongs to clipping, and hpt does not clip: set `clip: true`",
+        ),
         (
             {"method": "srft", "args": {"epsilon_high": 0.3}},
-            "args.epsilon_high is of a clip, and srft has none: remove it",
+            "args.epsilon_high belongs to clipping, and srft does not clip: remove it",
         ),
         ({"method": "srft", "clip": True}, "clip is an option of hpt and luffy and relift and chord and chord-phi"),
         ({"method": "hpt", "recheck": True}, "recheck is an option of relift"),

@@ -162,7 +162,7 @@ def test_it_is_reward_and_metric_and_can_be_voted_on(tmp_path):
 @pytest.mark.parametrize(
     "labels, said",
     [
-        (["positive"], "two at least"),
+        (["positive"], "at least two"),
         (["Not-entailment", "not_entailment"], "the labels 'Not-entailment' and 'not_entailment' are one"),
         (["yes", " "], "the label ' ' has nothing that could be found in an answer"),
         (["yes", True], "true is a truth value in YAML, not a text: put quotes around it"),

@@ -50,7 +50,7 @@ def test_templates(source, written):
 @pytest.mark.parametrize(
     "source, told",
     [
-        ("{{ gap }}", "a null or an empty cell would be written: put a default"),
+        ("{{ gap }}", "a null or an empty cell would be written: add a default"),
         ("{{ l }}", "a list would be written"),
         ("{{ m }}", "a map would be written"),
         ("{{ m.items }}", "a function would be written"),
@@ -64,7 +64,7 @@ def test_templates(source, written):
         ("{{ i / 0 }}", "ZeroDivisionError"),
         ("{{ i + q }}", "TypeError"),
         ("{{ row['my column'] }}", "no column 'my column'"),
-        ("{{ nan }}", "nan would be written, which is no value"),
+        ("{{ nan }}", "nan would be written, which is not a value"),
         ("{{ q * 10**10 }}", "makes a value of more than 10,000,000 parts by \\*"),
         ("{{ [q] * 10**9 }}", "makes a value of more than 10,000,000 parts by \\*"),
         ("{{ i ** (10**9) }}", "makes a value of more than 10,000,000 parts by \\*\\*"),
@@ -275,7 +275,7 @@ def test_columns_that_are_not_used_are_named(tmp_path):
     [
         ({"template": "{{ q"}, "data.template: is no Jinja template"),
         ({"answer": "label"}, "data.answer: names no column, so all rows would get the same text: write a column as"),
-        ({"where": "label =="}, "data.where: is no Jinja expression"),
+        ({"where": "label =="}, "data.where: is not a Jinja expression"),
         ({"answer": "{{ a }}", "columns": {"answer": "b"}}, "columns.answer and answer both say what answer is: keep one"),
         ({"format": "csv", "field": "rows"}, "`field` is a key of a JSON document, and the format is csv"),
         ({"format": "json", "delimiter": ";"}, "`delimiter` is of CSV files, and the format is json"),

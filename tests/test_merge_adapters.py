@@ -145,11 +145,11 @@ def test_any_piece_of_a_tensor(fan_in_fan_out, dtype, tmp_path):
 MISTAKES = {
     "kind": (
         lambda c, t: c.update(peft_type="IA3"),
-        "IA3 adapters cannot be read as weights, only LoRA can: lay it over",
+        "IA3 adapters cannot be read as weights, only LoRA can: apply it to",
     ),
     "dora": (
         lambda c, t: c.update(use_dora=True),
-        "use_dora True is not supported (only W + scaling B A is): lay it over",
+        "use_dora True is not supported (only W + scaling B A is): apply it to",
     ),
     "start": (
         lambda c, t: c.update(init_lora_weights="pissa"),
@@ -187,7 +187,7 @@ def test_what_is_laid_under_what(tmp_path, tiny_folder):
     one, model = tmp_path / "a", tmp_path / "model"
     with pytest.raises(UserError, match="a is an adapter: name the model that the adapters were trained on"):
         merge("soup", [one, one], out=tmp_path / "out", into=one)
-    with pytest.raises(UserError, match="there is no adapter to read under it"):
+    with pytest.raises(UserError, match="none of the models is an adapter"):
         merge("soup", [model, model], out=tmp_path / "out", into=model)
     with pytest.raises(UserError, match=r"or read adapters as models \(--into\)"):
         merge("ties", [one, one], model, out=tmp_path / "out")
@@ -207,7 +207,7 @@ def test_adapters_of_one_config_are_merged_as_adapters(tmp_path, tiny_folder):
     got, wanted = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("out", "b"))
     assert torch.equal(got["q.lora_A.weight"], wanted["q.lora_A.weight"])
     (tmp_path / "b" / "adapter_config.json").write_text(json.dumps(config | {"r": 8}))
-    with pytest.raises(UserError, match=r"r is 4 in .*, 8 in .*: adapters of one config can be merged"):
+    with pytest.raises(UserError, match=r"r is 4 in .*, 8 in .*: only adapters with the same config can be merged"):
         merge("linear", [tmp_path / "a", tmp_path / "b"], None, (), tmp_path / "no")
     with pytest.raises(UserError, match=r"is an adapter, .* is not"):
         merge("linear", [tmp_path / "a", tiny_folder], None, (), tmp_path / "no")
@@ -290,24 +290,24 @@ def test_an_adapter_of_a_tied_embedding_is_refused_before_training(tiny_folder, 
 WRONG = {
     "fed back": (
         with_adapter(WEIGHTS | {"feed_back": True}),
-        "strategies.0: with adapters weights the merge is a full",
+        "strategies.0: with `adapters: weights` the merge is a full",
     ),
     "no adapter": (
         with_adapter(WEIGHTS, None),
-        "strategies.0.adapters: weights is for a recipe that trains an adapter",
+        "strategies.0.adapters: `weights` is for recipes that train an adapter",
     ),
     "ia3": (
         with_adapter(WEIGHTS, {"kind": "ia3"}),
-        "IA3 adapters cannot be read as weights, only LoRA can: take adapters fac",
+        "IA3 adapters cannot be read as weights, only LoRA can: set `adapters: fac",
     ),
-    "dora": (with_adapter(WEIGHTS, LORA | {"use_dora": True}), "use_dora True is not read"),
+    "dora": (with_adapter(WEIGHTS, LORA | {"use_dora": True}), "use_dora True is not supported"),
     "engine": (
         with_adapter(WEIGHTS, rollouts={"engine": "vllm"}),
         "strategies.0.adapters: weights: the engine vllm serves the untouched model and adapters on it",
     ),
     "factors": (
         with_adapter({"kind": "merge", "method": "ties"}),
-        "take wise, slerp, soup or fisher, or adapters weights",
+        "use wise, slerp, soup or fisher, or set `adapters: weights`",
     ),
 }
 

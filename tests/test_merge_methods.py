@@ -174,7 +174,7 @@ def test_a_recipe_may_say_it(tmp_path):
     ("name", "trim", "said"),
     [
         ("ties", "layer", "--trim: no layer; there are tensor, model"),
-        ("dare", "model", r"--trim: dare has none \(it belongs to ties\)"),
+        ("dare", "model", r"--trim: dare does not have it \(it belongs to ties\)"),
     ],
 )
 def test_a_wrong_trim_is_one_line(name, trim, said):

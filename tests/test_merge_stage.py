@@ -159,15 +159,15 @@ def test_killed_around_a_merge_it_is_made_once(cpt, tmp_path):
 WRONG = {
     "served alone": (
         [HALF | {"feed_back": False}],
-        "strategies.0: with after stage the next stage starts from the merge",
+        "strategies.0: with `after: stage` the next stage starts from the merge",
     ),
     "average": (
         [HALF | {"weight": "average"}],
-        "strategies.0: weight average gives each task an equal share when it ends",
+        "strategies.0: `weight: average` gives each task an equal share when it ends",
     ),
-    "ema before": ([{"kind": "ema", "feed_back": True}, HALF], "strategies.0.kind: its average, of the end of a task"),
-    "ema served": ([{"kind": "ema"}, HALF], "strategies.0.kind: its average, of the end of a task"),
-    "mcl after": ([HALF, {"kind": "mcl"}], "strategies.1.kind: its average, of the end of a task"),
+    "ema before": ([{"kind": "ema", "feed_back": True}, HALF], "strategies.0.kind: its average at the end of a task"),
+    "ema served": ([{"kind": "ema"}, HALF], "strategies.0.kind: its average at the end of a task"),
+    "mcl after": ([HALF, {"kind": "mcl"}], "strategies.1.kind: its average at the end of a task"),
 }
 
 

@@ -159,7 +159,7 @@ def test_a_search_may_leave_the_model_as_it_is(points, tmp_path):
     merge.load_state_dict({"rows": [{"task1": 0.9}]})
     folder, did, served = merge.after_task(*context(tmp_path, *points[:2], judge=judging(8, asked)), points[2])
     assert folder is None and served is None
-    assert did["told"].startswith("not merged: of the searched values of weight")
+    assert did["told"].startswith("not merged: no searched value of weight")
     assert merge.state_dict()["rows"][1]["task1"] == 1.0
     assert strategy(method="ties", search=[0.3, 2, 1, 0.9]).method.searched() == [2, 1, 0.9, 0.3]
 
@@ -278,9 +278,9 @@ WRONG = {
         {"method": "wise", "weight": "mean"},
         "must be a number or a list or one of average, not 'mean'",
     ),
-    "average of the base": ({"method": "wise", "weight": "average", "sources": "base"}, "it wants sources previous"),
-    "slerp of all": ({"method": "slerp", "sources": "all"}, "slerp is between two models"),
-    "stock of one": ({"method": "model-stock", "sources": "base"}, "model-stock wants two models besides the base"),
+    "average of the base": ({"method": "wise", "weight": "average", "sources": "base"}, "it needs `sources: previous`"),
+    "slerp of all": ({"method": "slerp", "sources": "all"}, "slerp interpolates between two models"),
+    "stock of one": ({"method": "model-stock", "sources": "base"}, "model-stock needs two models besides the base"),
     "della": (
         {"method": "della", "density": 0.9},
         "density 0.9, epsilon 0.15: density - epsilon and density + epsilon",
@@ -308,9 +308,9 @@ def test_a_mistake_is_one_line(name, tmp_path):
             True,
             "strategies.0.method: ties works on changes of the untouched model",
         ),
-        ([{"kind": "merge", "method": "wise", "sources": "base"}], True, "sources must be previous or all"),
+        ([{"kind": "merge", "method": "wise", "sources": "base"}], True, "`sources` must be previous or all"),
         ([{"kind": "ema"}, {"kind": "merge", "method": "wise"}], False, "strategies.0.serve: the merge is served"),
-        ([{"kind": "merge", "method": "wise"}, {"kind": "mcl"}], False, "strategies.1.kind: its average would take"),
+        ([{"kind": "merge", "method": "wise"}, {"kind": "mcl"}], False, "strategies.1.kind: its average would replace"),
     ],
 )
 def test_what_does_not_go_together(specs, adapter, said, tmp_path):
@@ -354,4 +354,4 @@ def test_the_plan_says_it(tmp_path):
     assert (
         "  strategies\n    merge, method wise, search 0.25 0.5\n    a search evaluates on the validation rows" in told
     )
-    assert "16 questions a model" in told
+    assert "16 questions for each model" in told

@@ -147,7 +147,7 @@ MISTAKES = {
     "no such model": (changed("model", {"path": "./nowhere"}), ["model.path: no folder", "or `tiny`"]),
     "no such model on the hub": (
         changed("model", {"path": "no/such-model"}),
-        ["model.path: no/such-model is neither a folder"],
+        ["model.path: no/such-model is neither a local folder"],
     ),
     "no such template": (
         changed("model", {"path": "tiny", "chat_template": "gone.jinja"}),
@@ -185,12 +185,12 @@ MISTAKES = {
         changed("stream.0.reward", "reasoning_gym", metric="exact"),
         [
             "stream.reverse.data.train: row reverse/train/0 has no entry of reasoning-gym's",
-            "take `source: reasoning_gym`",
+            "use `source: reasoning_gym`",
         ],
     ),
     "an adapter that PEFT refuses": (
         changed("adapter", {"kind": "lora", "target_modules": ["nothing_like_it"]}),
-        ["adapter: PEFT cannot add lora over this model", "nothing_like_it"],
+        ["adapter: PEFT cannot add lora to this model", "nothing_like_it"],
     ),
     "no demonstrations for sft": (
         lambda folder, _: rows_task(folder, plain_rows(4), plain_rows(2, 9), kind="sft"),
@@ -226,7 +226,7 @@ MISTAKES = {
             .replace('"num_hidden_layers": 3', '"num_hidden_layers": 4')
             .replace('"layer_types": [', '"layer_types": [ "full_attention",'),
         ),
-        ["the weights lack 11 tensors that the config asks for (model.layers.3.", "random ones would stand in"],
+        ["the weights lack 11 tensors that the config asks for (model.layers.3.", "random values would replace them"],
     ),
     "a tokenizer of another model": (
         lambda folder, tiny: with_file(

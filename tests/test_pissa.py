@@ -197,9 +197,9 @@ WRONG = {
     "lora_ga": (adapter("lora_ga"), "adapter.init_lora_weights: lora_ga needs gradients of some data"),
     "loftq": (adapter("loftq"), "adapter.init_lora_weights: loftq needs a quantised base"),
     "no such": (adapter("pissa_niter_x"), "must be true, gaussian, orthogonal, mica, olora, pissa or pissa_niter_N, not"),
-    "another kind": (adapter("pissa", kind="adalora"), "adalora begins in its own way, not as 'pissa': leave it out"),
+    "another kind": (adapter("pissa", kind="adalora"), "adalora has its own initialisation, not 'pissa': leave it out"),
     "dora": (adapter("olora", use_dora=True), "adapter.use_dora: cannot be combined with init_lora_weights olora"),
-    "bias": (adapter("gaussian", bias="all"), "adapter.bias: 'all' trains biases of the model itself, so what stream"),
+    "bias": (adapter("gaussian", bias="all"), "adapter.bias: 'all' trains biases of the model itself, so the model"),
 }  # fmt: skip
 
 
@@ -232,6 +232,6 @@ def test_reference_log_probs_of_the_base_cannot_be_computed_beforehand(tmp_path)
 def test_a_fisher_merge_is_refused(tmp_path):
     content = recipe("sft") | {"adapter": adapter("pissa"), "strategies": [{"kind": "merge", "method": "fisher"}]}
     (line,) = mistakes(tmp_path, content)
-    assert "with pissa a point holds those that it began with too" in line
+    assert "with pissa a point also holds the initial ones" in line
     content["strategies"] = [{"kind": "merge", "method": "ties", "adapters": "weights", "feed_back": False}]
     assert load(write_recipe(tmp_path / "recipe.yaml", content)).adapter is not None

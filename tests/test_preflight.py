@@ -115,7 +115,10 @@ LONG = [user("copyab"), assistant("a" * 130)]
         (
             rows(3, demonstration="a" * 1100),
             {"context": None},
-            ["SFTConfig takes 1024 where args.max_length of stream.reverse.stages.0 says nothing", "(null: no limit)"],
+            [
+                "args.max_length of stream.reverse.stages.0 is not set, and the default of SFTConfig is 1024",
+                "(null: no limit)",
+            ],
         ),
         ([{"messages": LONG}], {}, ["has 135 tokens with its messages"]),
         (rows(3, chosen="a" * 130, rejected="b"), {"kind": "dpo", "args": {"max_length": None}}, ["with its chosen"]),
@@ -133,7 +136,7 @@ LONG = [user("copyab"), assistant("a" * 130)]
         (
             rows(1),
             {"kind": "rlvr", "reward": "reasoning_gym", "metric": "exact"},
-            ["row reverse/train/0 (train.jsonl:1) has no entry of reasoning-gym's", "take `source: reasoning_gym`"],
+            ["row reverse/train/0 (train.jsonl:1) has no entry of reasoning-gym's", "use `source: reasoning_gym`"],
         ),
         (
             [{"prompt": "reverseabcde=", "answer": "d"}],

@@ -182,7 +182,7 @@ def test_broken_records_are_named(name, content, options, told, tmp_path):
         ("a.json", '{"rows": [{"a": 1}]}', {}, "is a JSON object, not an array: name the key of its rows"),
         ("a.json", '{"rows": [{"a": 1}]}', {"field": "row"}, "has no key 'row'; did you mean rows?"),
         ("a.json", '{"prompt": ["a"], "answer": ["b"]}', {}, "is a JSON object that holds no array of rows"),
-        ("a.json", '{"rows": [], "v": 1}', {"field": "v"}, "under the key 'v' stands no array of rows; arrays there are"),
+        ("a.json", '{"rows": [], "v": 1}', {"field": "v"}, "under the key 'v' is no array of rows; the arrays in the file"),
         ("a.json", '[{"a": 1}]', {"field": "rows"}, "is a JSON array, so there is no key 'rows' in it"),
         ("a.json", '"text"', {}, "must hold a JSON array of rows"),
         ("a.csv", "a;b\n1;2\n", {}, "is it separated by ';'? Then set `delimiter: ';'`"),

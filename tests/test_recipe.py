@@ -78,7 +78,7 @@ ONE_MISTAKE = {
     ),
     "an adapter that TRL cannot train": (
         BASE + "adapter: {kind: poly, r: 4}\n",
-        "recipe.yaml:10: adapter.kind: poly needs task_ids with each batch, which no trainer of TRL's gives",
+        "recipe.yaml:10: adapter.kind: poly needs task_ids with each batch, which no TRL trainer gives",
     ),
     "an adapter of no tokens": (
         BASE + "adapter: {kind: p_tuning}\n",

@@ -115,7 +115,7 @@ def test_no_right_answer(cpt, tmp_path):
     content["stream"][0]["data"] = {"source": "jsonl", "train": "rows.jsonl", "eval": 4}
     file = write_recipe(tmp_path / "recipe.yaml", content)
     assert cpt("run", file, "--out", tmp_path / "run", "--quiet", given=()) == 2, cpt.output
-    assert "stream.reverse.stages.0: none of the 256 answers sampled for reverse was verified right" in cpt.output
+    assert "stream.reverse.stages.0: none of the 256 answers sampled for reverse was verified as correct" in cpt.output
     assert "raise samples.prompts" in cpt.output and "Traceback" not in cpt.output
     # The run that was refused has a model to go on from, and both rounds leave it as it is.
     content["stream"][0]["stages"][0]["none_right"] = "skip"

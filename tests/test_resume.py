@@ -107,7 +107,7 @@ def test_a_damaged_point_is_made_again_from_the_one_before(cpt, alone, tmp_path)
     data[-1] ^= 1
     file.write_bytes(data)
     assert cpt("run", recipe, "--out", out) == 0, cpt.output
-    assert "02-caesar is damaged" in cpt.output and "going on from 01-reverse" in cpt.output
+    assert "02-caesar is damaged" in cpt.output and "resuming from 01-reverse" in cpt.output
     assert weights(out) == weights(reference)
     assert results(out) == results(reference)
 

@@ -145,7 +145,7 @@ def test_a_key_that_the_server_does_not_know(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=answering, args=(listening, [], b"401 Unauthorized"), daemon=True).start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(UserError, match="wants another key than VLLM_API_KEY has here"):
+        with pytest.raises(UserError, match="expects another key than VLLM_API_KEY has here"):
             Servers([url], 5.0).rpc("cpt_fingerprints")
 
 

@@ -58,7 +58,7 @@ def test_something_else_that_is_glad_to_answer(cpt, tmp_path):
         content = with_server(recipe("rlvr", tasks=("reverse",)), url=f"http://127.0.0.1:{listening.getsockname()[1]}")
         file = write_recipe(tmp_path / "recipe.yaml", content)
         assert cpt("run", file, "--out", tmp_path / "run") == 2, cpt.output
-    assert "is no vLLM server; start the server as" in cpt.output and "Traceback" not in cpt.output
+    assert "is not vLLM; start the server as" in cpt.output and "Traceback" not in cpt.output
 
 
 def answer_always(listening, page: bytes) -> None:
@@ -189,7 +189,7 @@ def test_the_end_of_the_servers_log_is_told(capsys, tmp_path):
 def test_an_adapter_is_not_sent_to_weights_that_were_thrown_away(tmp_path):
     content = with_engine(recipe("rlvr", tasks=("reverse",)), sleep=2) | {"adapter": {"kind": "lora"}}
     [line] = mistakes(tmp_path, content)
-    assert "rollouts.sleep: 2 throws the weights away" in line
+    assert "rollouts.sleep: 2 discards the weights" in line
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def test_a_long_call_of_a_library_is_ended_when_its_time_is_over():
     began = time.monotonic()
     _, error = process.communicate(timeout=10)
     assert process.returncode == 143 and 0.9 < time.monotonic() - began < 5
-    assert "ended at once" in error and "Traceback" not in error
+    assert "stopped at once" in error and "Traceback" not in error
 
 
 def test_a_second_signal_ends_a_long_call_at_once():

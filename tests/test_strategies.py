@@ -197,11 +197,11 @@ LIVE = {"kind": "mcl", "serve": "live"}
     [
         (
             [{"kind": "ema"}, {"kind": "mcl"}],
-            "strategies.1.serve: is ema in strategies.0 too, and there can be one: say live",
+            "strategies.1.serve: is ema in strategies.0 too, and only one is allowed: set live",
         ),
         (
             [{"kind": "ema", "feed_back": True}, {"kind": "lookahead"}, LIVE | {"feed_back": True}],
-            "strategies.2.feed_back: is true in strategies.0 too, and there can be one: say false",
+            "strategies.2.feed_back: is true in strategies.0 too, and only one is allowed: set false",
         ),
     ],
 )

@@ -51,7 +51,7 @@ def test_what_only_the_other_engine_has_is_left_unused(recipes, name, overrides,
     assert not {*left} & {*rollouts.model_dump(exclude_unset=True)}
     lines = unused(recipes / f"{name}.yaml", words)
     assert [line.split(" ")[0] for line in lines] == [f"rollouts.{each}" for each in left]
-    assert all("is not used: it goes with" in line for line in lines)
+    assert all("is not used: it belongs to" in line for line in lines)
 
 
 def test_without_vllm_its_settings_are_left_unused_too(recipes, monkeypatch):

@@ -39,7 +39,7 @@ WRONG = {
     ),
     "a search of beams": (
         changed("max_steps: 3", "generation_kwargs: {num_beams: 4}"),
-        "recipe.yaml:9: stream.0.stages.0.args.generation_kwargs: num_beams is not supported: rollouts are sampled",
+        "recipe.yaml:9: stream.0.stages.0.args.generation_kwargs: num_beams is not supported: each rollout is sampled",
     ),
     "a package that is not installed": (
         changed("max_steps: 3", "use_liger_kernel: true"),
@@ -246,7 +246,7 @@ def test_a_problem_is_one_line_of_what_can_be_printed(tmp_path):
     [
         (lambda place: place.mkdir(), "is a folder: give a .yaml file"),
         (os.mkfifo, "is not a regular file (a pipe, a socket or a device): give a .yaml file"),
-        (lambda place: place.symlink_to("/dev/zero"), "is no regular file"),
+        (lambda place: place.symlink_to("/dev/zero"), "is not a regular file"),
         (lambda place: place.symlink_to("gone"), "is a link to a file that is not there"),
         (lambda place: place.write_bytes(b"name: a\n\xff\xfe"), "recipe.yaml:2: is not UTF-8 text"),
         (lambda place: place.write_text("name: a", encoding="utf-16"), "recipe.yaml:1: is not UTF-8 text"),
