@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 class EngineFailed(RuntimeError):
-    """A rollout engine that cannot go on. The whole message is for the user: its lines are the last of the engine's log."""
+    """A rollout engine that cannot continue. The whole message is for the user: its lines are the last of its log."""
 
 
 class CannotWrite(RuntimeError):

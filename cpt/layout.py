@@ -1,4 +1,4 @@
-"""What stands in a run directory that is not what cpt put there: folders for files, and files that nobody committed."""
+"""What is in a run directory and is not what cpt put there: folders for files, and files that nobody committed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ LOADED = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin", ".
 
 
 def check_kinds(run: Path) -> None:
-    """Raise UserError where a folder stands instead of a file of the run, or the other way round."""
+    """Raise UserError where there is a folder instead of a file of the run, or the other way round."""
     evaluations = run / "evaluations"
     files = [run / name for name in FILES]
     if evaluations.is_dir():

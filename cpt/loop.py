@@ -53,13 +53,13 @@ class Run:
 
 
 def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None) -> Results:
-    """Run the recipe in the folder `out`, or go on with what is there; returns the content of results.json.
+    """Run the recipe in the folder `out`, or resume the run that is there; returns the content of results.json.
 
     `stream`: its rows, where `all_checks.before_run` gave them already.
 
     Raises:
         UserError: a mistake in the recipe, its data or its folder.
-        Interrupted: a signal came; the same command goes on from there.
+        Interrupted: a signal came; the same command resumes from there.
     """
     ranks.check_launch()
     stream = stream or all_checks.before_run(recipe, out)

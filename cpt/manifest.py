@@ -29,7 +29,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "v
 
 
 def write(rundir: RunDir, recipe: "Recipe", stream: "Stream", code: Code) -> None:
-    """Write the manifest of a run that begins; one that goes on keeps the manifest that its first row was made with.
+    """Write the manifest of a new run; a resumed one keeps the manifest that its first row was made with.
 
     `code` has the files of the user's own code: of verifiers (`Scorers.keep`), and of kinds and metrics.
 
@@ -59,7 +59,7 @@ def write(rundir: RunDir, recipe: "Recipe", stream: "Stream", code: Code) -> Non
 
 
 def check(rundir: RunDir, recipe: "Recipe", data: dict, code: Code, processes: int) -> bool:
-    """Whether a run that began goes on here; nothing is written. `data` are the hashes of the rows (`Stream.manifest`).
+    """Whether a run is resumed here; nothing is written. `data` are the hashes of the rows (`Stream.manifest`).
 
     Raises:
         UserError: the rows, the user's own code, or the number of processes are not those that the run began with.
@@ -86,7 +86,7 @@ def check(rundir: RunDir, recipe: "Recipe", data: dict, code: Code, processes: i
 
 
 def check_code(rundir: RunDir, what: str, before: Hashes | None, now: Hashes) -> None:
-    """Raises UserError where a run would go on with other code. `before` is None in runs older than this check."""
+    """Raises UserError where a run would be resumed with other code. `before` is None in runs older than this check."""
     for name, files in now.items() if before is not None else ():
         known = before.get(name) or {}
         changed = sorted(file for file in {*files, *known} if files.get(file) != known.get(file))

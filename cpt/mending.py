@@ -1,4 +1,4 @@
-"""Before a run goes on: what is damaged is made again from what is whole, and what does not belong there is told."""
+"""Before a run is resumed: damaged files are made again from intact ones, and files that do not belong there are reported."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from cpt.rundir import Point, RunDir
 
 
 def mend_run(rundir: RunDir, points: Sequence[Point], warn: Callable[[str], None]) -> None:
-    """Discard a damaged point and all that was trained from it: they are made again, from the last whole point before it.
+    """Discard a damaged point and all that was trained from it: they are made again, from the last intact point before it.
 
     Raises:
         UserError: a file that was not committed could be loaded as a part of a model, or the base has links to weights that

@@ -61,7 +61,7 @@ class Bar:
         """Move to `done` units and show `fields` beside the bar."""
 
     def show(self) -> None:
-        """Begin to show it, or go on."""
+        """Begin to show it, or show it again."""
 
     def hide(self) -> None:
         """Take it off the screen: it has ended, or another one takes its place for a while."""
@@ -119,7 +119,7 @@ class LiveBar(Shown):
 
 
 class Beside:
-    """The text beside a live bar, made anew each time that rich draws it."""
+    """The text beside a live bar, made again each time that rich draws it."""
 
     def __init__(self, bar: Shown):
         self.bar = bar

@@ -1,6 +1,6 @@
 """The form of what a run writes and reads back. Keys may be added, never changed; those that are not here are left alone.
 
-`check` compares a value that was read with its form: a file that was edited, cut or mixed up is told in one line.
+`check` compares a value that was read with its form: a file that was edited, cut or mixed up is reported in one line.
 """
 
 from functools import cache

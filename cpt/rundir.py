@@ -68,7 +68,7 @@ class RunDir:
         return self.points / point.name
 
     def model(self, point: Point) -> Path:
-        """The weights that training goes on from."""
+        """The weights that training continues from."""
         return self.point(point) / "model"
 
     def served(self, point: Point) -> Path:
@@ -318,7 +318,7 @@ def check_place(path: Path, recipe: "Recipe") -> bool:
     (its recipe was refused then). Nothing is written.
 
     Raises:
-        UserError: no run of the recipe can be made there, or go on there.
+        UserError: no run of the recipe can be started or resumed there.
     """
     check_kinds(path)
     existing = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))

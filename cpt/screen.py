@@ -97,7 +97,7 @@ def matrix_table(headings: Sequence[str], points: Sequence[str], accuracy, extra
 
 
 class LogFile(logging.FileHandler):
-    """A log file that may become impossible to write: said once, in a line; the run does not end by that."""
+    """A log file that may become impossible to write; it says so once, in a line, and the run continues."""
 
     has_warned = False
 

@@ -1,4 +1,4 @@
-"""What can be known of a recipe without training: the same checks for `cpt check` and `cpt run`, all problems told at once.
+"""What can be known of a recipe without training: the same checks for `cpt check` and `cpt run`, all problems at once.
 
 `cpt run` adds only what needs weights. What is not on this machine (a model, a data set of the hub) is downloaded by a run
 and by `cpt check --full`; a plain `cpt check` says that it was not looked at.
@@ -52,7 +52,7 @@ class CheckResult:
 def check(recipe: Recipe, out: Path, full: bool = False) -> CheckResult:
     """Look at all that `cpt run` would refuse.
 
-    `full` downloads what is not here, and looks also where all is known to hold.
+    `full` downloads what is not on this machine, and also checks what is known to hold.
 
     Raises:
         RecipeErrors: every problem that was found.

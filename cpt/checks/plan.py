@@ -24,7 +24,7 @@ NO_VALIDATION = "no rows, but strategies.{} searches on the validation rows of e
 
 
 def searches(recipe: Recipe) -> list[int]:
-    """The numbers of the strategies that judge on validation rows."""
+    """The numbers of the strategies that search on validation rows."""
     return [i for i, spec in enumerate(recipe.strategies) if spec.search is not None]
 
 
@@ -161,7 +161,7 @@ def too_little_room(recipe: Recipe, out: Path) -> str | None:
 
 def disk_needs(recipe: Recipe) -> tuple[int, int] | None:
     """Bytes of the points that stay, and of the in-stage checkpoints of one stage (weights and two Adam moments, two of
-    them); None where the model is not here."""
+    them); None where the model is not on this machine."""
     sizes = weight_bytes(recipe)
     if sizes is None:
         return None
@@ -183,7 +183,7 @@ def width(recipe: Recipe) -> int:
 
 
 def config_of(recipe: Recipe) -> dict[str, Any]:
-    """The model's config.json; empty where it is not here, or is none."""
+    """The model's config.json; empty where it is not on this machine, or is not one."""
     if recipe.model.path == "tiny":
         from cpt import tiny
 
@@ -196,7 +196,7 @@ def config_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def weight_bytes(recipe: Recipe) -> tuple[int, int] | None:
-    """(bytes of the model's files, bytes of its weights as they are trained and saved); None where they are not here."""
+    """(bytes of the model's files, bytes of its weights as they are trained and saved); None if they are not here."""
     if recipe.model.path == "tiny":
         from cpt import tiny
 

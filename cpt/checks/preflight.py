@@ -1,6 +1,6 @@
 """What rows must hold before the first step is taken: what their stages train on and what their verifier compares with.
 
-A mistake found here costs seconds; found in task 7 it costs a night. Each check notes what it finds and goes on.
+A mistake found here costs seconds; found in task 7 it costs a night. No check stops the others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -101,7 +101,7 @@ def evaluated(stream: Stream) -> Iterator[tuple[str, TaskData]]:
 
 
 def check_validation(recipe: Recipe, stream: Stream, findings: Findings) -> None:
-    """Where a strategy searches on validation rows: every task has some, and they can be judged."""
+    """Where a strategy searches on validation rows: every task has some, and they can be scored."""
     searching = searches(recipe)
     for task in stream.tasks if searching else ():
         key = f"stream.{task.name}.data.validation"
@@ -134,7 +134,7 @@ def by_kind(task: TaskData) -> dict[str, list[StageSpec]]:
 
 
 def check_judged(key: str, rows: Sequence[Row], verifier: Any, findings: Findings) -> None:
-    """Every row has a prompt to ask and what the verifier judges by: the answer, or the entry of reasoning-gym."""
+    """Every row has a prompt to ask and what the verifier needs: the answer, or the entry of reasoning-gym."""
     spec = verifier.model_dump()
     used = kinds(spec)
     wanted = ["prompt", *(["answer"] if compares(spec) else [])]

@@ -31,7 +31,7 @@ class Split:
 
     @property
     def judged(self) -> bool:
-        """Whether answers to these rows are judged by the task's verifiers."""
+        """Whether answers to these rows are scored by the task's verifiers."""
         return self.name != "train" or any(stage.needs_reward for stage in self.spec.stages)
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 
 def lost_bytes(tokenizer) -> frozenset[int] | None:
-    """The bytes that a tokenizer of bytes has no token for: a text of others is spelt whole, and need not be looked at.
+    """The bytes that a tokenizer of bytes has no token for: a text of others is encoded in full, and need not be checked.
 
     None where the tokenizer splits into something else than bytes, or may take letters out of a text before that.
     """

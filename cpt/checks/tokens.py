@@ -1,4 +1,4 @@
-"""Whether every row fits the model: its tokenizer can spell it, its chat template write it, its context hold it, and what
+"""Whether every row fits the model: its tokenizer can encode it, its chat template write it, its context hold it, and what
 training teaches of it is what evaluation asks and reads (`data.roundtrip`). Rows that are too long: `lengths`.
 """
 
@@ -311,7 +311,7 @@ class TokenChecks:
         self.check_texts(this.data, this.encoder, texts)
 
     def check_texts(self, key: str, encoder: Encoder, texts: list[tuple[Row, str, str]]) -> None:
-        """The tokenizer can spell the text of each (row, field, text)."""
+        """The tokenizer can encode the text of each (row, field, text)."""
         if self.lost_bytes is not None:
             texts = [each for each in texts if not self.lost_bytes.isdisjoint(each[2].encode())]
         for number, position in unspellable(encoder.tokenizer, [text for _, _, text in texts]):
@@ -325,7 +325,7 @@ class TokenChecks:
             )
 
     def check_contexts(self, this: Split, where: str, stage: Any, rows: list[Row], places: dict[int, int]) -> None:
-        """A self-distillation's teacher can be given each row's demonstration: it can be spelt, and is not too long."""
+        """A self-distillation's teacher can be given each row's demonstration: it can be encoded, and is not too long."""
         asked = []
         for row in rows:
             if demonstrated_row(row) is None:

@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def complaint(asked: argparse.Namespace, error: Exception, kept: str) -> int:
-    """Say what went wrong; the exit code. `kept`: what is left for the user to go on with."""
+    """Say what went wrong; the exit code. `kept`: what is left for the user to continue with."""
     if isinstance(error, BrokenPipeError):
         return reader_left() if asked.command in PRINTS else failed(asked, error)
     if isinstance(error, UserError):

@@ -1,7 +1,7 @@
 """Proof that nothing that is trained on is asked in an evaluation, and that nothing is asked twice.
 
-Prompts are compared by the hash of their normalised text (`prompt_keys`). A merge that is judged on validation rows asks them
-too, so no stage of any task may train on them.
+Prompts are compared by the hash of their normalised text (`prompt_keys`). A merge that is searched on validation rows
+asks them too, so no stage of any task may train on them.
 """
 
 from collections.abc import Iterator, Sequence

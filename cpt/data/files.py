@@ -1,7 +1,7 @@
 """Rows of local files: JSON lines, JSON, CSV, TSV and Parquet, or folders of them.
 
 The rows of a file stay in memory under a hash of its bytes. So a check, the run after it and its manifest have the same rows
-and read them once, and another content under the same name is read anew.
+and read them once, and another content under the same name is read again.
 """
 
 import hashlib

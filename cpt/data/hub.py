@@ -12,7 +12,7 @@ def load(source: Hub, split: str) -> Rows:
     """The rows of a split of the data set (or of a slice of one).
 
     Raises:
-        UserError: it is not to be had.
+        UserError: it cannot be downloaded.
         RecipeErrors: see `reading.rows_of`.
     """
     import datasets

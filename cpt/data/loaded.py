@@ -39,7 +39,7 @@ class ReadRow(dict):
 
 
 class Rows(Sequence):
-    """Rows of one split; each is made anew whenever it is looked at.
+    """Rows of one split; each is made again whenever it is looked at.
 
     A row is called PREFIX/NAME: its name in the data, else its number in the file from 0; where two would share a name, the
     number (from 1) is added to all: NAME#3. `notes` are what a person should know of how the rows were read.

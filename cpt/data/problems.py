@@ -43,7 +43,7 @@ class RowProblems:
         self._found: dict[str, tuple[str, Others]] = {}  # {kind: message about the first row, the others}
 
     def add(self, kind: str, place: str, message: str) -> None:
-        """What is wrong at `place` (`data/rows.jsonl:7`); what has the same `kind` is told together."""
+        """What is wrong at `place` (`data/rows.jsonl:7`); problems of the same `kind` are reported together."""
         if kind in self._found:
             self._found[kind][1].add(place.rpartition("/")[2])
         else:

@@ -1,4 +1,4 @@
-"""From records to rows: every record of a table is mapped and looked at, and all that is wrong is told at once."""
+"""From records to rows: every record of a table is mapped and looked at, and all that is wrong is reported at once."""
 
 from collections.abc import Iterable
 from typing import Any

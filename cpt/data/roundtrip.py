@@ -64,7 +64,7 @@ def answer_of(form: dict) -> dict:
 
 
 def another_prompt(encoder: Encoder, taught: Taught) -> Failure:
-    """The template writes a prompt otherwise once an answer stands after it."""
+    """The template writes a prompt differently once an answer follows."""
     pairs = enumerate(zip(taught.asked, taught.ids, strict=False))
     place = max(0, next((i for i, (one, other) in pairs if one != other), 0) - 3)
     asked, trained = (encoder.shown(ids[place : place + 24]) for ids in (taught.asked, taught.ids))

@@ -39,13 +39,13 @@ class Stream:
         return list(dict.fromkeys(note for task in tasks for _, rows in splits(task) for note in rows.notes))
 
     def manifest(self) -> dict:
-        """{task: {split: {rows, hash}}}: what the run was trained and judged on."""
+        """{task: {split: {rows, hash}}}: what the run was trained and evaluated on."""
         named = {task.name: task for task in self.tasks}
         named |= {f"{suite}/{task.name}": task for suite, tasks in self.suites.items() for task in tasks}
         return {name: {split: fingerprint(rows) for split, rows in splits(task)} for name, task in named.items()}
 
     def verifiers(self) -> list[dict]:
-        """All that answers are judged by, as the recipe's plain data."""
+        """The verifiers that score answers, as the recipe's plain data."""
         specs = [task.spec for task in (*self.tasks, *(task for suite in self.suites.values() for task in suite))]
         return [each.model_dump() for spec in specs for each in (spec.reward, spec.metric) if each is not None]
 

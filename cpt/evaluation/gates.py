@@ -1,4 +1,4 @@
-"""Gates: limits that a stream must keep, so that a pipeline can refuse a model. All are judged on greedy answers.
+"""Gates: limits that a stream must keep, so that a pipeline can refuse a model. All compare greedy answers.
 
 There is one for each metric, a minimum where higher is better (`learning_accuracy`), else a maximum (`forgetting`), and
 `held_out_drop`, a maximum over suites of row 0 minus the last row. `rule: point` compares the value; `rule: interval` passes

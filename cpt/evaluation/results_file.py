@@ -1,4 +1,4 @@
-"""results.json, made anew from the committed files alone: the recipe, the points' records and every evaluated answer."""
+"""results.json, made again from the committed files alone: the recipe, the points' records and every evaluated answer."""
 
 import itertools
 

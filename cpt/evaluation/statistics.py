@@ -104,7 +104,7 @@ def bootstrap(
 ) -> dict[str, tuple[float, float] | None]:
     """Percentile intervals of statistics of the accuracy matrix, over the questions only.
 
-    `scores[i]` is (T+1, n_i): the questions of task i, the same in every row. They are drawn anew within each task, and
+    `scores[i]` is (T+1, n_i): the questions of task i, the same in every row. They are drawn again within each task, and
     all rows share the draw (paired). Each statistic takes replicates (REPLICATES, T+1, T); one that is None stays None.
     """
     rng = np.random.default_rng(SEED)

@@ -87,7 +87,7 @@ class Weights:
         self.descriptors.clear()
 
     def read(self, name: str, start: int, buffer: torch.Tensor) -> None:
-        """Fill the uint8 tensor `buffer` from byte `start` of the tensor. Thread safe; other threads go on meanwhile."""
+        """Fill the uint8 tensor `buffer` from byte `start` of the tensor. Thread safe; other threads continue meanwhile."""
         entry = self.entries[name]
         descriptor, place, view = self.descriptors[entry.file], entry.offset + start, memoryview(buffer.numpy())
         while len(view):

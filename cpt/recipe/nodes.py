@@ -21,7 +21,7 @@ COMMAND_LINE = "command line"
 
 @dataclass
 class Mistakes:
-    """Collects problems, and raises them all at once. What one node has wrong is told once, by its first key."""
+    """Collects problems, and raises them all at once. What one node has wrong is reported once, by its first key."""
 
     problems: list[Problem] = field(default_factory=list)
     _told: dict[tuple[int, str], Node] = field(default_factory=dict)  # holds the nodes, so that no id is another's

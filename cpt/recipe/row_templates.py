@@ -83,7 +83,7 @@ class Columns(dict):
 
 
 class Bounded(ImmutableSandboxedEnvironment):
-    """A sandbox in which no template fills the memory or goes on for ever."""
+    """A sandbox in which no template fills the memory or runs for ever."""
 
     intercepted_binops = frozenset({"*", "**"})
     rounds = 0

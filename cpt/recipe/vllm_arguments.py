@@ -1,6 +1,6 @@
 """What `rollouts` may say to vLLM, without importing it (15 s): names and types of its `EngineArgs`, read from its source.
 
-They go word for word to vLLM. A few are the run's to decide, and are refused with the key to use in their place.
+They are passed unchanged to vLLM. A few are decided by the run, and are refused with the key to use instead.
 """
 
 import importlib.util

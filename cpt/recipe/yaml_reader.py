@@ -75,7 +75,7 @@ def parse(text: str, file: Path | str) -> Node:
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer = BoundedComposer
     try:
-        with warnings.catch_warnings(action="ignore"):  # an anchor may be given anew
+        with warnings.catch_warnings(action="ignore"):  # an anchor may be given again
             composed = yaml.compose(text)
     except RecipeErrors as error:
         raise RecipeErrors([replace(each, file=file) for each in error.problems]) from error

@@ -156,7 +156,7 @@ def tiles(results: dict) -> list[dict]:
 
 
 def alone(gate: dict, value: float, ends) -> dict:
-    """The gate on all suites, as if it judged this one only."""
+    """The gate on all suites, as if this were the only one."""
     number = compared_number(value, ends, gate["direction"], gate["rule"])
     return gate | {"value": value, "interval": ends, "passed": keeps(number, gate["limit"], gate["direction"])}
 

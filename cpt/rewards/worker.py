@@ -1,6 +1,6 @@
 """A worker's side: `python -m cpt.rewards.worker` builds one verifier and answers calls, a line in and a line out.
 
-A supervisor process stands between the run and the verifier, and ends all that the verifier has started. The first line in
+A supervisor process between the run and the verifier ends all that the verifier has started. The first line in
 has the verifier and its files; each call has a number drawn for it, which its answer must repeat: what a verifier writes into
 the pipe by itself is no answer.
 """

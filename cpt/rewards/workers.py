@@ -2,7 +2,7 @@
 
 concurrent.futures cannot end a call, hence this. A worker is a plain `python -m cpt.rewards.worker`: no fork of a process
 with torch's threads in it, and when the run dies (even by -9) it ends too. Nothing here waits for a worker: what it does not
-read stays in our hands, and its limit goes on.
+read stays in our hands, and its limit still counts.
 """
 
 import contextlib

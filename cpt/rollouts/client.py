@@ -27,7 +27,7 @@ class ServerLost(Exception):
 
 
 class DaemonPool:
-    """Threads that ask, and that nobody waits for: a server that hangs must not keep the run from going on, or ending."""
+    """Threads that ask, and that nobody waits for: a server that hangs must not keep the run from continuing or ending."""
 
     def __init__(self, number: int):
         self.number, self.left = number, False

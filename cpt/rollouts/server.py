@@ -46,7 +46,7 @@ class ServerEngine(CopyingEngine):
         super().__init__(recipe, settings.directory or place, probes)
         self.serving: ServerProcess | None = None
         self.failures: deque[float] = deque()
-        self.guarded = False  # inside `_with_recovery`: what is lost here is begun anew by it, weights and all
+        self.guarded = False  # inside `_with_recovery`: what is lost here is begun again by it, weights and all
         self.base = base
         ranks.on_main(self._open, place)
 
@@ -152,7 +152,7 @@ class ServerEngine(CopyingEngine):
     def _push_adapter(self, folder: Path, name: str, number: int) -> None:
         self.servers.post_all("v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
         if self.adapter is not None:
-            with contextlib.suppress(RuntimeError):  # one that was started anew does not know it: the proof will tell
+            with contextlib.suppress(RuntimeError):  # one that was restarted does not know it: the proof will tell
                 self.servers.post_all(UNLOAD, {"lora_name": self.adapter})
 
     def _ask(self, method: str) -> list[dict]:

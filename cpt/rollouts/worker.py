@@ -2,7 +2,7 @@
 
 vLLM adds the class to its own worker, so `self` has `model_runner`. Answers are JSON, for they also travel over HTTP.
 
-Two things vLLM leaves to us. On the CPU each linear layer holds a packed copy of its weights; vLLM's reload packs them anew,
+Two things vLLM leaves to us. On the CPU each linear layer holds a packed copy of its weights; vLLM's reload packs them again,
 but not a head that is tied to the embedding (its logprobs are then off by 0.1 to 0.9, silently): `cpt_finish` does. And no
 part of vLLM can say which weights it has: `cpt_fingerprints` does.
 """
@@ -34,7 +34,7 @@ class PolicyWorker:
 
     @property
     def cpt_worker(self) -> str:
-        """This process: a server that was started anew has others, which count from 0."""
+        """This process: a server that was restarted has others, which count from 0."""
         return f"{IMPORTED}-{os.getpid()}"
 
     def cpt_load(self, weights: Iterable) -> None:

@@ -6,9 +6,10 @@
   (`alarms.kl`).
 - Engine and policy compute differently: the importance ratio of the sampler's mismatch is far from 1.
 
-The first two also come of success: where nearly all answers are right (a mean reward of `alarms.learnt`), they are not told.
-A stage without rewards (`distill`) says the first where its loss has not fallen either. The thresholds are ours: quickstart
-(seeds 0, 1, 2) stays below all of them; the same with a learning rate of .005, which forgets everything, does not.
+The first two also come of success: where nearly all answers are right (a mean reward of `alarms.learnt`), they are not
+reported. A stage without rewards (`distill`) says the first where its loss has not fallen either. The thresholds are
+ours: quickstart (seeds 0, 1, 2) stays below all of them; the same with a learning rate of .005, which forgets everything,
+does not.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ GROUPS = "groups_without_signal"
 
 
 class Alarms(TrainerCallback):
-    """Looks at what TRL logs. Each alarm is told once in a process, from all that the stage has logged, a resumed one too."""
+    """Looks at what TRL logs. Each alarm is reported once in a process; a resumed stage counts what it logged before."""
 
     def __init__(self, stage: Stage, services: Services):
         self.stage, self.services, self.limits, self.given = stage, services, stage.recipe.alarms, set()

@@ -164,7 +164,7 @@ class CheckpointCallback(TrainerCallback):
             strategy.save(folder / "strategies" / strategy.name)
         ranks.barrier()
         if ranks.is_main():
-            # TRL's reference adapter is made anew from `stage.source`. Were it here, transformers would load it alone on
+            # TRL's reference adapter is made again from `stage.source`. Were it here, transformers would load it alone on
             # resume and leave the policy's own adapter as it was at the stage's start.
             shutil.rmtree(folder / "ref", ignore_errors=True)
             write_json(folder / "costs.json", costs)

@@ -1,7 +1,8 @@
 """Rehearsal: at the end of a task, SFT on rows kept of the tasks before it. What a strategy that needs such a model calls.
 
 Its folder holds the model, the record, and in-stage checkpoints while it trains; it is sealed when all is there. A run that
-was killed goes on inside the training, or finds it done; the folder is within its strategy's, and goes with the task's work.
+was killed is resumed inside the training, or finds it done; the folder is within its strategy's, and goes with the task's
+work.
 """
 
 import gc

@@ -1,9 +1,10 @@
 """Rejection-sampling fine-tuning: sample answers, keep the verified ones, SFT on them with TRL's SFTTrainer; in rounds.
 
-RFT (2308.01825) is one round. RAFT (2304.06767) goes on from the present weights each round: `start: present`. STaR
+RFT (2308.01825) is one round. RAFT (2304.06767) continues from the present weights in each round: `start: present`. STaR
 (2203.14465) samples from the model of the round before, but trains each round from the model it began with: `start:
-stage-start`; its hints for unsolved prompts are not here. Unlike RAFT, which keeps the best answer even where none is right,
-only verified answers are kept; unlike RFT, which compares equations, answers are the same only where their texts are.
+stage-start`; its hints for unsolved prompts are not implemented. Unlike RAFT, which keeps the best answer even where none
+is right, only verified answers are kept; unlike RFT, which compares equations, answers are the same only where their
+texts are.
 
 A round is a unit of resume. It is sealed in `stage.work` with its model, the records of all rounds so far and the strategies'
 states; the round before it is then removed. The last round's model is the stage's.
@@ -88,7 +89,7 @@ def kept_answers(
     """{prompt, completion} of each answer that is trained on, and what they cost.
 
     Raises:
-        UserError: no answer was right, and the recipe does not say to go on all the same.
+        UserError: no answer was right, and the recipe does not say to continue.
     """
     spec = stage.spec.samples
     what = f"answers, round {number} of {stage.spec.rounds}"
@@ -139,7 +140,7 @@ def folder_of(stage: Stage, number: int) -> Path:
 def one_round(
     stage: Stage, services: Services, number: int, present: Path, records: list[dict]
 ) -> tuple[Stage, Services]:
-    """What one round is and may use; the steps that it logs and rewinds to go on from those of the rounds before."""
+    """What one round is and may use; the steps that it logs and rewinds to continue from those of the rounds before."""
     steps = sum(record["steps"] for record in records)
     seconds = sum(record["seconds"] for record in records)
 

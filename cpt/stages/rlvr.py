@@ -32,7 +32,7 @@ class RlvrStageTrainer(RolloutTrainer, GRPOTrainer):
     """GRPOTrainer on the run's own rollout engine.
 
     Draw: `initial` has rollouts of the stage's start for the first rows, which are then not generated again; `sampling`
-    replaces groups without signal. Advantage: `baseline` takes the place of TRL's. `snr` scales the steps of the optimiser,
+    replaces groups without signal. Advantage: `baseline` replaces TRL's. `snr` scales the steps of the optimiser,
     and needs whole groups in each micro-batch. `kl_from_start` follows how far the policy goes. Under a strategy's
     `rollout_policy` other weights may answer; they are then the old policy of the importance ratio.
     """

@@ -1,4 +1,4 @@
-"""What stands between cpt and TRL's trainers: the one place where every kind of stage is counted, ordered and penalised.
+"""The layer between cpt and TRL's trainers: the one place where every kind of stage is counted, ordered and penalised.
 
 `StageTrainer` is laid over a trainer of TRL's that learns from given rows, `RolloutTrainer` over one that learns from
 rollouts, whose answers then come from the run's engine. Both say how many tokens were trained on and whether a step is a

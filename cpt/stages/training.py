@@ -62,7 +62,7 @@ def build(stage: Stage, trainer_class: type[Trainer], **arguments) -> Trainer:
 def train(
     stage: Stage, services: Services, trainer: Trainer, strategies, spent: StageCost | None = None
 ) -> StageRecord:
-    """Train (or go on training), save to `stage.target`, free everything; returns the stage's record.
+    """Train (or resume training), save to `stage.target`, free everything; returns the stage's record.
 
     `spent` is what the stage cost before it trains: {seconds, rollout_tokens}.
 

@@ -81,16 +81,16 @@ class Strategy:
         """
 
     def after_stage(self, stage, services, rows) -> Outcome | None:
-        """What takes the place of the stage's model, `stage.target` (the folder is moved there); None: nothing.
+        """What replaces the stage's model, `stage.target` (the folder is moved there); None: nothing.
 
-        On all ranks. The record stands among the `merges` of the stage.
+        On all ranks. The record is added to the `merges` of the stage.
         """
         return None
 
     def after_task(self, stage, services, model: Path) -> Outcome | None:
-        """What takes the place of the task's `model`; None: nothing. `stage` is the task's last one.
+        """What replaces the task's `model`; None: nothing. `stage` is the task's last one.
 
-        `model` is what the strategies before this one left. On all ranks. The record stands among the `merges` of the stage.
+        `model` is what the strategies before this one left. On all ranks. The record is added to the `merges` of the stage.
         """
         return None
 

@@ -1,6 +1,6 @@
-"""Look-ahead (1907.08610): every k steps slow weights go a part of the way to the live ones, which go on from there.
+"""Look-ahead (1907.08610): every k steps slow weights go a part of the way to the live ones, which continue from there.
 
-The optimiser's state is kept as it is (the paper's default). Slow weights begin anew with each stage, at its start.
+The optimiser's state is kept as it is (the paper's default). Slow weights begin again with each stage, at its start.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The stages of a recipe: what may stand under `stages`, besides the `args` that go to TRL. A kind of stage is one class."""
+"""The stages of a recipe: what may be listed under `stages`, besides the `args` that go to TRL. One class per kind."""
 
 from contextlib import suppress
 from typing import Annotated, Any, Union, get_args

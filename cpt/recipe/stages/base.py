@@ -96,7 +96,7 @@ class StageSpec(Kind):
         return self.value("max_completion_length") if self.uses_engine else 0
 
     def judges(self, row: Mapping[str, Any]) -> bool:
-        """Whether the reward judges answers to this row, and not the row's own texts."""
+        """Whether the reward scores answers to this row, and not the row's own texts."""
         return self.needs_reward and self.ttrl is None
 
     def problems(self) -> Iterator[tuple[tuple[str, ...], str]]:

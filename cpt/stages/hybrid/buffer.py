@@ -64,7 +64,7 @@ class UnsolvedBuffer(TrainerCallback):
         trainer, share = self.trainer, self.size // ranks.world_size()
         mine = entries[ranks.state().process_index * share :][:share]
         unsolved = trainer.unsolved(mine) if self.spec.recheck else [True] * len(mine)
-        trainer._last_loaded_step = -1  # the weights change within this step: the engine must be given them anew
+        trainer._last_loaded_step = -1  # the weights change within this step: the engine must be given them again
         tokens = sum(len(entry["demonstration_ids"]) for entry, still in zip(mine, unsolved, strict=True) if still)
         count, still = (sum(each) for each in zip(*ranks.gather([(tokens, sum(unsolved))]), strict=True))
         metrics = trainer._metrics["train"]

@@ -1,7 +1,7 @@
 """Rollout-based instance filtering before a stage (RIF-RFT, 2507.05386): prompts that teach nothing are not trained on.
 
 Each training prompt is answered several times by the policy that the stage starts from, as training would sample it, and
-judged by the task's reward. Sources disagree on what is dropped, so both are offered: prompts with no right answer
+scored by the task's reward. Sources disagree on what is dropped, so both are offered: prompts with no right answer
 (all-wrong), or all prompts whose answers have one reward (zero-variance). What was found is written beside the stage's
 checkpoints, so that a resumed stage trains on the same prompts.
 

@@ -40,7 +40,7 @@ class KlFromStart:
         save_file(self.probes, self.file)
 
     def _kept(self) -> dict[str, torch.Tensor]:
-        """What a stage that goes on kept when it began; nothing, with a word in the log, where that cannot be read."""
+        """What a resumed stage kept when it began; nothing, with a line in the log, if that cannot be read."""
         try:
             return load_file(self.file) if self.file.is_file() else {}
         except (SafetensorError, OSError) as error:

@@ -3,7 +3,7 @@
     SNR = |E g|^2 / tr Var g        of the gradient g of the step
 
 The paper scales the step of plain gradient descent. Here, under Adam, which a scaled gradient would not move, the learning
-rate is scaled while the optimiser steps and put back before the schedule goes on, so the schedule and a resumed run know
+rate is scaled while the optimiser steps and put back before the schedule continues, so the schedule and a resumed run know
 nothing of it. Decoupled weight decay is scaled with it, as by a schedule. The K micro-batches of all processes are the
 samples s_k of g, with mean m and variance V = sum |s_k - m|^2 / (K - 1): tr Var g is estimated by V / K, and |E g|^2 without
 bias by |m|^2 - V / K, so that

@@ -2,9 +2,9 @@
 
 The answers that a prompt's completions give, as the task's reward reads them (exact: what it compares; choice: the letter;
 math: the last expression as written; f1: the words), are counted over the whole group; the answer of most, the first of those
-that are even, stands in the row as its answer, and the reward judges every completion by it. A completion without an answer
-has no vote; a group without any gets 0. The paper votes over 64 answers and trains on 32 of them: here the `num_generations`
-completions that are trained on vote, over all processes, between which TRL may split a group.
+that are even, stands in the row as its answer, and the reward compares every completion with it. A completion without an
+answer has no vote; a group without any gets 0. The paper votes over 64 answers and trains on 32 of them: here the
+`num_generations` completions that are trained on vote, over all processes, between which TRL may split a group.
 
 Nothing stops the majority from being wrong, or one and the same for all prompts, or the model from giving no answer at all:
 the alarm looks for the last two.
@@ -52,7 +52,7 @@ class Vote:
         self.has_warned = False
 
     def score(self, texts: list[str], rows: list[dict], finished: list[bool]) -> list[float | None]:
-        """The reward of each of this process's completions, judged by its group's majority (a collective)."""
+        """The reward of each of this process's completions, scored by its group's majority (a collective)."""
         votes = ranks.gather(self.services.read(texts, rows, finished))
         ids = ranks.gather([row["id"] for row in rows])[:: self.group]
         majorities = [majority(votes[first : first + self.group]) for first in range(0, len(votes), self.group)]

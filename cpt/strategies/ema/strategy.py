@@ -1,7 +1,7 @@
 """Averages of the weights: `ema` (Polyak; BEMA, 2508.00180; LCIA, 2410.10868; PSMT, 2407.02253), and `mcl` (2211.03186).
 
 The average is of the trained weights alone (an adapter's, where one is trained). What is served is evaluated and shipped;
-what goes on to the next task is another question (`feed_back`). The rules are in `rules`, one a file.
+what is passed to the next task is another question (`feed_back`). The rules are in `rules`, one a file.
 
 The reference of a KL is the weights that its stage starts from: with `feed_back` those are the average as it was then.
 With `reference: ema` it moves on with the average (WARP, 2406.16768; TRL's sync_ref_model is that for one rule, full

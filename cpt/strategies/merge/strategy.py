@@ -1,7 +1,7 @@
 """`merge`: after each task or stage the new model is merged with earlier ones, by the functions of `cpt merge` over folders.
 
 WiSE-FT (2109.01903) joins a fine-tuned model with the one before it, once; here that is done after every task, and the next
-task goes on from the merge (or not: MagMax, 2407.06322, trains on and merges all). docs/strategies.md
+task starts from the merge (or not: MagMax, 2407.06322, trains on and merges all). docs/strategies.md
 """
 
 import shutil

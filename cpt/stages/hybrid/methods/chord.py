@@ -1,9 +1,10 @@
 """CHORD (2508.11408): one loss, (1 - mu) L_GRPO + mu L_SFT, in which mu falls; CHORD-phi weighs the SFT loss token by token.
 
 mu rises linearly to `mu_peak` over `mu_warmup` steps, and falls by a cosine to `mu_valley` over `mu_decay` steps more; it
-depends on the step alone, so a resumed stage goes on with it. CHORD-phi multiplies the NLL of a token by sg(p (1 - p)): what
-is learnt already and what is far from the policy both weigh little; its mu stays. Both losses are means over tokens, and the
-ratio is clipped, as in the authors' code (Trinity-RFT: chord_policy_loss.py, ppo_policy_loss.py, examples/mix_chord).
+depends on the step alone, so a resumed stage continues with it. CHORD-phi multiplies the NLL of a token by sg(p (1 - p)):
+what is learnt already and what is far from the policy both weigh little; its mu stays. Both losses are means over tokens,
+and the ratio is clipped, as in the authors' code (Trinity-RFT: chord_policy_loss.py, ppo_policy_loss.py,
+examples/mix_chord).
 
 The demonstrations are those of the batch's own prompts; the authors draw expert rows of their own (a fifth of a batch). Their
 means are of micro-batches, ours of the whole batch.

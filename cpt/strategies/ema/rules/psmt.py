@@ -8,8 +8,8 @@
    gradients. The student has that put back to the source model, the teacher takes it from the student, and all else has the
    average's update twice.
 3. Here the .03 are of each tensor, for layers differ in scale. The Fisher is the mean of squared gradients over all updates
-   so far: it still knows what mattered to earlier tasks, where Adam's accumulator begins anew with each stage, and any
-   optimiser will do. The student is not touched, and its regulariser is not here.
+   so far: it still knows what mattered to earlier tasks, where Adam's accumulator begins again with each stage, and any
+   optimiser will do. The student is not touched, and its regulariser is not implemented.
 """
 
 from collections.abc import Sequence
