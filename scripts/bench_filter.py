@@ -4,7 +4,7 @@
 
 Every third answer of the task's rows is replaced by one that no rollout gives. Both sides have the same number of prompts
 with signal in a step: 24 prompts of which a third is useless, against 16 of those that the filter kept; the same rollouts a
-prompt and learning rate. Weights are snapped every few steps (outside the time) and judged afterwards on the same 200
+prompt and learning rate. Weights are snapped every few steps (outside the time) and evaluated afterwards on the same 200
 questions; the time to the accuracy is that of the first snapshot which reaches it, the filter's own rollouts included.
 `--same-batch` gives both sides 16 prompts. Wanted: 1.3. Medians, with the smallest and the largest in brackets.
 """

@@ -1,4 +1,4 @@
-"""What demonstrations cost: a step of `hybrid` (HPT) beside one of plain `rlvr`, with the same rollouts, in turn.
+"""What demonstrations cost: a step of `hybrid` (HPT) compared with one of plain `rlvr`, with the same rollouts, in turn.
 
     python scripts/bench_hybrid.py                  three pairs of the quickstart's first task (some three minutes)
     python scripts/bench_hybrid.py --gamma 7        nearly every prompt on the SFT branch: the dearest case

@@ -1,4 +1,4 @@
-"""How fast cpt is beside the same work done by hand. Everything is measured in one run, interleaved, on an idle machine.
+"""How fast cpt is compared with separate scripts. Everything is measured in one run, interleaved, on an idle machine.
 
     python scripts/bench_stream.py                     all three parts, 3 rounds (some 40 minutes of two cores)
     python scripts/bench_stream.py --part stream --rounds 1

@@ -3,8 +3,8 @@
     scripts/reproduce_hybrid.sh                 or: python scripts/reproduce.py hybrid
     python scripts/reproduce.py hybrid --show   only the table, of the cells that there are
 
-A cell is one `cpt run`. What it showed is kept in eval/reference/TABLE.json as soon as it ends, so that the script goes on
-with the next one when it is called again; a run that was stopped inside goes on as well. A cell whose recipe has changed is
+A cell is one `cpt run`. What it showed is kept in eval/reference/TABLE.json as soon as it ends, so that the script continues
+with the next one when it is called again; a run that was interrupted is resumed as well. A cell whose recipe has changed is
 made again, and one whose method has: `revision` of a method in the table's file is raised where the code computes or counts
 something else than before. The table goes to eval/reference/TABLE.md: means over the seeds with 95 % intervals of Student's
 t, and the differences of neighbours in the published ranking, paired by seed.
@@ -143,7 +143,7 @@ def at_equal_updates(table: Table, cell: Cell) -> None:
 def at_equal_tokens(table: Table, cell: Cell) -> None:
     """Scale the steps to the budget by what the method took at equal updates; where that missed, again by what it took then.
 
-    Tokens do not follow the steps where answers grow or shrink as training goes on.
+    Tokens do not follow the steps where answers grow or shrink as training continues.
     """
     budget = table.cells[Cell(table.plan["tokens_of"], "updates", cell.seed).key]["tokens"]
     same = table.cells[cell._replace(budget="updates").key]

@@ -1,4 +1,4 @@
-"""Pairs of signals at random distances: every run ends with 130 or 143 and no traceback, and goes on to the same bytes.
+"""Pairs of signals at random distances: every run ends with 130 or 143 and no traceback, and resumes to the same bytes.
 
     python scripts/signal_pairs.py FOLDER --pairs 200 [--fresh] [--seed 0]
 

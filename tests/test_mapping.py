@@ -83,7 +83,7 @@ def test_rows_that_a_template_cannot_use(source, told):
 @pytest.mark.parametrize(
     "source, told",
     [
-        ("{{ q", "is no Jinja template"),
+        ("{{ q", "is not a Jinja template"),
         ("label", r"names no column, .*: write a column as \{\{ label \}\}"),
         ("{{ 'x' }}", "names no column"),
         ("{{ l | random }}", "No filter named 'random'"),  # every process would have other rows
@@ -273,7 +273,7 @@ def test_columns_that_are_not_used_are_named(tmp_path):
 @pytest.mark.parametrize(
     "data, told",
     [
-        ({"template": "{{ q"}, "data.template: is no Jinja template"),
+        ({"template": "{{ q"}, "data.template: is not a Jinja template"),
         ({"answer": "label"}, "data.answer: names no column, so all rows would get the same text: write a column as"),
         ({"where": "label =="}, "data.where: is not a Jinja expression"),
         ({"answer": "{{ a }}", "columns": {"answer": "b"}}, "columns.answer and answer both say what answer is: keep one"),

@@ -155,7 +155,7 @@ MISTAKES = {
         lambda c, t: c.update(init_lora_weights="pissa"),
         "init_lora_weights 'pissa' may change the base model",
     ),
-    "unknown": (lambda c, t: c.update(of_the_future=2), "of_the_future 2 is not read"),
+    "unknown": (lambda c, t: c.update(of_the_future=2), "of_the_future 2 is not supported"),
     "no B": (lambda c, t: t.pop("base_model.model.h.c.lora_B.weight"), "and lacks base_model.model.h.c.lora_B.weight"),
     "no A": (lambda c, t: t.pop("base_model.model.h.c.lora_A.weight"), "and lacks base_model.model.h.c.lora_A.weight"),
     "another model": (

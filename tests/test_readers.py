@@ -259,7 +259,10 @@ def test_files_that_are_not_there(there, asked, told, tmp_path):
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
     os.symlink(tmp_path / "gone.jsonl", tmp_path / "link.jsonl")
-    for name, told in (("pipe.jsonl", "is no file .a pipe"), ("link.jsonl", "is a link to a file that is not there")):
+    for name, told in (
+        ("pipe.jsonl", "is not a regular file .a pipe"),
+        ("link.jsonl", "is a link to a file that is not there"),
+    ):
         with pytest.raises(UserError, match=told):
             files(tmp_path / name, Options())
 

@@ -65,10 +65,10 @@ def test_without_vllm_its_settings_are_left_unused_too(recipes, monkeypatch):
 @pytest.mark.parametrize(
     "name, overrides, wrong",
     [
-        ("transformers", ["engine=vllm", "batch_size=3"], "rollouts.batch_size: goes with `engine: transformers`"),
-        ("transformers", ["sleep=1"], "rollouts.sleep: goes with `engine: vllm`"),
-        ("transformers", ["url=http://a:1"], "rollouts.url: goes with `engine: server`"),
-        ("above", [], "rollouts.batch_size: goes with `engine: transformers`"),
+        ("transformers", ["engine=vllm", "batch_size=3"], "rollouts.batch_size: belongs to `engine: transformers`"),
+        ("transformers", ["sleep=1"], "rollouts.sleep: belongs to `engine: vllm`"),
+        ("transformers", ["url=http://a:1"], "rollouts.url: belongs to `engine: server`"),
+        ("above", [], "rollouts.batch_size: belongs to `engine: transformers`"),
         ("transformers", ["max_model_len=3"], "rollouts.max_model_len: unknown key"),
         ("server", ["url=http://a:1", "port=3"], "rollouts.port: is for a server that the run starts"),
         ("transformers", ["engine=vllm", "max_modl_len=3"], "did you mean max_model_len?"),

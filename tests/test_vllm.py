@@ -381,7 +381,7 @@ MISTAKES = {
     ),
     "an engine over more processes": ({"tensor_parallel_size": 2}, "rollouts.tensor_parallel_size: 2 processes would"),
     "copies that the launcher makes": ({"data_parallel_size": 2}, "rollouts.data_parallel_size: is not supported"),
-    "an option of the other engine": ({"url": "http://localhost:8000"}, "rollouts.url: goes with `engine: server`"),
+    "an option of the other engine": ({"url": "http://localhost:8000"}, "rollouts.url: belongs to `engine: server`"),
 }
 
 

@@ -8,22 +8,22 @@ from cpt.cli.parser import one_of
 from cpt.merge_methods import METHODS, OPTIONS, about
 
 DESCRIPTION = """\
-Merge models that came from one base into a new model folder, tensor by tensor: memory stays small whatever their size.
+Merge models of one base into a new model folder, tensor by tensor, with little memory whatever their size.
 
   cpt merge OLD NEW --method wise --weight 0.3 --out DIR        0.3 of the old model, 0.7 of the new one
   cpt merge A B C --method linear --weight 2 1 1 --out DIR      a weighted mean
-  cpt merge A B --method ties --base BASE --out DIR             what both changed of the base, without their conflicts
+  cpt merge A B --method ties --base BASE --out DIR             the changes that both made to the base, without conflicts
   cpt merge A B --method ties --base BASE --out DIR --dry-run   what would be read and written, without doing it
-  cpt merge A B --method ties --into BASE --out DIR             LoRA adapters as the models that they make of BASE
+  cpt merge A B --method ties --into BASE --out DIR             LoRA adapters, read as full models of BASE
   cpt merge runs/NAME/final --out DIR                           one adapter and its base as one full model
 
 A MODEL is a folder with config.json and *.safetensors, a run folder (its last point), or a point of one
-(runs/NAME/points/01-reverse). The config, tokenizer and chat template are those of the first. All models must have the same
-tensors. Adapters (PEFT) of one config are merged as adapters, factor by factor; with --into as full models.
+(runs/NAME/points/01-reverse). The config, tokenizer and chat template come from the first model. All models must
+have the same tensors. PEFT adapters with the same config are merged factor by factor, or with --into as full models.
 
 averages:
 {averages}
-of the models' changes of a --base:
+of the changes that the models made to a --base:
 {changes}
 Formulas, papers, defaults and rules: docs/merging.md
 """

@@ -360,6 +360,6 @@ def describe(plan: Plan) -> str:
         f"{len(plan.tensors) - len(merged)} copied",
         f"  read: {size(plan.read)} in {1 + len(plan.method.strides)} pass{'es' if plan.method.strides else ''}",
         f"  written: {size(plan.written)} in {many(files, 'file')} ({', '.join(dtypes)}) to {plan.out}",
-        f"  memory: about {size(plan.buffers)} of buffers in {many(plan.threads, 'thread')}, beside Python and torch",
+        f"  memory: about {size(plan.buffers)} of buffers in {many(plan.threads, 'thread')}, besides Python and torch",
     ]
     return "\n".join(lines)
