@@ -48,9 +48,9 @@ def test_a_damaged_point_is_never_passed_over_in_silence(cpt, runs, suite, tmp_p
     run = copied(runs, "full", tmp_path)
     (run / "points" / "01-reverse" / "model" / "model.safetensors").write_bytes(b"x")
     assert cpt("eval", run, "--suite", suite, "--quiet") == 0, cpt.output
-    assert "warning: " in cpt.output and "damaged: 01-reverse (" in cpt.output and "taking 00-base" in cpt.output
+    assert "warning: " in cpt.output and "damaged: 01-reverse (" in cpt.output and "using 00-base" in cpt.output
     assert cpt("eval", run, "--suite", suite, "--point", "01-reverse") == 2
-    refused(cpt, "01-reverse is damaged; there: 00-base, 01-reverse (damaged)")
+    refused(cpt, "01-reverse is damaged; available: 00-base, 01-reverse (damaged)")
     assert cpt("eval", runs / "full", "--suite", suite) == 0
     assert f"evaluating 01-reverse of {runs / 'full'}" in cpt.output and "warning" not in cpt.output
 

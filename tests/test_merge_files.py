@@ -298,8 +298,12 @@ MISTAKES = {
         (),
         "model.norm.weight: 8 in",
     ),
-    "lacks": (lambda f: rewritten(f.b, lambda w: w.pop("scale")), (), "lacks scale: models with the same tensors"),
-    "more": (lambda f: rewritten(f.b, lambda w: w.update(more=torch.zeros(1))), (), "lacks more: models with the same"),
+    "lacks": (lambda f: rewritten(f.b, lambda w: w.pop("scale")), (), "lacks scale: only models with the same tensors"),
+    "more": (
+        lambda f: rewritten(f.b, lambda w: w.update(more=torch.zeros(1))),
+        (),
+        "lacks more: only models with the same",
+    ),
     "no head": (
         lambda f: rewritten(f.b, lambda w: [w.pop("lm_head.weight"), w.pop("model.embed_tokens.weight")]),
         (),

@@ -321,7 +321,7 @@ def test_dare_and_della_keep_their_share_and_the_mean():
     [
         ("tie", 2, (), {}, "no tie; there are linear"),
         ("linear", 1, (), {}, "at least 2 models, not 1"),
-        ("slerp", 3, (), {}, "wants 2 models, not 3"),
+        ("slerp", 3, (), {}, "needs 2 models, not 3"),
         ("linear", 3, (1, 2), {}, "2 weights for 3 models"),
         ("linear", 2, (-1, 2), {}, "weights of at least 0"),
         ("wise", 2, (1.5,), {}, "share, from 0 to 1"),

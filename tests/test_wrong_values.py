@@ -63,7 +63,7 @@ WRONG = {
     ),
     "parts of a reward that weigh nothing": (
         changed("reward: exact", "metric: exact\n    reward: [{reward: exact, weight: 0}]"),
-        "reward.parts: has only parts of weight 0, so nothing would be learnt: pass only one of them another weight",
+        "reward.parts: has only parts of weight 0, so nothing would be learnt: give one of them another weight",
     ),
     "a field of an adapter that the run decides": (
         BASE + "adapter: {kind: lora, inference_mode: true}\n",
@@ -196,8 +196,8 @@ def bomb(levels: int) -> str:
         ("a: !!binary aGk=\n", "recipe.yaml:1: a: the tag 'tag:yaml.org,2002:binary' has no meaning here: remove it"),
         ("a: !!python/object:os.system x\n", "recipe.yaml:1: a: the tag"),
         ("a: !!set {x}\n", "recipe.yaml:1: a: the tag"),
-        ("a: !!int ''\n", "recipe.yaml:1: a: '' is no int"),
-        ("a: !!bool maybe\n", "recipe.yaml:1: a: 'maybe' is no bool"),
+        ("a: !!int ''\n", "recipe.yaml:1: a: '' is not of the type int"),
+        ("a: !!bool maybe\n", "recipe.yaml:1: a: 'maybe' is not of the type bool"),
         ("? [a]\n: 1\n", "a key must be a word, not a map or a list"),
         ('1: a\n"1": b\n', "recipe.yaml:2: 1: this key appears twice; keep one"),
     ],

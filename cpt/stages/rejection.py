@@ -189,7 +189,7 @@ def last_sealed(stage: Stage, services: Services) -> int:
         damaged = (folder / DONE).exists()
         if damaged:
             services.screen.warn(
-                f"{stage.task.name} {stage.name}: round {number} is damaged; going on after round {last}"
+                f"{stage.task.name} {stage.name}: round {number} is damaged; resuming after round {last}"
             )
         if damaged or number > last + 1:
             shutil.rmtree(folder, ignore_errors=True)
