@@ -122,8 +122,8 @@ class Stop:
                     self._end_at_once(number)
             if first is None:
                 continue
-            if not told and now - first > TOGETHER:
-                told = True
+            if not announced and now - first > TOGETHER:
+                announced = True
                 self._say_that_it_stops()
             if not self.owns_process:
                 continue

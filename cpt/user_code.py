@@ -113,24 +113,24 @@ def missing_module(module: str, folder: Path | str | None) -> str | None:
 def read(path: str, folder: Path | str | None) -> Files:
     """The files of what `path` names; {} where there are none (a module in C, one that is missing)."""
     module, folder = path.partition(":")[0], Path(folder or ".")
-    found: Files = {}
+    files: Files = {}
     file = file_of(folder, module)
     if file is not None:
-        add(found, folder, module, file)
+        add(files, folder, module, file)
     elif (file := installed(module)) is not None:
-        found[module] = (str(file), file.read_bytes())
-    return found
+        files[module] = (str(file), file.read_bytes())
+    return files
 
 
-def add(found: Files, folder: Path, module: str, file: Path) -> None:
-    """Put a module of the folder, its packages, and what they import from there into `found`."""
-    if module in found:
+def add(files: Files, folder: Path, module: str, file: Path) -> None:
+    """Put a module of the folder, its packages, and what they import from there into `files`."""
+    if module in files:
         return
-    found[module] = (str(file), file.read_bytes())
-    for name in [*packages(module), *imported(module, file, found[module][1])]:
+    files[module] = (str(file), file.read_bytes())
+    for name in [*packages(module), *imported(module, file, files[module][1])]:
         other = file_of(folder, name)
         if other is not None and (top(name) == top(module) or not is_elsewhere(top(name), folder)):
-            add(found, folder, name, other)
+            add(files, folder, name, other)
 
 
 def file_of(folder: Path, module: str) -> Path | None:
@@ -151,8 +151,8 @@ def found_by_python(module: str) -> ModuleSpec | None:
 def is_elsewhere(module: str, folder: Path) -> bool:
     """Whether a (top-level) module is Python's own or installed, and not only in the folder."""
     spec = found_by_python(module)
-    there = spec is not None and spec.origin is not None
-    return module in NAMES or (there and not Path(spec.origin).resolve().is_relative_to(folder.resolve()))
+    is_found = spec is not None and spec.origin is not None
+    return module in NAMES or (is_found and not Path(spec.origin).resolve().is_relative_to(folder.resolve()))
 
 
 def installed(module: str) -> Path | None:

@@ -163,7 +163,7 @@ def test_a_run_is_its_last_point_and_a_point_is_its_served_model(four, tmp_path)
     run = RunDir(tmp_path / "run")
     run.points.mkdir(parents=True)
     write_recipe(run.path / "recipe.yaml", dump(recipe))
-    with pytest.raises(UserError, match="no committed point; there: none yet"):
+    with pytest.raises(UserError, match="no committed point; available: none yet"):
         folder_of(run.path, warned.append)
     first, second, *_ = points_of(recipe)
     run.commit(first, four.a, [])

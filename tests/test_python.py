@@ -101,7 +101,7 @@ WRONG = {
     "an override": ({}, {"stream.reverse.stages.0.args.max_step": 1}, "args.max_step: SFTConfig has no such argument"),
     "an override of no place": ({}, {"stream.sort.task": "x"}, "Python: stream.sort.task: there is no stream.sort"),
     "an override that is a function": ({}, {"stream.reverse.task": len}, "Python: stream.reverse.task: <built-in"),
-    "an override that extends": ({}, {"extends": "quickstart"}, "Python: extends: stands in a recipe's file"),
+    "an override that extends": ({}, {"extends": "quickstart"}, "Python: extends: belongs in a recipe's file"),
 }
 
 

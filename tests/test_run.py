@@ -178,7 +178,7 @@ def test_an_interrupted_evaluation_says_that_nothing_is_kept(cpt, tiny_folder, t
 def test_a_point_that_is_not_there(cpt, finished):
     run, _, _ = finished
     assert cpt("eval", run, "--suite", "general", "--point", "07-x") == 2
-    assert "no committed point 07-x; there: 00-base, 01-reverse, 02-caesar" in cpt.output
+    assert "no committed point 07-x; available: 00-base, 01-reverse, 02-caesar" in cpt.output
 
 
 # -- adapters ------------------------------------------------------------------------------------------------------------

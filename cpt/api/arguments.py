@@ -32,4 +32,6 @@ def in_a_session() -> Iterator[Stop]:
         try:
             yield stop
         except Interrupted as error:
-            raise KeyboardInterrupt(f"{error}: what was committed is kept, the same call goes on from there") from error
+            raise KeyboardInterrupt(
+                f"{error}: what was committed is kept, and the same call resumes from there"
+            ) from error

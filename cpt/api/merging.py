@@ -95,7 +95,7 @@ def merge_folders(
 ) -> str:
     """Merge, or plan alone; the plan in words. Raises UserError."""
     warnings: list[str] = []
-    with screen.progress("looking at the models"):  # the files of a run are compared with their hashes
+    with screen.progress("checking the models"):  # the files of a run are compared with their hashes
         models = [folder_of(place, warnings.append) for place in places]
         base, into = (None if place is None else folder_of(place, warnings.append) for place in (base, into))
         if method is None:
@@ -126,7 +126,9 @@ def merge_folders(
 def base_of_one(models: Sequence[Path]) -> Path:
     """The base that one adapter by itself is folded into. Raises UserError where there is more or less to merge."""
     if len(models) != 1 or not (models[0] / CONFIG).is_file():
-        raise UserError("--method: say how the models are merged (linear, ties, ...): one adapter by itself needs none")
+        raise UserError(
+            "--method: choose how the models are merged (linear, ties, ...); only a single adapter needs none"
+        )
     base = base_in_run(models[0])
     if base is not None:
         return base

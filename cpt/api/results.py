@@ -110,6 +110,6 @@ def read_run(folder: str | Path) -> Run:
     """
     from cpt.report.reading import read
 
-    found = read(Path(folder))
-    missing = tuple(f"{found.folder / name}: missing" for name in found.missing)
-    return Run(found.folder, found.results, found.answers, found.logged, (*missing, *found.damaged))
+    content = read(Path(folder))
+    missing = tuple(f"{content.folder / name}: missing" for name in content.missing)
+    return Run(content.folder, content.results, content.answers, content.logged, (*missing, *content.damaged))

@@ -12,6 +12,7 @@ from cpt.data.stream import Stream
 from cpt.recipe import Override, Recipe, RecipeErrors, RecipeLike, identity, load, placed, unused
 from cpt.records import Results
 from cpt.screen import Screen
+from cpt.sizes import many
 
 
 def run(
@@ -108,13 +109,13 @@ def prepare(recipe: RecipeLike, overrides: Sequence[Override], out: Path | None,
     """Look at all that a run needs before it writes anything, and say what it is. Raises RecipeErrors."""
     loaded = load(recipe, overrides)
     out = out or default_out(loaded, recipe, overrides)
-    with screen.progress("looking at the recipe and its rows"), in_their_places(recipe, overrides):
+    with screen.progress("checking the recipe and its rows"), in_their_places(recipe, overrides):
         from cpt.checks import all_checks
         from cpt.checks.plan import too_little_room
 
         stream = all_checks.before_run(loaded, out)
     number = len(loaded.stream)
-    screen.line(f"{loaded.name}: {number} task{'s' * (number > 1)} in {out}")
+    screen.line(f"{loaded.name}: {many(number, 'task')} in {out}")
     for line in (*unused(recipe, overrides), *stream.notes()):
         screen.line(line)
     if warning := too_little_room(loaded, out):

@@ -231,7 +231,7 @@ def read_with_bases(file: Path, seen: tuple[Path, ...]) -> Node:
         raise RecipeErrors([Problem(file, None, "extends", f"is a chain of more than {LONGEST_CHAIN} files")])
     if file.resolve() in seen:
         circle = " -> ".join(each.name for each in (*seen, file))
-        raise RecipeErrors([Problem(file, None, "extends", f"goes in a circle: {circle}")])
+        raise RecipeErrors([Problem(file, None, "extends", f"is circular: {circle}")])
     return over_bases(read(file), file.resolve().parent, (*seen, file.resolve()))
 
 
@@ -305,7 +305,7 @@ def override(root: Node, given: Override, mistakes: Mistakes) -> None:
     if not equals or not key:
         mistakes.add(here, key, "must be KEY=VALUE, for example seed=3")
     elif key == "extends":
-        mistakes.add(here, key, f"stands in a recipe's file: write `extends: {written}` there, and give that file")
+        mistakes.add(here, key, f"belongs in a recipe's file: write `extends: {written}` there, and give that file")
     elif key.count(".") > DEEPEST:
         mistakes.add(here, key, f"has {key.count('.') + 1} steps, and no recipe is nested more than {DEEPEST} deep")
     elif (made := value_of(given, mistakes)) is not None:
@@ -321,7 +321,7 @@ def value_of(given: Override, mistakes: Mistakes) -> Node | None:
         try:
             made = from_python(given[1], given[0])
         except RecipeErrors as error:
-            mistakes.found += error.problems
+            mistakes.problems += error.problems
             return None
         set_layer(made, 1)
         return made

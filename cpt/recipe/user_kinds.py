@@ -107,18 +107,18 @@ def validated(family: Family, value: Any) -> BaseModel:
         family.shape.model_validate_json(json.dumps(outside, default=str), strict=True)
         made = bound(family, value["kind"], value.get("folder"))
     except ValidationError as error:
-        raise told(error, family.shape, ()) from error
+        raise in_users_words(error, family.shape, ()) from error
     except UserError as error:
         raise errors_at([(("kind",), str(error), value["kind"])]) from error
     options = dict(value.get("options", {}))
     if outside_keys := [name for name in options if name in made.keys]:
-        message = f"stands beside `options`, or is no option: take {outside_keys[0]} out"
+        message = f"belongs beside `options`, or is not an option: remove {outside_keys[0]}"
         raise errors_at([(("options", outside_keys[0]), message, options[outside_keys[0]])])
     try:
         flat = {name: each for name, each in value.items() if name != "options"} | options
         return made.model_validate_json(json.dumps(flat, default=str), strict=True)
     except ValidationError as error:
-        raise told(error, made, made.keys) from error
+        raise in_users_words(error, made, made.keys) from error
     except Exception as error:  # of whatever class: the Options' own validators
         line = f"{user_code.line_of(error, made.code.files)}: {user_code.why(error)}"
         raise errors_at([(("options",), line, options)]) from error
@@ -133,7 +133,7 @@ def errors_at(problems: Iterable[tuple[tuple, str, Any]]) -> ValidationError:
     return ValidationError.from_exception_data("recipe", details)
 
 
-def told(error: ValidationError, schema: type[BaseModel], keys: tuple[str, ...]) -> ValidationError:
+def in_users_words(error: ValidationError, schema: type[BaseModel], keys: tuple[str, ...]) -> ValidationError:
     """The same errors in words for the user; those of fields that are no keys of the place are under `options`."""
     found = []
     for each in error.errors(include_url=False):
@@ -196,8 +196,8 @@ def code_hashes(recipe: Any) -> dict[str, dict[str, str]]:
     """{module:name: {file: SHA-256}} of the user's own code that a recipe names, but for verifiers."""
     stages = (stage for task in recipe.stream for stage in task.stages)
     named = [*recipe.strategies, *stages, *recipe.evaluation.suites]
-    found: dict[str, dict[str, str]] = {}
+    files: dict[str, dict[str, str]] = {}
     for each in named:
         if isinstance(each, Bound):
-            found.setdefault(each.kind, {}).update(each.code.digests())
-    return found
+            files.setdefault(each.kind, {}).update(each.code.digests())
+    return files
