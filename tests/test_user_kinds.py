@@ -123,7 +123,7 @@ def test_on_the_python_path(folder, tmp_path_factory, monkeypatch):
         (COUNTED | {"options": {"strength": 0}}, "options.strength", "greater than 0, not 0"),
         (COUNTED | {"options": {"strength": 1e12}}, "options.strength", "must be at most 1,000,000,000"),
         (COUNTED | {"options": {"span": [1, 2.5]}}, "options.span.1", "integer"),
-        (COUNTED | {"options": {"kind": "mine:A"}}, "options.kind", "stands beside `options`, or is no option"),
+        (COUNTED | {"options": {"kind": "mine:A"}}, "options.kind", "belongs beside `options`, or is not an option"),
         ({"kind": "own:A", "options": {"size": 3}}, "options", "{}/own.py:8: KeyError: 3"),
         ({"kind": "own:A", "options": {"size": 4}}, "options.size", "not four"),
         (COUNTED | {"options": 3}, "options", "must be a map, not 3"),
