@@ -13,7 +13,7 @@ class MetricKind:
     """One metric.
 
     Attributes:
-        formula: what it is of `R[t][i]`, the accuracy on task i after task t.
+        formula: its formula in `R[t][i]`, the accuracy on task i after task t.
         about: what it is, in the report.
         reading: how to read it, in docs/report.md.
         better: which of two values is the better one. A gate is a minimum where it is `higher`, else a maximum.
@@ -60,7 +60,7 @@ _KINDS = (
         "backward_transfer",
         "mean over i < T of `R[T][i] - R[i][i]`",
         "what later tasks did to earlier ones",
-        "what later tasks did to earlier ones; below zero is loss",
+        "what later tasks did to earlier ones; negative values are losses",
         lowest=-1.0,
         least_tasks=2,
     ),
@@ -76,8 +76,8 @@ _KINDS = (
         "forgetting",
         "mean over i < T of `max(R[l][i] for l from i to T-1) - R[T][i]`",
         "best accuracy minus the final one, earlier tasks",
-        "what was lost since the best, from the task's own training on; the last row is never in the maximum, so it can be "
-        "negative",
+        "how much was lost since the best row, counted from the task's own training; the last row is not part of the "
+        "maximum, so this can be negative",
         better="lower",
         least_tasks=2,
     ),
