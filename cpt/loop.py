@@ -25,7 +25,7 @@ from cpt.mending import mend_run, mend_task
 from cpt.progress import pace_text
 from cpt.recipe import Recipe
 from cpt.recipe.stages import Sft
-from cpt.recipe.user_kinds import code_hashes
+from cpt.recipe.user_kinds import code_hashes, code_of
 from cpt.records import Answer, MergeRecord, Results, Spent, StageRecord
 from cpt.rewards import Failure, Scorer, Scorers, TaskScorers, failure_lines
 from cpt.rundir import Point, RunDir, open_run, points_of
@@ -329,8 +329,8 @@ def add_row(this: Run, point: Point) -> None:
         label=f"evaluating {point.name}",
     )
     ranks.on_main(show_row, this, point, lines, cost)
-    for file in this.scorers.newly_changed():
-        this.screen.warn(f"{file} has changed: this run keeps the verifier that it began with")
+    for file in this.scorers.newly_changed(code.files for code in code_of(this.recipe)):
+        this.screen.warn(f"{file} has changed: this run keeps the code that it began with")
     if point.task is None:
         for useless in always_failing(lines):
             this.screen.warn(useless)

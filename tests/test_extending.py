@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from cpt.recipe import load
+from cpt.recipe.json_schema import schema
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
 FILES = {name: text for text, name in re.findall(r"^```\w+\n(# ([\w.]+)\n.*?)^```$", PAGE, re.M | re.S)}
@@ -135,3 +137,20 @@ def test_the_long_form_of_a_metric(tmp_path, monkeypatch):
     (long,) = re.findall(r"metrics: (\[\{function.*?\}\])", PAGE)
     recipe = load(tmp_path / "recipe.yaml", [f"evaluation.metrics={long}", "evaluation.gates={worst: 0.5}"])
     assert recipe.evaluation.metrics[0].label == "worst"
+
+
+def test_the_schema_takes_the_recipe(tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json.loads(json.dumps(schema())))
+    content = json.loads(json.dumps(YAML(typ="safe", pure=True).load(FILES["recipe.yaml"])))
+    validator.validate(content)
+    content["defaults"]["shortest:Shortest"] = {"options": {"share": 0.5}}
+    content["evaluation"]["suites"].append("general")
+    validator.validate(content)
+    for wrong in (
+        content | {"strategies": [{"kind": "ewc:Ewc", "strength": 5}]},
+        content | {"strategies": [{"kind": "ewc"}]},
+        content | {"evaluation": {"metrics": [{"function": "worst"}]}},
+        content | {"evaluation": {"suites": [{"kind": "copies:Copies", "nam": "x"}]}},
+    ):
+        assert list(validator.iter_errors(wrong)), wrong

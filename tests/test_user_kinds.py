@@ -7,9 +7,11 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
+from cpt import loop
 from cpt.errors import RecipeErrors
 from cpt.recipe import dump, load, load_suite, suites_of
 from cpt.recipe.json_schema import schema
+from cpt.screen import QUIET, Screen
 from helpers.launchers import LAUNCHERS, launch
 from helpers.recipes import mistakes, short, write_recipe
 from helpers.user_code import JUDGE, STAGE, STRENGTH, SUITE, write_strategy
@@ -353,3 +355,21 @@ def test_mistakes_of_tasks(suites, said, suite_folder):
     with pytest.raises(RecipeErrors) as found:
         suites_of(recipe)
     assert said.format(suite_folder) in str(found.value)
+
+
+def test_a_file_that_changes_while_it_runs(folder, monkeypatch):
+    """The run goes on with what it began with, and says so once."""
+    recipe = load(write_recipe(folder / "recipe.yaml", with_strategy(COUNTED, steps=1)))
+    warned, evaluated = [], loop.add_row
+
+    def add_row(this, point):
+        (folder / "strength.py").write_text(STRENGTH + "# changed\n")
+        evaluated(this, point)
+
+    monkeypatch.setattr(loop, "add_row", add_row)
+    screen = Screen(QUIET)
+    monkeypatch.setattr(screen, "warn", warned.append)
+    loop.run(recipe, folder / "run", screen)
+    assert warned == [f"{folder / 'strength.py'} has changed: this run keeps the code that it began with"]
+    hashes = json.loads((folder / "run" / "manifest.json").read_text())["user_code"]["mine:Counted"]
+    assert hashes["strength.py"] == hashlib.sha256(STRENGTH.encode()).hexdigest()

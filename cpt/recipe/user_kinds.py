@@ -192,12 +192,16 @@ def model_of(family: Family, code: user_code.Code) -> type[Any]:
 MODELS: dict[tuple[type, str, Path | None], type[Any]] = {}
 
 
-def code_hashes(recipe: Any) -> dict[str, dict[str, str]]:
-    """{module:name: {file: SHA-256}} of the user's own code that a recipe names, but for verifiers."""
+def code_of(recipe: Any) -> list[user_code.Code]:
+    """The user's own strategies, stages and suites that a recipe names."""
     stages = (stage for task in recipe.stream for stage in task.stages)
-    named = [*recipe.strategies, *stages, *recipe.evaluation.suites]
+    named = (*recipe.strategies, *stages, *recipe.evaluation.suites)
+    return [each.code for each in named if isinstance(each, Bound)]
+
+
+def code_hashes(recipe: Any) -> dict[str, dict[str, str]]:
+    """{module:name: {file: SHA-256}} of them."""
     files: dict[str, dict[str, str]] = {}
-    for each in named:
-        if isinstance(each, Bound):
-            files.setdefault(each.kind, {}).update(each.code.digests())
+    for code in code_of(recipe):
+        files.setdefault(code.path, {}).update(code.digests())
     return files

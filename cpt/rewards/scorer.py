@@ -162,9 +162,10 @@ class Scorers:
                 kept.setdefault(each["path"], {}).update(user_code.digests(each.get("folder"), files))
         return kept
 
-    def newly_changed(self) -> list[str]:
-        """The files of users' functions that have changed on the disk since they were kept; each is named once."""
-        files = [each for made in self._made.values() for _, code in made.functions for each in code.values()]
+    def newly_changed(self, others: Iterable[user_code.Files] = ()) -> list[str]:
+        """The files of users' functions, and `others`, that have changed on the disk since they were kept; each once."""
+        own = (code for made in self._made.values() for _, code in made.functions)
+        files = [each for code in (*own, *others) for each in code.values()]
         changed = {file for file, content in files if user_code.content_of(file) != content} - self._named
         self._named |= changed
         return sorted(changed)
