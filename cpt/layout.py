@@ -33,7 +33,7 @@ def check_kinds(run: Path) -> None:
 
 def strangers(sealed: Path) -> list[Path]:
     """What lies in a sealed folder and was not sealed with it: files, links, and folders that hold none of its files."""
-    hashes = hashes_of(sealed) or {}  # a folder that is damaged is told by who uses it
+    hashes = hashes_of(sealed) or {}  # whoever uses a damaged folder reports it
     names = [Path(name) for name in hashes]
     known = {*names, *(folder for name in names for folder in name.parents)}
     unknown = (place for place in sealed.rglob("*") if place.name != DONE and place.relative_to(sealed) not in known)

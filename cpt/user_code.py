@@ -243,7 +243,7 @@ class Finder(MetaPathFinder):
         return importlib.util.spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=within)
 
     def keep(self, files: Files) -> None:
-        """Let these modules be imported from this content; where a file has changed, all that is kept is imported anew."""
+        """Let these modules be imported from this content; where a file has changed, all that is kept is imported again."""
         if any(self.files.get(module, kept) != kept for module, kept in files.items()):
             self.drop([*self.files])
         self.drop(files.keys() - self.files.keys())

@@ -3,7 +3,7 @@
     scripts/reproduce_hybrid.sh                 or: python scripts/reproduce.py hybrid
     python scripts/reproduce.py hybrid --show   only the table, of the cells that there are
 
-A cell is one `cpt run`. What it showed is kept in eval/reference/TABLE.json as soon as it ends, so that the script continues
+A cell is one `cpt run`. Its numbers are kept in eval/reference/TABLE.json as soon as it ends, so that the script continues
 with the next one when it is called again; a run that was interrupted is resumed as well. A cell whose recipe has changed is
 made again, and one whose method has: `revision` of a method in the table's file is raised where the code computes or counts
 something else than before. The table goes to eval/reference/TABLE.md: means over the seeds with 95 % intervals of Student's

@@ -383,7 +383,7 @@ def test_what_check_refuses(name, tmp_path):
         (
             {"enable_thinkin": False},
             "enable_thinkin",
-            "knows no enable_thinkin, so it would do nothing; did you mean enable_thinking?",
+            "has no option enable_thinkin, so it would do nothing; did you mean enable_thinking?",
         ),
         (
             {"add_generation_prompt": False},

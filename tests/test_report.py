@@ -175,7 +175,7 @@ def test_it_is_the_same_each_time_and_needs_no_torch(bad):
 
 def test_flips_are_counted_from_the_best_point(bad):
     outline, *_ = built(bad)
-    assert "went wrong" in outline.text and "said at 01-reverse says at 04-double" in outline.text
+    assert "went wrong" in outline.text and "answer at 01-reverse answer at 04-double" in outline.text
     assert outline.attributes.count(("class", "right")) <= 10 * 6
 
 

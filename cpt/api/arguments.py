@@ -1,4 +1,4 @@
-"""What the functions of the Python face share: overrides by keyword, loudness, and signals in a session that goes on."""
+"""What the functions of the Python face share: overrides by keyword, loudness, and signals in a session that continues."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -9,7 +9,7 @@ from cpt.records import Answer, Gate, Intervals, Logged, Results
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was read from its directory; nothing of it is computed anew.
+    """A run that was read from its directory; nothing is computed again.
 
     Attributes:
         folder: the run directory. All files and keys: docs/run-directory.md

@@ -39,7 +39,7 @@ def run(
 
     Raises:
         UserError: a mistake, in one line each (`RecipeErrors` has them as `problems`).
-        KeyboardInterrupt: interrupted, and saved; the same call goes on from there.
+        KeyboardInterrupt: interrupted, and saved; the same call resumes from there.
     """
     with in_a_session():
         prepared = prepare(recipe, overrides_of(overrides, values), out and Path(out), screen_of(quiet, verbose))

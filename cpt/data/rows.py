@@ -227,7 +227,7 @@ def lessons(rows: Iterable[Row], stage: StageSpec) -> list[tuple[Row, str, dict]
 def in_context(row: Row, template: str) -> str | list:
     """The prompt as a self-distillation's teacher is asked it: by `template`, the demonstration put in.
 
-    Of a chat it is the last message that the template makes anew; that must be a user's (ValueError).
+    Of a chat it is the last message that the template replaces; it must be the user's (ValueError).
     """
     prompt = row["prompt"]
     chat = not isinstance(prompt, str)

@@ -3,7 +3,7 @@
 There is one for each metric, a minimum where higher is better (`learning_accuracy`), else a maximum (`forgetting`), and
 `held_out_drop`, a maximum over suites of row 0 minus the last row. `rule: point` compares the value; `rule: interval` passes
 only if the whole 95 % interval lies on the right side. Of several suites the interval's ends are the largest of theirs: it
-passes only if each of them does. Numbers are told with three decimals, or with as many as show on which side of the limit
+passes only if each of them does. Numbers are written with three decimals, or with as many as show on which side of the limit
 they lie.
 """
 
@@ -38,10 +38,10 @@ def verdict(name: str, gate: Any, found: dict, own: Mapping[str, OwnMetric]) -> 
     direction = direction_of(name, own)
     value, interval, reason = measured(name, found, own)
     assert value is not None, f"gate {name}: its value cannot exist in this stream (`cpt check` refuses that)"
-    judged = compared_number(value, interval, direction, rule)
-    passed = keeps(judged, limit, direction)
+    compared = compared_number(value, interval, direction, rule)
+    passed = keeps(compared, limit, direction)
     sign = {("max", True): "<=", ("max", False): ">", ("min", True): ">=", ("min", False): "<"}[direction, passed]
-    what, number, bound = name, *apart(judged, limit)
+    what, number, bound = name, *apart(compared, limit)
     if rule == "interval":
         end = "upper" if direction == "max" else "lower"
         what = f"{name} {shown(value)} [{shown(interval[0])}, {shown(interval[1])}], {end} end"
@@ -66,8 +66,8 @@ def compared_number(value: float, interval: tuple[float, float], direction: str,
     return value if rule == "point" else interval[1] if direction == "max" else interval[0]
 
 
-def keeps(judged: float, limit: float, direction: str) -> bool:
-    return bool(judged <= limit + ROUNDING if direction == "max" else judged >= limit - ROUNDING)
+def keeps(number: float, limit: float, direction: str) -> bool:
+    return bool(number <= limit + ROUNDING if direction == "max" else number >= limit - ROUNDING)
 
 
 def apart(value: float, limit: float) -> tuple[str, str]:
@@ -108,8 +108,8 @@ def parts_reason(found: dict, name: str, own: Mapping[str, OwnMetric]) -> str:
     metric = own[name] if name in own else METRICS[name]
     values = [(R[row, i] - (0 if minus is None else R[minus, i]), tasks[i]) for i, row, minus in parts(R, metric)]
     ordered = sorted(values, reverse=direction_of(name, own) == "max")
-    told = ", ".join(f"{task} {shown(value)}" for value, task in ordered[:NAMED])
-    return told or "over the whole matrix"
+    descriptions = ", ".join(f"{task} {shown(value)}" for value, task in ordered[:NAMED])
+    return descriptions or "over the whole matrix"
 
 
 def forgetting(found: dict) -> str:
@@ -141,8 +141,10 @@ def learning_accuracy(found: dict) -> str:
 def losses(lost: list[tuple[float, str, float, float]]) -> str:
     """The largest losses first, as "reverse lost 0.450 (0.970 -> 0.520), ..."; those that lost nothing are not named."""
     worst = [each for each in sorted(lost, reverse=True)[:NAMED] if each[0] >= 0.0005]
-    told = [f"{name} lost {shown(loss)} ({shown(before)} -> {shown(after)})" for loss, name, before, after in worst]
-    return ", ".join(told) or "nothing was lost"
+    descriptions = [
+        f"{name} lost {shown(loss)} ({shown(before)} -> {shown(after)})" for loss, name, before, after in worst
+    ]
+    return ", ".join(descriptions) or "nothing was lost"
 
 
 # What a gate says of its value, where that is more than the value's parts.

@@ -112,7 +112,7 @@ class Pass:
         try:
             while (task := self._next()) is not None:
                 self._do(*task, buffers)
-        except BaseException as error:  # told to the thread that called `run`
+        except BaseException as error:  # passed on to the thread that called `run`
             self._end(error)
 
     def _next(self) -> tuple[Job, int] | None:

@@ -37,7 +37,7 @@ class Mistakes:
 
 
 def place(problem: Problem) -> tuple:
-    """What mistakes are told in the order of: file and line, the command line last."""
+    """The order in which mistakes are reported: file and line, the command line last."""
     return problem.file in (COMMAND_LINE, PYTHON), str(problem.file), problem.line or 0
 
 

@@ -151,7 +151,7 @@ class ServerRollouts(Vllm):
 Rollouts = Annotated[TransformersRollouts | VllmRollouts | ServerRollouts, Field(discriminator="engine")]
 
 
-class Judged(Strict):
+class Scored(Strict):
     """What a task of the stream and a task of a suite share: where rows come from and how answers are scored."""
 
     task: Name = Field(description="This is the task's name: letters, digits, dots, hyphens and underscores.")
@@ -205,7 +205,7 @@ class Judged(Strict):
         return self
 
     @model_validator(mode="after")
-    def can_be_judged(self):
+    def can_be_scored(self):
         if self.verifier is None:
             raise ValueError(
                 "has no verifier to score answers with: add `reward` (exact, math, choice, ...) or `metric`"
@@ -218,7 +218,7 @@ class Judged(Strict):
         return self
 
 
-class Task(Judged):
+class Task(Scored):
     stages: tuple[Stage, ...] = Field(
         min_length=1, description="The task is trained by these stages, one after the other."
     )
@@ -260,7 +260,7 @@ class Recipe(Strict):
     alarms: Alarms = Field(Alarms(), description="These thresholds decide when a stage warns of a collapse.")
 
 
-class SuiteTask(Judged):
+class SuiteTask(Scored):
     """A task of a suite: its evaluation rows are answered, and nothing is trained on it."""
 
     stages: ClassVar[tuple[Stage, ...]] = ()

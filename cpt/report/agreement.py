@@ -42,7 +42,7 @@ def disagreements_at_the_end(results: dict) -> Iterator[str]:
     if not set(intervals["forgetting_by_task"]) >= set(results["tasks"][:-1]):
         yield "intervals.forgetting_by_task: not the tasks"
     if any(gate["rule"] == "interval" and gate["interval"] is None for gate in results["gates"]):
-        yield "gates: one is judged by an interval and has none"
+        yield "gates: one compares an interval and has none"
 
 
 def disagreements_of_stages(results: dict) -> Iterator[str]:
@@ -58,9 +58,9 @@ def disagreements_of_stages(results: dict) -> Iterator[str]:
             if merge["curve"] and (merge["option"] is None or not any(each["taken"] for each in merge["curve"])):
                 yield f"stages: {stage['stage']}: a merge's search without the value that was taken"
             if any(each["accuracy"].keys() != merge["curve"][0]["accuracy"].keys() for each in merge["curve"]):
-                yield f"stages: {stage['stage']}: a merge's search judged on other tasks for other values"
+                yield f"stages: {stage['stage']}: a merge's search has other tasks for other values"
             if merge["curve"] and stage["task"] not in merge["curve"][0]["accuracy"]:
-                yield f"stages: {stage['stage']}: a merge's search that was not judged on {stage['task']}"
+                yield f"stages: {stage['stage']}: a merge's search that was not evaluated on {stage['task']}"
 
 
 def disagreements_with_answers(results: dict, answers: dict[str, list[dict]]) -> Iterator[str]:

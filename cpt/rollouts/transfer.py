@@ -139,7 +139,7 @@ def listening_beside(call: Callable, *arguments) -> Iterator[None]:
 
 
 class VllmTransfer:
-    """vLLM's own trainer-side engines, `nccl` and `ipc`. Not run here."""
+    """vLLM's own trainer-side engines, `nccl` and `ipc`. Untested."""
 
     def __init__(self, servers: Servers, backend: str):
         self.servers, self.backend = servers, backend

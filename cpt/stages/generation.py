@@ -20,7 +20,7 @@ from cpt.rollouts import Engine, Sampling
 
 
 class EngineGeneration(VLLMGeneration):
-    """Rollouts by `engine`, answers ended by `stops` too. `heard` is told what each sync found."""
+    """Rollouts by `engine`, answers ended by `stops` too. `heard` is called with what each sync measured."""
 
     def __init__(self, *, engine: Engine, stops: tuple[int, ...], heard, **options):
         self.engine, self.stops, self.heard = engine, stops, heard
@@ -87,7 +87,7 @@ class OrderOfEpoch(Sampler):
 
 
 def sampling_of(config, stops: tuple[int, ...], options: dict) -> Sampling:
-    """How `said` (TRL's trainer, its config, or its VLLMGeneration: they name it alike) wants prompts to be continued."""
+    """How `config` (TRL's trainer, its config, or its VLLMGeneration: they name it alike) wants prompts to be continued."""
     return Sampling(
         max_tokens=config.max_completion_length,
         temperature=config.temperature,
