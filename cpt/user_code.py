@@ -31,7 +31,7 @@ class Code:
 
     path: str  # module:name
     folder: Path | None
-    found: Any
+    target: Any
     files: Files
 
     def digests(self) -> dict[str, str]:

@@ -27,9 +27,15 @@ def test_the_catalogue_and_the_functions():
         assert kind.formula and kind.about and kind.reading and kind.better in ("higher", "lower")
         least = [metrics.METRICS[name](np.zeros((T + 1, T))) is not None for T in (1, 2)]
         assert least == [kind.least_tasks == 1, True]
-        worst, best = np.array([[0.0, 0.0], [1, 0], [0, 0]]), np.array([[0.0, 0.0], [1, 1], [1, 1]])
-        change = metrics.METRICS[name](best) - metrics.METRICS[name](worst)
-        assert change > 0 if kind.better == "higher" else change < 0, name
+
+
+@pytest.mark.parametrize(
+    "name", ["average_accuracy", "learning_accuracy", "backward_transfer", "forward_transfer", "forgetting"]
+)
+def test_which_value_is_better(name):
+    worst, best = np.array([[0.0, 0.0], [1, 0], [0, 0]]), np.array([[0.0, 0.0], [1, 1], [1, 1]])
+    change = metrics.METRICS[name](best) - metrics.METRICS[name](worst)
+    assert change > 0 if KINDS[name].better == "higher" else change < 0
 
 
 def test_the_table_of_the_documentation():
@@ -39,10 +45,11 @@ def test_the_table_of_the_documentation():
 
 def test_a_gate_on_each_metric():
     """Its direction, its value and interval, and what the value is made of."""
-    assert {name: direction_of(name) for name in GATES} == {
-        **dict.fromkeys(("average_accuracy", "learning_accuracy", "backward_transfer", "forward_transfer"), "min"),
-        **dict.fromkeys(("forgetting", "held_out_drop"), "max"),
-    }
+    for direction, names in (
+        ("min", ("average_accuracy", "learning_accuracy", "backward_transfer", "forward_transfer")),
+        ("max", ("forgetting", "held_out_drop")),
+    ):
+        assert {direction_of(name) for name in names} == {direction}
     values, spans = metrics.summary(R), dict.fromkeys(KINDS, (0.1, 0.2))
     found = {"accuracy": R.tolist(), "questions": {"a": 10, "b": 10}, "metrics": values}
     found |= {"intervals": {"metrics": spans}, "held_out": {}, "held_out_tasks": {}}
@@ -168,7 +175,7 @@ def test_values_and_intervals(folder):
             {},
             "forgetting is the name of a metric that is there already",
         ),
-        ("mine:spread", {"spred": 0.5}, "evaluation.gates.spred: must be one of average_accuracy, learning_accuracy,"),
+        ("mine:spread", {"spred": 0.5}, "evaluation.gates.spred: must be one of "),
     ],
 )
 def test_mistakes(own, gates, said, folder):

@@ -7,6 +7,7 @@ import pytest
 
 from cpt.cli.main import parsed
 from cpt.errors import RecipeErrors
+from cpt.metric_kinds import GATES
 from cpt.recipe import dump, identity, load, load_suite
 from cpt.recipe.json_schema import schema
 from helpers.recipe_text import BASE, changed, problems
@@ -98,8 +99,8 @@ ONE_MISTAKE = {
     ),
     "a gate that does not exist": (
         BASE + "evaluation: {gates: {forgeting: 0.1}}\n",
-        "recipe.yaml:10: evaluation.gates.forgeting: must be one of average_accuracy, learning_accuracy, "
-        "backward_transfer, forward_transfer, forgetting, held_out_drop, not 'forgeting'; did you mean forgetting?",
+        f"recipe.yaml:10: evaluation.gates.forgeting: must be one of {', '.join(GATES)}, not 'forgeting'; did you mean "
+        "forgetting?",
     ),
     "more k than samples": (
         BASE + "evaluation: {sampled: {k: [8], samples: 4}}\n",

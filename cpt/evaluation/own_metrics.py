@@ -17,7 +17,7 @@ class OwnMetric:
     """A user's function of a matrix (T+1, T), as a metric that takes leading axes. `kind` is what the report says of it."""
 
     def __init__(self, spec: Any):
-        self.spec, self.kind, self.function = spec, kind_of(spec), spec.code.found
+        self.spec, self.kind, self.function = spec, kind_of(spec), spec.code.target
 
     def __call__(self, R: np.ndarray) -> np.ndarray | None:
         """(...): the metric of each of the matrices (..., T+1, T); None where it is not defined.
@@ -44,7 +44,7 @@ class OwnMetric:
 
 def kind_of(spec: Any) -> MetricKind:
     """What gates and the report know of a metric of the user's own."""
-    about = spec.about or next(iter((spec.code.found.__doc__ or "").strip().splitlines()), "") or spec.function
+    about = spec.about or next(iter((spec.code.target.__doc__ or "").strip().splitlines()), "") or spec.function
     return MetricKind(spec.label, spec.function, about, about, spec.better, lowest=spec.lowest)
 
 

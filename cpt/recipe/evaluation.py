@@ -79,7 +79,7 @@ class OwnMetric(Strict):
         if not re.match(user_code.NAME, self.function):
             raise ValueError(f"{shown(self.function)} names no function: write module:function")
         self._code = user_code.load(self.function, self.folder)
-        if not callable(self._code.found):
+        if not callable(self._code.target):
             raise ValueError(f"{self._code.place}: {self.label} is no function")
         if self.label in GATES:
             raise ValueError(f"{self.label} is the name of a metric that is there already: give it another `name`")

@@ -150,15 +150,15 @@ def bound(family: Family, kind: str, folder: str | Path | None) -> type[Any]:
     """The model of a kind of the user's own. Raises UserError where there is no such class, or it is not of the contract."""
     code = user_code.load(kind, folder)
     contract = user_code.named(family.contract)
-    if not (isinstance(code.found, type) and issubclass(code.found, contract)) or code.found is contract:
+    if not (isinstance(code.target, type) and issubclass(code.target, contract)) or code.target is contract:
         raise UserError(
             f"{code.place}: {kind.partition(':')[2]} is no {family.what}: let it be a subclass of "
             f"{family.contract.replace(':', '.')}"
         )
-    lacking = [name for name in family.methods if getattr(code.found, name) is getattr(contract, name)]
+    lacking = [name for name in family.methods if getattr(code.target, name) is getattr(contract, name)]
     if lacking:
         raise UserError(f"{code.place}: a {family.what} must have its own `{lacking[0]}`")
-    options = code.found.Options
+    options = code.target.Options
     if not (isinstance(options, type) and issubclass(options, family.base)):
         base = f"{family.contract.partition(':')[0]}.{family.base.__name__}"
         raise UserError(f"{code.place}: its Options must be a subclass of {base}")
@@ -178,13 +178,17 @@ def fields_of(model: type) -> tuple[str, ...]:
 
 def model_of(family: Family, code: user_code.Code) -> type[Any]:
     """One model for a class, so that equal recipes are equal."""
-    key = code.found, code.path, code.folder
+    key = code.target, code.path, code.folder
     if key not in MODELS:
-        shape, options = family.shape.model_fields, code.found.Options
+        shape, options = family.shape.model_fields, code.target.Options
         more = {name: (field.annotation, field) for name, field in shape.items() if name not in ("kind", "options")}
         more = {name: each for name, each in more.items() if name not in options.model_fields}
-        made = create_model(code.found.__name__, __base__=(Bound, options), kind=(Literal[code.path], ...), **more)
-        made.code, made.keys, made.implementation = code, tuple(each for each in shape if each != "options"), code.found
+        made = create_model(code.target.__name__, __base__=(Bound, options), kind=(Literal[code.path], ...), **more)
+        made.code, made.keys, made.implementation = (
+            code,
+            tuple(each for each in shape if each != "options"),
+            code.target,
+        )
         MODELS[key] = made
     return MODELS[key]
 
