@@ -30,12 +30,12 @@ class MetricKind:
     least_tasks: int = 1
 
     @property
-    def words(self) -> str:
+    def phrase(self) -> str:
         return self.name.replace("_", " ")
 
     @property
     def title(self) -> str:
-        return self.words[0].upper() + self.words[1:]
+        return self.phrase[0].upper() + self.phrase[1:]
 
     @property
     def direction(self) -> Literal["max", "min"]:

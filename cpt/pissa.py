@@ -114,11 +114,11 @@ def with_part_of_base(model, tensors: Mapping[str, torch.Tensor]) -> dict[str, t
     first = {}
     for name, layer in layers(model):
         first |= {f"{name}.lora_A.weight": getattr(layer, FIRST_A), f"{name}.lora_B.weight": -getattr(layer, FIRST_B)}
-    whole = dict(tensors)
+    widened = dict(tensors)
     for name, axis in rank_axes(tensors):
         beside = first[name].to(tensors[name]) if name in first else torch.zeros_like(tensors[name])
-        whole[name] = torch.cat([tensors[name], beside], axis)
-    return whole
+        widened[name] = torch.cat([tensors[name], beside], axis)
+    return widened
 
 
 def trained(saved: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

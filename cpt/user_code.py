@@ -62,22 +62,22 @@ def load(path: str, folder: Path | str | None = None) -> Code:
             raise UserError(f"{file} has the name of an installed package ({top(module)}): give it another name")
         finder().keep(files)
     try:
-        found = importlib.import_module(module)
+        namespace = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         finder().drop(files)
         raise UserError(f"{line_of(error, files)}: {why(error)}") from error
-    if not hasattr(found, name):
+    if not hasattr(namespace, name):
         file = files[module][0] if module in files else module
-        defined = [each for each in vars(found) if getattr(vars(found)[each], "__module__", None) == module]
+        defined = [each for each in vars(namespace) if getattr(vars(namespace)[each], "__module__", None) == module]
         raise UserError(f"{file} has no {name}{nearest_or_all(name, defined, 'it has')}")
-    return Code(path, None if folder is None else Path(folder), getattr(found, name), files)
+    return Code(path, None if folder is None else Path(folder), getattr(namespace, name), files)
 
 
 def named(path: str) -> Any:
     """What `path` ("module:name", or a module) names, of cpt's own."""
     module, _, name = path.partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, name) if name else found
+    namespace = importlib.import_module(module)
+    return getattr(namespace, name) if name else namespace
 
 
 def line_of(error: BaseException, files: Files) -> str:

@@ -22,8 +22,8 @@ AROUND = 10  # tokens of a prompt or a demonstration besides the letters, at mos
 def rows_are_known(recipe: Recipe, suites: dict[str, Suite]) -> bool:
     """Whether all rows are letters scored by `exact`: they have all that is asked of rows, and no two splits share one."""
     tasks = tasks_of(recipe, suites)
-    judges = [judge.kind for task in tasks for judge in (task.reward, task.metric) if judge is not None]
-    return set(judges) == {"exact"} and all(isinstance(task.data, Procedural) for task in tasks)
+    kinds = [verifier.kind for task in tasks for verifier in (task.reward, task.metric) if verifier is not None]
+    return set(kinds) == {"exact"} and all(isinstance(task.data, Procedural) for task in tasks)
 
 
 def tasks_of(recipe: Recipe, suites: dict[str, Suite]) -> list:

@@ -30,7 +30,7 @@ class Split:
     unreachable: dict[str, int] = field(default_factory=dict)  # {row id: tokens} of answers longer than any evaluated
 
     @property
-    def judged(self) -> bool:
+    def is_scored(self) -> bool:
         """Whether answers to these rows are scored by the task's verifiers."""
         return self.name != "train" or any(stage.needs_reward for stage in self.spec.stages)
 

@@ -202,9 +202,9 @@ class TokenChecks:
             this.long.look(places[id(row)], called(row), "a prompt of {} tokens", len(ids), this.prompt_limit)
         for row in rows:
             self.check_written(this, row)
-            if this.judged:
+            if this.is_scored:
                 check_special_answer(this.data, this.spec, row, this.encoder, self.findings)
-        if this.judged and self.lost_bytes is None:  # a tokenizer of bytes writes every text as it is
+        if this.is_scored and self.lost_bytes is None:  # a tokenizer of bytes writes every text as it is
             check_rewritten_answers(this.data, this.spec, rows, this.encoder, self.findings)
         for where, stage in this.teachers:
             self.check_contexts(this, where, stage, rows, places)

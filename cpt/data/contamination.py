@@ -25,11 +25,11 @@ def overlaps(stream: Any) -> list[Problem]:
         mine: Asked = {}
         problems += repeated(f"{key}.data.eval", task.eval, mine)
         asked |= mine
-    judged = {
+    validation = {
         task.validation.key(i): (task.validation, i) for task in stream.tasks for i in range(len(task.validation))
     }
     for task in stream.tasks:
-        leaks = [*shared(task.train, judged | asked), *shared(task.validation, asked)]
+        leaks = [*shared(task.train, validation | asked), *shared(task.validation, asked)]
         if leaks:
             problems.append(Problem(None, None, f"stream.{task.name}.data", leak_text(leaks)))
     return problems

@@ -23,20 +23,20 @@ NAMED = 3  # tasks that a message names
 ROUNDING = 1e-9  # a value that equals its limit but for rounding passes
 
 
-def check_gates(gates: Mapping[str, Any], found: dict, own: Mapping[str, OwnMetric] = NONE) -> list[Gate]:
+def check_gates(gates: Mapping[str, Any], numbers: dict, own: Mapping[str, OwnMetric] = NONE) -> list[Gate]:
     """The verdicts, in the order of the recipe: `gates` maps a name to a number or an object with `limit` and `rule`.
 
-    `own` are the metrics of the user's own, and `found` is what `results.numbers` returns, of a whole stream. Each verdict
+    `own` are the metrics of the user's own, and `numbers` is what `results.numbers` returns, of a whole stream. Each verdict
     has name, limit, direction (max or min), value, interval, rule, passed, reason (who did it most, and by how much) and
     message (one line that says it all).
     """
-    return [verdict(name, gate, found, own) for name, gate in gates.items()]
+    return [verdict(name, gate, numbers, own) for name, gate in gates.items()]
 
 
-def verdict(name: str, gate: Any, found: dict, own: Mapping[str, OwnMetric]) -> Gate:
+def verdict(name: str, gate: Any, numbers: dict, own: Mapping[str, OwnMetric]) -> Gate:
     limit, rule = (gate, "point") if isinstance(gate, int | float) else (gate.limit, gate.rule)
     direction = direction_of(name, own)
-    value, interval, reason = measured(name, found, own)
+    value, interval, reason = measured(name, numbers, own)
     assert value is not None, f"gate {name}: its value cannot exist in this stream (`cpt check` refuses that)"
     compared = compared_number(value, interval, direction, rule)
     passed = keeps(compared, limit, direction)
@@ -94,17 +94,17 @@ def direction_of(name: str, own: Mapping[str, OwnMetric] = NONE) -> str:
     return "max" if name == HELD_OUT_DROP else (own[name].kind if name in own else KINDS[name]).direction
 
 
-def measured(name: str, found: dict, own: Mapping[str, OwnMetric]) -> tuple:
+def measured(name: str, numbers: dict, own: Mapping[str, OwnMetric]) -> tuple:
     """(value, interval, reason) of what a gate compares with its limit."""
     if name == HELD_OUT_DROP:
-        return held_out_drop(found)
-    reason = REASONS[name](found) if name in REASONS else parts_reason(found, name, own)
-    return found["metrics"][name], found["intervals"]["metrics"][name], reason
+        return held_out_drop(numbers)
+    reason = REASONS[name](numbers) if name in REASONS else parts_reason(numbers, name, own)
+    return numbers["metrics"][name], numbers["intervals"]["metrics"][name], reason
 
 
-def parts_reason(found: dict, name: str, own: Mapping[str, OwnMetric]) -> str:
+def parts_reason(numbers: dict, name: str, own: Mapping[str, OwnMetric]) -> str:
     """What a metric is the mean of, the parts that count most against it first."""
-    R, tasks = np.asarray(found["accuracy"], float), list(found["questions"])
+    R, tasks = np.asarray(numbers["accuracy"], float), list(numbers["questions"])
     metric = own[name] if name in own else METRICS[name]
     values = [(R[row, i] - (0 if minus is None else R[minus, i]), tasks[i]) for i, row, minus in parts(R, metric)]
     ordered = sorted(values, reverse=direction_of(name, own) == "max")
@@ -112,29 +112,30 @@ def parts_reason(found: dict, name: str, own: Mapping[str, OwnMetric]) -> str:
     return descriptions or "over the whole matrix"
 
 
-def forgetting(found: dict) -> str:
-    R, tasks = found["accuracy"], list(found["questions"])
+def forgetting(numbers: dict) -> str:
+    R, tasks = numbers["accuracy"], list(numbers["questions"])
     best = best_rows(R)
     lost = [(loss, tasks[i], R[best[i]][i], R[-1][i]) for i, loss in enumerate(forgetting_by_task(R).tolist())]
     return losses(lost)
 
 
-def held_out_drop(found: dict) -> tuple:
-    lost = [(drop(scores), suite, scores[0], scores[-1]) for suite, scores in found["held_out"].items()]
+def held_out_drop(numbers: dict) -> tuple:
+    lost = [(drop(scores), suite, scores[0], scores[-1]) for suite, scores in numbers["held_out"].items()]
     by_task = [
         (drop(scores), f"{suite}/{task}", scores[0], scores[-1])
-        for suite, tasks in found["held_out_tasks"].items()
+        for suite, tasks in numbers["held_out_tasks"].items()
         for task, scores in tasks.items()
     ]
-    ends = list(found["intervals"]["held_out_drop"].values())
+    ends = list(numbers["intervals"]["held_out_drop"].values())
     interval = [max(low for low, _ in ends), max(high for _, high in ends)] if ends else None
     value = max((loss for loss, *_ in lost), default=None)
-    whole, parts = losses(lost), losses(by_task)
-    return value, interval, whole if whole == parts else f"{whole}; by task: {parts}"  # equal: nothing was lost
+    by_suite, parts = losses(lost), losses(by_task)
+    reason = by_suite if by_suite == parts else f"{by_suite}; by task: {parts}"  # equal: nothing was lost
+    return value, interval, reason
 
 
-def learning_accuracy(found: dict) -> str:
-    reached = sorted(zip(learnt(found["accuracy"]).tolist(), found["questions"], strict=True))
+def learning_accuracy(numbers: dict) -> str:
+    reached = sorted(zip(learnt(numbers["accuracy"]).tolist(), numbers["questions"], strict=True))
     return ", ".join(f"{task} reached {shown(score)}" for score, task in reached[:NAMED])
 
 

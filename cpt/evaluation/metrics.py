@@ -106,13 +106,13 @@ def parts(R: ArrayLike, metric: Metric) -> list[Part]:
     signs = np.rint(slopes * len(used))
     if not used or np.abs(slopes * len(used) - signs).max() > 0.1:
         return []
-    found = []
+    terms = []
     for i in used:
         added, taken = (np.flatnonzero(signs[:, i] == sign) for sign in (1, -1))
         if len(added) != 1 or len(taken) > 1 or np.abs(signs[:, i]).sum() != len(added) + len(taken):
             return []
-        found.append((i, int(added[0]), int(taken[0]) if len(taken) else None))
-    return found
+        terms.append((i, int(added[0]), int(taken[0]) if len(taken) else None))
+    return terms
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -69,9 +69,9 @@ def intervals(
     """Intervals of what compares rows: paired, on the same questions. That of one task takes its best row as given."""
     drawn = statistics.bootstrap(matrix, {**metrics.METRICS, **own})
     parts = {name: metrics.parts(R, metric) for name, metric in {**metrics.METRICS, **own}.items()}
-    found = {name: metric_interval(parts[name], matrix, drawn[name], name in own) for name in parts}
+    values = {name: metric_interval(parts[name], matrix, drawn[name], name in own) for name in parts}
     return {
-        "metrics": found,
+        "metrics": values,
         "forgetting_by_task": {tasks[part[0]]: part_interval(part, matrix) for part in parts["forgetting"]},
         "held_out_drop": {suite: statistics.paired_difference(each[0], each[-1]) for suite, each in held_out.items()},
     }

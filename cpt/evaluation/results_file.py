@@ -21,7 +21,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
     read = {point.name: rundir.read_evaluation(point) for point in points}
     complete = len(points) == len(tasks) + 1
     own = own_metrics(recipe)
-    found = numbers(
+    computed = numbers(
         tasks=tasks,
         suites=list(suites_of(recipe)),
         points=[point.name for point in points],
@@ -38,9 +38,9 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         "recipe": recipe.name,
         "seed": recipe.seed,
         "tasks": tasks,
-        **found,
+        **computed,
         "cost": costs(stages, evaluation_cost),
-        "gates": check_gates(recipe.evaluation.gates, found, own) if complete else [],
+        "gates": check_gates(recipe.evaluation.gates, computed, own) if complete else [],
         "points": [str(rundir.point(point).relative_to(rundir.path)) for point in points],
         "stages": stages,
         "evaluation_cost": evaluation_cost,

@@ -12,8 +12,8 @@ RANGE = 2.0**32
 
 def uniform_bits(seed: int, name: str, model: int, start: int, count: int) -> np.ndarray:
     """uint32 (count,): the numbers of the elements `start` and on of the tensor `name` of model number `model`."""
-    words = np.frombuffer(sha256(name.encode()).digest(), np.uint32)
-    source = np.random.PCG64DXSM(np.random.SeedSequence([seed, model, *words.tolist()]))
+    name_digest = np.frombuffer(sha256(name.encode()).digest(), np.uint32)
+    source = np.random.PCG64DXSM(np.random.SeedSequence([seed, model, *name_digest.tolist()]))
     source.advance(start // 2)  # one step gives the numbers of two elements
     odd = start % 2
     return source.random_raw((count + odd + 1) // 2).view(np.uint32)[odd : odd + count]

@@ -186,8 +186,8 @@ def apply_defaults(root: Node, mistakes: Mistakes) -> None:
 
 def class_of(stage: Node) -> type[StageSpec] | None:
     """The class of the stage's kind; None where it names none that exists."""
-    words = stage.value if isinstance(stage.value, dict) else {}
-    kind, folder = (words.get(name, Node(None)).value for name in ("kind", "folder"))
+    fields = stage.value if isinstance(stage.value, dict) else {}
+    kind, folder = (fields.get(name, Node(None)).value for name in ("kind", "folder"))
     return stage_class(kind, folder)
 
 

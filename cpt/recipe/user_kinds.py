@@ -135,15 +135,15 @@ def errors_at(problems: Iterable[tuple[tuple, str, Any]]) -> ValidationError:
 
 def in_users_words(error: ValidationError, schema: type[BaseModel], keys: tuple[str, ...]) -> ValidationError:
     """The same errors in words for the user; those of fields that are no keys of the place are under `options`."""
-    found = []
+    reworded = []
     for each in error.errors(include_url=False):
         loc, text = each["loc"], sentence(each, schema)
         if not keys and each["type"] == "extra_forbidden":
             text = (
                 f"unknown key; there are: {', '.join(schema.model_fields)} (the class's own options go under `options`)"
             )
-        found.append((loc if not keys or (loc[:1] and loc[0] in keys) else ("options", *loc), text, each["input"]))
-    return errors_at(found)
+        reworded.append((loc if not keys or (loc[:1] and loc[0] in keys) else ("options", *loc), text, each["input"]))
+    return errors_at(reworded)
 
 
 def bound(family: Family, kind: str, folder: str | Path | None) -> type[Any]:

@@ -79,10 +79,10 @@ class Worker:
         """Whole lines that have come; None where the process has ended and left none."""
         self.note_printed()
         came = drained(self.process.stdout.fileno())
-        *whole, self.received = (self.received + (came or b"")).split(b"\n")
+        *lines, self.received = (self.received + (came or b"")).split(b"\n")
         if len(self.received) > LONGEST_LINE:
-            whole.append(self.received)
-        return None if came is None and not whole else whole
+            lines.append(self.received)
+        return None if came is None and not lines else lines
 
     def note_printed(self) -> None:
         came = drained(self.process.stderr.fileno())

@@ -94,8 +94,8 @@ class CopyingEngine(ABC):
             return self._send_adapter(model)
         self.adapter = None
         witness = WeightDigests(model)
-        whole = tensors() if tensors else ((name, each.detach()) for name, each in model.named_parameters())
-        watched = witness.watch(whole)
+        policy = tensors() if tensors else ((name, each.detach()) for name, each in model.named_parameters())
+        watched = witness.watch(policy)
         if self.recipe.adapter is None:
             self._push(watched)
             self.updates += 1
@@ -195,10 +195,10 @@ class CopyingEngine(ABC):
 
     def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[list[float]]:
         scoring = Sampling(max_tokens=1, options={"prompt_logprobs": 0})
-        whole = [
+        requests = [
             Request(prompt + answer, scoring, 1, None) for prompt, answer in zip(prompts, completions, strict=True)
         ]
-        made = [each[0] for each in self._complete(whole, None)]
+        made = [each[0] for each in self._complete(requests, None)]
         return [each.prompt_logprobs[len(p) :] for each, p in zip(made, prompts, strict=True)]
 
     def release(self) -> None:

@@ -93,8 +93,8 @@ class VllmEngine(CopyingEngine):
     ) -> list[Completion]:
         samplings = each_sampling(sampling, len(prompts))
         before = self.rollout_tokens
-        whole, share = self._of_the_group(list(zip(prompts, samplings, strict=True)))
-        seed = next((each.seed for _, each in whole if each.seed is not None), None)
+        everyone, share = self._of_the_group(list(zip(prompts, samplings, strict=True)))
+        seed = next((each.seed for _, each in everyone if each.seed is not None), None)
         if seed is None and self.group is not None:  # the ranks of an engine must draw alike
             seed = int(self._of_the_group([torch.randint(2**31, ()).item()])[0][0])
         if self.sleep_level == 2 and self.asleep:  # the weights were thrown away: give them again
@@ -103,7 +103,7 @@ class VllmEngine(CopyingEngine):
         self._wake("kv_cache")
         self.llm.reset_prefix_cache()  # a prompt that is read in part takes another arithmetic than one read whole
         with kept_random_state(seed), suppress(Interrupted):  # every rank comes to the check, also one that was cut
-            completions = super().generate([p for p, _ in whole], [s for _, s in whole], on_done)
+            completions = super().generate([p for p, _ in everyone], [s for _, s in everyone], on_done)
         current().check_cut()
         self._sleep()
         self.rollout_tokens = before + sum(len(each.token_ids) for each in completions[share])

@@ -81,10 +81,10 @@ class UnsolvedBuffer(TrainerCallback):
             part = slice(first, first + size)
             loss, batch = trainer.imitation(mine[part], [float(each) for each in unsolved[part]])
             penalty = trainer.penalty_loss(trainer.model_wrapped, batch) if trainer.penalties else None
-            whole = (
+            total_loss = (
                 loss * scale if penalty is None else loss * scale + penalty * (accumulation * len(mine[part]) / share)
             )
-            trainer.accelerator.backward(whole)
+            trainer.accelerator.backward(total_loss)
             total += loss.item()
         trainer.add_penalty_gradients()
         if self.spec.sft_max_grad_norm:

@@ -98,13 +98,13 @@ def group_numbers(trainer, output: dict) -> torch.Tensor:
 
 def in_whole_groups(micro_batches: list[dict]) -> list[dict]:
     """A generation's micro-batches with whole groups (`group`) in each, in the order in which they were generated."""
-    whole = {
+    batch = {
         name: torch.cat([each[name] for each in micro_batches]) if value.dim() else value
         for name, value in micro_batches[0].items()
     }
-    order = whole["group"].argsort(stable=True)
-    whole = {name: value[order] if value.dim() else value for name, value in whole.items()}
-    return split_tensor_dict(whole, len(micro_batches))
+    order = batch["group"].argsort(stable=True)
+    batch = {name: value[order] if value.dim() else value for name, value in batch.items()}
+    return split_tensor_dict(batch, len(micro_batches))
 
 
 class ScaledRate(TrainerCallback):

@@ -61,8 +61,8 @@ class Vote:
         labels = [majorities[(first + place) // self.group][0] for place in range(len(rows))]
         voted = [place for place, label in enumerate(labels) if label is not None]
         values: list[float | None] = [0.0] * len(rows)
-        judged = [rows[place] | {"answer": labels[place]} for place in voted]
-        scores = self.services.score([texts[place] for place in voted], judged, [finished[place] for place in voted])
+        labelled = [rows[place] | {"answer": labels[place]} for place in voted]
+        scores = self.services.score([texts[place] for place in voted], labelled, [finished[place] for place in voted])
         for place, value in zip(voted, scores, strict=True):
             values[place] = value
         return values
