@@ -178,12 +178,12 @@ def test_a_server_that_cannot_start(cpt, tmp_path):
 
 
 def family_of(run: subprocess.Popen) -> list[psutil.Process]:
-    """The run's descendants: keeper, server, and vLLM's own processes (which hide their command lines)."""
+    """The run's descendants: supervisor, server, and vLLM's own processes (which hide their command lines)."""
     return psutil.Process(run.pid).children(recursive=True)
 
 
 def serving(family: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that serve: all but the keeper."""
+    """Those that serve: all but the supervisor."""
     return [each for each in family if "cpt.rollouts.supervisor" not in each.cmdline()]
 
 
@@ -351,7 +351,7 @@ def test_tensors_travel_in_buckets(kind, tmp_path):
         assert mine.dtype == theirs.dtype and torch.equal(mine, theirs)
 
 
-def test_the_keeper_ends_a_whole_family(tmp_path):
+def test_the_supervisor_ends_a_whole_family(tmp_path):
     """The parent's pipe closes: the command, those that ignore SIGTERM, and daemons are gone, and its folder too."""
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('there', flush=True); time.sleep(600)"
     daemon = f"import os; os.fork() and os._exit(0); os.setsid(); {stubborn}"
@@ -359,8 +359,8 @@ def test_the_keeper_ends_a_whole_family(tmp_path):
     program += f"[subprocess.Popen([sys.executable, '-c', code]) for code in each]; {stubborn}"
     log, folder = tmp_path / "log", tmp_path / "folder"
     folder.mkdir()
-    keeper = [*python("cpt.rollouts.supervisor", str(log), str(folder)), sys.executable, "-c", program]
-    process = subprocess.Popen(keeper, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    supervisor = [*python("cpt.rollouts.supervisor", str(log), str(folder)), sys.executable, "-c", program]
+    process = subprocess.Popen(supervisor, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     wait_until = time.monotonic() + 30
     while not (log.exists() and log.read_text().count("there") == 3) and time.monotonic() < wait_until:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A `vllm serve` of our own: started, watched, started again, and ended with the run (see `keeper`).
+"""A `vllm serve` of our own: started, watched, started again, and ended with the run (see `supervisor`).
 
 Whoever reaches it can have it do anything, as this user (VLLM_SERVER_DEV_MODE, which the weights need). So it listens at a
 Unix socket in a folder that only this user can enter; where the recipe wants a port, every request must carry a key that is
@@ -96,7 +96,7 @@ class ServerProcess:
             self.process.wait()
             self.process.stdout.close()
             self.process = None
-            with contextlib.suppress(ProcessLookupError):  # nothing is left, unless the keeper itself was killed
+            with contextlib.suppress(ProcessLookupError):  # nothing is left, unless the supervisor itself was killed
                 os.killpg(self.group, signal.SIGKILL)
             shutil.rmtree(self.folder, ignore_errors=True)
 
