@@ -150,9 +150,9 @@ def closer(number: int | None, file: Path) -> int | None:
     return errno.EFBIG if number is None and limited else number
 
 
-def no_room_message(file: Path, number: int | None, needed: Bytes = None, words: str = "") -> str:
-    """One line: the file, the reason, the amounts, the remedy. `words` are the error's own, for one without a number."""
-    unknown = os.strerror(number) if number else " ".join(words.split())[:200]
+def no_room_message(file: Path, number: int | None, needed: Bytes = None, text: str = "") -> str:
+    """One line: the file, the reason, the amounts, the remedy. `text` is the error's own, for one without a number."""
+    unknown = os.strerror(number) if number else " ".join(text.split())[:200]
     reason, remedy = REASONS.get(number, (unknown, "remove the cause"))
     amounts, limit = [], resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

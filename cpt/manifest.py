@@ -150,8 +150,8 @@ def git() -> Git:
     """The commit of the code that runs, and the diff against it; nulls outside a checkout."""
     here = Path(__file__).resolve().parent
 
-    def ask(*words: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)
+    def ask(*arguments: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
         return done.stdout if done.returncode == 0 else None
 
     commit = ask("rev-parse", "HEAD")

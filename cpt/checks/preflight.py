@@ -120,7 +120,7 @@ def check_stages(task: TaskData, findings: Findings) -> None:
             findings.add(f"stream.{task.name}", message, f"{kind} {what}", row)
         judging = next((stage for stage in stages if stage.needs_reward and stage.ttrl is None), None)
         if judging is not None:
-            scored_rows = task.train.at([place for place, row in enumerate(task.train) if judging.judges(row)])
+            scored_rows = task.train.at([place for place, row in enumerate(task.train) if judging.scores_answers(row)])
             verifier = task.spec.reward or task.spec.verifier
             check_judged(f"stream.{task.name}.data.train", scored_rows, verifier, findings)
 

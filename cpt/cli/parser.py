@@ -15,12 +15,12 @@ class Parser(argparse.ArgumentParser):
         complaint = f"{self.prog}: {message}; `{self.prog} --help` tells more\n"
         self.exit(2, complaint if os.environ.get("RANK", "0") == "0" else None)
 
-    def unknown(self, words: Sequence[str], takes_recipe: bool = False):
+    def unknown(self, arguments: Sequence[str], takes_recipe: bool = False):
         """Complain of words that no argument takes; `takes_recipe`: the keys of a recipe are meant, perhaps."""
         options = re.findall(r"--[a-z][a-z-]*", self.format_usage())
-        near = flag_hint(words, options) if takes_recipe else ""
-        near = near or nearest(words[0].partition("=")[0], options)
-        self.error(f"unrecognized arguments: {cut(' '.join(words), 200)}{near}")
+        near = flag_hint(arguments, options) if takes_recipe else ""
+        near = near or nearest(arguments[0].partition("=")[0], options)
+        self.error(f"unrecognized arguments: {cut(' '.join(arguments), 200)}{near}")
 
 
 FLAGS = {  # what others call it: ours, or what to do
@@ -44,13 +44,13 @@ FLAGS = {  # what others call it: ours, or what to do
 }
 
 
-def flag_hint(words: Sequence[str], options: Sequence[str]) -> str:
+def flag_hint(arguments: Sequence[str], options: Sequence[str]) -> str:
     """What to write instead of a flag that somebody expected: `--seed 3` is `seed=3` here."""
     from cpt.recipe.hints import RECIPE, argument
 
-    flag, _, value = words[0].partition("=")
+    flag, _, value = arguments[0].partition("=")
     name = flag.lstrip("-").replace("-", "_").lower()
-    value = value or next((word for word in words[1:2] if not word.startswith("-")), "...")
+    value = value or next((word for word in arguments[1:2] if not word.startswith("-")), "...")
     if not flag.startswith("-") or flag in options:
         return ""
     if (hint := FLAGS.get(name)) is not None:

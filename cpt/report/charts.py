@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from cpt.report.words import compact
+from cpt.report.formatting import compact
 
 Numbers = Sequence[float]
 MOST_POINTS = 240  # of a training curve; longer ones are averaged in bins

@@ -1,8 +1,8 @@
 """Answers worth reading: those that were right and are now wrong, and what the verifiers could not score."""
 
 from cpt.evaluation.metrics import best_rows
+from cpt.report.formatting import DASH, listed
 from cpt.report.reading import Run
-from cpt.report.words import DASH, listed
 
 SHOWN = 10  # examples of one task
 LONGEST = 1500  # characters of one text

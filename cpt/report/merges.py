@@ -2,7 +2,7 @@
 
 from cpt.records import Candidate, MergeRecord, Results, StageRecord
 from cpt.report.charts import columns_of, trade_off_chart
-from cpt.report.words import score
+from cpt.report.formatting import score
 
 
 def merges(results: Results) -> dict | None:

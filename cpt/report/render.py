@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cpt.report.words import duration, score, size
+from cpt.report.formatting import duration, score, size
 from cpt.sizes import many
 
 HERE = Path(__file__).parent

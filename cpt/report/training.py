@@ -1,9 +1,9 @@
 """Training curves and costs, stage by stage."""
 
 from cpt.report.charts import curve
+from cpt.report.formatting import compact, count, duration, size
 from cpt.report.merges import place_of
 from cpt.report.reading import Run
-from cpt.report.words import compact, count, duration, size
 
 CURVES = {  # TRL's log keys and ours, in the order they are shown
     "reward": "Reward",

@@ -5,9 +5,9 @@ from cpt.evaluation.metrics import forgetting_by_task
 from cpt.metric_kinds import HELD_OUT_DROP, KINDS, MetricKind
 from cpt.report import colormap, examples, training
 from cpt.report.charts import columns_of, gauge, stream_chart
+from cpt.report.formatting import interval, listed, score, signed
 from cpt.report.merges import merges
 from cpt.report.reading import Run
-from cpt.report.words import interval, listed, score, signed
 
 FIRST = ("learning_accuracy", "forgetting")  # metrics that stand before the suites
 

@@ -95,7 +95,7 @@ class StageSpec(Kind):
         """The most tokens of an answer that it samples; `evaluated` are those of an evaluated answer."""
         return self.value("max_completion_length") if self.uses_engine else 0
 
-    def judges(self, row: Mapping[str, Any]) -> bool:
+    def scores_answers(self, row: Mapping[str, Any]) -> bool:
         """Whether the reward scores answers to this row, and not the row's own texts."""
         return self.needs_reward and self.ttrl is None
 

@@ -81,7 +81,7 @@ class Dpo(StageSpec):
     def chooses_rows(self) -> bool:
         return True
 
-    def judges(self, row) -> bool:
+    def scores_answers(self, row) -> bool:
         return row.get("chosen") is None
 
     def problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
