@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from cpt.errors import UserError
-from cpt.report import build, charts, colormap, words
+from cpt.report import build, charts, colormap, formatting
 from cpt.report.render import code
 from cpt.report.view import gate_row, sentence, tiles
 from cpt.sizes import many
@@ -197,14 +197,20 @@ def test_every_heat_cell_can_be_read():
             assert colormap.contrast(colour, tuple(int(ink[j : j + 2], 16) for j in (1, 3, 5))) >= 4.5  # WCAG AA
 
 
-def test_words():
-    assert [words.score(x) for x in (None, -0.001, -0.126, 0.5)] == ["–", "−0.001", "−0.126", "0.500"]
-    assert words.score(-0.0001) == "0.000" and words.score(0.01234, 4) == "0.0123"
-    assert [words.signed(x) for x in (0.051, -0.3, 0.0)] == ["+0.051", "−0.300", "0.000"]
+def test_numbers_as_text():
+    assert [formatting.score(x) for x in (None, -0.001, -0.126, 0.5)] == ["–", "−0.001", "−0.126", "0.500"]
+    assert formatting.score(-0.0001) == "0.000" and formatting.score(0.01234, 4) == "0.0123"
+    assert [formatting.signed(x) for x in (0.051, -0.3, 0.0)] == ["+0.051", "−0.300", "0.000"]
     assert [many(1, "thread"), many(2, "process")] == ["1 thread", "2 processes"]
-    assert [words.compact(x) for x in (0, 0.0123, -0.00001, 12345, 2e7)] == ["0", "0.0123", "−1.0e−5", "12.3k", "2.0e7"]
-    assert [words.duration(x) for x in (5.25, 125, 7260)] == ["5.2 s", "2 min 05 s", "2 h 01 min"]
-    assert words.size(3 * 2**29) == "1.61 GB" and words.listed(["a", "b", "c"]) == "a, b and c"
+    assert [formatting.compact(x) for x in (0, 0.0123, -0.00001, 12345, 2e7)] == [
+        "0",
+        "0.0123",
+        "−1.0e−5",
+        "12.3k",
+        "2.0e7",
+    ]
+    assert [formatting.duration(x) for x in (5.25, 125, 7260)] == ["5.2 s", "2 min 05 s", "2 h 01 min"]
+    assert formatting.size(3 * 2**29) == "1.61 GB" and formatting.listed(["a", "b", "c"]) == "a, b and c"
     assert code("a`b|c") == "``a`b\\|c``" and code("") == "`  `"
 
 
