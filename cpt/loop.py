@@ -12,6 +12,7 @@ from pathlib import Path
 from cpt import manifest, models, ranks, report, rollouts, seeds, stages
 from cpt.checks import all_checks
 from cpt.checks.findings import Findings
+from cpt.checks.launch import check_launch
 from cpt.context import Services, Stage
 from cpt.data import encoding
 from cpt.data.memory import memories
@@ -61,7 +62,7 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
         UserError: a mistake in the recipe, its data or its folder.
         Interrupted: a signal came; the same command resumes from there.
     """
-    ranks.check_launch()
+    check_launch(recipe)
     stream = stream or all_checks.before_run(recipe, out)
     with ExitStack() as stack:
         rundir = ranks.on_main(lambda: stack.enter_context(open_run(out, recipe)))

@@ -1,4 +1,4 @@
-"""The processes of one run: who writes, how they meet, and whether as many run as the launcher was asked for.
+"""The processes of one run: who writes, and how they meet.
 
 Thin over accelerate's `PartialState`. Rank 0 writes; every rank runs the same loop, and what one rank decides (a point is
 committed, a signal came) is broadcast, so that no rank waits in a collective the others never enter.
@@ -6,10 +6,7 @@ committed, a signal came) is broadcast, so that no rank waits in a collective th
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
-
-from cpt.errors import UserError
 
 
 def state():
@@ -76,58 +73,6 @@ def any_rank(flag: bool) -> bool:
     value = torch.tensor([int(flag)], device=state().device)
     torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
     return bool(value.item())
-
-
-def launchers() -> Path:
-    """The folder of accelerate's configs that come with cpt: inside an installed package, else beside it."""
-    here = Path(__file__).parent
-    installed = here / "_data" / "recipes" / "accelerate"
-    return installed if installed.is_dir() else here.parent / "recipes" / "accelerate"
-
-
-def check_launch() -> None:
-    """Compare what `accelerate launch` was asked for with what runs (its MULTI_CPU silently runs one process).
-
-    Raises:
-        UserError: fewer or more processes run than the launcher's config or command line asked for.
-    """
-    asked = asked_processes()
-    running = world_size()
-    if asked is not None and asked != running:
-        raise UserError(
-            f"accelerate launch was asked for {asked} processes, but {running} run(s): on CPUs use "
-            f"{launchers() / 'ddp-cpu.yaml'} (distributed_type: MULTI_GPU with use_cpu: true); MULTI_CPU starts only one"
-        )
-
-
-def asked_processes() -> int | None:
-    """The number of processes that a parent `accelerate launch` was asked for; None where there is no such parent."""
-    import psutil
-
-    parent = psutil.Process().parent()
-    arguments_given = launcher_arguments(parent.cmdline() if parent else [])
-    if arguments_given is None:
-        return None
-    from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
-
-    arguments, _ = launch_command_parser().parse_known_args(arguments_given)
-    if arguments.num_processes is not None:
-        return arguments.num_processes
-    if arguments.config_file is None:
-        return None
-    return load_config_from_file(arguments.config_file).num_processes
-
-
-def launcher_arguments(command: list[str]) -> list[str] | None:
-    """What follows accelerate's launcher in a command line, whichever of its names it has; None where there is none."""
-    for place, word in enumerate(command):
-        named = Path(word).name == "accelerate-launch" or word == "accelerate.commands.launch"
-        if named or word.endswith("accelerate/commands/launch.py"):
-            return command[place + 1 :]
-        if word == "launch" and place and "accelerate" in command[place - 1]:
-            return command[place + 1 :]
-    return None
 
 
 def number_of(error: BaseException) -> int:

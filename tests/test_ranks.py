@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cpt import ranks
+from cpt.checks.launch import launcher_arguments, launchers
 from helpers.launchers import LAUNCHERS, command, environment, launch
 from helpers.recipes import recipe, write_recipe
 
@@ -69,11 +69,11 @@ def mixed(tmp_path):
     ],
 )
 def test_every_name_of_the_launcher_is_known(words, rest):
-    assert ranks.launcher_arguments(words.split()) == (rest.split() if rest else None)
+    assert launcher_arguments(words.split()) == (rest.split() if rest else None)
 
 
 def test_the_launchers_configs_are_found():
-    assert (ranks.launchers() / "ddp-cpu.yaml").is_file()
+    assert (launchers() / "ddp-cpu.yaml").is_file()
 
 
 def answers_of_one_process(folder: Path) -> list[str]:
