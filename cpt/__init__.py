@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cpt.api.comparison import compare
     from cpt.api.evaluation import Evaluation, evaluate
     from cpt.api.merging import merge
     from cpt.api.results import Run, read_run
@@ -24,11 +25,24 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 _HOMES = {
     **dict.fromkeys(("run", "check", "Check"), "cpt.api.training"),
     **dict.fromkeys(("evaluate", "Evaluation"), "cpt.api.evaluation"),
+    "compare": "cpt.api.comparison",
     "merge": "cpt.api.merging",
     **dict.fromkeys(("read_run", "Run"), "cpt.api.results"),
     **dict.fromkeys(("UserError", "RecipeErrors"), "cpt.errors"),
 }
-__all__ = ["Check", "Evaluation", "RecipeErrors", "Run", "UserError", "check", "evaluate", "merge", "read_run", "run"]
+__all__ = [
+    "Check",
+    "Evaluation",
+    "RecipeErrors",
+    "Run",
+    "UserError",
+    "check",
+    "compare",
+    "evaluate",
+    "merge",
+    "read_run",
+    "run",
+]
 
 
 def __getattr__(name: str):

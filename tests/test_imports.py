@@ -18,6 +18,7 @@ LEVELS = (  # from the ground up; a module that stands in no room is of the grou
     ("stages", "strategies"),
     ("checks",),
     ("report",),
+    ("comparison",),
     ("loop",),
     ("api",),
     ("cli",),
@@ -25,7 +26,7 @@ LEVELS = (  # from the ground up; a module that stands in no room is of the grou
 )
 LEVEL = {room: number for number, rooms in enumerate(LEVELS, start=1) for room in rooms}
 ONLY = {"trl": ("stages",), "vllm": ("rollouts",), "lm_eval": ("evaluation",)}
-WITHOUT_TORCH = ("recipe", "report")  # as they are imported
+WITHOUT_TORCH = ("recipe", "report", "comparison")  # as they are imported
 OF_REPORT = {f"cpt.evaluation.{name}" for name in ("metrics", "gates", "statistics")}  # all it may use of other rooms
 
 

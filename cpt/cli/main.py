@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 
 from cpt import __version__, ranks
+from cpt.cli import compare as compare_command
 from cpt.cli import merge as merge_command
 from cpt.cli.parser import Parser
 from cpt.disk import no_room
@@ -29,6 +30,7 @@ task, what it learnt and what it forgot.
   cpt eval runs/quickstart-s0 --suite general       evaluate a run's model (or any model folder)
   cpt report runs/quickstart-s0             make the report again from the run's JSON files
   cpt merge OLD NEW --method wise --out DIR         merge models in weight space (linear, TIES, DARE, SLERP, ...)
+  cpt compare runs/a runs/b                 is the second one better? paired intervals, tests, one verdict
   cpt schema > cpt.schema.json              the JSON Schema of recipes, for editors
 """
 OVERRIDES = "dotted overrides, e.g. seed=3 stream.reverse.stages.0.args.max_steps=10 (values are YAML)"
@@ -98,6 +100,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     report.add_argument("run", type=Path, help="a run directory")
 
     merge_command.add_arguments(commands)
+    compare_command.add_arguments(commands)
 
     commands.add_parser(
         "schema",
@@ -191,7 +194,7 @@ INTERRUPTED = {
     "eval": "interrupted; no answers are kept, the same command starts again",
     "merge": "interrupted; nothing is kept, the same command starts again",
 }
-KEPT = dict.fromkeys(("check", "report", "schema"), "nothing was written") | {
+KEPT = dict.fromkeys(("check", "report", "compare", "schema"), "nothing was written") | {
     "run": "what was committed is kept, the same command resumes from there",
     "eval": "no answers are kept, the same command starts again",
     "merge": "nothing is kept, the same command starts again",
@@ -326,6 +329,10 @@ def merge(asked: argparse.Namespace) -> int:
     return merge_command.run(asked)
 
 
+def compare(asked: argparse.Namespace) -> int:
+    return compare_command.run(asked)
+
+
 def schema(asked: argparse.Namespace) -> int:
     from cpt.recipe import json_schema
 
@@ -333,8 +340,16 @@ def schema(asked: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"run": run, "check": check, "eval": evaluate, "report": report, "merge": merge, "schema": schema}
-PRINTS = ("check", "report", "schema")  # do no more than print: a broken pipe there is that of stdout
+COMMANDS = {
+    "run": run,
+    "check": check,
+    "eval": evaluate,
+    "report": report,
+    "merge": merge,
+    "compare": compare,
+    "schema": schema,
+}
+PRINTS = ("check", "report", "compare", "schema")  # do no more than print: a broken pipe there is that of stdout
 
 
 def level_of(asked: argparse.Namespace) -> int:

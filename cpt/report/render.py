@@ -23,9 +23,9 @@ def markdown(view: dict) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def template(name: str, autoescape: bool):
+def template(name: str, autoescape: bool, folder: Path = HERE):
     environment = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=FileSystemLoader(folder),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
