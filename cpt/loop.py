@@ -13,6 +13,7 @@ from cpt import manifest, models, ranks, report, rollouts, seeds, stages
 from cpt.checks import all_checks
 from cpt.checks.findings import Findings
 from cpt.checks.launch import check_launch
+from cpt.checks.surroundings import warn_of_kinds
 from cpt.context import Services, Stage
 from cpt.data import encoding
 from cpt.data.memory import memories
@@ -105,6 +106,7 @@ def prepare(this: Run) -> list[list[int]]:
     folder = this.rundir.model(points[0])
     findings = Findings()
     fit = all_checks.check_with_model(this.recipe, this.stream, folder, findings)
+    warn_of_kinds(this.recipe, findings)
     findings.check()
     this.stream = fit.stream
     ranks.on_main(manifest.add, this.rundir, "overlong", fit.counts)
@@ -264,7 +266,7 @@ def rewind(rundir: RunDir, task: str, stage: str, step: int) -> None:
 def evaluate_on_validation(this: Run, point: Point, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """See Services. It reads the validation rows alone, which `load_stream` has proven to be no evaluation rows."""
     asked = validation_of(this.stream, point.index)
-    greedy = this.recipe.evaluation.model_copy(update={"sampled": None})
+    greedy = this.recipe.evaluation.model_copy(update={"sampled": None, "likelihood": False})
     with this.stop.within(PROMPT):
         lines, cost = evaluate(
             folder,
@@ -283,7 +285,10 @@ def evaluate_on_validation(this: Run, point: Point, folder: Path) -> tuple[dict[
 
 def scorer_of(this: Run, task: TaskData) -> Scorer:
     """The scorer of what a task is trained on."""
-    return this.scorers.get((task.spec.reward or task.spec.verifier).model_dump())
+    verifier = task.spec.reward or task.spec.verifier
+    if verifier is None:
+        raise UserError(f"stream.{task.name}: has no verifier to score answers with: add `reward`")
+    return this.scorers.get(verifier.model_dump())
 
 
 def run_stage(this: Run, stage: Stage, services: Services) -> StageRecord:
@@ -291,11 +296,10 @@ def run_stage(this: Run, stage: Stage, services: Services) -> StageRecord:
     rows = stage_rows(stage.task)
     for strategy in this.strategies:
         rows = strategy.before_stage(stage, services, rows)
-    scorer = scorer_of(this, stage.task)
-    scored, failed = scorer.scored, scorer.errors.total()
+    scorer = None if stage.task.spec.reward is None and stage.task.spec.by_likelihood else scorer_of(this, stage.task)
+    scored, failed = (scorer.scored, scorer.errors.total()) if scorer else (0, 0)
     record = stages.run(stage, services, rows, this.strategies)
-    scored, failed = scorer.scored - scored, scorer.errors.total() - failed
-    if failed > scored / 2:
+    if scorer and (failed := scorer.errors.total() - failed) > (scored := scorer.scored - scored) / 2:
         kind, _ = scorer.errors.most_common(1)[0]
         this.screen.warn(
             f"{stage.task.name} {stage.name}: the reward could not score {failed} of {scored} completions, most often: "
@@ -328,6 +332,7 @@ def add_row(this: Run, point: Point) -> None:
         screen=this.screen,
         stop=this.stop,
         label=f"evaluating {point.name}",
+        files=this.rundir.evaluation(point).with_suffix(".lm_eval"),
     )
     ranks.on_main(show_row, this, point, lines, cost)
     for file in this.scorers.newly_changed(code.files for code in code_of(this.recipe)):

@@ -45,12 +45,21 @@ class Answer(TypedDict):
     row: str
     prompt: Any
     answer: Any
-    mode: Literal["greedy", "sampled"]
+    mode: Literal["greedy", "sampled", "likelihood"]
     sample: Count
     completion: str
     finished: bool
     score: float
     error: str | None
+    kind: NotRequired[Literal["likelihood", "lm_eval"]]  # without it: answered, and scored by a verifier
+    metric: NotRequired[str]  # what `score` is
+    metrics: NotRequired[dict[str, float]]  # all that lm-eval computes of the question
+    log_likelihoods: NotRequired[list[float]]  # in nats: of each choice, or of the demonstration, target or text
+    choices: NotRequired[Count]
+    chosen: NotRequired[Count]
+    tokens: NotRequired[Count]  # that the log-likelihood is of
+    bytes: NotRequired[Count]
+    response: NotRequired[str]  # as it was generated, where lm-eval's filter changes it
 
 
 class Spent(TypedDict):
@@ -210,6 +219,37 @@ class OwnMetricRecord(TypedDict):
     files: dict[str, str]
 
 
+class Likelihoods(TypedDict):
+    """Of the demonstrations of a task, at each point: the mean over rows of exp(mean log-probability of a token), and over
+    all tokens the mean log-probability (nats) and the perplexity."""
+
+    rows: Count
+    tokens: Count
+    likelihood: Scores
+    logprob: Scores
+    perplexity: Scores
+
+
+class Flips(TypedDict):
+    """Shares of a task's questions that were right at 00-base and are wrong at a point (lost), or the other way round."""
+
+    lost: float
+    gained: float
+    lost_beyond_chance: float | None
+    gained_beyond_chance: float | None
+
+
+class Benchmark(TypedDict):
+    """A task of lm-eval's: `metric` is its score, `metrics` are all that it computes, at each point; `chance` is what
+    guessing among the choices would get; `flips` are of each point against 00-base, of scores that are 0 or 1."""
+
+    metric: str
+    questions: Count
+    chance: float | None
+    metrics: dict[str, Scores]
+    flips: list[Flips]
+
+
 class Results(TypedDict):
     """results.json."""
 
@@ -235,6 +275,9 @@ class Results(TypedDict):
     evaluation_cost: dict[str, Spent]
     logged: NotRequired[Count]  # lines of metrics.jsonl
     overlong: NotRequired[dict[str, dict[str, OverlongRows]]]
+    score_kinds: NotRequired[dict[str, Literal["likelihood"]]]  # of the tasks whose score is no accuracy
+    likelihood: NotRequired[dict[str, Likelihoods]]
+    benchmarks: NotRequired[dict[str, dict[str, Benchmark]]]
     resolved_recipe: NotRequired[str]
     sha256: NotRequired[str]  # see `fingerprint`
 

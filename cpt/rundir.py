@@ -225,6 +225,7 @@ class RunDir:
         self._verified.discard(self.evaluation(point))
         for file in (self.evaluation(point), self._cost(point)):
             file.unlink(missing_ok=True)
+        shutil.rmtree(self.evaluation(point).with_suffix(".lm_eval"), ignore_errors=True)
 
     def write_evaluation(self, point: Point, lines: list[Answer], cost: Spent) -> None:
         """All evaluated answers of a point, sealed by their hash in the cost file, which is written first."""

@@ -55,6 +55,7 @@ def ask(tiny_folder, tmp_path, monkeypatch):
     from cpt import recipe as recipes
     from cpt.data.stream import load_stream
     from cpt.evaluation import evaluate as evaluation
+    from cpt.evaluation.suites import rows as asked_rows
     from cpt.rewards import Scorers
     from cpt.rollouts.transformers import TransformersEngine
     from cpt.screen import QUIET, Screen
@@ -69,9 +70,9 @@ def ask(tiny_folder, tmp_path, monkeypatch):
         found, seen = {}, []
         batch, generate = TransformersEngine._batch, TransformersEngine.generate
 
-        def note_batch(self, prompts, config, watch):
+        def note_batch(self, prompts, config, watch, stop):
             seen.append((config.do_sample, tuple(map(tuple, prompts))))
-            return batch(self, prompts, config, watch)
+            return batch(self, prompts, config, watch, stop)
 
         def note_answers(self, prompts, *more):
             made = generate(self, prompts, *more)
@@ -87,11 +88,11 @@ def ask(tiny_folder, tmp_path, monkeypatch):
                 found[key] = line["completion"], its_batch
             return lines
 
-        score_answers = evaluation.score_answers
+        score_answers = asked_rows.score_answers
         with monkeypatch.context() as patch, Scorers() as scorers:
             patch.setattr(TransformersEngine, "_batch", note_batch)
             patch.setattr(TransformersEngine, "generate", note_answers)
-            patch.setattr(evaluation, "score_answers", judged)
+            patch.setattr(asked_rows, "score_answers", judged)
             patch.setattr(ranks, "gather", list)
             patch.setattr(ranks, "world_size", lambda: world)
             for rank in range(world):

@@ -169,7 +169,7 @@ def test_a_model_folder_is_evaluated(cpt, tiny_folder):
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupted_evaluation_says_that_nothing_is_kept(cpt, tiny_folder, tmp_path, number, code):
-    at = {"place": "cpt.evaluation.evaluate.score_answers", "call": 1, "signal": number}
+    at = {"place": "cpt.evaluation.suites.rows.score_answers", "call": 1, "signal": number}
     assert cpt("eval", tiny_folder, "--suite", "probe", "--out", tmp_path / "answers.jsonl", at=at) == code
     assert "interrupted; no answers are kept, the same command starts again" in cpt.output
     assert "saved" not in cpt.output and not (tmp_path / "answers.jsonl").exists()

@@ -68,8 +68,9 @@ def test_server_and_policy_draw_alike(server, tiny_folder, tmp_path):
     ids = [completion.token_ids for completion in drawn[0]]
     expected = theirs.score(repeated, ids)
     for completion, scored, policys in zip(drawn[0], engine.score(repeated, ids), expected, strict=True):
-        torch.testing.assert_close(torch.tensor(completion.logprobs), torch.tensor(policys), atol=1e-4, rtol=0)
-        torch.testing.assert_close(torch.tensor(scored), torch.tensor(policys), atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.tensor(completion.logprobs), torch.tensor(policys.logprobs), atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.tensor(scored.logprobs), torch.tensor(policys.logprobs), atol=1e-4, rtol=0)
+        assert scored.greedy == policys.greedy
     engine.servers.urls = [server.url]
     engine.close()
 

@@ -100,7 +100,7 @@ def test_a_forked_worker_does_not_stop_its_parent():
 TOKEN = "cpt.rollouts.transformers.Watch.__call__"
 IN_A_RUN = {
     "an evaluation, between two tokens": ("sft", {"place": TOKEN, "call": 3}, []),
-    "the evaluation of a point": ("sft", {"place": "cpt.evaluation.evaluate.score_answers", "call": 2}, []),
+    "the evaluation of a point": ("sft", {"place": "cpt.evaluation.suites.rows.score_answers", "call": 2}, []),
     "the loading of a model": ("sft", {"place": "cpt.models.load_full", "call": 2}, []),
     "the first rollouts": ("rlvr", {"place": "cpt.stages.trainer.engine_answers", "call": 1}, []),
     "rollouts": ("rlvr", {"place": "cpt.stages.trainer.engine_answers", "call": 8}, ["checkpoint-4", "checkpoint-7"]),

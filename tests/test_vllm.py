@@ -116,7 +116,8 @@ def test_the_engine_scores_and_draws_as_the_policy_does(engines, policy, tokeniz
     assert [c.finished for c in greedy[0]] == [c.finished for c in greedy[1]]
     scores = [each.score(prompts, [c.token_ids for c in greedy[0]]) for each in (ours, theirs)]
     for mine, other in zip(*scores, strict=True):
-        torch.testing.assert_close(torch.tensor(mine), torch.tensor(other), atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.tensor(mine.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=0)
+        assert all(mine.greedy) and all(other.greedy), "what was drawn greedily is the likeliest"
     draw = Sampling(max_tokens=8, temperature=1.0, seed=3, logprobs=True)
     state = torch.get_rng_state()
     drawn = ours.generate([p for p in prompts for _ in range(4)], draw)
@@ -126,7 +127,9 @@ def test_the_engine_scores_and_draws_as_the_policy_does(engines, policy, tokeniz
     assert len({tuple(c.token_ids) for c in drawn}) > len(prompts), "the draws of a group must differ"
     policys = theirs.score([p for p in prompts for _ in range(4)], [c.token_ids for c in drawn])
     for completion, expected in zip(drawn, policys, strict=True):
-        torch.testing.assert_close(torch.tensor(completion.logprobs), torch.tensor(expected), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            torch.tensor(completion.logprobs), torch.tensor(expected.logprobs), atol=1e-4, rtol=0
+        )
 
 
 def test_what_else_is_asked_changes_no_answer(engines, tiny_folder, tmp_path):

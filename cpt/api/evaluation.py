@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -14,6 +14,7 @@ from cpt import models, ranks, rollouts
 from cpt.adapters import CONFIG, is_adapter, named_base, run_around
 from cpt.api.arguments import in_a_session, screen_of
 from cpt.checks import all_checks
+from cpt.checks.benchmarks import load_benchmarks
 from cpt.checks.findings import Findings
 from cpt.checks.surroundings import check_suites
 from cpt.data import encoding
@@ -27,6 +28,7 @@ from cpt.layout import check_sealed, check_strangers
 from cpt.places import is_run, weights_in, whole_point
 from cpt.recipe import Adapter, Model, Recipe, RecipeLike, Suite, load, load_suite
 from cpt.recipe import Evaluation as EvaluationSpec
+from cpt.recipe.suites import LmEval
 from cpt.records import Answer
 from cpt.rewards import Scorers, failure_lines
 from cpt.rundir import RunDir, points_of
@@ -39,7 +41,7 @@ class Evaluation:
     """Accuracies of a model on suites.
 
     Attributes:
-        accuracy: {suite: {task: accuracy from 0 to 1}}.
+        accuracy: {suite: {task: accuracy from 0 to 1}}; of a task that is measured by likelihood, that.
         intervals: {suite: {task: its 95 % interval}}.
         answers: every answer, with task, prompt, completion and score.
         seconds: how long it took.
@@ -97,11 +99,15 @@ def evaluate_folder(
     hush_libraries(screen.level)
     if out is not None:
         check_out(out)
-    asked = load_suites(suites)
+    asked, specs = load_suites(suites)
     with screen.progress(f"checking the files of {target}"):
         folder, base, recipe = find(target, point, screen)
     with screen.progress("checking the model and the rows"):
+        findings = Findings()
+        benchmarks, _ = load_benchmarks(specs, findings, fetch=True, key="suite {}")
+        findings.check()
         stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
+        stream = replace(stream, benchmarks=benchmarks)
         stream, warnings = all_checks.check_evaluated(recipe, stream, folder, base)
     for note in stream.notes():
         screen.line(note)
@@ -129,6 +135,7 @@ def evaluate_folder(
                 screen=screen,
                 stop=stop,
                 label=f"evaluating {folder}",
+                files=out and out.with_suffix(".lm_eval"),
             )
         for line in failure_lines(ranks.gather(scorers.failures())):
             screen.warn(line)
@@ -153,9 +160,9 @@ def check_out(out: Path) -> None:
         raise UserError(f"--out: {out} cannot be written ({error.strerror}); give another file") from error
 
 
-def load_suites(names: Sequence[RecipeLike]) -> dict[str, Suite]:
-    """The suites by their own names. Raises RecipeErrors with the mistakes of all of them."""
-    suites: dict[str, Suite] = {}
+def load_suites(names: Sequence[RecipeLike]) -> tuple[dict[str, Suite], dict[str, LmEval]]:
+    """The suites of rows and those of lm-eval's tasks, by their names. Raises RecipeErrors with the mistakes of all."""
+    suites: dict[str, Suite | LmEval] = {}
     findings = Findings()
     for name in names:
         with findings.collecting():
@@ -163,9 +170,10 @@ def load_suites(names: Sequence[RecipeLike]) -> dict[str, Suite]:
             if suite.name in suites:
                 findings.add("--suite", f"two suites are called {suite.name}: pass only one of them")
             suites[suite.name] = suite
-    check_suites(suites, findings)
+    rows = {name: suite for name, suite in suites.items() if isinstance(suite, Suite)}
+    check_suites(rows, findings)
     findings.check()
-    return suites
+    return rows, {name: suite for name, suite in suites.items() if isinstance(suite, LmEval)}
 
 
 def find(target: Path, point: str | None, screen: Screen) -> tuple[Path, Path, Recipe]:
@@ -233,6 +241,7 @@ def bare_recipe(path: str, adapter: Adapter | None) -> Recipe:
 
 
 def result_of(lines: list[Answer], cost: dict) -> Evaluation:
+    lines = [line for line in lines if line["mode"] == "greedy"]
     accuracy: dict[str, dict[str, float]] = {}
     intervals: dict[str, dict[str, tuple[float, float]]] = {}
     for suite, task in dict.fromkeys((line["suite"], line["task"]) for line in lines):
@@ -245,10 +254,12 @@ def result_of(lines: list[Answer], cost: dict) -> Evaluation:
 def show(result: Evaluation, screen: Screen) -> None:
     """One line a task, one a suite: accuracy, its 95 % interval, the number of questions."""
     counts = Counter((line["suite"], line["task"]) for line in result.answers)
+    measured = {(line["suite"], line["task"]) for line in result.answers if line.get("metric") == "likelihood"}
     for suite, tasks in result.accuracy.items():
         for task, accuracy in tasks.items():
             low, high = result.intervals[suite][task]
-            screen.result(f"{suite}/{task}: {accuracy:.3f} [{low:.3f}, {high:.3f}] of {counts[suite, task]}")
+            what = "likelihood " * ((suite, task) in measured)
+            screen.result(f"{suite}/{task}: {what}{accuracy:.3f} [{low:.3f}, {high:.3f}] of {counts[suite, task]}")
         number = sum(counts[suite, task] for task in tasks)
         screen.result(f"{suite}: {result.mean(suite):.3f} of {number}", style="bold")
     screen.line(f"{result.seconds:.1f} s, {result.tokens:,} tokens")

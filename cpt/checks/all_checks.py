@@ -4,22 +4,25 @@
 and by `cpt check --full`; a plain `cpt check` says that it was not looked at.
 """
 
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cpt import manifest, models, ranks
 from cpt.checks.adapter import check_adapter
+from cpt.checks.benchmarks import check_context, load_benchmarks
 from cpt.checks.findings import Findings
 from cpt.checks.known import CHATS, letters_samples, needs_model, rows_are_known
 from cpt.checks.plan import too_little_room, world
 from cpt.checks.preflight import check_forms, check_processes, check_sharding, check_teachers, check_top_k
 from cpt.checks.samples import form_text, samples
-from cpt.checks.surroundings import check_surroundings
+from cpt.checks.surroundings import check_surroundings, warn_of_kinds
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
 from cpt.data.stream import Stream, read_stream
 from cpt.errors import UserError
-from cpt.recipe import Hub, Recipe, Suite, SuiteTask, Task, suites_of
+from cpt.recipe import Hub, Recipe, Suite, SuiteTask, Task, benchmarks_of, suites_of
+from cpt.recipe.suites import LmEval
 from cpt.recipe.user_kinds import code_hashes
 from cpt.rewards.verifiers import function_files
 from cpt.rundir import Point, RunDir
@@ -62,12 +65,14 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> CheckResult:
     check_world(recipe, suites, out, findings)
     if warning := too_little_room(recipe, out):
         findings.warn("--out", warning)
-    unseen: list[str] = []
-    stream, shown = Stream((), {}), {}
+    warn_of_kinds(recipe, findings)
+    benchmarks, unseen = load_benchmarks(benchmarks_in(recipe), findings, fetch=full)
+    stream, shown = Stream((), {}, benchmarks), {}
     with_model, goes_on = full or needs_model(recipe, suites), RunDir(out).begun()
     with no_log():
         if with_model or goes_on or not rows_are_known(recipe, suites):
-            stream, unseen = check_rows(recipe, suites, findings, fetch=full)
+            stream, lacking = check_rows(recipe, suites, findings, fetch=full)
+            stream, unseen = replace(stream, benchmarks=benchmarks), [*unseen, *lacking]
         if goes_on and not unseen and not findings.problems:
             with findings.collecting():
                 code = {"verifiers": function_files(stream.verifiers()), "user_code": code_hashes(recipe)}
@@ -96,6 +101,7 @@ def before_run(recipe: Recipe, out: Path) -> Stream:
     suites = load_suites(recipe, findings)
     check_world(recipe, suites, out, findings)
     stream, _ = check_rows(recipe, suites, findings, fetch=True)
+    stream = replace(stream, benchmarks=load_benchmarks(benchmarks_in(recipe), findings, fetch=True)[0])
     if findings.problems and needs_model(recipe, suites) and (folder := model_here(recipe, out)) is not None:
         with no_log():
             check_with_model(recipe, stream, folder, findings)
@@ -113,6 +119,13 @@ def check_world(recipe: Recipe, suites: dict[str, Suite], out: Path, findings: F
 def load_suites(recipe: Recipe, findings: Findings) -> dict[str, Suite]:
     with findings.collecting():
         return suites_of(recipe)
+    return {}
+
+
+def benchmarks_in(recipe: Recipe) -> dict[str, LmEval]:
+    """The recipe's suites of lm-eval's tasks; what is wrong with its suites `load_suites` says."""
+    with contextlib.suppress(UserError):
+        return benchmarks_of(recipe)
     return {}
 
 
@@ -191,6 +204,7 @@ def check_tokens(recipe: Recipe, stream: Stream, folder: Path, findings: Finding
         check_top_k(recipe, vocabulary, findings)
         lengths = [models.context_length(folder, recipe), check_teachers(recipe, folder, findings)]
         context = min((each for each in lengths if each is not None), default=None)
+        check_context(stream.benchmarks, lengths[0], findings)
         return fitted(TokenChecks(recipe, model, context, vocabulary, findings), stream)
     return Fit(stream)
 
@@ -221,7 +235,9 @@ def check_evaluated(recipe: Recipe, stream: Stream, folder: Path, base: Path) ->
     model = encoding.load(folder, base, recipe)
     models.check_vocabulary(base, model.tokenizer, recipe)
     vocabulary = models.load_config(base, recipe).get_text_config().vocab_size
-    checks = TokenChecks(recipe, model, models.context_length(base, recipe), vocabulary, findings)
+    context = models.context_length(base, recipe)
+    checks = TokenChecks(recipe, model, context, vocabulary, findings)
+    check_context(stream.benchmarks, context, findings)
     stream = checks.check(stream)
     findings.check()
     return stream, findings.warnings

@@ -36,6 +36,12 @@ def prompt_limit(context: int | None, follows: int) -> Limit:
     return Limit(None if context is None else context - follows, reason, remedy)
 
 
+def measured_limit(context: int | None) -> Limit:
+    """What may be measured of a row by `metric: likelihood`."""
+    remedy = "shorten the row, or set `overlong: drop` in the task"
+    return Limit(context, f"the model's context of {context} holds no more", remedy)
+
+
 def trained_limits(context: int | None, where: str, stage: Any) -> list[Limit]:
     """What the stage at `where` may train on of a row: the model's context, and where TRL cuts."""
     remedy = "shorten the row, or set `overlong: drop` or `overlong: truncate` in the task"

@@ -12,7 +12,7 @@ from cpt.disk import room
 from cpt.errors import UserError
 from cpt.metric_kinds import HELD_OUT_DROP
 from cpt.metric_kinds import KINDS as METRICS
-from cpt.recipe import Recipe, Suite, suites_of
+from cpt.recipe import Recipe, Suite, benchmarks_of, suites_of
 from cpt.rollouts import memory
 from cpt.sizes import many, size
 from cpt.tensor_files import read_header
@@ -42,7 +42,7 @@ def describe(recipe: Recipe, out: Path, looked: "CheckResult | None" = None) -> 
     lines = [f"{recipe.name}: {recipe.description}".rstrip(": "), f"  model     {model_line(recipe)}"]
     lines += [f"  run       {out}", f"  rollouts  {memory.batch_text(recipe, config_of(recipe))}", "", "  stream"]
     for number, task in enumerate(recipe.stream, start=1):
-        lines.append(f"    {number:02d} {task.task}: {rows_line(task)}; scored by {task.verifier.kind}")
+        lines.append(f"    {number:02d} {task.task}: {rows_line(task)}; {scored_text(task)}")
         for stage in task.stages:
             lines.append(f"       {stage.kind}: {stage_line(stage, task, recipe.strategies)}")
         lines += [f"       {line}" for line in samples.get(task.task, ())]
@@ -82,6 +82,12 @@ def rows_line(task: Any) -> str:
         if number != 0:
             parts.append(f"{'?' if number is None else number} {split}")
     return f"{task.data.source} rows: {', '.join(parts)}"
+
+
+def scored_text(task: Any) -> str:
+    return (
+        "measured by the likelihood of its demonstrations" if task.by_likelihood else f"scored by {task.verifier.kind}"
+    )
 
 
 def stage_line(stage: Any, task: Any, strategies: Sequence[Any]) -> str:
@@ -132,6 +138,11 @@ def evaluation_lines(recipe: Recipe, suites: dict[str, Suite], samples: dict[str
     if recipe.evaluation.sampled:
         spec = recipe.evaluation.sampled
         lines.append(f"    sampled: {spec.samples} answers a question at T {spec.temperature:g}, pass@{list(spec.k)}")
+    if recipe.evaluation.likelihood:
+        lines.append("    the likelihood of demonstrations beside, where rows have some")
+    for name, suite in benchmarks_of(recipe).items():
+        most = f", {suite.limit} questions of each at most" if suite.limit else ""
+        lines.append(f"    held out, {name}: {', '.join(suite.lm_eval)} of lm-eval{most}")
     for name, suite in suites.items():
         number = sum(sources.count(task.data, "eval") or 0 for task in suite.tasks)
         lines.append(f"    held out, {name}: {number} questions on {', '.join(task.task for task in suite.tasks)}")

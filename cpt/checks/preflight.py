@@ -9,7 +9,7 @@ from typing import Any
 
 from cpt.checks.findings import Findings
 from cpt.checks.plan import NO_VALIDATION, searches
-from cpt.data.rows import Row, called
+from cpt.data.rows import Row, called, sft_row
 from cpt.data.stream import Stream, TaskData, form_problems
 from cpt.recipe import Recipe
 from cpt.recipe.stages import StageSpec
@@ -90,7 +90,7 @@ def check_forms(recipe: Recipe, stream: Stream, findings: Findings) -> None:
         check_stages(task, findings)
     check_validation(recipe, stream, findings)
     for key, task in evaluated(stream):
-        check_judged(f"{key}.eval" if key.endswith("data") else key, task.eval, task.spec.verifier, findings)
+        check_evaluated(f"{key}.eval" if key.endswith("data") else key, task.eval, task.spec, findings)
 
 
 def evaluated(stream: Stream) -> Iterator[tuple[str, TaskData]]:
@@ -107,7 +107,7 @@ def check_validation(recipe: Recipe, stream: Stream, findings: Findings) -> None
         key = f"stream.{task.name}.data.validation"
         if len(task.validation) == 0 and not findings.about(key):
             findings.add(key, NO_VALIDATION.format(searching[0]))
-        check_judged(f"stream.{task.name}.data.validation", task.validation, task.spec.verifier, findings)
+        check_evaluated(f"stream.{task.name}.data.validation", task.validation, task.spec, findings)
 
 
 # -- what stages and verifiers need ----------------------------------------------------------------------------------------
@@ -131,6 +131,25 @@ def by_kind(task: TaskData) -> dict[str, list[StageSpec]]:
     for stage in task.spec.stages:
         stages.setdefault(stage.kind, []).append(stage)
     return stages
+
+
+def check_evaluated(key: str, rows: Sequence[Row], spec: Any, findings: Findings) -> None:
+    """Every row has what evaluation needs: what the verifier of the task `spec` does, or something to measure."""
+    if not spec.by_likelihood:
+        check_judged(key, rows, spec.verifier, findings)
+        return
+    texts = [row.get("raw_text") is not None for row in rows]
+    if any(texts) and not all(texts):
+        mixed = [called(rows[texts.index(each)]) for each in (True, False)]
+        findings.add(key, f"{mixed[0]} has raw_text and {mixed[1]} has not: give texts a task of their own")
+    for row in rows:
+        if row.get("raw_text") is None and sft_row(row) is None:
+            fields = ", ".join(name for name in row if name != "id")
+            message = (
+                f"{called(row)} has no demonstration (it has {fields}); `metric: likelihood` measures one, or messages, or "
+                "a raw_text: name the column with `columns`, e.g. {demonstration: solution}"
+            )
+            findings.add(key, message, "lacking demonstration", row)
 
 
 def check_judged(key: str, rows: Sequence[Row], verifier: Any, findings: Findings) -> None:

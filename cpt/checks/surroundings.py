@@ -32,6 +32,17 @@ def check_surroundings(recipe: Recipe, suites: dict[str, Suite], out: Path, find
         check_place(out, recipe)
 
 
+def warn_of_kinds(recipe: Recipe, findings: Findings) -> None:
+    """The tasks of a stream have scores of one kind."""
+    measured = [task.task for task in recipe.stream if task.by_likelihood]
+    if measured and len(measured) < len(recipe.stream):
+        findings.warn(
+            "stream",
+            f"the score of {', '.join(measured)} is a likelihood, and that of the other tasks an accuracy: metrics over all "
+            "tasks, and gates on them, are means of both",
+        )
+
+
 def check_suites(suites: dict[str, Suite], findings: Findings) -> None:
     for name, suite in suites.items():
         for task in suite.tasks:

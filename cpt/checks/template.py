@@ -107,7 +107,7 @@ def check_rewritten_answers(key: str, spec: Any, rows: Sequence[Row], encoder: E
 def calls_wrong(spec: Any, row: Row, given: str) -> str | None:
     """The kind of verifier of the task `spec` by which the row's answer is right, and `given` is not; None: there is none."""
     seen = row | {"finished": True}
-    for each in single(spec.verifier.model_dump()):
+    for each in single(spec.verifier.model_dump()) if spec.verifier else ():
         if reads_answers(each) and not may_hang(each):
             verifier = build(each)
             if verifier(row["answer"], seen) == 1 and verifier(given, seen) < 1:

@@ -15,6 +15,7 @@ from cpt.checks.lengths import (
     Limit,
     Overlong,
     demonstration_limit,
+    measured_limit,
     prompt_limit,
     tightest,
     trained_limits,
@@ -83,7 +84,7 @@ class TokenChecks:
             for name, asked in stream.suites.items()
         }
         warn_of_options(self.model, self.chats, self.findings)
-        return Stream(tasks, suites)
+        return replace(stream, tasks=tasks, suites=suites)
 
     def check_task(self, key: str, name: str, task: TaskData) -> TaskData:
         """Look at the rows of a task; returns it without those that `overlong` leaves out."""
@@ -105,6 +106,8 @@ class TokenChecks:
         follows = max((stage.longest_answer(limit) for stage in stages), default=limit)
         long = Overlong(key, split, len(rows), task.spec.overlong)
         this = Split(key, split, task.spec, encoder, rows, long, prompt_limit(self.context, follows), limit)
+        if split != "train" and task.spec.by_likelihood:  # its rows are read, and nothing is answered
+            this.measures(measured_limit(self.context))
         for index, stage in enumerate(stages):
             where = f"{key}.stages.{index}"
             if (longest := stage.longest_answer(0)) > limit:
@@ -122,7 +125,7 @@ class TokenChecks:
                 this.teachers.append((where, stage))
             if stage.trl_config == "SFTConfig":
                 self.check_loss(this, where, stage.args)
-        iterator, place = iter(rows), 0
+        iterator, place = iter(this.asked_rows()), 0
         while chunk := list(islice(iterator, CHUNK)):
             if not self.check_form(this, chunk):
                 return rows

@@ -203,6 +203,14 @@ class Encoder:
             ids[i] = each
         return ids
 
+    def raw_text(self, text: str) -> list[int]:
+        """Token ids of a text after the token that begins one: that of the tokenizer, else the end of sequence."""
+        ids = self._encoded([text], special=True)[0]
+        ids = ids[: len(ids) - len(self.appended)]
+        first = self.tokenizer.bos_token_id
+        first = self.tokenizer.eos_token_id if first is None else first
+        return ids if ids[:1] == [first] else [first, *ids]
+
     def packed(self, texts: Sequence[str]) -> list[list[int]]:
         """`prompts` of packed rows (`rows.packed`), of which neighbours may be the same."""
         different = list(dict.fromkeys(texts))

@@ -43,7 +43,7 @@ class Mapping:
             elif column not in columns:
                 known = f"{nearest(column, columns)}; there are: {listed(columns)}"
                 problems.append((field, f"no column {column!r:.60} (for {field}){known}"))
-        if not problems and not {"prompt", "messages"} & {*columns, *self.columns, *self.templates}:
+        if not problems and not {"prompt", "messages", "raw_text"} & {*columns, *self.columns, *self.templates}:
             problems.append(
                 (None, f"no column prompt or messages; there are: {listed(columns)}; {self.remedy(columns)}")
             )

@@ -8,6 +8,7 @@
 | demonstration | a good completion, for SFT (`completion` is another name for it) |
 | chosen, rejected | a preference |
 | messages | a whole conversation, for SFT |
+| raw_text | a text whose likelihood is measured (`metric: likelihood`); nothing is asked and nothing is trained |
 | tools | the tools that a chat may call, as JSON schemas, for the chat template |
 | answer_markers | the answer of a completion is what follows the last of these |
 | metadata | anything a verifier of the user's wants |
@@ -25,10 +26,10 @@ from cpt.recipe.stages import StageSpec
 Row = dict[str, Any]
 
 FIELDS = ("id", "prompt", "answer", "demonstration", "completion", "chosen", "rejected", "messages", "answer_markers")
-FIELDS = (*FIELDS, "tools", "metadata")
+FIELDS = (*FIELDS, "raw_text", "tools", "metadata")
 CHAT_FIELDS = ("prompt", "completion", "demonstration", "chosen", "rejected", "messages")
 COMPLETIONS = ("completion", "demonstration", "chosen", "rejected")
-TEXT_ONLY_FIELDS = ("id", "answer")
+TEXT_ONLY_FIELDS = ("id", "answer", "raw_text")
 
 
 def called(row: Row) -> str:
@@ -38,7 +39,9 @@ def called(row: Row) -> str:
 
 
 def prompt_of(row: Row) -> str | list:
-    """The prompt; of a row that is a conversation, the messages before the last answer."""
+    """The prompt; of a row that is a conversation, the messages before the last answer; of a raw text, the text."""
+    if row.get("raw_text") is not None:
+        return row["raw_text"]
     return row["prompt"] if row.get("prompt") is not None else conversation_prompts(row["messages"])[-1]
 
 
@@ -113,8 +116,10 @@ def row_problem(row: Row) -> str | None:
 def shape_problem(row: Row) -> str | None:
     """What is wrong between the fields of a row, each of which is right by itself."""
     given = {name for name, value in row.items() if value is not None}
-    if not given & {"prompt", "messages"}:
+    if not given & {"prompt", "messages", "raw_text"}:
         return "has neither a prompt nor messages"
+    if "raw_text" in given:
+        return raw_text_problem(row, given)
     if "prompt" in given and not shows(prompt_text(row["prompt"])):
         return "prompt is empty: write a question, or leave the row out"
     for name in ("messages", *COMPLETIONS):
@@ -134,6 +139,13 @@ def shape_problem(row: Row) -> str | None:
         if "prompt" in given and isinstance(row["prompt"], str) and isinstance(row.get(name), list):
             return f"prompt is a string and {name} a list of messages: write both as strings or both as messages"
     return None
+
+
+def raw_text_problem(row: Row, given: set[str]) -> str | None:
+    others = given & {"prompt", "messages", *COMPLETIONS}
+    if others:
+        return f"has raw_text and {sorted(others)[0]}: a row whose text is measured has nothing to ask"
+    return None if shows(row["raw_text"]) else "raw_text is empty: write a text, or leave the row out"
 
 
 def completion_messages(prompt: str | list, completion: str | list) -> str | list:

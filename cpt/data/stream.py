@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from cpt.data import sources
 from cpt.data.contamination import overlaps
@@ -26,28 +27,51 @@ class TaskData:
     spec: Task | SuiteTask
 
 
+class Benchmark(Protocol):
+    """A suite whose questions are another library's (`cpt.evaluation.suites.lm_eval`)."""
+
+    name: str
+
+    def fingerprints(self) -> dict[str, dict]:
+        """{task: {rows, hash}} of its questions and how they are asked."""
+
+    def ask(self, asking: Any) -> list[Any]:
+        """The answers to all its questions, on every rank (`evaluation.suites.base.Asking`)."""
+
+
 @dataclass(frozen=True)
 class Stream:
-    """The tasks in their order, and the held-out suites by name."""
+    """The tasks in their order, and by name the held-out suites of rows and those of other libraries."""
 
     tasks: tuple[TaskData, ...]
     suites: dict[str, tuple[TaskData, ...]]
+    benchmarks: dict[str, Benchmark] = field(default_factory=dict)
+
+    def evaluated(self) -> list[tuple[str | None, TaskData]]:
+        """(suite, task) of all that is evaluated on rows; the suite of a task of the stream is None."""
+        return [
+            *((None, task) for task in self.tasks),
+            *((name, task) for name, tasks in self.suites.items() for task in tasks),
+        ]
 
     def notes(self) -> list[str]:
         """What a person should know of how the rows were read."""
-        tasks = [*self.tasks, *(task for tasks in self.suites.values() for task in tasks)]
+        tasks = [task for _, task in self.evaluated()]
         return list(dict.fromkeys(note for task in tasks for _, rows in splits(task) for note in rows.notes))
 
     def manifest(self) -> dict:
         """{task: {split: {rows, hash}}}: what the run was trained and evaluated on."""
         named = {task.name: task for task in self.tasks}
         named |= {f"{suite}/{task.name}": task for suite, tasks in self.suites.items() for task in tasks}
-        return {name: {split: fingerprint(rows) for split, rows in splits(task)} for name, task in named.items()}
+        made = {name: {split: fingerprint(rows) for split, rows in splits(task)} for name, task in named.items()}
+        for name, benchmark in self.benchmarks.items():
+            made |= {f"{name}/{task}": {"eval": each} for task, each in benchmark.fingerprints().items()}
+        return made
 
     def verifiers(self) -> list[dict]:
         """The verifiers that score answers, as the recipe's plain data."""
-        specs = [task.spec for task in (*self.tasks, *(task for suite in self.suites.values() for task in suite))]
-        return [each.model_dump() for spec in specs for each in (spec.reward, spec.metric) if each is not None]
+        specs = [task.spec for _, task in self.evaluated()]
+        return [each.model_dump() for spec in specs for each in (spec.reward, spec.verifier) if each is not None]
 
 
 def validation_of(stream: Stream, tasks: int) -> Stream:

@@ -3,12 +3,13 @@
 import itertools
 
 from cpt import manifest
+from cpt.evaluation import measured
 from cpt.evaluation.gates import check_gates
 from cpt.evaluation.own_metrics import own_metrics, record
 from cpt.evaluation.results import numbers
 from cpt.files import write_json
-from cpt.recipe import Recipe, suites_of
-from cpt.records import MergeRecord, Results, RunCost, Spent, StageRecord, fingerprint
+from cpt.recipe import Recipe, all_suites
+from cpt.records import Answer, MergeRecord, Results, RunCost, Spent, StageRecord, fingerprint
 from cpt.rundir import RunDir, points_of
 
 FORMAT = 1
@@ -23,7 +24,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
     own = own_metrics(recipe)
     computed = numbers(
         tasks=tasks,
-        suites=list(suites_of(recipe)),
+        suites=list(all_suites(recipe)),
         points=[point.name for point in points],
         lines_by_point={name: lines for name, (lines, _) in read.items()},
         complete=complete,
@@ -48,11 +49,23 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         "overlong": manifest.read(rundir.path / "manifest.json").get("overlong", {}),
         "resolved_recipe": rundir.recipe.read_text(encoding="utf-8"),
     }
+    results |= of_lm_eval_and_likelihoods({name: lines for name, (lines, _) in read.items()})
     if own:
         results["own_metrics"] = record(own)
     results["sha256"] = fingerprint(results)
     write_json(rundir.results, results)
     return results
+
+
+def of_lm_eval_and_likelihoods(lines_by_point: dict[str, list[Answer]]) -> dict:
+    """The keys of results.json that only runs with such tasks have."""
+    points = list(lines_by_point)
+    made = {
+        "score_kinds": measured.score_kinds(lines_by_point[points[0]]),
+        "likelihood": measured.likelihoods(points, lines_by_point),
+        "benchmarks": measured.benchmarks(points, lines_by_point),
+    }
+    return {key: value for key, value in made.items() if value}
 
 
 def place_of(stage: StageRecord, merge: MergeRecord) -> str:

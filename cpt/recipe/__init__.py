@@ -2,7 +2,7 @@
 
 from cpt.errors import RecipeErrors
 from cpt.recipe.evaluation import Alarms, Evaluation, Gate
-from cpt.recipe.loading import RecipeLike, load, load_suite, placed, suites_of, unused
+from cpt.recipe.loading import RecipeLike, all_suites, benchmarks_of, load, load_suite, placed, suites_of, unused
 from cpt.recipe.nodes import Override
 from cpt.recipe.schema import (
     Adapter,
@@ -43,6 +43,8 @@ __all__ = [
     "Task",
     "TransformersRollouts",
     "Written",
+    "all_suites",
+    "benchmarks_of",
     "dump",
     "identity",
     "load",

@@ -35,6 +35,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Temperature = Annotated[float, Field(ge=0.01, le=100)]
 
 
+def lm_eval_tasks(name: str) -> list[str]:
+    """The tasks of `lm_eval:TASK,TASK`; none of any other name."""
+    head, _, tasks = name.partition(":")
+    return [each for each in tasks.split(",") if each] if head == "lm_eval" else []
+
+
 class Kind(Strict):
     """One of several kinds. Every kind has the fields that `optional` names: None where it does not declare them."""
 

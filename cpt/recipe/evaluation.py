@@ -109,6 +109,11 @@ class Evaluation(Strict):
         None,
         description="Besides the greedy answer, answers are sampled and pass@k is estimated; if null, they are not.",
     )
+    likelihood: bool = Field(
+        False,
+        description="If true, the likelihood of the demonstrations of evaluation rows is measured beside the answers, of "
+        "all tasks whose rows have some.",
+    )
     metrics: tuple[OwnMetric, ...] = Field(
         (),
         description="These metrics of your own are computed beside the built-in ones; each is module:function, or a map.",

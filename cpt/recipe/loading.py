@@ -17,6 +17,7 @@ from cpt.errors import Problem, RecipeErrors, UserError
 from cpt.metric_kinds import KINDS as METRICS
 from cpt.recipe import trl_arguments
 from cpt.recipe.adapter import bias_problems, decided_problems, initialisation_problems
+from cpt.recipe.base import lm_eval_tasks
 from cpt.recipe.engine import normalize_engine
 from cpt.recipe.hints import instead
 from cpt.recipe.messages import validate
@@ -40,7 +41,7 @@ from cpt.recipe.schema import Recipe, Suite
 from cpt.recipe.stages import KINDS, Sft, StageSpec, stage_class
 from cpt.recipe.strategies import against_stages
 from cpt.recipe.strategies import problems as strategy_problems
-from cpt.recipe.suites import SUITES, tasks_of
+from cpt.recipe.suites import SUITES, LmEval, tasks_of
 from cpt.recipe.user_kinds import validated
 from cpt.recipe.vllm_arguments import problems as engine_problems
 from cpt.recipe.yaml_reader import Node, wrap
@@ -99,12 +100,16 @@ def placed(error: RecipeErrors, name: RecipeLike, overrides: Sequence[Override])
     return RecipeErrors(sorted(problems, key=lambda each: (each.file is None, place(each))))
 
 
-def load_suite(name: RecipeLike) -> Suite:
+def load_suite(name: RecipeLike) -> Suite | LmEval:
     """The suite of that name (shipped), in that file, of that dictionary, or that a class (module:Class) makes.
+
+    `lm_eval:TASK,TASK` are tasks of lm-eval.
 
     Raises:
         RecipeErrors: every mistake that was found.
     """
+    if isinstance(name, str) and (tasks := lm_eval_tasks(name)):
+        name = {"lm_eval": tasks}
     if isinstance(name, str) and re.match(user_code.NAME, name):
         try:
             spec = validated(SUITES, {"kind": name, "folder": str(Path.cwd())})
@@ -126,9 +131,13 @@ def own_suite(spec: Any) -> Suite:
     return suite_of(normalize(root, spec.folder))
 
 
-def suite_of(root: Node) -> Suite:
+def suite_of(root: Node) -> Suite | LmEval:
     """The suite of these nodes. Raises RecipeErrors."""
     mistakes = Mistakes()
+    if "lm_eval" in root.value:
+        made = validate(LmEval, root, mistakes)
+        mistakes.check()
+        return made
     suite = validate(Suite, root, mistakes)
     if suite is not None:
         check_names(suite.tasks, "tasks", root, mistakes)
@@ -137,17 +146,30 @@ def suite_of(root: Node) -> Suite:
 
 
 def suites_of(recipe: Recipe) -> dict[str, Suite]:
-    """The suites that the recipe evaluates, by their own names. Raises RecipeErrors, also where two share a name."""
-    suites: dict[str, Suite] = {}
+    """The suites of rows that the recipe evaluates, by their names. Raises RecipeErrors, also where two share a name."""
+    return {name: suite for name, suite in all_suites(recipe).items() if isinstance(suite, Suite)}
+
+
+def benchmarks_of(recipe: Recipe) -> dict[str, LmEval]:
+    """The suites of lm-eval's tasks that the recipe evaluates, by their names. Raises as `suites_of` does."""
+    return {name: suite for name, suite in all_suites(recipe).items() if isinstance(suite, LmEval)}
+
+
+def all_suites(recipe: Recipe) -> dict[str, Suite | LmEval]:
+    """All suites that the recipe evaluates, in its order. Raises RecipeErrors, also where two share a name."""
+    suites: dict[str, Suite | LmEval] = {}
     problems: list[Problem] = []
     for number, where in enumerate(recipe.evaluation.suites):
         try:
-            suite = load_suite(where) if isinstance(where, str) else own_suite(where)
+            suite = load_suite(where) if isinstance(where, str) else where
+            suite = suite if isinstance(suite, Suite | LmEval) else own_suite(suite)
         except RecipeErrors as error:
             problems += error.problems
             continue
         if suite.name in suites:
-            message = f"two suites are called {suite.name}: rename one (`name` in its file, or beside `kind`)"
+            message = (
+                f"two suites are called {suite.name}: rename one (`name` in its file, or beside `kind` or `lm_eval`)"
+            )
             problems.append(Problem(None, None, f"evaluation.suites.{number}", message))
         suites[suite.name] = suite
     if problems:

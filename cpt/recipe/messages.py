@@ -13,7 +13,11 @@ from cpt.recipe.hints import PLACES, instead
 from cpt.recipe.nodes import Mistakes
 from cpt.recipe.yaml_reader import Node
 
-BUILT_IN, USERS = "<built-in>", "<user's>"  # tags of unions (`recipe.user_kinds`), which are no keys
+BUILT_IN, USERS, LM_EVAL = (
+    "<built-in>",
+    "<user's>",
+    "<lm-eval>",
+)  # tags of unions (`recipe.user_kinds`), which are no keys
 LINE = "line"  # the type of an error whose message is for the user already
 
 
@@ -30,7 +34,7 @@ def validate(schema: type[BaseModel], root: Node, mistakes: Mistakes, above: tup
         for each in error.errors(include_url=False):
             if each["type"] == "too_short" and each["input"]:
                 continue  # pydantic counts only what is right in itself
-            each["loc"] = tuple(step for step in each["loc"] if step not in (BUILT_IN, USERS))
+            each["loc"] = tuple(step for step in each["loc"] if step not in (BUILT_IN, USERS, LM_EVAL))
             messages.setdefault(real_path(each["loc"], plain), []).append(sentence(each, schema))
         for path, alternatives in messages.items():
             mistakes.add(root.at(path), ".".join(map(str, (*above, *path))), either(alternatives))

@@ -13,6 +13,7 @@ from typing import Any
 
 from cpt import user_code
 from cpt.errors import Problem, RecipeErrors, nearest, nearest_or_all, shown
+from cpt.recipe.base import lm_eval_tasks
 from cpt.recipe.python_values import PYTHON, from_python
 from cpt.recipe.yaml_reader import DEEPEST, MOST_CHARACTERS, Node, parse, wrap
 
@@ -110,7 +111,7 @@ def text_of(file: Path) -> str:
 
 
 DATA = tuple(f"{tasks}.*.data.{split}" for tasks in ("stream", "tasks") for split in ("train", "validation", "eval"))
-PATHS = ("model.chat_template", "rollouts.directory", *DATA)
+PATHS = ("model.chat_template", "rollouts.directory", "evaluation.suites.*.include_path", "include_path", *DATA)
 MODELS = ("model.path", "stream.*.stages.*.teacher", "defaults.distill.teacher")  # a folder, a hub id, or one of ours
 
 
@@ -130,10 +131,11 @@ def make_paths_absolute(root: Node) -> None:
             if isinstance(node.value, str) and node.value not in ("tiny", "base"):
                 here = node.value.startswith((".", "~")) or os.path.isdir(absolute(node))
                 node.value = os.path.abspath(absolute(node)) if here else node.value
-    for parent, key in matching(root, ["evaluation", "suites", "*"]):
-        node = parent.value[key]
-        if isinstance(node.value, str) and node.value.endswith((".yaml", ".yml")):
-            node.value = absolute(node)
+    for pattern in (["evaluation", "suites", "*"], ["evaluation", "suites", "*", "lm_eval", "*"], ["lm_eval", "*"]):
+        for parent, key in matching(root, pattern):
+            node = parent.value[key]
+            if isinstance(node.value, str) and node.value.endswith((".yaml", ".yml")):
+                node.value = absolute(node)
 
 
 def absolute(node: Node) -> str:
@@ -160,7 +162,9 @@ def normalize_kinds(root: Node, folder: Path) -> None:
     """Kinds (module:Class) and metrics (module:function) of the user's own remember the folder of their recipe."""
     for parent, key in matching(root, ["evaluation", "suites", "*"]):
         node = parent.value[key]
-        if isinstance(node.value, str) and re.match(user_code.NAME, node.value):
+        if isinstance(node.value, str) and (tasks := lm_eval_tasks(node.value)):
+            parent.value[key] = wrap({"lm_eval": tasks}, node.file, node.line)
+        elif isinstance(node.value, str) and re.match(user_code.NAME, node.value):
             parent.value[key] = wrap({"kind": node.value}, node.file, node.line)
     for parent, key in matching(root, ["evaluation", "metrics", "*"]):
         node = parent.value[key]

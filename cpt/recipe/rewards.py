@@ -220,8 +220,15 @@ class Sum(Verifier):
         return value
 
 
+class Likelihood(Strict):
+    """No answer is asked for: the score is the likelihood of the row's demonstration or text (docs/benchmarks.md)."""
+
+    kind: Literal["likelihood"]
+
+
 VERIFIERS = (Exact, Format, Math, Choice, Label, F1, ReasoningGymReward, Function, Sum)
 Reward = Annotated[Union[VERIFIERS], Field(discriminator="kind")]  # noqa: UP007 (of a tuple)
+Metric = Annotated[Union[(*VERIFIERS, Likelihood)], Field(discriminator="kind")]
 Part.model_rebuild()
 KINDS: dict[str, type[Verifier]] = {get_args(each.model_fields["kind"].annotation)[0]: each for each in VERIFIERS}
 READ_ANSWERS = tuple(name for name, kind in KINDS.items() if kind.reads_answers)

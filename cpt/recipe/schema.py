@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cpt.recipe.base import Bounded, Name, Strict
 from cpt.recipe.evaluation import Alarms, Evaluation
-from cpt.recipe.rewards import MEASURE_CORRECTNESS, READ_ANSWERS, Reward
+from cpt.recipe.rewards import MEASURE_CORRECTNESS, READ_ANSWERS, Likelihood, Metric, Reward
 from cpt.recipe.sources import Source
 from cpt.recipe.stages import Stage
 from cpt.recipe.strategies import Strategy
@@ -159,10 +159,10 @@ class Scored(Strict):
     reward: Reward | None = Field(
         None, description="This verifier scores answers in training, and in evaluation if `metric` is not given."
     )
-    metric: Reward | None = Field(
+    metric: Metric | None = Field(
         None,
-        description="This verifier decides in evaluation how correct an answer is, from 0 to 1; if null, `reward` "
-        "does.",
+        description="This verifier decides in evaluation how correct an answer is, from 0 to 1; `likelihood` measures the "
+        "row's demonstration instead; if null, `reward` decides.",
     )
     max_completion_length: int | None = Field(
         None,
@@ -194,9 +194,14 @@ class Scored(Strict):
     )
 
     @property
+    def by_likelihood(self) -> bool:
+        """Whether evaluation measures how likely the rows' demonstrations are, and asks for no answers."""
+        return isinstance(self.metric, Likelihood)
+
+    @property
     def verifier(self):
-        """The verifier that evaluation uses."""
-        return self.metric or self.reward
+        """The verifier that evaluation uses; None where it asks for no answers."""
+        return None if self.by_likelihood else self.metric or self.reward
 
     @model_validator(mode="after")
     def system_is_of_chats(self):
@@ -206,9 +211,12 @@ class Scored(Strict):
 
     @model_validator(mode="after")
     def can_be_scored(self):
+        if self.by_likelihood:
+            return self
         if self.verifier is None:
             raise ValueError(
-                "has no verifier to score answers with: add `reward` (exact, math, choice, ...) or `metric`"
+                "has no verifier to score answers with: add `reward` (exact, math, choice, ...) or `metric` (`likelihood` "
+                "needs demonstrations alone)"
             )
         if self.verifier.kind not in MEASURE_CORRECTNESS and self.metric is None:
             raise ValueError(
@@ -222,6 +230,16 @@ class Task(Scored):
     stages: tuple[Stage, ...] = Field(
         min_length=1, description="The task is trained by these stages, one after the other."
     )
+
+    @model_validator(mode="after")
+    def can_be_rewarded(self):
+        judged = next((stage.kind for stage in self.stages if stage.needs_reward), None)
+        if judged is not None and self.reward is None and self.by_likelihood:
+            raise ValueError(
+                f"has no verifier for its {judged} stage: add `reward` (exact, math, choice, ...), which may stand beside "
+                "`metric: likelihood`"
+            )
+        return self
 
     @model_validator(mode="after")
     def can_vote(self):
@@ -270,6 +288,16 @@ class Suite(Strict):
     name: Name = Field(description="This is the suite's name, under which its scores are reported.")
     description: str = Field("", description="This text describes the suite; it changes nothing.")
     tasks: tuple[SuiteTask, ...] = Field(min_length=1, description="The suite asks the evaluation rows of these tasks.")
+
+    @model_validator(mode="after")
+    def has_a_mean(self):
+        measured = [task.task for task in self.tasks if task.by_likelihood]
+        if measured and len(measured) < len(self.tasks):
+            raise ValueError(
+                f"the score of {measured[0]} is a likelihood and that of others is not, so they have no common mean: put "
+                "them into two suites"
+            )
+        return self
 
 
 def dump(recipe: Recipe) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from cpt.metric_kinds import HELD_OUT_DROP, KINDS, MetricKind
 from cpt.report import colormap, examples, training
 from cpt.report.charts import columns_of, gauge, stream_chart
 from cpt.report.formatting import interval, listed, score, signed
+from cpt.report.measured import measured
 from cpt.report.merges import merges
 from cpt.report.reading import Run
 
@@ -32,6 +33,7 @@ def view(run: Run) -> dict:
         "columns": columns_of(len(results["tasks"])),
         "suite_charts": suite_charts(run),
         "held_out_tasks": held_out_tasks(results),
+        "measured": measured(results),
         "sampled": sampled(run),
         "merges": merges(results),
         "flips": examples.flips(run),

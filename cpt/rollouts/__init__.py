@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cpt.recipe import Recipe
 from cpt.rollouts import memory
-from cpt.rollouts.base import Completion, Engine, Sampling, StaleWeights
+from cpt.rollouts.base import Completion, Engine, Sampling, Scored, StaleWeights
 
-__all__ = ["ENGINES", "Completion", "Engine", "Sampling", "StaleWeights", "start"]
+__all__ = ["ENGINES", "Completion", "Engine", "Sampling", "Scored", "StaleWeights", "start"]
 log = logging.getLogger(__name__)
 
 

@@ -13,8 +13,9 @@ class Sampling:
 
     With a `seed` the engine draws from a generator of its own and leaves the process's random state alone (evaluation);
     without one it draws from the process's state, which the trainer saves and restores (training). `stop_ids` end an
-    answer besides the model's own end of sequence. `logprobs` asks for those of the answer's tokens. `options` are
-    further words of the engine's own (transformers: GenerationConfig; vLLM: SamplingParams).
+    answer besides the model's own end of sequence, and so does the text of any of `stop`, after the token that completes it.
+    `logprobs` asks for those of the answer's tokens. `options` are further words of the engine's own (transformers:
+    GenerationConfig; vLLM: SamplingParams).
     """
 
     max_tokens: int
@@ -25,6 +26,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
     logprobs: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -34,13 +36,26 @@ class Completion:
     """One continuation. `token_ids` include the end-of-sequence token where the model gave one (`finished`).
 
     `logprobs` are the sampler's own, one a token, where they were asked for; None where the engine is the policy itself and
-    needs no correction. `prompt_logprobs` are for `Engine.score`.
+    needs no correction. `scored` is of the prompt's tokens from the second on, for `Engine.score`.
     """
 
     token_ids: list[int]
     finished: bool
     logprobs: list[float] | None = None
-    prompt_logprobs: list[float] | None = None
+    scored: "Scored | None" = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How likely given tokens are after what stands before them.
+
+    Attributes:
+        logprobs: the log-probability (nats) of each token.
+        greedy: whether each token is the likeliest one in its place.
+    """
+
+    logprobs: list[float]
+    greedy: list[bool]
 
 
 class StaleWeights(RuntimeError):
@@ -58,6 +73,7 @@ class Engine(Protocol):
 
     limits: Limits  # of the prompts that an evaluation gives to one call
     rollout_tokens: int  # completion tokens generated so far for this rank
+    scored_beyond: int  # tokens that a prompt and a scored completion may have beyond the model's context
     corrected: bool  # whether its logprobs are a sampler's own, so that training must correct for the mismatch
 
     def sync(self, model, tokenizer, tensors: Tensors | None = None) -> dict[str, float]:
@@ -80,8 +96,16 @@ class Engine(Protocol):
         and on the prompts of this call alone; a server's also on how its requests meet.
         """
 
-    def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[list[float]]:
-        """The log-probability (nats) of each token of each completion after its prompt."""
+    def score(
+        self,
+        prompts: Sequence[list[int]],
+        completions: Sequence[list[int]],
+        on_done: Callable[[int], None] | None = None,
+    ) -> list[Scored]:
+        """How likely each token of each completion is after its prompt, which has at least one token.
+
+        `on_done` hears how many completions are scored so far.
+        """
 
     def release(self) -> None:
         """Let go of the policy's weights (the stage or evaluation is over)."""

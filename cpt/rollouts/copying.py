@@ -21,12 +21,13 @@ from cpt import pissa
 from cpt.disk import writing
 from cpt.models import save_adapter, stop_ids
 from cpt.recipe import Recipe
-from cpt.rollouts.base import Completion, Sampling, StaleWeights, Tensors, each_sampling, groups
+from cpt.rollouts.base import Completion, Sampling, Scored, StaleWeights, Tensors, each_sampling, groups
 from cpt.rollouts.batches import Limits
 from cpt.rollouts.fingerprints import WeightDigests, adapter_digests
 from cpt.rollouts.proof import policy_logprobs
 
 TOGETHER = Limits(1024)  # prompts of an evaluation in one call: vLLM makes its own batches of them
+SCORING = Sampling(max_tokens=1, options={"prompt_logprobs": 0})
 PROBE = Sampling(max_tokens=8, logprobs=True, options={"ignore_eos": True, "stop_token_ids": []})
 ADAPTER = "policy-"  # and a number: the names of a LoRA policy's adapters
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class CopyingEngine(ABC):
     """See `rollouts.base.Engine`. `place` is a folder for files on the way; `probes` are the fixed prompts (token ids)."""
 
     corrected = True
+    scored_beyond = -1  # vLLM always continues a prompt
     limits = TOGETHER
 
     def __init__(self, recipe: Recipe, place: Path, probes: Sequence[list[int]]):
@@ -193,13 +195,21 @@ class CopyingEngine(ABC):
         """A seed for each request, where the engine draws in another process."""
         return [None] * len(parts)
 
-    def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[list[float]]:
-        scoring = Sampling(max_tokens=1, options={"prompt_logprobs": 0})
-        requests = [
-            Request(prompt + answer, scoring, 1, None) for prompt, answer in zip(prompts, completions, strict=True)
+    def score(
+        self,
+        prompts: Sequence[list[int]],
+        completions: Sequence[list[int]],
+        on_done: Callable[[int], None] | None = None,
+    ) -> list[Scored]:
+        before = self.rollout_tokens
+        whole = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+        made = self.generate(whole, SCORING, on_done)
+        self.rollout_tokens = before  # the one token that vLLM makes of each is of no use
+        starts = [len(prompt) - 1 for prompt in prompts]
+        return [
+            Scored(each.scored.logprobs[start:], each.scored.greedy[start:])
+            for each, start in zip(made, starts, strict=True)
         ]
-        made = [each[0] for each in self._complete(requests, None)]
-        return [each.prompt_logprobs[len(p) :] for each, p in zip(made, prompts, strict=True)]
 
     def release(self) -> None:
         self.policy = None

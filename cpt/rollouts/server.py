@@ -19,7 +19,7 @@ from cpt import ranks
 from cpt.errors import EngineFailed, UserError
 from cpt.models import load_config
 from cpt.recipe import Recipe
-from cpt.rollouts.base import Completion, Sampling, Tensors, each_sampling
+from cpt.rollouts.base import Completion, Sampling, Scored, Tensors, each_sampling
 from cpt.rollouts.client import CONNECTIONS, LOOKS, DaemonPool, ServerLost, Servers
 from cpt.rollouts.copying import ADAPTER, CopyingEngine, Request
 from cpt.rollouts.fingerprints import SHAPE
@@ -258,6 +258,7 @@ class ServerEngine(CopyingEngine):
             "min_p": sampling.min_p or 0.0,
             "repetition_penalty": sampling.repetition_penalty,
             "stop_token_ids": [*self.stop_ids, *sampling.stop_ids],
+            "stop": list(sampling.stop),
             "logprobs": 0 if sampling.logprobs else None,
             "return_token_ids": True,
             **sampling.options,
@@ -353,5 +354,6 @@ def completion_of(choice: dict) -> Completion:
     logprobs = choice["logprobs"]["token_logprobs"] if choice.get("logprobs") else None
     asked = choice.get("prompt_logprobs")
     ids = choice.get("prompt_token_ids")
-    prompt = [at[str(token)]["logprob"] if at else 0.0 for at, token in zip(asked, ids, strict=True)] if asked else None
-    return Completion(choice["token_ids"], choice["finish_reason"] == "stop", logprobs, prompt)
+    places = [at[str(token)] for at, token in zip(asked, ids, strict=True) if at] if asked else None
+    scored = places and Scored([each["logprob"] for each in places], [each["rank"] == 1 for each in places])
+    return Completion(choice["token_ids"], choice["finish_reason"] == "stop", logprobs, scored)

@@ -20,7 +20,7 @@ from cpt import ranks
 from cpt.disk import writing
 from cpt.errors import Interrupted, UserError
 from cpt.recipe import Recipe
-from cpt.rollouts.base import Completion, Sampling, each_sampling
+from cpt.rollouts.base import Completion, Sampling, Scored, each_sampling
 from cpt.rollouts.copying import CopyingEngine, Request
 from cpt.rollouts.settings import engine_arguments, environment, explained
 from cpt.stop import current
@@ -137,8 +137,9 @@ class VllmEngine(CopyingEngine):
                 "min_p": sampling.min_p or 0.0,
                 "repetition_penalty": sampling.repetition_penalty,
                 "stop_token_ids": [*self.stop_ids, *sampling.stop_ids],
+                "stop": list(sampling.stop),
                 "logprobs": 0 if sampling.logprobs else None,
-                "detokenize": False,
+                "detokenize": bool(sampling.stop),
                 **sampling.options,
             }
         )
@@ -184,17 +185,14 @@ class VllmEngine(CopyingEngine):
 
 
 def completion_of(output, one) -> Completion:
-    """vLLM's output as ours. `prompt_logprobs` begin with the second token of the prompt (the first has none)."""
+    """vLLM's output as ours. Its `prompt_logprobs` have None for the prompt's first token."""
     logprobs = (
         [at[token].logprob for at, token in zip(one.logprobs, one.token_ids, strict=True)] if one.logprobs else None
     )
     asked = output.prompt_logprobs
-    prompt = (
-        [at[token].logprob if at else 0.0 for at, token in zip(asked, output.prompt_token_ids, strict=True)]
-        if asked
-        else None
-    )
-    return Completion(list(one.token_ids), one.finish_reason == "stop", logprobs, prompt)
+    places = [at[token] for at, token in zip(asked, output.prompt_token_ids, strict=True) if at] if asked else None
+    scored = places and Scored([each.logprob for each in places], [each.rank == 1 for each in places])
+    return Completion(list(one.token_ids), one.finish_reason == "stop", logprobs, scored)
 
 
 def cut_by_signal(step: Callable) -> Callable:
