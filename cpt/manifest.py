@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 Hashes = dict[str, dict[str, str]]  # {module:name: {file: SHA-256}}
 Code = dict[str, Hashes]  # verifiers, user_code
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "deepspeed", "reasoning-gym")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "vllm",
+    "deepspeed",
+    "reasoning-gym",
+    "lm-eval",
+)
 
 
 def write(rundir: RunDir, recipe: "Recipe", stream: "Stream", code: Code) -> None:

@@ -90,7 +90,7 @@ def runs(tmp_path_factory, tiny_folder):
                 completions = generate(self, prompts, sampling, on_done)
                 if not first and sampling.temperature > 0:  # evaluation is greedy
                     ids = [completion.token_ids for completion in completions]
-                    first.append((prompts, ids, self.score(prompts, ids)))
+                    first.append((prompts, ids, [each.logprobs for each in self.score(prompts, ids)]))
                 return completions
 
             patch.setattr(RunDir, "commit_stage", commit_and_keep)
@@ -206,7 +206,7 @@ def test_grpo_measures_from_the_previous_task(adapter, tmp_path, tiny_folder, mo
         completions = generate(self, prompts, sampling, on_done)
         if sampling.temperature > 0:  # evaluation is greedy
             ids = [completion.token_ids for completion in completions]
-            drawn.append((prompts, ids, self.score(prompts, ids)))
+            drawn.append((prompts, ids, [each.logprobs for each in self.score(prompts, ids)]))
         return completions
 
     monkeypatch.setattr(TransformersEngine, "generate", generate_and_keep)

@@ -17,8 +17,7 @@ import torch
 
 from cpt.processes import python
 from cpt.rollouts import buckets
-from cpt.rollouts.batches import Limits
-from helpers.engines import CLOSE, with_server
+from helpers.engines import CLOSE, own_logprobs, with_server
 from helpers.recipes import RECIPES, recipe, short, write_recipe
 from helpers.same_end import logged
 
@@ -131,7 +130,7 @@ def test_a_server_lost_anywhere_is_given_the_policy(server, tiny_folder, tmp_pat
     engine.sync(model, tokenizer)
     [made] = engine.generate([prompt], Sampling(max_tokens=8, logprobs=True))
     assert len(engine.failures) == len(losses)
-    [policys] = rollouts.transformers.score(model, [prompt], [made.token_ids], Limits(1), engine.stop_ids[0])
+    [policys] = own_logprobs(model, tokenizer, [prompt], [made.token_ids])
     torch.testing.assert_close(torch.tensor(made.logprobs), torch.tensor(policys), atol=1e-4, rtol=0)
     engine.close()
 

@@ -11,8 +11,7 @@ import threading
 import pytest
 import torch
 
-from cpt.rollouts.batches import Limits
-from helpers.engines import CLOSE, with_engine, with_server
+from helpers.engines import CLOSE, own_logprobs, with_engine, with_server
 from helpers.launchers import LAUNCHERS, launch
 from helpers.recipes import RECIPES, mistakes, recipe, short, write_recipe
 from helpers.same_end import logged
@@ -123,9 +122,7 @@ def test_servers_of_different_age_of_which_one_dies(server, tiny_folder, tmp_pat
         assert engine.sync(model, tokenizer)["logprob_difference"] <= CLOSE
         assert len(engine.failures) == 1
         made = engine.generate(prompts, Sampling(max_tokens=8, logprobs=True))
-        policys = rollouts.transformers.score(
-            model, prompts, [c.token_ids for c in made], Limits(4), engine.stop_ids[0]
-        )
+        policys = own_logprobs(model, tokenizer, prompts, [c.token_ids for c in made])
         for completion, expected in zip(made, policys, strict=True):
             torch.testing.assert_close(torch.tensor(completion.logprobs), torch.tensor(expected), atol=1e-4, rtol=0)
         engine.close()
@@ -156,9 +153,7 @@ def test_a_server_with_an_adapter_dies(tiny_folder, tmp_path):
         os.killpg(engine.serving.group, signal.SIGKILL)
         made = engine.generate(prompts, Sampling(max_tokens=8, logprobs=True))
         assert len(engine.failures) == 1
-        policys = rollouts.transformers.score(
-            model, prompts, [c.token_ids for c in made], Limits(4), engine.stop_ids[0]
-        )
+        policys = own_logprobs(model, tokenizer, prompts, [c.token_ids for c in made])
         for completion, expected in zip(made, policys, strict=True):
             torch.testing.assert_close(torch.tensor(completion.logprobs), torch.tensor(expected), atol=1e-4, rtol=0)
         engine.sync(model, tokenizer)

@@ -59,10 +59,10 @@ def evaluate(
 
 
 def probes(stream: Stream, model: Encoding) -> list[list[int]]:
-    """The first evaluation prompts of the tasks, in turn."""
+    """The first evaluation prompts of the tasks, in turn; a letter where there are no rows."""
     tasks = [task for _, task in stream.evaluated()]
     asked = [(model.of(task.spec), task.eval[i]) for i in range(PROBES) for task in tasks if i < len(task.eval)]
-    return encoding.prompts(asked[:PROBES])
+    return encoding.prompts(asked[:PROBES]) or [model.tokenizer.encode("a")]
 
 
 def always_failing(lines: list[Answer]) -> list[str]:

@@ -189,14 +189,6 @@ class StopTexts(StoppingCriteria):
         return torch.tensor([length is not None for length in self.lengths], device=input_ids.device)
 
 
-def score(model, prompts: Sequence, completions: Sequence, limits: Limits, pad_id: int) -> list[list[float]]:
-    """The log-probability (nats) that `model` gives to each token of each completion after its prompt (no dropout)."""
-    scored: list[list[float]] = [[] for _ in prompts]
-    for place, logits_CV, ids_C in logits_of_answers(model, prompts, completions, limits, pad_id, model):
-        scored[place] = logits_CV.log_softmax(-1).gather(-1, ids_C[:, None]).squeeze(-1).tolist()
-    return scored
-
-
 @torch.no_grad()
 def logits_of_answers(
     model, prompts: Sequence, completions: Sequence, limits: Limits, pad_id: int, forward: Callable
