@@ -39,6 +39,9 @@ from cpt.strategies import make as make_strategies
 
 log = logging.getLogger(__name__)
 
+STYLES = {"passed": "green", "failed": "bold red", "inconclusive": "yellow", "missing": "yellow"}
+VERDICT_STYLES = {"ship": "bold green", "do not ship": "bold red", "inconclusive": "bold yellow", "no gates": "bold"}
+
 
 @dataclass
 class Run:
@@ -357,6 +360,7 @@ def finish(this: Run, failures: list[Failure]) -> Results:
     for line in failure_lines(failures):
         this.screen.warn(line)
     for gate in results["gates"]:
-        this.screen.result(gate["message"], style="green" if gate["passed"] else "bold red")
+        this.screen.result(gate["message"], style=STYLES[gate["outcome"]])
+    this.screen.result(results["verdict"]["sentence"], style=VERDICT_STYLES[results["verdict"]["verdict"]])
     this.screen.result(f"report: {html}")
     return results

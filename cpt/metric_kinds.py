@@ -81,10 +81,52 @@ _KINDS = (
         better="lower",
         least_tasks=2,
     ),
+    MetricKind(
+        "worst_forgetting",
+        "max over i < T of `max(R[l][i] for l from i to T-1) - R[T][i]`",
+        "of the task that lost most",
+        "how much the task that lost most has lost; a mean over tasks can hide it",
+        better="lower",
+        lowest=-1.0,
+        least_tasks=2,
+    ),
+    MetricKind(
+        "below_base",
+        "max over i of `R[0][i] - R[T][i]`",
+        "how far the worst task ends below the untouched model",
+        "how far a task ends below the untouched model; negative if every task ends above it",
+        better="lower",
+        lowest=-1.0,
+    ),
 )
 KINDS: dict[str, MetricKind] = {kind.name: kind for kind in _KINDS}
+EXTREMES = ("worst_forgetting", "below_base")  # metrics of one task, chosen among all by its value
 HELD_OUT_DROP = "held_out_drop"  # the gate that is no metric of the stream
 GATES = (*KINDS, HELD_OUT_DROP)
+
+# Gates on one task or one suite, as NAME/TASK and NAME/SUITE: which limit they are.
+TASK_GATES: dict[str, Literal["max", "min"]] = {
+    "accuracy": "min",
+    "learning_accuracy": "min",
+    "forgetting": "max",
+    "below_base": "max",
+}
+SUITE_GATES: dict[str, Literal["max", "min"]] = {HELD_OUT_DROP: "max", "held_out": "min"}
+CHANGES = (
+    "backward_transfer",
+    "forgetting",
+    "worst_forgetting",
+    "below_base",
+    HELD_OUT_DROP,
+)  # of one model to another
+
+
+def direction_of_gate(name: str) -> Literal["max", "min"]:
+    """What the limit of a built-in gate is: NAME, NAME/TASK or NAME/SUITE."""
+    head, _, part = name.partition("/")
+    if part:
+        return (TASK_GATES | SUITE_GATES)[head]
+    return "max" if name == HELD_OUT_DROP else KINDS[name].direction
 
 
 def table() -> str:

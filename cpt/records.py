@@ -193,12 +193,62 @@ class Gate(TypedDict):
     name: str
     limit: float
     direction: Literal["max", "min"]
-    value: float
+    value: float | None
     interval: Span | None
-    rule: Literal["point", "interval"]
+    rule: Literal["point", "interval", "non_inferiority"]
+    tier: NotRequired[Literal["critical", "supporting", "tracked"]]
     passed: bool
+    outcome: NotRequired[Literal["passed", "failed", "inconclusive", "missing"]]
+    noise: NotRequired[float]
+    questions_needed: NotRequired[Count]
     reason: str
     message: str
+
+
+class WorstTask(TypedDict):
+    """The task that lost most since its best row. `lost` is null where nothing came after any task."""
+
+    task: str
+    lost: float | None
+    interval: Span | None
+    base: float
+    final: float
+
+
+class GateChange(TypedDict):
+    """A change of a run's gates when it had results already: when, how many points were evaluated, and what was changed."""
+
+    when: str
+    points: Count
+    changes: list[str]
+
+
+class Verdict(TypedDict):
+    """What the gates say of the model as a whole."""
+
+    verdict: Literal["ship", "do not ship", "inconclusive", "no gates"]
+    sentence: str
+    worst: WorstTask
+    failed: list[str]
+    inconclusive: list[str]
+
+
+class Spread(TypedDict):
+    """Of one task or suite: how repeated evaluations of the same weights differed from the first one."""
+
+    questions: Count
+    changed: Count  # answers whose score changed in a repeat, over all repeats
+    largest_difference: float  # of the mean score
+
+
+class NoiseFloor(TypedDict):
+    """How much the score of the untouched model varies when it is evaluated again under another batching."""
+
+    repeats: Count
+    answers: Count
+    changed: Count  # answers whose text changed
+    tasks: dict[str, Spread]
+    suites: dict[str, Spread]
 
 
 class Intervals(TypedDict):
@@ -206,6 +256,7 @@ class Intervals(TypedDict):
     held_out: dict[str, list[Span]]
     metrics: dict[str, Span | None]
     forgetting_by_task: dict[str, Span | None]
+    below_base_by_task: NotRequired[dict[str, Span | None]]
     held_out_drop: dict[str, Span | None]
 
 
@@ -269,7 +320,11 @@ class Results(TypedDict):
     verifier_errors: dict[str, dict[str, dict[str, Count]]]
     cost: RunCost
     own_metrics: NotRequired[dict[str, OwnMetricRecord]]
+    selection_bias: NotRequired[dict[str, float]]
+    noise_floor: NotRequired[NoiseFloor]
     gates: list[Gate]
+    gate_history: NotRequired[list[GateChange]]
+    verdict: NotRequired[Verdict | None]
     points: Annotated[list[str], Field(min_length=1)]
     stages: list[StageRecord]
     evaluation_cost: dict[str, Spent]
@@ -333,7 +388,7 @@ def wrong(value: Any, form: type) -> str | None:
     return None
 
 
-UNLIKE = ("seconds", "peak_memory_bytes", "cost", "evaluation_cost", "sha256")  # in two runs that are the same
+UNLIKE = ("when", "seconds", "peak_memory_bytes", "cost", "evaluation_cost", "sha256")  # in two runs that are the same
 
 
 def fingerprint(results: dict) -> str:

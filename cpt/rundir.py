@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from cpt import metrics_log
+from cpt import gate_history, metrics_log
 from cpt.disk import FULL, no_room_message, writing
 from cpt.errors import CannotWrite, UserError
 from cpt.files import DAMAGE, DONE, clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
@@ -352,6 +352,9 @@ def _take(rundir: RunDir, recipe: "Recipe") -> None:
     if check_place(rundir.path, recipe):
         shutil.rmtree(rundir.points, ignore_errors=True)  # the base, made as the other recipe said
     file, mine = rundir.recipe, recipe.model_dump(mode="json")
+    if file.exists():
+        points = len(list(rundir.evaluations.glob("*.cost.json")))
+        gate_history.keep(rundir.path, points, _stored_recipe(file), mine)
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False

@@ -27,7 +27,8 @@ LEVELS = (  # from the ground up; a module that stands in no room is of the grou
 LEVEL = {room: number for number, rooms in enumerate(LEVELS, start=1) for room in rooms}
 ONLY = {"trl": ("stages",), "vllm": ("rollouts",), "lm_eval": ("evaluation",)}
 WITHOUT_TORCH = ("recipe", "report", "comparison")  # as they are imported
-OF_REPORT = {f"cpt.evaluation.{name}" for name in ("metrics", "gates", "statistics")}  # all it may use of other rooms
+# All that the report may use of other rooms.
+OF_REPORT = {f"cpt.evaluation.{name}" for name in ("limits", "metrics", "statistics", "verdict")}
 
 
 def module_name(path: Path) -> str:

@@ -224,7 +224,7 @@ def test_a_gate_in_words():
         "passed": False,
     }
     assert sentence(gate | {"rule": "point", "passed": True}) == "forgetting is 0.100, within its limit of 0.120"
-    assert sentence(gate | {"rule": "interval"}) == "forgetting is 0.100 [0.050 to 0.150], not wholly within 0.120"
+    assert sentence(gate | {"rule": "interval"}) == "forgetting is 0.100 [0.050 to 0.150], on both sides of 0.120"
 
 
 def test_a_value_close_to_its_limit_is_told_apart():
@@ -233,7 +233,7 @@ def test_a_value_close_to_its_limit_is_told_apart():
     assert sentence(gate) == "forgetting is 0.0101, over its limit of 0.0100"
     assert (gate_row(gate)["value"], gate_row(gate)["limit"]) == ("0.0101", "≤ 0.0100")
     close = gate | {"rule": "interval", "value": 0.002, "interval": [0.0, 0.01002]}
-    assert sentence(close) == "forgetting is 0.00200 [0.00000 to 0.01002], not wholly within 0.01000"
+    assert sentence(close) == "forgetting is 0.00200 [0.00000 to 0.01002], on both sides of 0.01000"
 
 
 def test_each_suite_is_judged_by_itself_and_in_order(tmp_path):
@@ -244,13 +244,13 @@ def test_each_suite_is_judged_by_itself_and_in_order(tmp_path):
     results["held_out_tasks"]["safety"] = {"s": [0.9, 0.9, 0.9, 0.9, 0.5]}
     results["intervals"]["held_out_drop"]["safety"] = [0.3, 0.5]
     results["intervals"]["held_out"]["safety"] = [[0.4, 0.6]] * 5
-    results["gates"][0] |= {"value": 0.4, "interval": [0.3, 0.5], "passed": False}
-    shown = [(tile["title"], tile["passed"]) for tile in tiles(results)]
+    results["gates"][0] |= {"value": 0.4, "interval": [0.3, 0.5], "outcome": "failed"}
+    shown = [(tile["title"], tile["outcome"]) for tile in tiles(results)]
     assert shown[:4] == [
         ("Learning accuracy", None),
         ("Forgetting", None),
-        ("Held-out drop: general", True),
-        ("Held-out drop: safety", False),
+        ("Held-out drop: general", "passed"),
+        ("Held-out drop: safety", "failed"),
     ]
 
 

@@ -4,7 +4,8 @@ import html
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cpt.records import Answer, Gate, Intervals, Logged, Results
+from cpt.evaluation.verdict import certified
+from cpt.records import Answer, Gate, Intervals, Logged, Results, Verdict
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,15 @@ class Run:
 
     @property
     def passed(self) -> bool:
-        """Whether the run is complete and no gate failed."""
-        return self.complete and all(gate["passed"] for gate in self.gates)
+        """Whether the run is complete and nothing forbids to ship: no critical gate failed, and none is undecided."""
+        if "verdict" not in self.results:  # of an earlier version of cpt
+            return self.complete and all(gate["passed"] for gate in self.gates)
+        return self.complete and certified(self.results["verdict"])
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Ship, do not ship or inconclusive, with its sentence and the worst task; None before the run is complete."""
+        return self.results.get("verdict")
 
     @property
     def model(self) -> Path:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cpt.data import sources
 from cpt.disk import room
 from cpt.errors import UserError
-from cpt.metric_kinds import HELD_OUT_DROP
-from cpt.metric_kinds import KINDS as METRICS
+from cpt.metric_kinds import direction_of_gate
 from cpt.recipe import Recipe, Suite, benchmarks_of, suites_of
 from cpt.rollouts import memory
 from cpt.sizes import many, size
@@ -52,10 +51,7 @@ def describe(recipe: Recipe, out: Path, looked: "CheckResult | None" = None) -> 
     lines += ["", "  evaluation", *evaluation_lines(recipe, suites, samples)]
     lines += [f"    metric: {each.label} ({each.function})" for each in recipe.evaluation.metrics]
     for name, gate in recipe.evaluation.gates.items():
-        word = "at least" if better_of(recipe)[name] == "higher" else "at most"
-        lines.append(
-            f"    gate: {name} {word} {gate.limit:g}" + (" for the whole interval" * (gate.rule == "interval"))
-        )
+        lines.append(f"    gate: {name} {gate_text(name, gate, recipe)}")
     lines += ["", f"  disk      {disk_line(recipe, out)}"]
     if looked and looked.unseen:
         named = "; ".join(looked.unseen)
@@ -97,10 +93,14 @@ def stage_line(stage: Any, task: Any, strategies: Sequence[Any]) -> str:
     return stage.describe(steps_of(stage, task, a_step), a_step, averaged)
 
 
-def better_of(recipe: Recipe) -> dict[str, str]:
-    """Which of two values is the better one, of all that a gate may name."""
+def gate_text(name: str, gate: Any, recipe: Recipe) -> str:
+    """`at most 0.05 for the whole interval, supporting`."""
     own = {each.label: each.better for each in recipe.evaluation.metrics}
-    return {name: kind.better for name, kind in METRICS.items()} | own | {HELD_OUT_DROP: "lower"}
+    direction = {"higher": "min", "lower": "max"}[own[name]] if name in own else direction_of_gate(name)
+    limit = -gate.limit if gate.rule == "non_inferiority" and direction == "min" else gate.limit
+    text = f"{'at least' if direction == 'min' else 'at most'} {limit:g}"
+    text += " for the whole interval" * (gate.rule != "point")
+    return text + f", {gate.tier}" * (gate.tier != "critical")
 
 
 def strategy_line(spec: Any) -> str:

@@ -1,6 +1,7 @@
 """The command line. Nothing heavy is imported until a command needs it: `cpt --help` answers at once.
 
-Exit codes: 0 done; 1 failed; 2 bad input or refused; 3 a gate failed; 130 and 143 interrupted (Ctrl-C, SIGTERM) and saved.
+Exit codes: 0 done; 1 failed; 2 bad input or refused; 3 a critical gate failed, or the data cannot tell;
+130 and 143 interrupted (Ctrl-C, SIGTERM) and saved.
 """
 
 import argparse
@@ -46,8 +47,8 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
         "run",
         help="train and evaluate a recipe, or resume an interrupted run",
         description="Train and evaluate a recipe. On a directory that holds a part of the same run, go on with it. "
-        "Exit codes: 0 done; 1 failed; 2 bad input or refused; 3 a gate failed; 130, 143 interrupted and "
-        "saved.",
+        "Exit codes: 0 done; 1 failed; 2 bad input or refused; 3 a critical gate failed, or the "
+        "data cannot tell; 130, 143 interrupted and saved.",
     )
     run.add_argument("recipe", help="a shipped recipe's name (quickstart) or a YAML file")
     run.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=OVERRIDES)
@@ -294,12 +295,13 @@ def under_launcher() -> bool:
 
 def run(asked: argparse.Namespace) -> int:
     from cpt.api.training import prepare
+    from cpt.evaluation.verdict import certified
     from cpt.screen import Screen
 
     prepared = prepare(asked.recipe, asked.overrides, asked.out, Screen(level_of(asked)))
     asked.log = prepared.out / "run.log"
     results = prepared.run()
-    return 0 if all(gate["passed"] for gate in results["gates"]) else 3
+    return 0 if certified(results["verdict"]) else 3
 
 
 def check(asked: argparse.Namespace) -> int:

@@ -55,6 +55,18 @@ def forgetting_by_task(R: ArrayLike) -> np.ndarray:
     return np.stack(best, -1) - R[..., -1, :-1] if best else R[..., -1, :-1]
 
 
+def worst_forgetting(R: ArrayLike) -> np.ndarray | None:
+    """max_{i<T} (max_{i<=l<T} R[l][i] - R[T][i]): what the task that lost most has lost. None for one task."""
+    R = np.asarray(R, float)
+    return forgetting_by_task(R).max(-1) if R.shape[-1] > 1 else None
+
+
+def below_base(R: ArrayLike) -> np.ndarray:
+    """max_i (R[0][i] - R[T][i]): how far the worst task ends below the untouched model; negative if all end above it."""
+    R = np.asarray(R, float)
+    return (R[..., 0, :] - R[..., -1, :]).max(-1)
+
+
 def best_rows(R: ArrayLike) -> list[int]:
     """For each task but the last, the (first) row in which `forgetting` finds its best accuracy. `R` is (T+1, T)."""
     R = np.asarray(R, float)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from cpt.evaluation import metrics, statistics
+from cpt.metric_kinds import EXTREMES
 from cpt.records import Answer
 
 Key = tuple[str | None, str]  # suite (None for the stream) and task
@@ -50,9 +51,10 @@ def numbers(
             **(
                 intervals(tasks, matrix, R, held_out, own)
                 if complete
-                else {"metrics": unknown, "forgetting_by_task": {}, "held_out_drop": {}}
+                else {"metrics": unknown, "forgetting_by_task": {}, "below_base_by_task": {}, "held_out_drop": {}}
             ),
         },
+        "selection_bias": selection_bias(matrix) if complete else {},
         "questions": {task: each.shape[1] for task, each in zip(tasks, matrix, strict=True)},
         "held_out_questions": {suite: each.shape[1] for suite, each in held_out.items()},
         "verifier_errors": {point: errors for point in points if (errors := count_errors(lines_by_point[point]))},
@@ -70,9 +72,16 @@ def intervals(
     drawn = statistics.bootstrap(matrix, {**metrics.METRICS, **own})
     parts = {name: metrics.parts(R, metric) for name, metric in {**metrics.METRICS, **own}.items()}
     values = {name: metric_interval(parts[name], matrix, drawn[name], name in own) for name in parts}
+    if (bias := selection_bias(matrix).get("forgetting", 0.0)) > 0 and values["forgetting"] is not None:
+        low, high = values["forgetting"]
+        values["forgetting"] = low - bias, high  # what chance alone may have raised it by
+    values |= {name: statistics.largest_difference(pairs) for name in EXTREMES if (pairs := extremes(name, matrix))}
     return {
         "metrics": values,
         "forgetting_by_task": {tasks[part[0]]: part_interval(part, matrix) for part in parts["forgetting"]},
+        "below_base_by_task": {
+            task: statistics.paired_difference(each[0], each[-1]) for task, each in zip(tasks, matrix, strict=True)
+        },
         "held_out_drop": {suite: statistics.paired_difference(each[0], each[-1]) for suite, each in held_out.items()},
     }
 
@@ -91,6 +100,27 @@ def metric_interval(
     ends = [part_interval(part, matrix) for part in parts]
     values = [matrix[i][row].mean() - (0 if minus is None else matrix[i][minus].mean()) for i, row, minus in parts]
     return ends[0] if len(parts) == 1 and not own else statistics.wider(drawn, statistics.mover(values, ends))
+
+
+def extremes(name: str, matrix: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The pairs of scores, better and worse, of which a metric of EXTREMES is the largest difference of means."""
+    if name == "below_base":
+        return [(scores[0], scores[-1]) for scores in matrix]
+    return [(row, scores[-1]) for i, scores in enumerate(matrix) for row in scores[i + 1 : -1]]
+
+
+def selection_bias(matrix: list[np.ndarray]) -> dict[str, float]:
+    """By how much choosing each task's best row raises `forgetting`; empty for one task, or one question.
+
+    It is the metric minus what is left of it where half of the questions choose and the other half measure: about 0 where one
+    row is clearly the best, .03 and more where nothing changed at all.
+    """
+    rows = [[row - scores[-1] for row in scores[i + 1 : -1]] for i, scores in enumerate(matrix[:-1])]
+    R = np.stack([each.mean(1) for each in matrix], axis=1)
+    bias = {}
+    if rows and (left := statistics.chosen_on_halves(rows)) is not None:
+        bias["forgetting"] = float(metrics.forgetting(R)) - float(np.mean(left))
+    return bias
 
 
 def part_interval(part: tuple[int, int, int | None], matrix: list[np.ndarray]) -> tuple[float, float]:

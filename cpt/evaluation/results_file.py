@@ -2,11 +2,12 @@
 
 import itertools
 
-from cpt import manifest
+from cpt import gate_history, manifest
 from cpt.evaluation import measured
 from cpt.evaluation.gates import check_gates
 from cpt.evaluation.own_metrics import own_metrics, record
 from cpt.evaluation.results import numbers
+from cpt.evaluation.verdict import verdict
 from cpt.files import write_json
 from cpt.recipe import Recipe, all_suites
 from cpt.records import Answer, MergeRecord, Results, RunCost, Spent, StageRecord, fingerprint
@@ -31,6 +32,8 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         k=recipe.evaluation.sampled.k if recipe.evaluation.sampled else (),
         own=own,
     )
+    gates = check_gates(recipe.evaluation.gates, computed, own) if complete else []
+    history = gate_history.read(rundir.path)
     stages = [{"point": point.name, **record} for point in points if point.task for record in rundir.stages(point)]
     evaluation_cost = {name: cost for name, (_, cost) in read.items()}
     results: Results = {
@@ -41,7 +44,9 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         "tasks": tasks,
         **computed,
         "cost": costs(stages, evaluation_cost),
-        "gates": check_gates(recipe.evaluation.gates, computed, own) if complete else [],
+        "gates": gates,
+        "gate_history": history,
+        "verdict": verdict(gates, computed, history) if complete else None,
         "points": [str(rundir.point(point).relative_to(rundir.path)) for point in points],
         "stages": stages,
         "evaluation_cost": evaluation_cost,

@@ -8,7 +8,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from cpt import user_code
 from cpt.errors import nearest, shown
-from cpt.metric_kinds import GATES
+from cpt.metric_kinds import CHANGES, GATES, SUITE_GATES, TASK_GATES
 from cpt.recipe.base import Name, Strict, Temperature
 from cpt.recipe.suites import SuiteName
 from cpt.recipe.user_kinds import errors_at
@@ -33,21 +33,33 @@ class Sampled(Strict):
 
 
 class Gate(Strict):
-    """A limit that decides whether to ship; `rule: interval` requires it of the whole 95 % interval."""
+    """A limit that decides whether to ship: `rule` says what is compared with it, and `tier` what follows from it."""
 
     limit: float = Field(
         ge=-1, le=1, description="The gate compares a difference of accuracies, or an accuracy, with this limit."
     )
-    rule: Literal["point", "interval"] = Field(
+    rule: Literal["point", "interval", "non_inferiority"] = Field(
         "point",
-        description="`point` compares the value itself with the limit; `interval` passes only if its whole 95 % "
-        "interval keeps the limit.",
+        description="`point` compares the value itself with the limit; `interval` passes only if the whole 95 % interval "
+        "keeps the limit, and cannot tell if the interval holds it; `non_inferiority` does so for a change, of which "
+        "`limit` is the loss that is tolerated (the margin, 0 or more).",
+    )
+    tier: Literal["critical", "supporting", "tracked"] = Field(
+        "critical",
+        description="A `critical` gate that fails or cannot tell stops the model from being shipped; a `supporting` one is "
+        "named in the verdict; a `tracked` one is only shown.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def from_number(cls, value: Any) -> Any:
         return {"limit": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def margin(self):
+        if self.rule == "non_inferiority" and self.limit < 0:
+            raise ValueError(f"limit is the loss that is tolerated, 0 or more, not {self.limit:g}")
+        return self
 
 
 class OwnMetric(Strict):
@@ -96,6 +108,20 @@ class OwnMetric(Strict):
         return self.name or self.function.partition(":")[2]
 
 
+def gate_problem(name: str, gate: Gate, own: list[str]) -> str | None:
+    """Why there is no such gate, whatever tasks and suites there are; `own` are the names of the user's own metrics."""
+    head, slash, _ = name.partition("/")
+    if slash and head not in TASK_GATES | SUITE_GATES:
+        heads = (*TASK_GATES, *SUITE_GATES)
+        return f"a gate on one task or suite is one of {', '.join(heads)}, not {shown(head)}{nearest(head, heads)}"
+    known = (*GATES, *own)
+    if not slash and name not in known:
+        return f"must be one of {', '.join(known)}, not {shown(name)}{nearest(name, known)}"
+    if gate.rule == "non_inferiority" and head not in CHANGES:
+        return f"rule: non_inferiority is for changes ({', '.join(CHANGES)}), and {head} is none: use rule: interval"
+    return None
+
+
 class Evaluation(Strict):
     suites: tuple[SuiteName, ...] = Field(
         (),
@@ -132,11 +158,10 @@ class Evaluation(Strict):
                 raise errors_at(
                     [(("metrics", number), f"two metrics are called {label}: give one another `name`", label)]
                 )
-        known = (*GATES, *labels)
         wrong = [
-            (("gates", name), f"must be one of {', '.join(known)}, not {shown(name)}{nearest(name, known)}", name)
-            for name in self.gates
-            if name not in known
+            (("gates", name), why, name)
+            for name, gate in self.gates.items()
+            if (why := gate_problem(name, gate, labels))
         ]
         if wrong:
             raise errors_at(wrong)

@@ -13,8 +13,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from cpt import user_code
-from cpt.errors import Problem, RecipeErrors, UserError
+from cpt.errors import Problem, RecipeErrors, UserError, nearest
 from cpt.metric_kinds import KINDS as METRICS
+from cpt.metric_kinds import SUITE_GATES, TASK_GATES
 from cpt.recipe import trl_arguments
 from cpt.recipe.adapter import bias_problems, decided_problems, initialisation_problems
 from cpt.recipe.base import lm_eval_tasks
@@ -331,10 +332,36 @@ def check_meaning(recipe: Any, root: Node, mistakes: Mistakes) -> None:
     for number, name, message in problems:
         mistakes.add(root.at(["strategies", number, name]), f"strategies.{number}.{name}", message)
     gates = root.at(["evaluation", "gates"])
-    for name in recipe.evaluation.gates.keys() & METRICS.keys():
-        if len(recipe.stream) < METRICS[name].least_tasks:
-            message = f"can never have a value: {name} needs two tasks; remove the gate"
+    for name in recipe.evaluation.gates:
+        if message := valueless(name, recipe):
             mistakes.add(gates.at([name]), f"evaluation.gates.{name}", message)
-    if "held_out_drop" in recipe.evaluation.gates and not recipe.evaluation.suites:
-        message = "can never have a value: no suite is evaluated; add evaluation.suites or remove the gate"
-        mistakes.add(gates.at(["held_out_drop"]), "evaluation.gates.held_out_drop", message)
+
+
+def suite_names(recipe: Any) -> list[str]:
+    """The names of the recipe's suites; none where one cannot be read, which is told elsewhere."""
+    try:
+        return list(all_suites(recipe))
+    except RecipeErrors:
+        return []
+
+
+def valueless(name: str, recipe: Any) -> str | None:
+    """Why a gate can never have a value in this recipe's stream."""
+    head, _, part = name.partition("/")
+    tasks = [task.task for task in recipe.stream]
+    if part and head in TASK_GATES:
+        if part not in tasks:
+            return f"no task of the stream is called {part}{nearest(part, tasks)}; there are: {', '.join(tasks)}"
+        if head == "forgetting" and part == tasks[-1]:
+            return f"can never have a value: {part} is the last task, which nothing comes after; remove the gate"
+        return None
+    if head in SUITE_GATES:
+        if not recipe.evaluation.suites:
+            return "can never have a value: no suite is evaluated; add evaluation.suites or remove the gate"
+        suites = suite_names(recipe) if part else []
+        if suites and part not in suites:
+            return f"no suite is called {part}{nearest(part, suites)}; there are: {', '.join(suites)}"
+        return None
+    if name in METRICS and len(tasks) < METRICS[name].least_tasks:
+        return f"can never have a value: {name} needs two tasks; remove the gate"
+    return None

@@ -1,6 +1,6 @@
 """What the report shows, as plain values that both templates read: the verdict first, then the numbers behind it."""
 
-from cpt.evaluation.gates import compared_number, digits_apart, keeps
+from cpt.evaluation.limits import WHOLE, compared_number, digits_apart, outcome
 from cpt.evaluation.metrics import forgetting_by_task
 from cpt.metric_kinds import HELD_OUT_DROP, KINDS, MetricKind
 from cpt.report import colormap, examples, training
@@ -56,14 +56,29 @@ def metric_kinds(results: dict) -> dict[str, MetricKind]:
 
 
 def in_words(name: str) -> str:
-    """The name of a gate."""
-    return "held-out drop" if name == HELD_OUT_DROP else name.replace("_", " ")
+    """The name of a gate: `forgetting of sort`."""
+    head, _, part = name.partition("/")
+    head = (
+        "held-out drop" if head == HELD_OUT_DROP else "held-out score" if head == "held_out" else head.replace("_", " ")
+    )
+    return f"{head} of {part}" if part else head
+
+
+MARKS = {"passed": "✓", "failed": "✕", "inconclusive": "?", "missing": "?"}
+STATUS = {"ship": "ship", "do not ship": "hold", "inconclusive": "unclear", "no gates": "ungated"}
+HEADLINES = {"ship": "Ship", "do not ship": "Do not ship", "inconclusive": "Inconclusive", "no gates": "No gates"}
+
+
+def outcome_of(gate: dict) -> str:
+    """What became of a gate; runs of earlier versions say only whether it passed."""
+    if "outcome" in gate:
+        return gate["outcome"]
+    return outcome(gate["value"], gate["interval"], gate["limit"], gate["direction"], gate["rule"])
 
 
 def verdict(results: dict) -> dict:
-    """status (ship, hold, incomplete or ungated), the headline, one sentence with the numbers, and the reasons."""
+    """status (ship, hold, unclear, incomplete or ungated), the headline, what it says, and the gates behind it."""
     tasks, done = results["tasks"], len(results["accuracy"]) - 1
-    failed = [gate for gate in results["gates"] if not gate["passed"]]
     if not results["complete"]:
         left = listed(tasks[done:])
         text = f"No verdict yet: {left} {'are' if len(tasks) - done > 1 else 'is'} still to be trained or evaluated."
@@ -71,39 +86,54 @@ def verdict(results: dict) -> dict:
             "status": "incomplete",
             "headline": f"Incomplete: {done} of {len(tasks)} tasks",
             "text": text,
+            "worst": "",
             "reasons": [],
         }
-    if not results["gates"]:
-        text = f"No gates were set, so there is no verdict. {summary(results)}"
-        return {"status": "ungated", "headline": "No gates", "text": text, "reasons": []}
-    status, headline, shown = ("hold", "Do not ship", failed) if failed else ("ship", "Ship", results["gates"])
-    text = "; ".join(sentence(gate) for gate in shown)
+    gates = [gate for gate in results["gates"] if gate.get("tier", "critical") == "critical"]
+    broken = [gate for gate in gates if outcome_of(gate) == "failed"]
+    unclear = [gate for gate in gates if outcome_of(gate) in ("inconclusive", "missing")]
+    word = "no gates" if not gates else "do not ship" if broken else "inconclusive" if unclear else "ship"
+    sentences = [] if gates else ["No gates were set, so there is no verdict."]
+    if shown := broken or unclear or gates:
+        text = "; ".join(sentence(gate) for gate in shown)
+        sentences.append(f"{text[0].upper()}{text[1:]}.")
     return {
-        "status": status,
-        "headline": headline,
-        "text": f"{text[0].upper()}{text[1:]}. {summary(results)}",
-        "reasons": [{"name": in_words(gate["name"]), "reason": arrows(gate["reason"])} for gate in failed],
+        "status": STATUS[word],
+        "headline": HEADLINES[word],
+        "text": " ".join([*sentences, summary(results)]),
+        "worst": (results.get("verdict") or {}).get("sentence", ""),
+        "reasons": [{"name": in_words(gate["name"]), "reason": arrows(gate["reason"])} for gate in (*broken, *unclear)],
     }
 
 
 def sentence(gate: dict) -> str:
     """`forgetting is 0.310, over its limit of 0.120`."""
-    side = {
-        ("max", True): "within its limit of",
-        ("max", False): "over its limit of",
-        ("min", True): "at or above its minimum of",
-        ("min", False): "under its minimum of",
-    }[gate["direction"], gate["passed"]]
+    if gate["value"] is None:
+        return f"{in_words(gate['name'])} has no value"
+    held, most = outcome_of(gate), gate["direction"] == "max"
     digits = digits_of(gate)
-    value = f"{in_words(gate['name'])} is {score(gate['value'], digits)}"
-    if gate["rule"] == "interval":
+    value, limit = f"{in_words(gate['name'])} is {score(gate['value'], digits)}", score(gate["limit"], digits)
+    if gate["rule"] in WHOLE:
         value += f" [{interval(gate['interval'], digits)}]"
-        side = f"{'' if gate['passed'] else 'not '}wholly {'within' if gate['direction'] == 'max' else 'above'}"
-    return f"{value}, {side} {score(gate['limit'], digits)}"
+        side = {
+            "passed": f"wholly {'within' if most else 'above'}",
+            "failed": f"wholly {'over' if most else 'under'}",
+            "inconclusive": "on both sides of",
+        }[held]
+        return f"{value}, {side} {limit}"
+    side = {
+        (True, "passed"): "within its limit of",
+        (True, "failed"): "over its limit of",
+        (False, "passed"): "at or above its minimum of",
+        (False, "failed"): "under its minimum of",
+    }.get((most, held), "within the noise floor of its limit of")
+    return f"{value}, {side} {limit}"
 
 
 def digits_of(gate: dict) -> int:
     """Decimals that show on which side of the limit the gate's number lies."""
+    if gate["value"] is None:
+        return 3
     return digits_apart(
         compared_number(gate["value"], gate["interval"], gate["direction"], gate["rule"]), gate["limit"]
     )
@@ -130,8 +160,11 @@ def gate_row(gate: dict) -> dict:
         "value": score(gate["value"], digits),
         "interval": interval(gate["interval"], digits),
         "limit": f"{sign} {score(gate['limit'], digits)}",
-        "rule": {"point": "the value", "interval": "the whole interval"}[gate["rule"]],
-        "passed": gate["passed"],
+        "rule": "the whole interval" if gate["rule"] in WHOLE else "the value",
+        "tier": gate.get("tier", "critical"),
+        "outcome": outcome_of(gate),
+        "mark": MARKS[outcome_of(gate)],
+        "noise": score(gate["noise"], digits) if gate.get("noise") else "",
         "reason": arrows(gate["reason"]),
     }
 
@@ -159,8 +192,8 @@ def tiles(results: dict) -> list[dict]:
 
 def alone(gate: dict, value: float, ends) -> dict:
     """The gate on all suites, as if this were the only one."""
-    number = compared_number(value, ends, gate["direction"], gate["rule"])
-    return gate | {"value": value, "interval": ends, "passed": keeps(number, gate["limit"], gate["direction"])}
+    held = outcome(value, ends, gate["limit"], gate["direction"], gate["rule"], gate.get("noise", 0.0))
+    return gate | {"value": value, "interval": ends, "passed": held == "passed", "outcome": held}
 
 
 def tile(title: str, about: str, value: float, ends, gate: dict | None, low: float) -> dict:
@@ -172,7 +205,8 @@ def tile(title: str, about: str, value: float, ends, gate: dict | None, low: flo
         "interval": interval(ends, digits),
         "gauge": gauge(value, ends, limit, low),
         "limit": gate_row(gate)["limit"] if gate else None,
-        "passed": gate["passed"] if gate else None,
+        "outcome": outcome_of(gate) if gate else None,
+        "mark": MARKS[outcome_of(gate)] if gate else "",
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cpt.evaluation.gates import check_gates
 from cpt.evaluation.results import numbers
+from cpt.evaluation.verdict import verdict
 
 TASKS = ("reverse", "caesar", "sort", "double")
 SKILLS = {
@@ -149,7 +150,8 @@ def write_results(folder: Path, tasks, points, lines, stages, gates, k) -> None:
             "rollout_tokens": sum(each["rollout_tokens"] for each in [*stages, *cost.values()]),
             "peak_memory_bytes": max((stage["peak_memory_bytes"] for stage in stages), default=None),
         },
-        "gates": check_gates(gates, found) if complete else [],
+        "gates": (checked := check_gates(gates, found) if complete else []),
+        "verdict": verdict(checked, found) if complete else None,
         "points": [f"points/{point}" for point in points], "stages": stages, "evaluation_cost": cost,
         "logged": (folder / "metrics.jsonl").read_text().count("\n"),
     }  # fmt: skip

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from cpt.evaluation import metrics
-from cpt.evaluation.gates import direction_of, keeps
+from cpt.evaluation.gates import direction_of
+from cpt.evaluation.limits import bound, keeps
 
 Accuracies = Mapping[str, float]  # of the tasks so far, in their order
 DIGITS = 9  # means that differ by rounding alone are equal
@@ -27,12 +28,21 @@ def choose(candidates: Sequence[Accuracies], rows: Sequence[Accuracies], gates: 
 def broken_gates(candidate: Accuracies, rows: Sequence[Accuracies], gates: Mapping[str, Any]) -> list[str]:
     """The gates of the recipe that the stream would fail if it ended with this candidate, by the values on validation."""
     R = matrix([*rows, candidate])
-    values = {name: metrics.METRICS[name](R) for name in gates if is_measured(name, R)}
+    values = {name: metrics.METRICS[name](R) for name, gate in gates.items() if decides(gate) and is_measured(name, R)}
     return [
         name
         for name, value in values.items()
-        if value is not None and not keeps(float(value), gates[name].limit, direction_of(name))
+        if value is not None and not keeps(float(value), bound_of(name, gates[name]), direction_of(name))
     ]
+
+
+def decides(gate: Any) -> bool:
+    """Whether anything follows from a gate."""
+    return gate.tier != "tracked"
+
+
+def bound_of(name: str, gate: Any) -> float:
+    return bound(gate.limit, gate.rule, direction_of(name))
 
 
 def is_measured(name: str, R: np.ndarray) -> bool:
