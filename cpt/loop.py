@@ -19,6 +19,7 @@ from cpt.data import encoding
 from cpt.data.memory import memories
 from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
 from cpt.errors import UserError
+from cpt.evaluation import noise
 from cpt.evaluation.evaluate import always_failing, evaluate, probes
 from cpt.evaluation.results import greedy_scores
 from cpt.evaluation.results_file import write_results
@@ -91,6 +92,8 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
                 train_task(this, point)
             if not ranks.on_main(rundir.has_row, point):
                 add_row(this, point)
+            if point.task is None and not ranks.on_main(has_noise_floor, this):
+                add_noise_floor(this, point)
         stop.check()
         return ranks.on_main(finish, this, ranks.gather(scorers.failures()))
 
@@ -127,7 +130,10 @@ def prepare(this: Run) -> list[list[int]]:
 
 def complete(this: Run) -> bool:
     """Whether every point is committed and evaluated."""
-    return all(this.rundir.committed(point) and this.rundir.has_row(point) for point in points_of(this.recipe))
+    points = points_of(this.recipe)
+    return all(this.rundir.committed(point) and this.rundir.has_row(point) for point in points) and has_noise_floor(
+        this
+    )
 
 
 def preload(recipe: Recipe) -> None:
@@ -343,6 +349,39 @@ def add_row(this: Run, point: Point) -> None:
     if point.task is None:
         for useless in always_failing(lines):
             this.screen.warn(useless)
+
+
+def has_noise_floor(this: Run) -> bool:
+    """Whether the noise floor of the base's answers is known, or not asked for."""
+    if not this.recipe.evaluation.noise_floor:
+        return True
+    return noise.read(this.rundir.path, this.rundir.answers_hash(points_of(this.recipe)[0])) is not None
+
+
+def add_noise_floor(this: Run, base: Point) -> None:
+    """Evaluate the base again in other batches, and say how its answers differ."""
+    lines, _ = ranks.on_main(this.rundir.read_evaluation, base)
+    greedy = this.recipe.evaluation.model_copy(update={"sampled": None})
+
+    def again(number: int) -> tuple[list[Answer], Spent]:
+        return evaluate(
+            this.rundir.served(base),
+            this.rundir.model(base),
+            this.recipe.model_copy(update={"evaluation": greedy}),
+            this.stream,
+            engine=this.engine,
+            scorers=this.scorers,
+            screen=this.screen,
+            stop=this.stop,
+            label=f"evaluating {base.name} again ({number} of {this.recipe.evaluation.noise_floor})",
+            variation=number,
+        )
+
+    base_hash = ranks.on_main(this.rundir.answers_hash, base)
+    repeats = this.recipe.evaluation.noise_floor
+    record = noise.measure(this.rundir.path, base_hash, lines, repeats, again, ranks.is_main())
+    ranks.barrier()
+    this.screen.line(noise.summary(record["floor"]))
 
 
 def show_row(this: Run, point: Point, lines: list[Answer], cost: Spent) -> None:

@@ -251,6 +251,16 @@ class NoiseFloor(TypedDict):
     suites: dict[str, Spread]
 
 
+class NoiseRecord(TypedDict):
+    """noise_floor.json: `base` is the hash of the answers that the repeats were compared with, `changed` are the others."""
+
+    base: str
+    seconds: float
+    rollout_tokens: Count
+    floor: NoiseFloor
+    changed: list[dict[str, Any]]
+
+
 class Intervals(TypedDict):
     accuracy: list[list[Span]]
     held_out: dict[str, list[Span]]

@@ -239,6 +239,10 @@ class RunDir:
         cost = json.loads(self._cost(point).read_text(encoding="utf-8"))
         return [json.loads(line) for line in lines if line], {k: v for k, v in cost.items() if k != "sha256"}
 
+    def answers_hash(self, point: Point) -> str:
+        """The hash that a point's answers were written with."""
+        return json.loads(self._cost(point).read_text(encoding="utf-8"))["sha256"]
+
     def begun(self) -> bool:
         """Whether anything was evaluated or trained."""
         other_points = [folder for folder in self.points.glob("*") if Point(0, None).name not in folder.name]

@@ -138,6 +138,8 @@ def evaluation_lines(recipe: Recipe, suites: dict[str, Suite], samples: dict[str
     if recipe.evaluation.sampled:
         spec = recipe.evaluation.sampled
         lines.append(f"    sampled: {spec.samples} answers a question at T {spec.temperature:g}, pass@{list(spec.k)}")
+    if recipe.evaluation.noise_floor:
+        lines.append(f"    noise floor: the base {many(recipe.evaluation.noise_floor, 'time')} more, in other batches")
     if recipe.evaluation.likelihood:
         lines.append("    the likelihood of demonstrations beside, where rows have some")
     for name, suite in benchmarks_of(recipe).items():

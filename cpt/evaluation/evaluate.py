@@ -1,6 +1,9 @@
 """Evaluate one folder of weights on every task and suite. All answers are kept."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from cpt import models, ranks
@@ -31,10 +34,12 @@ def evaluate(
     stop: Stop,
     label: str,
     files: Path | None = None,
+    variation: int = 0,
 ) -> tuple[list[Answer], Spent]:
     """The lines of evaluations/POINT.jsonl (on all ranks) and the cost, for the weights in `folder`.
 
-    `files` is a folder for the files of lm-eval's own; without it they are not written.
+    `files` is a folder for the files of lm-eval's own; without it they are not written. A `variation` other than 0 mixes the
+    order of the questions and makes that many times smaller batches (`cpt.evaluation.noise`).
 
     Raises:
         Interrupted: a signal came (nothing of this evaluation is kept).
@@ -45,17 +50,31 @@ def evaluate(
         encoders = encoding.load(folder, base, recipe)
         model = models.load_policy(folder, base, recipe, trainable=False).to(ranks.state().device).eval()
         engine.sync(model, encoders.tokenizer)
-    asking = Asking(recipe, base, encoders, engine, scorers, screen, stop, label, files)
-    lines = rows.ask(asking, stream)
-    lines += likelihood.ask(asking, stream)
-    lines = ranks.gather(lines)
-    for benchmark in stream.benchmarks.values():
-        lines += benchmark.ask(asking)
+    asking = Asking(recipe, base, encoders, engine, scorers, screen, stop, label, files, variation)
+    with smaller_batches(engine, stream, variation):
+        lines = rows.ask(asking, stream)
+        lines += likelihood.ask(asking, stream)
+        lines = ranks.gather(lines)
+        for benchmark in stream.benchmarks.values():
+            lines += benchmark.ask(asking)
     engine.release()
     del model
     lines.sort(key=lambda line: (line["mode"], line["suite"] or "", line["task"], line["row"], line["sample"]))
     tokens = sum(ranks.gather([engine.rollout_tokens - tokens_before]))
     return lines, {"seconds": round(time.monotonic() - start, 3), "rollout_tokens": tokens}
+
+
+@contextmanager
+def smaller_batches(engine: Engine, stream: Stream, variation: int) -> Iterator[None]:
+    """Batches of at most 1 / (variation + 1) of what they would be."""
+    limits = engine.limits
+    largest = min(limits.prompts, max((len(task.eval) for _, task in stream.evaluated()), default=limits.prompts))
+    if variation:
+        engine.limits = replace(limits, prompts=max(1, largest // (variation + 1)))
+    try:
+        yield
+    finally:
+        engine.limits = limits
 
 
 def probes(stream: Stream, model: Encoding) -> list[list[int]]:

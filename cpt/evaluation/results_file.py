@@ -3,14 +3,14 @@
 import itertools
 
 from cpt import gate_history, manifest
-from cpt.evaluation import measured
+from cpt.evaluation import measured, noise
 from cpt.evaluation.gates import check_gates
 from cpt.evaluation.own_metrics import own_metrics, record
 from cpt.evaluation.results import numbers
 from cpt.evaluation.verdict import verdict
 from cpt.files import write_json
 from cpt.recipe import Recipe, all_suites
-from cpt.records import Answer, MergeRecord, Results, RunCost, Spent, StageRecord, fingerprint
+from cpt.records import Answer, MergeRecord, NoiseRecord, Results, RunCost, Spent, StageRecord, fingerprint
 from cpt.rundir import RunDir, points_of
 
 FORMAT = 1
@@ -32,6 +32,11 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         k=recipe.evaluation.sampled.k if recipe.evaluation.sampled else (),
         own=own,
     )
+    floor = (
+        noise.read(rundir.path, rundir.answers_hash(points[0])) if recipe.evaluation.noise_floor and points else None
+    )
+    if floor:
+        computed["noise_floor"] = floor["floor"]
     gates = check_gates(recipe.evaluation.gates, computed, own) if complete else []
     history = gate_history.read(rundir.path)
     stages = [{"point": point.name, **record} for point in points if point.task for record in rundir.stages(point)]
@@ -43,7 +48,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         "seed": recipe.seed,
         "tasks": tasks,
         **computed,
-        "cost": costs(stages, evaluation_cost),
+        "cost": costs(stages, evaluation_cost, floor),
         "gates": gates,
         "gate_history": history,
         "verdict": verdict(gates, computed, history) if complete else None,
@@ -78,8 +83,8 @@ def place_of(stage: StageRecord, merge: MergeRecord) -> str:
     return f"{stage['point']}/{stage['stage']}" if merge.get("after") == "stage" else stage["point"]
 
 
-def costs(stages: list[StageRecord], evaluations: dict[str, Spent]) -> RunCost:
-    """What the run took: in all, and for each stage (training), merge and point (evaluation)."""
+def costs(stages: list[StageRecord], evaluations: dict[str, Spent], floor: NoiseRecord | None) -> RunCost:
+    """What the run took: in all (`floor` too), and for each stage (training), merge and point (evaluation)."""
     keys = ("seconds", "train_tokens", "rollout_tokens", "peak_memory_bytes")
     by_stage = {f"{stage['point']}/{stage['stage']}": {key: stage[key] for key in keys} for stage in stages}
     merges = {
@@ -87,7 +92,7 @@ def costs(stages: list[StageRecord], evaluations: dict[str, Spent]) -> RunCost:
         for stage in stages
         for merge in stage.get("merges", ())
     }
-    spent = [*by_stage.values(), *merges.values(), *evaluations.values()]
+    spent = [*by_stage.values(), *merges.values(), *evaluations.values(), *([floor] if floor else [])]
     return {
         "seconds": round(sum(each["seconds"] for each in spent), 3),
         "train_tokens": sum(each.get("train_tokens", 0) for each in (*by_stage.values(), *merges.values())),

@@ -144,6 +144,13 @@ class Evaluation(Strict):
         (),
         description="These metrics of your own are computed beside the built-in ones; each is module:function, or a map.",
     )
+    noise_floor: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="The untouched model is evaluated this many times more, in other batches: how much its scores vary is "
+        "shown, and no gate decides on a difference within it. 0 does not measure it.",
+    )
     gates: dict[str, Gate] = Field(
         {},
         description="These limits on metrics, and on `held_out_drop`, decide whether the model may be shipped; if one is "

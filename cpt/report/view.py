@@ -9,6 +9,7 @@ from cpt.report.formatting import interval, listed, score, signed
 from cpt.report.measured import measured
 from cpt.report.merges import merges
 from cpt.report.reading import Run
+from cpt.sizes import many
 
 FIRST = ("learning_accuracy", "forgetting")  # metrics that stand before the suites
 
@@ -28,6 +29,7 @@ def view(run: Run) -> dict:
         "gates": [gate_row(gate) for gate in results["gates"]],
         "tiles": tiles(results),
         "matrix": matrix(run),
+        "noise": noise_line(results),
         "legend": {"light": colormap.scale(colormap.LIGHT), "dark": colormap.scale(colormap.DARK)},
         "task_charts": task_charts(run),
         "columns": columns_of(len(results["tasks"])),
@@ -226,6 +228,25 @@ def matrix(run: Run) -> dict:
         ]
         rows.append({"name": "base model" if t == 0 else f"after {tasks[t - 1]}", "cells": cells, "held": held})
     return {"tasks": tasks, "suites": suites, "rows": rows, "lost": lost(results) if results["complete"] else []}
+
+
+def noise_line(results: dict) -> str:
+    """How much the base's scores vary; empty if that was not measured."""
+    if not (floor := results.get("noise_floor")):
+        return ""
+    text = (
+        f"Noise floor: the base was evaluated {many(floor['repeats'], 'more time')} in other batches, and "
+        f"{floor['changed']:,} of {floor['answers']:,} answers changed."
+    )
+    spreads = {**floor["tasks"], **floor["suites"]}
+    moved = [
+        f"{name} {score(each['largest_difference'])}" for name, each in spreads.items() if each["largest_difference"]
+    ]
+    return (
+        f"{text} Scores moved by up to: {', '.join(moved)}. Smaller differences are no finding."
+        if moved
+        else (f"{text} No score moved, so every difference is one of the weights.")
+    )
 
 
 def kind_of(row: int, trained: int) -> str:

@@ -28,3 +28,4 @@ class Asking:
     stop: Stop
     label: str  # what the screen says: "evaluating 01-reverse"
     files: Path | None = None  # the folder for what lm-eval writes
+    order: int = 0  # 0 keeps the order of the questions; another number mixes it (`cpt.evaluation.noise`)

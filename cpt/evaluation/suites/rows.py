@@ -4,6 +4,7 @@ What is asked and how never depends on the training seed. The questions of each 
 whole batches are spread over the ranks: what else is asked, and in how many processes, changes no answer.
 """
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -73,6 +74,14 @@ def questions_of(recipe: Recipe, stream: Stream, model: Encoding) -> list[tuple[
     return asked
 
 
+def mixed(asked: list[tuple[Question, Sampling]], order: int) -> list[tuple[Question, Sampling]]:
+    """The questions of each task in another order, so that others are answered together; as they are if `order` is 0."""
+    if not order:
+        return asked
+    rng = random.Random(order)
+    return sorted(asked, key=lambda each: (each[0].suite or "", each[0].task.name, each[0].mode, rng.random()))
+
+
 @dataclass(frozen=True)
 class Batch:
     """Questions of one task that are answered together, and their prompts (token ids)."""
@@ -117,7 +126,7 @@ def seeded(sampling: Sampling, number: int) -> Sampling:
 
 def ask(asking: Asking, stream: Stream) -> list[Answer]:
     """This rank's share of the answers to all rows that have a verifier."""
-    asked = questions_of(asking.recipe, stream, asking.encoding)
+    asked = mixed(questions_of(asking.recipe, stream, asking.encoding), asking.order)
     prompts = encoding.prompts([(question.encoder, question.row) for question, _ in asked])
     mine = share_of(batches_of(asked, prompts, asking.engine.limits))
     questions = [question for batch in mine for question in batch.questions]
