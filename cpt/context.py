@@ -62,8 +62,10 @@ class Services:
     instead, for votes. `evaluate_on_validation(folder)` gives {task: greedy accuracy} of a model on the *validation* rows of
     the tasks so far, and {seconds, rollout_tokens}; a collective. `rehearse(stage, services, memory, name, source, folder)`
     trains `source` on the rows that the strategy `name` keeps of `earlier_tasks`, to `folder`/model; a collective
-    (`cpt.stages.rehearsal`). `log(line)` appends to metrics.jsonl, and `rewind(name, step)` drops the lines after `step` of
-    this task's stage `name`; `notes` are shown beside the stage's result.
+    (`cpt.stages.rehearsal`). `ask_during(policy)` gives {task: {row: score}} of the present weights on a few questions of the
+    tasks so far, a collective, and `log_during(line)` appends to during.jsonl; both are None where the recipe has no
+    `evaluation.during`. `log(line)` appends to metrics.jsonl, and `rewind(name, step)` drops the lines after `step` of
+    this task's stage `name` from both; `notes` are shown beside the stage's result.
     """
 
     engine: "Engine"
@@ -78,3 +80,5 @@ class Services:
     screen: "Screen"
     stop: "Stop"
     notes: list[str]
+    ask_during: Callable[[Any], dict[str, dict[str, float]]] | None = None
+    log_during: Callable[[dict], None] | None = None

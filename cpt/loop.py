@@ -3,11 +3,12 @@
 import gc
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from cpt import manifest, models, ranks, report, rollouts, seeds, stages
 from cpt.checks import all_checks
@@ -19,10 +20,12 @@ from cpt.data import encoding
 from cpt.data.memory import memories
 from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
 from cpt.errors import UserError
-from cpt.evaluation import noise
+from cpt.evaluation import during, noise
+from cpt.evaluation.during import TaskScores, first_questions
 from cpt.evaluation.evaluate import always_failing, evaluate, probes
 from cpt.evaluation.results import greedy_scores
 from cpt.evaluation.results_file import write_results
+from cpt.evaluation.suites.base import Asking
 from cpt.files import replace_folder
 from cpt.mending import mend_run, mend_task
 from cpt.progress import pace_text
@@ -32,7 +35,7 @@ from cpt.recipe.user_kinds import code_hashes, code_of
 from cpt.records import Answer, MergeRecord, Results, Spent, StageRecord
 from cpt.rewards import Failure, Scorer, Scorers, TaskScorers, failure_lines
 from cpt.rundir import Point, RunDir, open_run, points_of
-from cpt.screen import Screen, hush_libraries, logs_to
+from cpt.screen import QUIET, Screen, hush_libraries, logs_to
 from cpt.stages.rehearsal import rehearse
 from cpt.stop import PROMPT, Stop, listening
 from cpt.strategies import Strategy
@@ -258,7 +261,9 @@ def services_of(this: Run, point: Point) -> Services:
         evaluate_on_validation=partial(evaluate_on_validation, this, point),
         rehearse=rehearse,
         earlier_tasks=this.stream.tasks[: point.index - 1],
+        ask_during=None if this.recipe.evaluation.during is None else asker_of(this, point),
         log=this.rundir.append_metrics,
+        log_during=this.rundir.append_during,
         rewind=partial(rewind, this.rundir, point.task),
         screen=this.screen,
         stop=this.stop,
@@ -267,9 +272,25 @@ def services_of(this: Run, point: Point) -> Services:
 
 
 def rewind(rundir: RunDir, task: str, stage: str, step: int) -> None:
-    """Drop the lines of a stage after `step` from metrics.jsonl."""
+    """Drop the lines of a stage after `step` from metrics.jsonl and during.jsonl."""
     mine = {"task": task, "stage": stage}
-    rundir.forget_metrics(lambda line: line | mine != line or line["step"] <= step)
+    for forget in (rundir.forget_metrics, rundir.forget_during):
+        forget(lambda line: line | mine != line or line["step"] <= step)
+
+
+def asker_of(this: Run, point: Point) -> Callable[[Any], TaskScores]:
+    """See `Services.ask_during`. The screen stays that of the stage."""
+    stream = first_questions(this.stream, point.index, this.recipe.evaluation.during.questions)
+
+    @cache
+    def asking() -> Asking:
+        base = this.rundir.model(points_of(this.recipe)[0])
+        greedy = this.recipe.evaluation.model_copy(update={"sampled": None, "likelihood": False})
+        recipe = this.recipe.model_copy(update={"evaluation": greedy})
+        encoders = encoding.load(base, base, recipe)
+        return Asking(recipe, base, encoders, this.engine, this.scorers, Screen(QUIET), Stop(), "within a stage")
+
+    return lambda policy: during.ask(policy, asking(), stream)
 
 
 def evaluate_on_validation(this: Run, point: Point, folder: Path) -> tuple[dict[str, float], dict[str, float]]:

@@ -7,6 +7,7 @@ from cpt import metrics_log
 from cpt.errors import UserError
 from cpt.files import DONE, differing
 from cpt.layout import check_strangers
+from cpt.records import DuringLine
 from cpt.rundir import Point, RunDir
 
 
@@ -36,7 +37,8 @@ def mend_run(rundir: RunDir, points: Sequence[Point], warn: Callable[[str], None
         rundir.discard_evaluation(point)
     rundir.tidy(points)
     sealed = sorted(file.parent for file in rundir.points.rglob(DONE))
-    for line in (*metrics_log.mend(rundir.metrics), *check_strangers(sealed)):
+    logs = (*metrics_log.mend(rundir.metrics), *metrics_log.mend(rundir.during, DuringLine))
+    for line in (*logs, *check_strangers(sealed)):
         warn(line)
 
 

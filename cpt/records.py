@@ -179,6 +179,7 @@ class RunCost(Spent):
 
     stages: NotRequired[dict[str, Spent]]
     merges: NotRequired[dict[str, Spent]]
+    during: NotRequired[Spent]  # evaluations within stages
 
 
 class OverlongRows(TypedDict):
@@ -259,6 +260,49 @@ class NoiseRecord(TypedDict):
     rollout_tokens: Count
     floor: NoiseFloor
     changed: list[dict[str, Any]]
+
+
+class DuringLine(TypedDict):
+    """A line of during.jsonl: an evaluation within a stage. `scores` are {task: {row: score}}."""
+
+    task: str
+    stage: Annotated[str, Field(pattern=r"^\d+-")]
+    step: Count
+    max_steps: Count
+    seconds: float
+    rollout_tokens: Count
+    scores: Annotated[dict[str, Annotated[dict[str, float], Field(min_length=1)]], Field(min_length=1)]
+
+
+class DuringCurve(TypedDict):
+    """A task's accuracy over the optimiser steps of the stream; `after`: how many tasks had begun."""
+
+    steps: list[Count]
+    accuracy: Scores
+    after: list[Count]
+
+
+class DuringStage(TypedDict):
+    """The first and last optimiser step of a stage, counted over the stream."""
+
+    task: str
+    stage: str
+    start: Count
+    end: Count
+
+
+class During(TypedDict):
+    """Evaluation within stages. `questions` are asked of each task; `window` is that of the windowed metrics."""
+
+    every: Count
+    questions: dict[str, Count]
+    curves: dict[str, DuringCurve]
+    stages: list[DuringStage]
+    window: Count
+    metrics: dict[str, float | None]
+    evaluations: Count
+    seconds: float
+    rollout_tokens: Count
 
 
 class Intervals(TypedDict):
@@ -343,6 +387,7 @@ class Results(TypedDict):
     score_kinds: NotRequired[dict[str, Literal["likelihood"]]]  # of the tasks whose score is no accuracy
     likelihood: NotRequired[dict[str, Likelihoods]]
     benchmarks: NotRequired[dict[str, dict[str, Benchmark]]]
+    during: NotRequired[During]
     resolved_recipe: NotRequired[str]
     sha256: NotRequired[str]  # see `fingerprint`
 

@@ -25,8 +25,9 @@ from cpt import gate_history, metrics_log
 from cpt.disk import FULL, no_room_message, writing
 from cpt.errors import CannotWrite, UserError
 from cpt.files import DAMAGE, DONE, clone, digest, is_intact, seal, sync_folder, whole_file, write_json, write_whole
+from cpt.json_lines import read_lines
 from cpt.layout import check_kinds
-from cpt.records import Answer, EvaluationCost, Spent, StageRecord, wrong
+from cpt.records import Answer, DuringLine, EvaluationCost, Spent, StageRecord, wrong
 
 if TYPE_CHECKING:
     from cpt.recipe import Recipe
@@ -55,6 +56,7 @@ class RunDir:
         self.path = path
         self.points = path / "points"
         self.metrics = path / "metrics.jsonl"
+        self.during = path / "during.jsonl"
         self.evaluations = path / "evaluations"
         self.recipe = path / "recipe.yaml"
         self.results = path / "results.json"
@@ -255,6 +257,18 @@ class RunDir:
     def forget_metrics(self, keep) -> None:
         """Drop the lines that `keep(line)` refuses: those logged after the place a run resumes from."""
         metrics_log.forget(self.metrics, keep)
+
+    def append_during(self, line: DuringLine) -> None:
+        """Add an evaluation within a stage."""
+        self.check_there()
+        metrics_log.append(self.during, line)
+
+    def forget_during(self, keep) -> None:
+        metrics_log.forget(self.during, keep, DuringLine)
+
+    def read_during(self) -> list[DuringLine]:
+        """The lines that are whole (`mend_run` puts damaged ones aside)."""
+        return read_lines(self.during.read_bytes(), DuringLine)[0] if self.during.exists() else []
 
     def check_there(self) -> None:
         """Raise CannotWrite where the run directory was moved or deleted since it was opened for writing."""

@@ -182,6 +182,7 @@ def finished() -> dict:
         "suites": ["held.yaml"],
         "sampled": {"k": [2], "samples": 2},
         "gates": {"forgetting": 1.0},
+        "during": {"every": 1, "questions": 2},
     }
     return content
 
@@ -248,6 +249,7 @@ def test_a_killed_run(cpt, tmp_path, name):
         (records.MergeRecord, "A record of a merge"),
         (records.MergeFile, "`merge.json`"),
         (records.Gate, "A gate"),
+        (records.DuringLine, "`during.jsonl`"),
     ],
 )
 def test_every_key_of_a_form(form, title):

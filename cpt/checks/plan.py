@@ -145,6 +145,11 @@ def evaluation_lines(recipe: Recipe, suites: dict[str, Suite], samples: dict[str
     for name, suite in benchmarks_of(recipe).items():
         most = f", {suite.limit} questions of each at most" if suite.limit else ""
         lines.append(f"    held out, {name}: {', '.join(suite.lm_eval)} of lm-eval{most}")
+    if recipe.evaluation.during:
+        spec = recipe.evaluation.during
+        lines.append(
+            f"    within stages: every {many(spec.every, 'step')}, {many(spec.questions, 'question')} of each task so far"
+        )
     for name, suite in suites.items():
         number = sum(sources.count(task.data, "eval") or 0 for task in suite.tasks)
         lines.append(f"    held out, {name}: {number} questions on {', '.join(task.task for task in suite.tasks)}")

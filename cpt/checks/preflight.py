@@ -60,6 +60,8 @@ def whole_weights(recipe: Recipe) -> Iterator[tuple[str, str]]:
     strategies = ((f"strategies.{number}", spec) for number, spec in enumerate(recipe.strategies))
     for key, spec in (*stages_of(recipe), *strategies):
         yield from ((f"{key}.{name}", what) for name, what in spec.whole_weights())
+    if recipe.evaluation.during is not None:
+        yield "evaluation.during", "evaluation within a stage needs whole weights"
 
 
 def check_teachers(recipe: Recipe, base: Path, findings: Findings) -> int | None:

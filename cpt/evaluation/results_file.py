@@ -3,7 +3,7 @@
 import itertools
 
 from cpt import gate_history, manifest
-from cpt.evaluation import measured, noise
+from cpt.evaluation import during, measured, noise
 from cpt.evaluation.gates import check_gates
 from cpt.evaluation.own_metrics import own_metrics, record
 from cpt.evaluation.results import numbers
@@ -62,6 +62,11 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
     results |= of_lm_eval_and_likelihoods({name: lines for name, (lines, _) in read.items()})
     if own:
         results["own_metrics"] = record(own)
+    if recipe.evaluation.during is not None:
+        results["during"] = during.summary(
+            recipe, rundir.read_during(), stages, [read[point.name][0] for point in points]
+        )
+        add_cost(results["cost"], results["during"])
     results["sha256"] = fingerprint(results)
     write_json(rundir.results, results)
     return results
@@ -76,6 +81,13 @@ def of_lm_eval_and_likelihoods(lines_by_point: dict[str, list[Answer]]) -> dict:
         "benchmarks": measured.benchmarks(points, lines_by_point),
     }
     return {key: value for key, value in made.items() if value}
+
+
+def add_cost(cost: RunCost, spent: Spent) -> None:
+    """Count what evaluations within stages took, in all and by itself."""
+    cost["during"] = {"seconds": spent["seconds"], "rollout_tokens": spent["rollout_tokens"]}
+    cost["seconds"] = round(cost["seconds"] + spent["seconds"], 3)
+    cost["rollout_tokens"] += spent["rollout_tokens"]
 
 
 def place_of(stage: StageRecord, merge: MergeRecord) -> str:

@@ -122,6 +122,15 @@ def gate_problem(name: str, gate: Gate, own: list[str]) -> str | None:
     return None
 
 
+class During(Strict):
+    """Evaluation within a stage, of the tasks learnt so far and the present one (2205.13452)."""
+
+    every: int = Field(gt=0, description="The tasks are evaluated each time this many optimiser steps were taken.")
+    questions: int = Field(
+        50, gt=0, description="These are as many of each task's evaluation rows, always the first ones."
+    )
+
+
 class Evaluation(Strict):
     suites: tuple[SuiteName, ...] = Field(
         (),
@@ -139,6 +148,11 @@ class Evaluation(Strict):
         False,
         description="If true, the likelihood of the demonstrations of evaluation rows is measured beside the answers, of "
         "all tasks whose rows have some.",
+    )
+    during: During | None = Field(
+        None,
+        description="Earlier tasks and the present one are evaluated within a stage too, greedily; if null, they are "
+        "evaluated after each task only.",
     )
     metrics: tuple[OwnMetric, ...] = Field(
         (),

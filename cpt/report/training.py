@@ -134,13 +134,17 @@ def costs(results: dict) -> dict:
             for merge in stage.get("merges", ())
         ]
         rows.append(cost_row(f"evaluation of {point}", "evaluate", evaluation, run_cost))
+    if "during" in run_cost:
+        rows.append(cost_row("evaluation within stages", "evaluate", run_cost["during"], run_cost))
     trained = [each for stage in results["stages"] for each in (stage, *stage.get("merges", ()))]
     parts = [
         {"what": what, "time": duration(seconds), "part": 100 * seconds / (run_cost["seconds"] or 1), "name": name}
         for name, what, seconds in (
             ("train", "training", sum(each["seconds"] for each in trained)),
             ("evaluate", "evaluation", sum(each["seconds"] for each in results["evaluation_cost"].values())),
+            ("evaluate", "evaluation within stages", run_cost.get("during", {}).get("seconds", 0.0)),
         )
+        if seconds or name == "train" or what == "evaluation"
     ]
     return {"rows": rows, "whole": cost_row("Total", "whole", run_cost, run_cost), "parts": parts}
 

@@ -5,6 +5,7 @@ from cpt.evaluation.metrics import forgetting_by_task
 from cpt.metric_kinds import HELD_OUT_DROP, KINDS, MetricKind
 from cpt.report import colormap, examples, training
 from cpt.report.charts import columns_of, gauge, stream_chart
+from cpt.report.during import during
 from cpt.report.formatting import interval, listed, score, signed
 from cpt.report.measured import measured
 from cpt.report.merges import merges
@@ -34,6 +35,7 @@ def view(run: Run) -> dict:
         "task_charts": task_charts(run),
         "columns": columns_of(len(results["tasks"])),
         "suite_charts": suite_charts(run),
+        "during": during(run),
         "held_out_tasks": held_out_tasks(results),
         "measured": measured(results),
         "sampled": sampled(run),

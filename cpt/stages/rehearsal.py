@@ -54,7 +54,7 @@ def train(stage: Stage, services: Services, memory: Any, name: str, source: Path
     by_task = {task.name: encoders.of(task.spec) for task in tasks}
     forms = sft_forms(tasks, stage.recipe.data.seed, memory.rows, mine.key)
     lessons = [(by_task[task.name], form) for task, _, form in forms]
-    record = train_on(mine, replace(services, verifier_errors=Counter(), notes=[]), lessons, [])
+    record = train_on(mine, replace(services, verifier_errors=Counter(), notes=[], ask_during=None), lessons, [])
     gc.collect()
     services.screen.line(
         f"{stage.task.name} {mine.name}: {record['steps']} steps in {record['seconds']:.1f} s on {len(lessons)} rows kept of "

@@ -148,6 +148,9 @@ def one_round(
         went_on = {"step": line["step"] + steps, "max_steps": line["max_steps"] + steps}
         services.log(line | went_on | {"seconds": round(line["seconds"] + seconds, 3), "round": number})
 
+    def log_during(line: dict) -> None:
+        services.log_during(line | {"step": line["step"] + steps, "max_steps": line["max_steps"] + steps})
+
     folder = folder_of(stage, number)
     mine = replace(
         stage,
@@ -157,7 +160,7 @@ def one_round(
         seed=seeds.derived(stage.seed, number),
     )
     rewind = lambda name, step: services.rewind(name, steps + step)  # noqa: E731
-    return mine, replace(services, log=log, rewind=rewind, notes=[])
+    return mine, replace(services, log=log, log_during=log_during, rewind=rewind, notes=[])
 
 
 def commit_round(stage: Stage, number: int, records: list[StageRecord]) -> None:

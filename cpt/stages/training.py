@@ -28,6 +28,7 @@ from cpt.stages.checkpoints import (
     remove_unfinished,
 )
 from cpt.stages.configs import one_line
+from cpt.stages.during import DuringCallback
 from cpt.stages.metrics_logger import MetricsLogger
 from cpt.stages.reference import reference_weights
 from cpt.stages.trainer import StageTrainer
@@ -84,7 +85,8 @@ def train(
         for strategy in strategies:
             strategy.reference(stage, services, reference_weights(trainer))
         logger = MetricsLogger(stage, services, checkpoints, bar)
-        for callback in (*own, logger, checkpoints):  # the last one seals what the others saved
+        during = [] if services.ask_during is None else [DuringCallback(stage, services, trainer, checkpoints)]
+        for callback in (*own, logger, *during, checkpoints):  # the last one seals what the others saved
             trainer.add_callback(callback)
         with writing(stage.work, partial(checkpoint_bytes, trainer), partial(remove_unfinished, stage.work)):
             try:
