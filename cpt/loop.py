@@ -1,16 +1,17 @@
 """The loop: for each point of the stream, train it if it is not committed, evaluate it if its row is missing; then report."""
 
+import functools
 import gc
 import logging
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpt import manifest, models, ranks, report, rollouts, seeds, stages
+from cpt import cache, manifest, models, ranks, report, rollouts, seeds, stages
 from cpt.checks import all_checks
 from cpt.checks.findings import Findings
 from cpt.checks.launch import check_launch
@@ -34,6 +35,7 @@ from cpt.recipe.stages import Sft
 from cpt.recipe.user_kinds import code_hashes, code_of
 from cpt.records import Answer, MergeRecord, Results, Spent, StageRecord
 from cpt.rewards import Failure, Scorer, Scorers, TaskScorers, failure_lines
+from cpt.rollouts.cached import CachedEngine
 from cpt.rundir import Point, RunDir, open_run, points_of
 from cpt.screen import QUIET, Screen, hush_libraries, logs_to
 from cpt.stages.rehearsal import rehearse
@@ -282,7 +284,7 @@ def asker_of(this: Run, point: Point) -> Callable[[Any], TaskScores]:
     """See `Services.ask_during`. The screen stays that of the stage."""
     stream = first_questions(this.stream, point.index, this.recipe.evaluation.during.questions)
 
-    @cache
+    @functools.cache
     def asking() -> Asking:
         base = this.rundir.model(points_of(this.recipe)[0])
         greedy = this.recipe.evaluation.model_copy(update={"sampled": None, "likelihood": False})
@@ -350,20 +352,33 @@ def run_stage(this: Run, stage: Stage, services: Services) -> StageRecord:
     return record
 
 
+def remembering(this: Run, base: Point) -> rollouts.Engine:
+    """The engine, over a cache of what the untouched model answered, where that is known."""
+    folder, found = cache.folder("answers"), cache.surroundings(this.recipe, this.rundir.point(base))
+    if not ranks.on_main(lambda: folder is not None and found is not None):
+        return this.engine
+    ranks.on_main(cache.prune, folder)
+    return CachedEngine(this.engine, folder, found)
+
+
 def add_row(this: Run, point: Point) -> None:
     """Evaluate a point, keep every answer, and show the matrix so far."""
+    engine = this.engine if point.task is not None else remembering(this, point)
     lines, cost = evaluate(
         this.rundir.served(point),
         this.rundir.model(points_of(this.recipe)[0]),
         this.recipe,
         this.stream,
-        engine=this.engine,
+        engine=engine,
         scorers=this.scorers,
         screen=this.screen,
         stop=this.stop,
         label=f"evaluating {point.name}",
         files=this.rundir.evaluation(point).with_suffix(".lm_eval"),
     )
+    if isinstance(engine, CachedEngine) and engine.taken:
+        part = "all" if engine.taken == engine.asked else f"{engine.taken} of {engine.asked}"
+        this.screen.line(f"{point.name}: {part} batches of answers taken from cache: {engine.folder}")
     ranks.on_main(show_row, this, point, lines, cost)
     for file in this.scorers.newly_changed(code.files for code in code_of(this.recipe)):
         this.screen.warn(f"{file} has changed: this run keeps the code that it began with")

@@ -18,6 +18,7 @@ pytest.register_assert_rewrite("helpers")
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
+os.environ["CPT_NO_CACHE"] = "1"  # what a test measures is computed, unless it says otherwise
 hypothesis.settings.load_profile("any machine")
 
 
@@ -50,10 +51,12 @@ class Zygote:
         file_size: int | None = None,
         given: tuple[str, ...] | None = None,
         bound: bool = False,
+        environment: dict[str, str] | None = None,
     ) -> int:
         """The exit code; what was printed is in `self.output`."""
         file = self.folder / "output.txt"
         order = {"arguments": [str(each) for each in arguments], "output": str(file), "at": at}
+        order["environment"] = environment or {}
         order |= {"file_size": file_size, "given": self.given if given is None else given, "bound": bound}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()

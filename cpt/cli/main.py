@@ -55,6 +55,11 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument(
         "--out", type=Path, help="the run directory (default: runs/NAME-sSEED); an unfinished run there is resumed"
     )
+    run.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="compute what the cache has too: answers of the untouched model, and baselines",
+    )
     loudness(run)
 
     check = commands.add_parser(
@@ -295,9 +300,12 @@ def under_launcher() -> bool:
 
 def run(asked: argparse.Namespace) -> int:
     from cpt.api.training import prepare
+    from cpt.cache import OFF
     from cpt.evaluation.verdict import certified
     from cpt.screen import Screen
 
+    if asked.no_cache:
+        os.environ[OFF] = "1"
     prepared = prepare(asked.recipe, asked.overrides, asked.out, Screen(level_of(asked)))
     asked.log = prepared.out / "run.log"
     results = prepared.run()

@@ -1,11 +1,12 @@
 """A process that has imported everything, and forks a child for each command line: runs in tests without 10 s of imports.
 
 Reads one JSON object a line from stdin: {"arguments": [...], "output": FILE, "at": {...} or null, "file_size": ... or null,
-"given": [...], "bound": ...}, forks, runs `cpt` with the arguments in the child, and answers with the child's exit code
-(negative: the signal that ended it). `at` sends the child a signal at a chosen place: {"place": "cpt.files.seal", "call": 3,
-"when": "before", "signal": 9}; with "when": "instead" that call does nothing at all, with "raise" it fails after the signal;
-"then": a second signal, 20 ms after the first. `file_size` is the largest number of bytes that its files may have. `given`
-names what helpers/given.py puts into the child. `bound`: rights to files bind the child though root may run the tests.
+"given": [...], "bound": ..., "environment": {...}}, forks, runs `cpt` with the arguments in the child, and answers with its
+exit code (negative: the signal that ended it). `at` sends the child a signal at a chosen place: {"place": "cpt.files.seal",
+"call": 3, "when": "before", "signal": 9}; with "when": "instead" that call does nothing at all, with "raise" it fails after
+the signal; "then": a second signal, 20 ms after the first. `file_size` is the largest number of bytes that its files may
+have. `given` names what helpers/given.py puts into the child, `environment` its variables. `bound`: rights to files bind
+the child though root may run the tests.
 """
 
 import ctypes
@@ -76,6 +77,7 @@ def child(order: dict) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"], resource.RLIM_INFINITY))
     if order["bound"]:
         bind_by_rights()
+    os.environ |= order["environment"]
     for name in order["given"]:
         given.GIVEN[name](pytest.MonkeyPatch())
     if order["at"]:
