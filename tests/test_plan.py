@@ -10,7 +10,8 @@ import pytest
 
 from cpt.checks import all_checks, plan
 from cpt.cli import main as cli
-from cpt.cli.main import check, parsed
+from cpt.cli.check import run as check
+from cpt.cli.main import parsed
 from cpt.errors import RecipeErrors
 from cpt.recipe import load
 from helpers.recipes import recipe, write_recipe

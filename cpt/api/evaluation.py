@@ -59,6 +59,16 @@ class Evaluation:
         scores = [line["score"] for line in self.answers if line["suite"] == suite]
         return sum(scores) / len(scores)
 
+    def summary(self) -> dict:
+        """What `cpt eval --json` prints: all but the answers, and {suite: {task: number of questions}}."""
+        questions: dict[str, dict[str, int]] = {
+            suite: dict.fromkeys(tasks, 0) for suite, tasks in self.accuracy.items()
+        }
+        for line in self.answers:
+            questions[line["suite"]][line["task"]] += 1
+        numbers = {"accuracy": self.accuracy, "intervals": self.intervals, "questions": questions}
+        return numbers | {"seconds": self.seconds, "tokens": self.tokens}
+
 
 def evaluate(
     target: str | Path,

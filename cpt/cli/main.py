@@ -14,9 +14,11 @@ import traceback
 from pathlib import Path
 
 from cpt import __version__, ranks
+from cpt.cli import check as check_command
 from cpt.cli import compare as compare_command
+from cpt.cli import listing
 from cpt.cli import merge as merge_command
-from cpt.cli.parser import Parser
+from cpt.cli.parser import OVERRIDES, Parser
 from cpt.disk import no_room
 from cpt.errors import LONGEST_KEY, CannotWrite, EngineFailed, Interrupted, UserError, cut, nearest, printable
 from cpt.stop import Stop, listening
@@ -27,14 +29,16 @@ task, what it learnt and what it forgot.
 
   cpt run quickstart                        train and evaluate the stream of recipes/quickstart.yaml
   cpt run quickstart seed=3 stream.0.stages.0.args.max_steps=10     with other values (dotted keys)
+  cpt list recipes                          what can be run: shipped recipes (also: suites, verifiers, strategies, stages)
   cpt check my.yaml                         find every mistake of a recipe, and print the plan, without training
   cpt eval runs/quickstart-s0 --suite general       evaluate a run's model (or any model folder)
   cpt report runs/quickstart-s0             make the report again from the run's JSON files
   cpt merge OLD NEW --method wise --out DIR         merge models in weight space (linear, TIES, DARE, SLERP, ...)
   cpt compare runs/a runs/b                 is the second one better? paired intervals, tests, one verdict
   cpt schema > cpt.schema.json              the JSON Schema of recipes, for editors
+
+In the shell: eval "$(register-python-argcomplete cpt)" completes commands, recipes, suites, verifiers and run folders.
 """
-OVERRIDES = "dotted overrides, e.g. seed=3 stream.reverse.stages.0.args.max_steps=10 (values are YAML)"
 
 
 def parser() -> tuple[Parser, dict[str, Parser]]:
@@ -62,24 +66,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     )
     loudness(run)
 
-    check = commands.add_parser(
-        "check",
-        help="find every mistake of a recipe and print its plan, without training",
-        description="Find every mistake of a recipe, each with file, line, key and the nearest valid name, and print "
-        "the plan: tasks, stages, rows, steps, what will be evaluated, disk. Nothing is trained or "
-        "written.",
-    )
-    check.add_argument("recipe", help="a shipped recipe's name or a YAML file")
-    check.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=OVERRIDES)
-    check.add_argument("--out", type=Path, help="the run directory that would be used")
-    check.add_argument(
-        "--full",
-        action="store_true",
-        help=(
-            "also download what is missing on this machine, and check everything with the training libraries (about "
-            "10 s)"
-        ),
-    )
+    check_command.add_arguments(commands)
 
     evaluate = commands.add_parser(
         "eval",
@@ -95,6 +82,11 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     )
     evaluate.add_argument("--point", help="which point of a run (01-reverse); default: the last")
     evaluate.add_argument("--out", type=Path, help="write every evaluated answer to this file (JSON lines)")
+    evaluate.add_argument(
+        "--json",
+        action="store_true",
+        help="print {accuracy, intervals, questions, seconds, tokens} instead of the table; warnings go to stderr",
+    )
     loudness(evaluate)
 
     report = commands.add_parser(
@@ -105,6 +97,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     )
     report.add_argument("run", type=Path, help="a run directory")
 
+    listing.add_arguments(commands)
     merge_command.add_arguments(commands)
     compare_command.add_arguments(commands)
 
@@ -120,6 +113,10 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The arguments; overrides may stand before and after options (argparse alone takes only the first group)."""
     top, commands = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from cpt.cli.completion import complete
+
+        complete(top, commands)
     given = sys.argv[1:] if arguments is None else arguments
     if given and not given[0].startswith("-") and given[0] not in commands:
         top.error(f"unknown command {given[0]!r}{nearest(given[0], commands)}")
@@ -200,7 +197,7 @@ INTERRUPTED = {
     "eval": "interrupted; no answers are kept, the same command starts again",
     "merge": "interrupted; nothing is kept, the same command starts again",
 }
-KEPT = dict.fromkeys(("check", "report", "compare", "schema"), "nothing was written") | {
+KEPT = dict.fromkeys(("check", "report", "list", "compare", "schema"), "nothing was written") | {
     "run": "what was committed is kept, the same command resumes from there",
     "eval": "no answers are kept, the same command starts again",
     "merge": "nothing is kept, the same command starts again",
@@ -312,18 +309,14 @@ def run(asked: argparse.Namespace) -> int:
     return 0 if certified(results["verdict"]) else 3
 
 
-def check(asked: argparse.Namespace) -> int:
-    from cpt.api.training import check
-
-    print(check(asked.recipe, asked.overrides, out=asked.out, full=asked.full))
-    return 0
-
-
 def evaluate(asked: argparse.Namespace) -> int:
     from cpt.api.evaluation import evaluate_folder
     from cpt.screen import Screen
 
-    evaluate_folder(asked.target, asked.suite, asked.point, asked.out, Screen(level_of(asked)))
+    screen = Screen(level_of(asked), sys.stderr if asked.json else None)
+    result = evaluate_folder(asked.target, asked.suite, asked.point, asked.out, screen)
+    if asked.json and ranks.is_main():
+        print(json.dumps(result.summary(), indent=1))
     return 0
 
 
@@ -335,14 +328,6 @@ def report(asked: argparse.Namespace) -> int:
     return 0
 
 
-def merge(asked: argparse.Namespace) -> int:
-    return merge_command.run(asked)
-
-
-def compare(asked: argparse.Namespace) -> int:
-    return compare_command.run(asked)
-
-
 def schema(asked: argparse.Namespace) -> int:
     from cpt.recipe import json_schema
 
@@ -352,14 +337,21 @@ def schema(asked: argparse.Namespace) -> int:
 
 COMMANDS = {
     "run": run,
-    "check": check,
+    "check": check_command.run,
     "eval": evaluate,
     "report": report,
-    "merge": merge,
-    "compare": compare,
+    "list": listing.run,
+    "merge": merge_command.run,
+    "compare": compare_command.run,
     "schema": schema,
 }
-PRINTS = ("check", "report", "compare", "schema")  # do no more than print: a broken pipe there is that of stdout
+PRINTS = (
+    "check",
+    "report",
+    "list",
+    "compare",
+    "schema",
+)  # do no more than print: a broken pipe there is that of stdout
 
 
 def level_of(asked: argparse.Namespace) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from cpt.errors import cut, did_you_mean, nearest, nearest_or_all
 
+OVERRIDES = "dotted overrides, e.g. seed=3 stream.reverse.stages.0.args.max_steps=10 (values are YAML)"
+
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` without the usage before its complaints. Under a launcher rank 0 alone complains. Exits with 2."""

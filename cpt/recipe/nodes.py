@@ -16,6 +16,7 @@ from cpt.errors import Problem, RecipeErrors, nearest, nearest_or_all, shown
 from cpt.recipe.base import lm_eval_tasks
 from cpt.recipe.python_values import PYTHON, from_python
 from cpt.recipe.yaml_reader import DEEPEST, MOST_CHARACTERS, Node, parse, wrap
+from cpt.shipped import shipped
 
 COMMAND_LINE = "command line"
 
@@ -47,18 +48,15 @@ def place(problem: Problem) -> tuple:
 
 def find(kind: str, name: str | Path) -> Path:
     """A file, or a shipped recipe (`recipes`) or suite (`eval`) by its name. Raises RecipeErrors with the nearest name."""
-    path = Path(os.path.expanduser(name))
-    package = Path(__file__).parents[1]
-    folders = [package / "_data" / kind, package.parent / kind]
-    shipped = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
-    if str(name) in shipped:
-        return shipped[str(name)]
+    path, known = Path(os.path.expanduser(name)), shipped(kind)
+    if str(name) in known:
+        return known[str(name)]
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or os.path.lexists(path):
         if os.path.isfile(path):
             return path
         raise RecipeErrors([Problem(path, None, "", why_no_file(path))])
     what = "recipe" if kind == "recipes" else "suite"
-    message = f"no {what} of that name{nearest_or_all(str(name), shipped, 'shipped')}; or give a .yaml file"
+    message = f"no {what} of that name{nearest_or_all(str(name), known, 'shipped')}; or give a .yaml file"
     raise RecipeErrors([Problem(None, None, str(name), message)])
 
 
