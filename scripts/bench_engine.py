@@ -74,7 +74,7 @@ def speed(case: Case, pairs: int, folder: Path) -> dict:
     from cpt import models
     from cpt.data import encoding
     from cpt.data.stream import load_stream
-    from cpt.evaluation.evaluate import questions_of
+    from cpt.evaluation.suites.rows import questions_of
     from cpt.recipe import suites_of
 
     recipe = case.load("rollouts.sleep=0")

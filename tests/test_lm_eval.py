@@ -72,7 +72,11 @@ if __name__ == "__main__":
     ],
 )
 def test_the_command_line_of_lm_eval_gives_the_same_answers(cpt, tmp_path, engine, adapter):
-    """On the final weights of a run, question by question; and lm-eval's files beside ours say the same."""
+    """On the final weights of a run, question by question; and lm-eval's files beside ours say the same.
+
+    Of an adapter, a run on vLLM is compared with lm-eval's `hf`: on the CPU its `vllm` fails, with vLLM's own error. Long
+    texts are then left out, because the windows of the two are not the same.
+    """
     if engine == "vllm":
         pytest.importorskip("vllm")
     content = recipe("sft", tasks=("reverse",), evaluate=3)
@@ -84,34 +88,34 @@ def test_the_command_line_of_lm_eval_gives_the_same_answers(cpt, tmp_path, engin
     assert cpt("run", write_recipe(tmp_path / "recipe.yaml", content), "--out", run, "--quiet") == 0, cpt.output
 
     model = {"pretrained": str((run / "final").resolve()), "dtype": "float32"}
+    theirs = "vllm" if engine == "vllm" and not adapter else "hf"
     if adapter:
-        base = str(run / "points" / "00-base" / "model")
-        own = {"peft": model["pretrained"]}
-        if engine == "vllm":
-            own = {"lora_local_path": model["pretrained"], "enable_lora": True, "tokenizer": base, "max_lora_rank": 8}
-        model |= {"pretrained": base} | own
-    if engine == "vllm":
+        model |= {"pretrained": str(run / "points" / "00-base" / "model"), "peft": model["pretrained"]}
+    if theirs == "vllm":
         model |= {"max_model_len": 128, "enforce_eager": True, "gpu_memory_utilization": 0.3}
     (tmp_path / "runner.py").write_text(RUNNER)
     command = [sys.executable, str(tmp_path / "runner.py"), "run"]
-    command += ["--model", "vllm" if engine == "vllm" else "hf", "--batch_size", "8", "--log_samples"]
+    command += ["--model", theirs, "--batch_size", "8", "--log_samples"]
     command += ["--model_args", json.dumps(model), "--output_path", str(tmp_path / "theirs")]
-    command += ["--tasks", ",".join(FILES.values()), *(["--device", "cpu"] if engine == "transformers" else [])]
+    command += ["--tasks", ",".join(FILES.values()), *(["--device", "cpu"] if theirs == "hf" else [])]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     made = subprocess.run(command, cwd=TASKS, env=environment, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr[-3000:]
 
-    ours, theirs, beside = answers(run, "01-reverse"), samples(tmp_path / "theirs"), run / "evaluations"
-    assert ours.keys() == theirs.keys() == samples(beside / "01-reverse.lm_eval").keys() and len(ours) == 12 + 12 + 6
+    ours, others, beside = answers(run, "01-reverse"), samples(tmp_path / "theirs"), run / "evaluations"
+    assert ours.keys() == others.keys() == samples(beside / "01-reverse.lm_eval").keys() and len(ours) == 12 + 12 + 6
+    windows = adapter and engine == "vllm"
     for place, line in ours.items():
-        same(line, theirs[place])
+        if not (windows and len(line["prompt"]) > 120):
+            same(line, others[place])
         same(line, samples(beside / "01-reverse.lm_eval")[place])
     results = json.loads((run / "results.json").read_text())
     aggregated, own = results_of(tmp_path / "theirs"), results_of(beside / "01-reverse.lm_eval")
     for suite, tasks in results["benchmarks"].items():
         for task, record in tasks.items():
             for name, values in record["metrics"].items():
-                assert values[-1] == pytest.approx(aggregated[task][f"{name},none"], abs=1e-5)
+                if not (windows and task == "letters_texts"):
+                    assert values[-1] == pytest.approx(aggregated[task][f"{name},none"], abs=1e-5)
                 assert values[-1] == pytest.approx(own[task][f"{name},none"], abs=1e-5)
             assert results["held_out_tasks"][suite][task][-1] == pytest.approx(
                 sum(line["score"] for (name, _), line in ours.items() if name == task) / record["questions"]
@@ -140,14 +144,13 @@ def same(line: dict, theirs: dict) -> None:
 # -- the adapter -----------------------------------------------------------------------------------------------------------
 
 
-def test_requests_are_answered_as_lm_evals_own_model_answers_them(tiny_folder):
-    """Empty contexts, spaces at their ends, continuations longer than the context, texts of several windows, stop texts."""
-    from lm_eval.api.instance import Instance
+@pytest.fixture(scope="module")
+def both(tiny_folder):
+    """(what gives lm-eval's own model, an evaluation on our engine), of the built-in toy model."""
     from lm_eval.models.huggingface import HFLM
 
     from cpt.data import encoding
     from cpt.evaluation.suites.base import Asking
-    from cpt.evaluation.suites.lm_adapter import EngineLM
     from cpt.models import load_policy
     from cpt.recipe import load
     from cpt.rollouts.transformers import TransformersEngine
@@ -158,7 +161,18 @@ def test_requests_are_answered_as_lm_evals_own_model_answers_them(tiny_folder):
     engine, encoders = TransformersEngine(4, 300), encoding.load(tiny_folder, tiny_folder, spec)
     engine.sync(load_policy(tiny_folder, tiny_folder, spec, trainable=False).eval(), encoders.tokenizer)
     stop = SimpleNamespace(check=lambda: None)
-    ours = EngineLM(Asking(spec, tiny_folder, encoders, engine, None, Screen(QUIET), stop, "test"), 128)
+    return theirs, Asking(spec, tiny_folder, encoders, engine, None, Screen(QUIET), stop, "test")
+
+
+def test_requests_are_answered_as_lm_evals_own_model_answers_them(both):
+    """Empty contexts, spaces at their ends, continuations longer than the context, texts of several windows, stop texts."""
+    from lm_eval.api.instance import Instance
+
+    from cpt.evaluation.suites.lm_adapter import EngineLM
+
+    theirs, asking = both
+    engine, ours = asking.engine, EngineLM(asking, 128)
+    before = engine.rollout_tokens
 
     def requests(kind: str, *arguments: tuple) -> list[Instance]:
         return [Instance(kind, {}, each, 0, metadata=("test", i, 1)) for i, each in enumerate(arguments)]
@@ -185,10 +199,76 @@ def test_requests_are_answered_as_lm_evals_own_model_answers_them(tiny_folder):
         "ab",
         "ef",
     ]
-    assert engine.rollout_tokens < 9 * 6 * 4, "an answer ends where a stop text does"
+    assert engine.rollout_tokens - before < 9 * 6 * 4, "an answer ends where a stop text does"
     chat = [{"role": "user", "content": "copyabc"}]
     assert ours.apply_chat_template(chat) == theirs.apply_chat_template(chat)
     assert ours.tok_encode("copyabc=") == theirs.tok_encode("copyabc=")
+
+
+CONTEXTS = {  # the choices are contexts of one continuation, as in winogrande
+    "doc_to_text": "{{gold}}",
+    "doc_to_choice": "{{choices}}",
+    "doc_to_target": "{{question}}",
+}
+SEVERAL = {  # two filters of one answer
+    "filter_list": [
+        {"name": "first", "filter": [{"function": "take_first"}]},
+        {
+            "name": "letters",
+            "filter": [{"function": "regex", "regex_pattern": "([ab]+)"}, {"function": "take_first"}],
+        },
+    ]
+}
+EXACT = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
+VARIETY = {
+    "examples in the prompt": ("letters_choices", {}, {"num_fewshot": 2}),
+    "examples as turns of a chat": ("letters_answers", {}, {"num_fewshot": 2, "apply_chat_template": True}),
+    "one turn of a chat": (
+        "letters_choices",
+        {},
+        {"num_fewshot": 1, "apply_chat_template": True, "fewshot_as_multiturn": False},
+    ),
+    "contexts to choose from": ("letters_choices", CONTEXTS, {}),
+    "two filters": ("letters_answers", SEVERAL, {"metric": "exact_match,letters"}),
+    "a target that is likely": (
+        "letters_answers",
+        {"output_type": "loglikelihood", "target_delimiter": "", "metric_list": [EXACT | {"metric": "acc"}]},
+        {},
+    ),
+    "the first questions": ("letters_answers", {}, {"limit": 5}),
+    "shorter answers": ("letters_answers", {}, {"gen_kwargs": {"max_gen_toks": 3}}),
+    "a normalised metric": ("letters_choices", {}, {"metric": "acc_norm"}),
+}
+
+
+@pytest.mark.parametrize("name", VARIETY)
+def test_suites_ask_as_lm_eval_does(both, tmp_path, monkeypatch, name):
+    """What the recipe says reaches lm-eval: prompts, answers, log-likelihoods and scores are those of its own evaluation."""
+    from lm_eval import evaluator, simple_evaluate
+
+    from cpt.evaluation.suites import lm_loading
+    from cpt.recipe.suites import LmEval
+
+    task, changes, options = VARIETY[name]
+    file = task_file(tmp_path, task, **changes)
+    suite = lm_loading.load(LmEval(lm_eval=(file,), **options), fetch=False)
+    monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)  # seconds, for what nobody reads here
+    known = {key: value for key, value in options.items() if key != "metric"}
+    expected = simple_evaluate(both[0], tasks=[file], bootstrap_iters=0, **known)
+    metric, _, chosen = (options.get("metric") or str(suite.metrics["changed"])).partition(",")
+    samples = [each for each in expected["samples"]["changed"] if not chosen or each["filter"] == chosen]
+    lines = suite.ask(both[1])
+    assert [line["row"] for line in lines] == [str(each["doc_id"]) for each in samples]
+    assert len(lines) == options.get("limit", 12)
+    for mine, theirs in zip(lines, samples, strict=True):
+        assert mine["prompt"] == theirs["arguments"][0][0] and mine["score"] == theirs[metric]
+        if mine["metric"].startswith("exact_match"):
+            assert mine["completion"] == theirs["filtered_resps"][0]
+            assert mine.get("response", mine["completion"]) == theirs["resps"][0][0]
+        else:
+            assert mine["log_likelihoods"] == pytest.approx([each[0][0] for each in theirs["resps"]], abs=1e-4)
+    again = [(line["prompt"], line["completion"], line["score"]) for line in suite.ask(both[1])]
+    assert again == [(line["prompt"], line["completion"], line["score"]) for line in lines], "the same at every point"
 
 
 # -- mistakes --------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 vLLM adds the class to its own worker, so `self` has `model_runner`. Answers are JSON, for they also travel over HTTP.
 
-Two things vLLM leaves to us. On the CPU each linear layer holds a packed copy of its weights; vLLM's reload packs them again,
-but not a head that is tied to the embedding (its logprobs are then off by 0.1 to 0.9, silently): `cpt_finish` does. And no
-part of vLLM can say which weights it has: `cpt_fingerprints` does.
+Three things vLLM leaves to us. On the CPU each linear layer holds a packed copy of its weights; vLLM's reload packs them
+again, but not a head that is tied to the embedding (its logprobs are then off by 0.1 to 0.9, silently): `cpt_finish` does.
+No part of vLLM can say which weights it has: `cpt_fingerprints` does. And on the CPU it cannot give the log-probabilities of
+a prompt under an adapter: `logits_of_all_rows` can.
 """
 
 import logging
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
@@ -25,6 +27,24 @@ logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(
 if "gloo" not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine("gloo", "cpt.rollouts.gloo", "GlooWeightTransferEngine")
 IMPORTED = uuid.uuid4().hex
+LOGITS_OF_SAMPLED_ROWS = PunicaWrapperCPU.add_lora_logits
+
+
+def logits_of_all_rows(self, y, x, *weights, **options) -> None:
+    """As vLLM's own, which knows the adapters of sampled rows alone; a prompt has more rows, all of the policy's adapter."""
+    rows, sampled = x.view(-1, x.shape[-1]).size(0), self.sampler_indices
+    if sampled.numel() in (0, rows):
+        LOGITS_OF_SAMPLED_ROWS(self, y, x, *weights, **options)
+        return
+    kept = self._sampler_indices, self.indices_len[1]
+    self._sampler_indices, self.indices_len[1] = sampled[:1].repeat(rows), rows
+    try:
+        LOGITS_OF_SAMPLED_ROWS(self, y, x, *weights, **options)
+    finally:
+        self._sampler_indices, self.indices_len[1] = kept
+
+
+PunicaWrapperCPU.add_lora_logits = logits_of_all_rows
 
 
 class PolicyWorker:
