@@ -146,10 +146,15 @@ def test_several_ranks_measure_what_one_does(tiny_folder, monkeypatch):
         return [sum(prompt) + sum(completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
     engine = SimpleNamespace(limits=Limits(3), score=score)
-    asking = SimpleNamespace(engine=engine, screen=Screen(QUIET), stop=SimpleNamespace(check=lambda: None), label="")
+    asking = SimpleNamespace(
+        engine=engine, screen=Screen(QUIET), stop=SimpleNamespace(check=lambda: None), label="", order=0
+    )
     pairs = [([i] * (1 + i % 4), [1]) for i in range(11)]
     alone = spread.score(asking, pairs, "")
     assert alone == [i * (1 + i % 4) + 1 for i in range(11)] and sorted(calls) == [2, 3, 3, 3]
+    mixed = SimpleNamespace(**vars(asking) | {"order": 1})
+    assert spread.score(mixed, pairs, "") == alone, "in another order the same is answered"
+    calls.clear()
     parts: list = []
     monkeypatch.setattr(ranks, "world_size", lambda: 3)
     for rank in range(3):

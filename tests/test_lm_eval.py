@@ -141,6 +141,30 @@ def same(line: dict, theirs: dict) -> None:
         assert line["score"] == pytest.approx(math.exp(float(loglikelihood) / size), abs=1e-5)
 
 
+@pytest.mark.slow
+def test_two_processes_ask_what_one_does(cpt, tmp_path):
+    """lm-eval's tasks and likelihoods: every question once, in the same batches."""
+    from helpers.launchers import LAUNCHERS, launch
+
+    content = recipe("sft", tasks=("reverse",), evaluate=5)
+    content["stream"][0]["stages"][0]["args"] |= {"max_steps": 1}
+    content["evaluation"] |= {"suites": SUITES, "likelihood": True}
+    content["rollouts"] = {"batch_size": 4}
+    file = write_recipe(tmp_path / "recipe.yaml", content)
+    done = launch(LAUNCHERS / "ddp-cpu.yaml", "run", file, "--out", tmp_path / "two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert cpt("run", file, "--out", tmp_path / "one", "--quiet") == 0, cpt.output
+    files = [tmp_path / name / "evaluations" / "00-base.jsonl" for name in ("one", "two")]
+    lines = [list(map(json.loads, file.read_text().splitlines())) for file in files]
+    assert len(lines[0]) == 5 + 5 + 30
+    measured = ("score", "log_likelihoods", "metrics")
+    for one, two in zip(*lines, strict=True):
+        for name in measured:
+            assert one.pop(name, 0) == pytest.approx(two.pop(name, 0), rel=1e-5)
+        assert one == two
+    assert samples(files[1].with_suffix(".lm_eval")).keys() == answers(tmp_path / "one", "00-base").keys()
+
+
 # -- the adapter -----------------------------------------------------------------------------------------------------------
 
 
@@ -245,6 +269,7 @@ VARIETY = {
 def test_suites_ask_as_lm_eval_does(both, tmp_path, monkeypatch, name):
     """What the recipe says reaches lm-eval: prompts, answers, log-likelihoods and scores are those of its own evaluation."""
     from lm_eval import evaluator, simple_evaluate
+    from lm_eval.tasks import TaskManager
 
     from cpt.evaluation.suites import lm_loading
     from cpt.recipe.suites import LmEval
@@ -254,7 +279,8 @@ def test_suites_ask_as_lm_eval_does(both, tmp_path, monkeypatch, name):
     suite = lm_loading.load(LmEval(lm_eval=(file,), **options), fetch=False)
     monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)  # seconds, for what nobody reads here
     known = {key: value for key, value in options.items() if key != "metric"}
-    expected = simple_evaluate(both[0], tasks=[file], bootstrap_iters=0, **known)
+    manager = TaskManager(include_defaults=False)
+    expected = simple_evaluate(both[0], tasks=[file], bootstrap_iters=0, task_manager=manager, **known)
     metric, _, chosen = (options.get("metric") or str(suite.metrics["changed"])).partition(",")
     samples = [each for each in expected["samples"]["changed"] if not chosen or each["filter"] == chosen]
     lines = suite.ask(both[1])

@@ -52,9 +52,8 @@ def evaluate(
         engine.sync(model, encoders.tokenizer)
     asking = Asking(recipe, base, encoders, engine, scorers, screen, stop, label, files, variation)
     with smaller_batches(engine, stream, variation):
-        lines = rows.ask(asking, stream)
+        lines = ranks.gather(rows.ask(asking, stream))
         lines += likelihood.ask(asking, stream)
-        lines = ranks.gather(lines)
         for benchmark in stream.benchmarks.values():
             lines += benchmark.ask(asking)
     engine.release()

@@ -1,7 +1,7 @@
 """What evaluates a model's weights is given, whatever it asks: rows, demonstrations, or the tasks of lm-eval.
 
-Each kind of suite is one function of it that returns the answers of this rank (`rows.ask`, `likelihood.ask`), or of all
-(`Benchmark.ask`): metrics, intervals, flips and gates read answers, whatever made them.
+Each kind of suite is one function of it that returns answers, of this rank (`rows.ask`) or of all (`likelihood.ask`,
+`Benchmark.ask`): metrics, intervals, flips and gates read answers, whatever made them.
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
 """Batches of prompts that are spread over the ranks, each rank's answers given to all."""
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,8 +12,7 @@ from cpt.rollouts.batches import batches
 
 def score(asking: Asking, pairs: Sequence[tuple[list[int], list[int]]], what: str) -> list[Scored]:
     """How likely each (prompt, completion) is, on every rank. The batches do not depend on the number of ranks."""
-    lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
-    together = batches(lengths, 0, asking.engine.limits)
+    together = together_of(asking, [len(prompt) + len(completion) for prompt, completion in pairs], 0)
 
     def call(places: list[int], on_done: Callable[[int], None]) -> list[Scored]:
         return asking.engine.score([pairs[i][0] for i in places], [pairs[i][1] for i in places], on_done)
@@ -22,12 +22,21 @@ def score(asking: Asking, pairs: Sequence[tuple[list[int], list[int]]], what: st
 
 def generate(asking: Asking, prompts: Sequence[list[int]], sampling: Sampling, what: str) -> list[Completion]:
     """The engine's answers to prompts that are all continued alike, on every rank."""
-    together = batches([len(prompt) for prompt in prompts], sampling.max_tokens, asking.engine.limits)
+    together = together_of(asking, list(map(len, prompts)), sampling.max_tokens)
 
     def call(places: list[int], on_done: Callable[[int], None]) -> list[Completion]:
         return asking.engine.generate([prompts[i] for i in places], sampling, on_done)
 
     return spread(asking, together, call, what)
+
+
+def together_of(asking: Asking, lengths: list[int], answer: int) -> list[list[int]]:
+    """The places of each batch, of prompts in their order, or mixed (`Asking.order`)."""
+    places = list(range(len(lengths)))
+    if asking.order:
+        random.Random(asking.order).shuffle(places)
+    made = batches([lengths[place] for place in places], answer, asking.engine.limits)
+    return [[places[i] for i in batch] for batch in made]
 
 
 def spread(
