@@ -184,12 +184,13 @@ def test_scores_make_no_logits_of_the_prompts(tiny_folder):
 
     from cpt import models
     from cpt.recipe import load
-    from cpt.rollouts.transformers import score
+    from cpt.rollouts.transformers import TransformersEngine
 
-    recipe = load("quickstart")
+    recipe, engine = load("quickstart"), TransformersEngine(2)
     model, tokenizer = models.load_full(tiny_folder, recipe), models.load_tokenizer(tiny_folder, recipe)
     prompts = tokenizer(["lastabcde=", "copyabcdeabcde=", "max=", "="])["input_ids"]
     answers = tokenizer(["e", "abc", "", "abcdefghij"])["input_ids"]
+    engine.sync(model, tokenizer)
     seen, forward = [], model.forward
 
     def noting(**inputs):
@@ -199,11 +200,39 @@ def test_scores_make_no_logits_of_the_prompts(tiny_folder):
 
     model.forward = noting
     model.forward.__wrapped__ = forward  # its signature
-    found = score(model, prompts, answers, Limits(2), tokenizer.pad_token_id)
+    found = engine.score(prompts, answers)
     model.forward = forward
-    assert seen == [11, 2], "of the longest answer of each batch, and one before it"
-    for prompt, answer, logps in zip(prompts, answers, found, strict=True):
+    assert seen == [10, 1], "of the longest answer of each batch"
+    for prompt, answer, scored in zip(prompts, answers, found, strict=True):
         with torch.no_grad():
             expected = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
         wanted = [expected[len(prompt) - 1 + i, token].item() for i, token in enumerate(answer)]
-        assert logps == pytest.approx(wanted, abs=1e-5)
+        assert scored.logprobs == pytest.approx(wanted, abs=1e-5)
+        likeliest = expected[len(prompt) - 1 : len(prompt) - 1 + len(answer)].argmax(-1).tolist()
+        assert scored.greedy == [token == best for token, best in zip(answer, likeliest, strict=True)]
+
+
+def test_what_differs_in_its_last_token_is_read_once(tiny_folder):
+    """The letters of a multiple choice; and the logits of a batch have a limit."""
+    from cpt import models
+    from cpt.recipe import load
+    from cpt.rollouts import transformers
+
+    recipe, engine = load("quickstart"), transformers.TransformersEngine(8)
+    model, tokenizer = models.load_full(tiny_folder, recipe), models.load_tokenizer(tiny_folder, recipe)
+    engine.sync(model, tokenizer)
+    seen, forward = [], model.forward
+
+    def noting(**inputs):
+        seen.append(len(inputs["input_ids"]))
+        return forward(**inputs)
+
+    model.forward = noting
+    model.forward.__wrapped__ = forward  # its signature
+    prompts, answers = tokenizer(["copyabc="] * 3 + ["lastab="])["input_ids"], tokenizer([*"abc", "b"])["input_ids"]
+    together = engine.score(prompts, answers)
+    assert seen == [2]
+    alone = [engine.score([prompt], [answer])[0] for prompt, answer in zip(prompts, answers, strict=True)]
+    for one, other in zip(together, alone, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5) and one.greedy == other.greedy
+    assert list(transformers.scored_batches([5, 4, 3], [2, 1, 2], Limits(8), transformers.LOGITS // 4)) == [[0, 1], [2]]

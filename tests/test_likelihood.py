@@ -115,6 +115,16 @@ def test_what_the_screen_says(run):
     assert "the score of shown is a likelihood, and that of the other tasks an accuracy" in run[1]
 
 
+def test_the_report_says_which_scores_are_likelihoods(run):
+    html, markdown = ((run[0] / f"report.{kind}").read_text() for kind in ("html", "md"))
+    said = "The score of shown, held/texts is no accuracy: it is a likelihood"
+    assert said in html and said in markdown
+    perplexities = json.loads((run[0] / "results.json").read_text())["likelihood"]["shown"]["perplexity"]
+    row = " | ".join(f"{value:.3g}" for value in perplexities)
+    assert f"| | | perplexity of a token | {row} |" in markdown, markdown
+    assert "reverse (beside its accuracy)" in markdown and "reverse (beside its accuracy)" in html
+
+
 def test_likelihoods_cost_no_answers_and_change_none(cpt, tmp_path):
     """With `likelihood: true` the answers of an evaluation are those without it."""
     found = {}

@@ -69,20 +69,21 @@ if __name__ == "__main__":
         pytest.param("transformers", LORA, marks=pytest.mark.slow),
         pytest.param("vllm", None, marks=pytest.mark.slow),
         pytest.param("vllm", LORA, marks=pytest.mark.slow),
+        pytest.param("server", None, marks=pytest.mark.slow),
     ],
 )
 def test_the_command_line_of_lm_eval_gives_the_same_answers(cpt, tmp_path, engine, adapter):
     """On the final weights of a run, question by question; and lm-eval's files beside ours say the same.
 
-    Of an adapter, a run on vLLM is compared with lm-eval's `hf`: on the CPU its `vllm` fails, with vLLM's own error. Long
-    texts are then left out, because the windows of the two are not the same.
+    A server's are compared with lm-eval's `hf`, and so are those of an adapter: on the CPU its `vllm` fails, with vLLM's own
+    error. Long texts are then left out, because the windows of the two are not the same.
     """
-    if engine == "vllm":
+    if engine != "transformers":
         pytest.importorskip("vllm")
     content = recipe("sft", tasks=("reverse",), evaluate=3)
     content["stream"][0]["stages"][0]["args"] |= {"max_steps": 4, "learning_rate": 3e-4}
     content |= {"adapter": adapter} if adapter else {}
-    content |= {"rollouts": VLLM} if engine == "vllm" else {}
+    content |= {} if engine == "transformers" else {"rollouts": VLLM | {"engine": engine}}
     content["evaluation"]["suites"] = SUITES
     run = tmp_path / "run"
     assert cpt("run", write_recipe(tmp_path / "recipe.yaml", content), "--out", run, "--quiet") == 0, cpt.output
@@ -104,7 +105,7 @@ def test_the_command_line_of_lm_eval_gives_the_same_answers(cpt, tmp_path, engin
 
     ours, others, beside = answers(run, "01-reverse"), samples(tmp_path / "theirs"), run / "evaluations"
     assert ours.keys() == others.keys() == samples(beside / "01-reverse.lm_eval").keys() and len(ours) == 12 + 12 + 6
-    windows = adapter and engine == "vllm"
+    windows = engine != "transformers" and theirs == "hf"
     for place, line in ours.items():
         if not (windows and len(line["prompt"]) > 120):
             same(line, others[place])
@@ -123,6 +124,9 @@ def test_the_command_line_of_lm_eval_gives_the_same_answers(cpt, tmp_path, engin
     scores = {task: {line["score"] for (name, _), line in ours.items() if name == task} for task in NAMES}
     assert scores["letters_choices"] == scores["letters_answers"] == {0.0, 1.0}, "all alike would prove little"
     assert results["score_kinds"] == {"texts/letters_texts": "likelihood"}
+    report, chance = (run / "report.md").read_text(), 6 / 12 / 3 + 6 / 12 / 4
+    assert f"| questions/letters\\_choices | 12 | acc (the score) | {chance:.3f} |" in report
+    assert "| questions/letters\\_choices | 0." in report.split("right to wrong")[1]
 
 
 def same(line: dict, theirs: dict) -> None:
@@ -295,6 +299,15 @@ def test_suites_ask_as_lm_eval_does(both, tmp_path, monkeypatch, name):
             assert mine["log_likelihoods"] == pytest.approx([each[0][0] for each in theirs["resps"]], abs=1e-4)
     again = [(line["prompt"], line["completion"], line["score"]) for line in suite.ask(both[1])]
     assert again == [(line["prompt"], line["completion"], line["score"]) for line in lines], "the same at every point"
+
+
+def test_the_plan_says_what_is_asked(cpt, tmp_path):
+    content = recipe("sft", tasks=("reverse",), evaluate=3)
+    content["evaluation"]["suites"] = [SUITES[0] | {"limit": 5}, "lm_eval:" + FILES["letters_texts"]]
+    assert cpt("check", write_recipe(tmp_path / "recipe.yaml", content)) == 0, cpt.output
+    said = "suite questions: 5 questions of letters_choices (score: acc), 5 questions of letters_answers (score: exact_match)"
+    assert said in cpt.output and "suite lm_eval: 6 questions of letters_texts (score: likelihood)" in cpt.output
+    assert f"held out, questions: {FILES['letters_choices']}" in cpt.output
 
 
 # -- mistakes --------------------------------------------------------------------------------------------------------------

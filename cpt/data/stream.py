@@ -35,6 +35,9 @@ class Benchmark(Protocol):
     def fingerprints(self) -> dict[str, dict]:
         """{task: {rows, hash}} of its questions and how they are asked."""
 
+    def note(self) -> str:
+        """What is asked, and what the score of each task is, in one line."""
+
     def ask(self, asking: Any) -> list[Any]:
         """The answers to all its questions, on every rank (`evaluation.suites.base.Asking`)."""
 
@@ -57,7 +60,8 @@ class Stream:
     def notes(self) -> list[str]:
         """What a person should know of how the rows were read."""
         tasks = [task for _, task in self.evaluated()]
-        return list(dict.fromkeys(note for task in tasks for _, rows in splits(task) for note in rows.notes))
+        notes = [note for task in tasks for _, rows in splits(task) for note in rows.notes]
+        return list(dict.fromkeys([*notes, *(each.note() for each in self.benchmarks.values())]))
 
     def manifest(self) -> dict:
         """{task: {split: {rows, hash}}}: what the run was trained and evaluated on."""

@@ -31,6 +31,7 @@ from cpt.evaluation.suites.lm_metrics import Chosen, corpus_metrics, filters_of
 from cpt.recipe.suites import LmEval
 from cpt.records import Answer
 
+SHOWN = 8  # tasks that the note of a suite names
 ONCE = 1  # of the resamplings for standard errors, of which means need none
 ROUNDING = 1e-6  # by which a score may lie beyond 0 or 1
 
@@ -55,6 +56,12 @@ class LmEvalSuite:
                 digest.update(json.dumps(doc, sort_keys=True, default=handle_non_serializable).encode() + b"\n")
             made[name] = {"rows": self.questions(name), "hash": digest.hexdigest()}
         return made
+
+    def note(self) -> str:
+        tasks = [
+            f"{self.questions(name):,} questions of {name} (score: {metric})" for name, metric in self.metrics.items()
+        ]
+        return f"suite {self.name}: {', '.join(tasks[:SHOWN])}{' and others' * (len(tasks) > SHOWN)}"
 
     def problems(self, context: int | None) -> Iterator[str]:
         """What is wrong between the tasks and a model of so many positions."""
