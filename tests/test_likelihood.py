@@ -111,6 +111,14 @@ def test_the_matrix_and_the_columns_beside_it(run):
     assert all(0 <= low <= high <= 1 for row in results["intervals"]["accuracy"] for low, high in row)
 
 
+def test_the_plan_shows_what_is_measured(cpt, run):
+    assert cpt("check", run[0].parent / "recipe.yaml") == 0
+    assert "measured by the likelihood of its demonstrations" in cpt.output
+    assert "measured 'copyabc=' + 'abc<eos>'" in cpt.output and "texts measured '<eos>' + 'abcabc'" in cpt.output
+    assert "the likelihood of demonstrations beside, where rows have some" in cpt.output
+    assert "warning   stream: the score of shown is a likelihood" in cpt.output
+
+
 def test_what_the_screen_says(run):
     assert "the score of shown is a likelihood, and that of the other tasks an accuracy" in run[1]
 

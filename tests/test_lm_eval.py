@@ -335,7 +335,7 @@ def task_file(tmp_path, name: str, **changes) -> str:
 
 def test_a_task_that_there_is_not(cpt, tmp_path):
     near = {"lm_eval": ["arc_esay"]}
-    refused(cpt, tmp_path, near, "evaluation.suites, lm_eval: ", "no task arc_esay", "did you mean arc_easy")
+    refused(cpt, tmp_path, near, "evaluation.suites.0: ", "no task arc_esay", "did you mean arc_easy")
     refused(cpt, tmp_path, {"lm_eval": ["no/such.yaml"]}, "no file ", "no/such.yaml")
     refused(cpt, tmp_path, {"lm_eval": []}, "evaluation.suites.0.lm_eval: must not be empty")
     refused(cpt, tmp_path, {"lm_eval": ["a"], "limt": 3}, "unknown key; did you mean limit?")
@@ -386,7 +386,7 @@ def test_without_lm_eval(tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "lm_eval" else found(name, *a))
     findings = Findings()
-    assert load_benchmarks({"lm_eval": LmEval(lm_eval=("arc_easy",))}, findings, fetch=False) == ({}, [])
+    assert load_benchmarks({"lm_eval": LmEval(lm_eval=("arc_easy",))}, findings, False, str) == ({}, [])
     assert [each.message for each in findings.problems] == [
         "lm-eval is not installed: pip install 'continual-post-training[eval]'"
     ]

@@ -114,7 +114,7 @@ def evaluate_folder(
         folder, base, recipe = find(target, point, screen)
     with screen.progress("checking the model and the rows"):
         findings = Findings()
-        benchmarks, _ = load_benchmarks(specs, findings, fetch=True, key="suite {}")
+        benchmarks, _ = load_benchmarks(specs, findings, True, "suite {}".format)
         findings.check()
         stream = load_stream(recipe.model_copy(update={"stream": ()}), asked)
         stream = replace(stream, benchmarks=benchmarks)

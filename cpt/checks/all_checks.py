@@ -6,11 +6,12 @@ and by `cpt check --full`; a plain `cpt check` says that it was not looked at.
 
 import contextlib
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from cpt import manifest, models, ranks
 from cpt.checks.adapter import check_adapter
-from cpt.checks.benchmarks import check_context, load_benchmarks
+from cpt.checks.benchmarks import check_context, key_in, load_benchmarks
 from cpt.checks.findings import Findings
 from cpt.checks.known import CHATS, letters_samples, needs_model, rows_are_known
 from cpt.checks.plan import too_little_room, world
@@ -66,7 +67,7 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> CheckResult:
     if warning := too_little_room(recipe, out):
         findings.warn("--out", warning)
     warn_of_kinds(recipe, findings)
-    benchmarks, unseen = load_benchmarks(benchmarks_in(recipe), findings, fetch=full)
+    benchmarks, unseen = load_benchmarks(benchmarks_in(recipe), findings, full, partial(key_in, recipe))
     stream, shown = Stream((), {}, benchmarks), {}
     with_model, goes_on = full or needs_model(recipe, suites), RunDir(out).begun()
     with no_log():
@@ -101,7 +102,9 @@ def before_run(recipe: Recipe, out: Path) -> Stream:
     suites = load_suites(recipe, findings)
     check_world(recipe, suites, out, findings)
     stream, _ = check_rows(recipe, suites, findings, fetch=True)
-    stream = replace(stream, benchmarks=load_benchmarks(benchmarks_in(recipe), findings, fetch=True)[0])
+    stream = replace(
+        stream, benchmarks=load_benchmarks(benchmarks_in(recipe), findings, True, partial(key_in, recipe))[0]
+    )
     if findings.problems and needs_model(recipe, suites) and (folder := model_here(recipe, out)) is not None:
         with no_log():
             check_with_model(recipe, stream, folder, findings)
@@ -204,7 +207,7 @@ def check_tokens(recipe: Recipe, stream: Stream, folder: Path, findings: Finding
         check_top_k(recipe, vocabulary, findings)
         lengths = [models.context_length(folder, recipe), check_teachers(recipe, folder, findings)]
         context = min((each for each in lengths if each is not None), default=None)
-        check_context(stream.benchmarks, lengths[0], findings)
+        check_context(recipe, stream.benchmarks, lengths[0], findings)
         return fitted(TokenChecks(recipe, model, context, vocabulary, findings), stream)
     return Fit(stream)
 
@@ -218,7 +221,10 @@ def fitted(checks: TokenChecks, stream: Stream) -> Fit:
     for name, task in named if not checks.findings.problems else ():
         encoder = checks.model.of(task.spec)
         fit.samples[name] = samples(task, encoder)
-        description = form_text((task.train if len(task.train) else task.eval)[0], encoder)
+        first = (task.train if len(task.train) else task.eval)[0]
+        if first.get("raw_text") is not None:
+            continue
+        description = form_text(first, encoder)
         if task.spec.prompt is None and description != CHATS and encoder.tokenizer.chat_template is not None:
             fit.forms[name] = description
     return fit
@@ -237,7 +243,7 @@ def check_evaluated(recipe: Recipe, stream: Stream, folder: Path, base: Path) ->
     vocabulary = models.load_config(base, recipe).get_text_config().vocab_size
     context = models.context_length(base, recipe)
     checks = TokenChecks(recipe, model, context, vocabulary, findings)
-    check_context(stream.benchmarks, context, findings)
+    check_context(recipe, stream.benchmarks, context, findings)
     stream = checks.check(stream)
     findings.check()
     return stream, findings.warnings

@@ -1,24 +1,28 @@
 """The suites of lm-eval's tasks: the package is there, the tasks exist, and their questions can be asked."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cpt.checks.findings import Findings
 from cpt.errors import UserError
+from cpt.recipe import Recipe, all_suites
 from cpt.recipe.suites import LmEval
 
 MISSING = "lm-eval is not installed: pip install 'continual-post-training[eval]'"
 
 
 def load_benchmarks(
-    specs: Mapping[str, LmEval], findings: Findings, fetch: bool, key: str = "evaluation.suites, {}"
+    specs: Mapping[str, LmEval], findings: Findings, fetch: bool, key_of: Callable[[str], str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The suites by their names, and what was not looked at: data on the hub, unless `fetch`. `key` names a suite."""
+    """The suites by their names, and what was not looked at: data on the hub, unless `fetch`.
+
+    `key_of` gives the key that messages have for a suite.
+    """
     suites: dict[str, Any] = {}
     unseen: list[str] = []
     if specs and importlib.util.find_spec("lm_eval") is None:
-        findings.add(key.format(next(iter(specs))), MISSING)
+        findings.add(key_of(next(iter(specs))), MISSING)
         return suites, unseen
     for name, spec in specs.items():
         from cpt.evaluation.suites import lm_loading
@@ -26,7 +30,7 @@ def load_benchmarks(
         try:
             suite = lm_loading.load(spec, fetch)
         except UserError as error:
-            findings.add(key.format(name), str(error))
+            findings.add(key_of(name), str(error))
             continue
         if suite is None:
             unseen.append(f"the questions of {name} ({', '.join(spec.lm_eval)} of lm-eval, on the hub)")
@@ -35,8 +39,14 @@ def load_benchmarks(
     return suites, unseen
 
 
-def check_context(suites: Mapping[str, Any], context: int | None, findings: Findings) -> None:
+def key_in(recipe: Recipe, name: str) -> str:
+    """`evaluation.suites.1` of a suite of the recipe; of one that was given by itself, its name."""
+    names = list(all_suites(recipe))
+    return f"evaluation.suites.{names.index(name)}" if name in names else f"suite {name}"
+
+
+def check_context(recipe: Recipe, suites: Mapping[str, Any], context: int | None, findings: Findings) -> None:
     """The answers that the tasks ask for fit the model's context."""
     for name, suite in suites.items():
         for problem in suite.problems(context):
-            findings.add(f"evaluation.suites, {name}", problem)
+            findings.add(key_in(recipe, name), problem)

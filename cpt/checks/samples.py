@@ -4,6 +4,7 @@ from cpt.checks.known import CHATS, OWN_ANSWERS
 from cpt.data.encoding import Encoder, TemplateRefuses
 from cpt.data.rows import lessons
 from cpt.data.stream import TaskData
+from cpt.evaluation.suites.likelihood import tokens_of
 
 SHOWN = 400  # characters of a text
 
@@ -12,7 +13,10 @@ def samples(task: TaskData, encoder: Encoder) -> list[str]:
     """The lines of a task of the stream, or (the prompt alone) of a suite."""
     rows = task.train if len(task.train) else task.eval
     try:
-        lines = [f"prompt   {form_text(rows[0], encoder)}: {shown(prompt_of(rows[0], encoder))}"]
+        lines = measured(task, encoder) if task.spec.by_likelihood and len(task.eval) else []
+        if rows[0].get("raw_text") is not None:
+            return lines
+        lines.insert(0, f"prompt   {form_text(rows[0], encoder)}: {shown(prompt_of(rows[0], encoder))}")
         stages = {stage.kind: stage for stage in task.spec.stages}
         taught = [each for stage in stages.values() if stage.teaches for each in lessons([rows[0]], stage)]
         for name, form in {name: form for _, name, form in taught}.items():
@@ -24,6 +28,14 @@ def samples(task: TaskData, encoder: Encoder) -> list[str]:
         return lines
     except TemplateRefuses:  # the checks name the row
         return []
+
+
+def measured(task: TaskData, encoder: Encoder) -> list[str]:
+    """What the likelihood of the first evaluation row is of, after what."""
+    if (tokens := tokens_of(encoder, task.eval[0])) is None:
+        return []
+    ids, start, _ = tokens
+    return [f"measured {shown(encoder.shown(ids[:start]))} + {shown(encoder.shown(ids[start:]))}"]
 
 
 def prompt_of(row: dict, encoder: Encoder) -> str:

@@ -77,8 +77,8 @@ def smaller_batches(engine: Engine, stream: Stream, variation: int) -> Iterator[
 
 
 def probes(stream: Stream, model: Encoding) -> list[list[int]]:
-    """The first evaluation prompts of the tasks, in turn; a letter where there are no rows."""
-    tasks = [task for _, task in stream.evaluated()]
+    """The first evaluation prompts of the tasks, in turn; a letter where none is asked (a text may fill the context)."""
+    tasks = [task for _, task in stream.evaluated() if not task.spec.by_likelihood]
     asked = [(model.of(task.spec), task.eval[i]) for i in range(PROBES) for task in tasks if i < len(task.eval)]
     return encoding.prompts(asked[:PROBES]) or [model.tokenizer.encode("a")]
 

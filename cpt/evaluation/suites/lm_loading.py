@@ -123,17 +123,19 @@ def why(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def no_bars():
-    """Without the progress bars and warnings of `datasets`."""
+    """Without the progress bars and warnings of `datasets` and of the hub's client, which tries again and again."""
     import datasets
 
     shown = datasets.is_progress_bar_enabled()
-    logger, level = logging.getLogger("datasets"), logging.getLogger("datasets").level
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in ("datasets", "huggingface_hub")}
     datasets.disable_progress_bars()
-    logger.setLevel(logging.ERROR)
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
         if shown:
             datasets.enable_progress_bars()
 
