@@ -21,7 +21,7 @@ from cpt.data import encoding
 from cpt.data.memory import memories
 from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
 from cpt.errors import UserError
-from cpt.evaluation import during, noise
+from cpt.evaluation import attempts, during, noise
 from cpt.evaluation.during import TaskScores, first_questions
 from cpt.evaluation.evaluate import always_failing, evaluate, probes
 from cpt.evaluation.results import greedy_scores
@@ -31,6 +31,7 @@ from cpt.files import replace_folder
 from cpt.mending import mend_run, mend_task
 from cpt.progress import pace_text
 from cpt.recipe import Recipe
+from cpt.recipe.evaluation import Retry
 from cpt.recipe.stages import Sft
 from cpt.recipe.user_kinds import code_hashes, code_of
 from cpt.records import Answer, MergeRecord, Results, Spent, StageRecord
@@ -92,15 +93,39 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
                 this.engine = rollouts.start(recipe, base, rundir.path / "rollouts", compared, rundir.log)
             stack.callback(this.engine.close)
         for point in points_of(recipe):
-            stop.check()
-            if not ranks.on_main(rundir.committed, point):
-                train_task(this, point)
-            if not ranks.on_main(rundir.has_row, point):
-                add_row(this, point)
+            make_point(this, point)
             if point.task is None and not ranks.on_main(has_noise_floor, this):
                 add_noise_floor(this, point)
+            if not passes(this, point):
+                break
         stop.check()
         return ranks.on_main(finish, this, ranks.gather(scorers.failures()))
+
+
+def make_point(this: Run, point: Point) -> None:
+    """Train a point if it is not committed, and evaluate it if its row is missing."""
+    this.stop.check()
+    if not ranks.on_main(this.rundir.committed, point):
+        if ranks.on_main(attempts.is_rolled_back, this.rundir, this.recipe, point):
+            ranks.on_main(attempts.roll_back, this.rundir, this.recipe, point)
+        else:
+            train_task(this, point)
+    if not ranks.on_main(this.rundir.has_row, point):
+        add_row(this, point)
+
+
+def passes(this: Run, point: Point) -> bool:
+    """Whether the stream goes on after this point: tried again, or rolled back, as `evaluation.on_failure` says."""
+    while (decided := ranks.on_main(attempts.decide, this.rundir, this.recipe, point))[0] is not None:
+        decision, failed = decided
+        if decision == "stop":
+            return False
+        ranks.on_main(attempts.put_aside, this.rundir, point)
+        change = ranks.on_main(attempts.change_of, this.rundir, this.recipe, point)
+        what = "rolled back" if change is None else f"trained again ({attempts.describe(change)})"
+        this.screen.warn(f"{point.name}: {', '.join(failed)} failed: the task is {what}; the attempt is kept")
+        make_point(this, point)
+    return True
 
 
 def prepare(this: Run) -> list[list[int]]:
@@ -134,11 +159,13 @@ def prepare(this: Run) -> list[list[int]]:
 
 
 def complete(this: Run) -> bool:
-    """Whether every point is committed and evaluated."""
-    points = points_of(this.recipe)
-    return all(this.rundir.committed(point) and this.rundir.has_row(point) for point in points) and has_noise_floor(
-        this
-    )
+    """Whether every point is committed and evaluated, or a gate has ended the stream."""
+    for point in points_of(this.recipe):
+        if not (this.rundir.committed(point) and this.rundir.has_row(point)):
+            return False
+        if (decision := attempts.decide(this.rundir, this.recipe, point)[0]) is not None:
+            return decision == "stop" and has_noise_floor(this)
+    return has_noise_floor(this)
 
 
 def preload(recipe: Recipe) -> None:
@@ -189,7 +216,8 @@ def finish_task(this: Run, point: Point, stage: Stage, services: Services, state
     """What the strategies make of the last stage's model, committed as the point. `states` are theirs, after that stage."""
     load_states(this, states)
     model, served, merges = stage.target, None, []
-    for strategy in this.strategies:
+    change = ranks.on_main(attempts.change_of, this.rundir, this.recipe, point)
+    for strategy in (*this.strategies, *retry_merges(this, change)):
         if (outcome := strategy.after_task(stage, services, model)) is not None:
             model = outcome.folder or model
             served = outcome.served or served
@@ -198,6 +226,12 @@ def finish_task(this: Run, point: Point, stage: Stage, services: Services, state
     states = this.rundir.work(point) / "strategies"
     save_states(this, states)
     ranks.on_main(commit, this, point, model, served, states, merges)
+
+
+def retry_merges(this: Run, change: Retry | None) -> list[Strategy]:
+    """The merge that an attempt makes after the recipe's strategies."""
+    spec = attempts.merge_of(change)
+    return [] if spec is None else [spec.implemented()(this.recipe, spec, "retry-merge")]
 
 
 def load_states(this: Run, folder: Path) -> None:
@@ -236,10 +270,11 @@ def stage_of(this: Run, point: Point, index: int) -> Stage:
     *earlier, folder = (this.rundir.stage(point, each) for each in names)
     points = tuple(this.rundir.model(each) for each in points_of(this.recipe)[: point.index])
     stages = tuple(each / "model" for each in earlier)
+    change = ranks.on_main(attempts.change_of, this.rundir, this.recipe, point)
     return Stage(
         recipe=this.recipe,
         task=this.stream.tasks[point.index - 1],
-        spec=this.recipe.stream[point.index - 1].stages[index],
+        spec=attempts.changed(this.recipe.stream[point.index - 1].stages[index], change),
         name=names[-1],
         key=f"stream.{point.task}.stages.{index}",
         source=(*points, *stages)[-1],
@@ -429,8 +464,9 @@ def show_row(this: Run, point: Point, lines: list[Answer], cost: Spent) -> None:
 
 def finish(this: Run, failures: list[Failure]) -> Results:
     """The final link, the results, the report and the verdict. `failures` are the verifiers', of all ranks."""
-    this.rundir.link_final(points_of(this.recipe)[-1])
     results = write_results(this.rundir, this.recipe)
+    kept = len(results["accuracy"]) - 1 - ("stopped" in results)
+    this.rundir.link_final(points_of(this.recipe)[kept])
     html, _ = report.build(this.rundir.path, this.screen.warn)
     for line in failure_lines(failures):
         this.screen.warn(line)

@@ -234,6 +234,26 @@ class Verdict(TypedDict):
     inconclusive: list[str]
 
 
+class Attempt(TypedDict):
+    """A training of a task that failed gates and was set aside. `accuracy` is of the tasks so far; the rest is its cost."""
+
+    point: str
+    attempt: Count
+    change: str
+    failed: list[str]
+    accuracy: dict[str, float]
+    seconds: float
+    train_tokens: Count
+    rollout_tokens: Count
+
+
+class Stopped(TypedDict):
+    """Where a gate ended the stream."""
+
+    point: str
+    failed: list[str]
+
+
 class Spread(TypedDict):
     """Of one task or suite: how repeated evaluations of the same weights differed from the first one."""
 
@@ -379,6 +399,9 @@ class Results(TypedDict):
     gates: list[Gate]
     gate_history: NotRequired[list[GateChange]]
     verdict: NotRequired[Verdict | None]
+    attempts: NotRequired[list[Attempt]]
+    rolled_back: NotRequired[list[str]]
+    stopped: NotRequired[Stopped]
     points: Annotated[list[str], Field(min_length=1)]
     stages: list[StageRecord]
     evaluation_cost: dict[str, Spent]

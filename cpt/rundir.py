@@ -114,6 +114,24 @@ class RunDir:
                 self._verified = {seen for seen in self._verified if not seen.is_relative_to(folder)}
             self.discard_evaluation(point)
 
+    def move(self, point: Point, to: Point) -> None:
+        """Keep a committed point under another name. Its evaluation goes first: killed between, that is made again."""
+        self.check_there()
+        for old, new in (
+            (self.evaluation(point), self.evaluation(to)),
+            (self._cost(point), self._cost(to)),
+            (self.evaluation(point).with_suffix(".lm_eval"), self.evaluation(to).with_suffix(".lm_eval")),
+            (self.point(point), self.point(to)),
+        ):
+            if old.exists():
+                shutil.rmtree(new) if new.is_dir() else new.unlink(missing_ok=True)
+                old.rename(new)
+        sync_folder(self.points)
+        gone = self.point(point)
+        self._verified = {
+            each for each in self._verified if not each.is_relative_to(gone) and each != self.evaluation(point)
+        }
+
     def tidy(self, points: Iterable[Point]) -> None:
         """Remove what a kill between a point's commit and the end of it left behind."""
         for point in points:

@@ -52,6 +52,9 @@ def describe(recipe: Recipe, out: Path, looked: "CheckResult | None" = None) -> 
     lines += [f"    metric: {each.label} ({each.function})" for each in recipe.evaluation.metrics]
     for name, gate in recipe.evaluation.gates.items():
         lines.append(f"    gate: {name} {gate_text(name, gate, recipe)}")
+    if (failure := recipe.evaluation.on_failure) is not None:
+        tries = f", after {many(len(failure.retry), 'more attempt')}" if failure.retry else ""
+        lines.append(f"    if a critical gate fails after a task: {failure.then}{tries}; attempts are kept")
     lines += ["", f"  disk      {disk_line(recipe, out)}"]
     if looked and looked.unseen:
         named = "; ".join(looked.unseen)

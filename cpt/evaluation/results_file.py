@@ -3,15 +3,15 @@
 import itertools
 
 from cpt import gate_history, manifest
-from cpt.evaluation import during, measured, noise
+from cpt.evaluation import attempts, during, measured, noise
 from cpt.evaluation.gates import check_gates
 from cpt.evaluation.own_metrics import own_metrics, record
 from cpt.evaluation.results import numbers
 from cpt.evaluation.verdict import verdict
 from cpt.files import write_json
 from cpt.recipe import Recipe, all_suites
-from cpt.records import Answer, MergeRecord, NoiseRecord, Results, RunCost, Spent, StageRecord, fingerprint
-from cpt.rundir import RunDir, points_of
+from cpt.records import Answer, GateChange, MergeRecord, NoiseRecord, Results, RunCost, Spent, StageRecord, fingerprint
+from cpt.rundir import Point, RunDir, points_of
 
 FORMAT = 1
 
@@ -39,6 +39,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         computed["noise_floor"] = floor["floor"]
     gates = check_gates(recipe.evaluation.gates, computed, own) if complete else []
     history = gate_history.read(rundir.path)
+    judged = verdict(gates, computed, history) if complete else None
     stages = [{"point": point.name, **record} for point in points if point.task for record in rundir.stages(point)]
     evaluation_cost = {name: cost for name, (_, cost) in read.items()}
     results: Results = {
@@ -51,7 +52,7 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         "cost": costs(stages, evaluation_cost, floor),
         "gates": gates,
         "gate_history": history,
-        "verdict": verdict(gates, computed, history) if complete else None,
+        "verdict": judged,
         "points": [str(rundir.point(point).relative_to(rundir.path)) for point in points],
         "stages": stages,
         "evaluation_cost": evaluation_cost,
@@ -60,6 +61,8 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         "resolved_recipe": rundir.recipe.read_text(encoding="utf-8"),
     }
     results |= of_lm_eval_and_likelihoods({name: lines for name, (lines, _) in read.items()})
+    if recipe.evaluation.on_failure is not None:
+        add_attempts(results, rundir, recipe, points, history)
     if own:
         results["own_metrics"] = record(own)
     if recipe.evaluation.during is not None:
@@ -81,6 +84,27 @@ def of_lm_eval_and_likelihoods(lines_by_point: dict[str, list[Answer]]) -> dict:
         "benchmarks": measured.benchmarks(points, lines_by_point),
     }
     return {key: value for key, value in made.items() if value}
+
+
+def add_attempts(
+    results: Results, rundir: RunDir, recipe: Recipe, points: list[Point], history: list[GateChange]
+) -> None:
+    """What `evaluation.on_failure` did: the attempts that were set aside, and where the stream ended."""
+    made = attempts.records(rundir, recipe, points)
+    rolled_back = [point.name for point in points if attempts.is_rolled_back(rundir, recipe, point)]
+    results |= {"attempts": made, "rolled_back": rolled_back}
+    for key in ("seconds", "train_tokens", "rollout_tokens"):
+        results["cost"][key] = round(results["cost"][key] + sum(each[key] for each in made), 3)
+    decision, failed = attempts.decide(rundir, recipe, points[-1]) if points else (None, [])
+    stopped = points[-1].name if decision == "stop" else None
+    if stopped:
+        gates, computed = attempts.checked_after(rundir, recipe, points[-1])
+        results |= {"stopped": {"point": stopped, "failed": failed}, "gates": gates}
+        results["verdict"] = verdict(gates, computed, history)
+        last = points[-2].name
+        results["verdict"]["sentence"] += f" The stream was stopped after {stopped}; `final` is {last}."
+    if results["verdict"] is not None and (more := attempts.sentence(made, rolled_back, stopped)):
+        results["verdict"]["sentence"] += f" {more}"
 
 
 def add_cost(cost: RunCost, spent: Spent) -> None:

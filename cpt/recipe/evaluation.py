@@ -62,6 +62,48 @@ class Gate(Strict):
         return self
 
 
+class Retry(Strict):
+    """What is changed when a task is trained again because a gate failed: one of these."""
+
+    learning_rate: float | None = Field(
+        None, gt=0, lt=1, description="The learning rate of each stage of the task is multiplied by this factor."
+    )
+    merge: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="The task is trained as the recipe says, and the new model is then merged with the one before it, which "
+        "has this share.",
+    )
+
+    @model_validator(mode="after")
+    def one(self):
+        if (self.learning_rate is None) == (self.merge is None):
+            raise ValueError("needs one change: learning_rate (a factor below 1) or merge (the old model's share)")
+        return self
+
+
+class OnFailure(Strict):
+    """What a run does when a critical gate fails after a task, compared as if the stream ended there."""
+
+    then: Literal["stop", "rollback"] = Field(
+        description="`stop` ends the stream, and `final` is the model before the task; `rollback` goes on with the model "
+        "before the task."
+    )
+    retry: tuple[Retry, ...] = Field(
+        (),
+        description="The task is trained again with the first of these changes, then with the second, and so on, until no "
+        "critical gate fails; `then` follows only if all of them fail.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def from_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("retry"), list):
+            return value | {"retry": tuple(value["retry"])}  # what a validator hands on is Python's, no longer JSON's
+        return {"then": value} if isinstance(value, str) else value
+
+
 class OwnMetric(Strict):
     """A metric of your own: a function of the accuracy matrix (docs/extending.md)."""
 
@@ -170,6 +212,20 @@ class Evaluation(Strict):
         description="These limits on metrics, and on `held_out_drop`, decide whether the model may be shipped; if one is "
         "broken, the exit code is 3.",
     )
+
+    on_failure: OnFailure | None = Field(
+        None,
+        description="This is done when a critical gate fails after a task: `stop`, `rollback`, or a map with `retry`; if "
+        "null, the stream goes on, and the verdict comes at its end.",
+    )
+
+    @model_validator(mode="after")
+    def something_can_fail(self):
+        if self.on_failure is not None and not any(gate.tier == "critical" for gate in self.gates.values()):
+            raise ValueError(
+                "on_failure: no critical gate is set, so nothing can fail: add evaluation.gates, or remove it"
+            )
+        return self
 
     @model_validator(mode="after")
     def gates_have_metrics(self):

@@ -28,6 +28,7 @@ def view(run: Run) -> dict:
         "recipe": run.recipe,
         "verdict": verdict(results),
         "gates": [gate_row(gate) for gate in results["gates"]],
+        "attempts": [attempt_row(each) for each in results.get("attempts", ())],
         "tiles": tiles(results),
         "matrix": matrix(run),
         "noise": noise_line(results),
@@ -83,7 +84,7 @@ def outcome_of(gate: dict) -> str:
 def verdict(results: dict) -> dict:
     """status (ship, hold, unclear, incomplete or ungated), the headline, what it says, and the gates behind it."""
     tasks, done = results["tasks"], len(results["accuracy"]) - 1
-    if not results["complete"]:
+    if not results["complete"] and "stopped" not in results:
         left = listed(tasks[done:])
         text = f"No verdict yet: {left} {'are' if len(tasks) - done > 1 else 'is'} still to be trained or evaluated."
         return {
@@ -96,6 +97,15 @@ def verdict(results: dict) -> dict:
     gates = [gate for gate in results["gates"] if gate.get("tier", "critical") == "critical"]
     broken = [gate for gate in gates if outcome_of(gate) == "failed"]
     unclear = [gate for gate in gates if outcome_of(gate) in ("inconclusive", "missing")]
+    if "stopped" in results:
+        failed = [gate for gate in gates if outcome_of(gate) == "failed"]
+        return {
+            "status": "hold",
+            "headline": f"Stopped after {results['stopped']['point']}: do not ship",
+            "text": "; ".join(sentence(gate) for gate in failed).capitalize() + ".",
+            "worst": results["verdict"]["sentence"],
+            "reasons": [{"name": in_words(gate["name"]), "reason": arrows(gate["reason"])} for gate in failed],
+        }
     word = "no gates" if not gates else "do not ship" if broken else "inconclusive" if unclear else "ship"
     sentences = [] if gates else ["No gates were set, so there is no verdict."]
     if shown := broken or unclear or gates:
@@ -171,6 +181,11 @@ def gate_row(gate: dict) -> dict:
         "noise": score(gate["noise"], digits) if gate.get("noise") else "",
         "reason": arrows(gate["reason"]),
     }
+
+
+def attempt_row(made: dict) -> dict:
+    accuracy = ", ".join(f"{task} {score(value)}" for task, value in made["accuracy"].items())
+    return made | {"failed": ", ".join(map(in_words, made["failed"])), "accuracy": accuracy}
 
 
 def tiles(results: dict) -> list[dict]:
