@@ -1,4 +1,4 @@
-"""What a run does when a gate fails after a task: stop, roll back, train again. A huge learning rate destroys the toy model."""
+"""What a run does when a gate fails after a task: stop, roll back, train again. A huge learning rate destroys the model."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def weights(out, point):
 
 
 def test_stop(tmp_path, cpt):
-    """The stream ends, `final` is the model before the task; the same command says so again, and goes on with another limit."""
+    """The stream ends, and `final` is the model before the task, each time it is run; with another limit it goes on."""
     file, out = write_recipe(tmp_path / "recipe.yaml", content("stop", {"below_base": 0.2})), tmp_path / "run"
     for _ in range(2):
         assert cpt("run", file, "--out", out, "--quiet") == 3, cpt.output
