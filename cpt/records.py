@@ -325,6 +325,34 @@ class During(TypedDict):
     rollout_tokens: Count
 
 
+class BaselineRow(TypedDict):
+    """A baseline's scores, of each task in the stream's order, and what it took when it was computed."""
+
+    name: str
+    accuracy: Scores
+    intervals: list[Span]
+    held_out: dict[str, float]
+    runs: list[str]
+    steps: Count
+    train_tokens: Count
+    seconds: float
+    from_cache: bool
+
+
+class Measure(TypedDict):
+    """A number of the run against its baselines."""
+
+    value: float | None
+    interval: Span | None
+
+
+class Baselines(TypedDict):
+    """The baselines that are there, and what the run is against them."""
+
+    rows: list[BaselineRow]
+    measures: dict[str, Measure]
+
+
 class Intervals(TypedDict):
     accuracy: list[list[Span]]
     held_out: dict[str, list[Span]]
@@ -411,6 +439,7 @@ class Results(TypedDict):
     likelihood: NotRequired[dict[str, Likelihoods]]
     benchmarks: NotRequired[dict[str, dict[str, Benchmark]]]
     during: NotRequired[During]
+    baselines: NotRequired[Baselines]
     resolved_recipe: NotRequired[str]
     sha256: NotRequired[str]  # see `fingerprint`
 
@@ -466,7 +495,15 @@ def wrong(value: Any, form: type) -> str | None:
     return None
 
 
-UNLIKE = ("when", "seconds", "peak_memory_bytes", "cost", "evaluation_cost", "sha256")  # in two runs that are the same
+UNLIKE = (
+    "when",
+    "seconds",
+    "peak_memory_bytes",
+    "cost",
+    "evaluation_cost",
+    "from_cache",
+    "sha256",
+)  # in two runs that are the same
 
 
 def fingerprint(results: dict) -> str:

@@ -365,7 +365,11 @@ def check_place(path: Path, recipe: "Recipe") -> bool:
     if rundir.recipe.exists():
         theirs = _stored_recipe(rundir.recipe)
         differing = different_keys(theirs, recipe.model_dump(mode="json"))
-        differences = [each for each in differing if not each.startswith(("evaluation.gates", "description", "alarms"))]
+        differences = [
+            each
+            for each in differing
+            if not each.startswith(("evaluation.gates", "description", "alarms", "baselines"))
+        ]
         if differences and rundir.begun():
             shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
             raise UserError(

@@ -78,7 +78,7 @@ class Screen:
             outer.show()
 
 
-def matrix_table(headings: Sequence[str], points: Sequence[str], accuracy, extra: dict[str, Sequence[float]]):
+def matrix_table(headings: Sequence[str], points: Sequence[str], accuracy, extra: dict[str, Sequence[float | None]]):
     """See Screen.matrix."""
     from rich import box
     from rich.table import Table
@@ -92,7 +92,7 @@ def matrix_table(headings: Sequence[str], points: Sequence[str], accuracy, extra
         for column, value in enumerate(row):
             style = "bold" if column == index - 1 else "dim" if column > index - 1 else ""
             cells.append(f"[{style}]{value:.3f}[/]" if style else f"{value:.3f}")
-        table.add_row(point, *cells, *(f"{values[index]:.3f}" for values in extra.values()))
+        table.add_row(point, *cells, *("" if v[index] is None else f"{v[index]:.3f}" for v in extra.values()))
     return table
 
 

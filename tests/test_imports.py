@@ -20,6 +20,7 @@ LEVELS = (  # from the ground up; a module that stands in no room is of the grou
     ("report",),
     ("comparison",),
     ("loop",),
+    ("baselines",),
     ("api",),
     ("cli",),
     ("__main__",),

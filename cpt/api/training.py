@@ -98,9 +98,9 @@ class Prepared:
     written: tuple[RecipeLike, Sequence[Override]]  # what its recipe was loaded from
 
     def run(self) -> Results:
-        """The content of results.json. Raises as `cpt.loop.run`."""
+        """The content of results.json. Raises as `cpt.baselines.run`."""
         with self.screen.progress("loading the libraries"):
-            from cpt.loop import run
+            from cpt.baselines import run
         with in_their_places(*self.written):
             return run(self.recipe, self.out, self.screen, self.stream)
 

@@ -14,9 +14,10 @@ from cpt.checks.adapter import check_adapter
 from cpt.checks.benchmarks import check_context, key_in, load_benchmarks
 from cpt.checks.findings import Findings
 from cpt.checks.known import CHATS, letters_samples, needs_model, rows_are_known
-from cpt.checks.plan import too_little_room, world
+from cpt.checks.plan import too_little_room
 from cpt.checks.preflight import check_forms, check_processes, check_sharding, check_teachers, check_top_k
 from cpt.checks.samples import form_text, samples
+from cpt.checks.steps import world
 from cpt.checks.surroundings import check_surroundings, warn_of_kinds
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cpt.checks.derived import plan_lines
+from cpt.checks.steps import steps_of, world
 from cpt.data import sources
 from cpt.disk import room
 from cpt.errors import UserError
@@ -55,6 +57,8 @@ def describe(recipe: Recipe, out: Path, looked: "CheckResult | None" = None) -> 
     if (failure := recipe.evaluation.on_failure) is not None:
         tries = f", after {many(len(failure.retry), 'more attempt')}" if failure.retry else ""
         lines.append(f"    if a critical gate fails after a task: {failure.then}{tries}; attempts are kept")
+    if recipe.baselines:
+        lines += ["", "  baselines", *plan_lines(recipe)]
     lines += ["", f"  disk      {disk_line(recipe, out)}"]
     if looked and looked.unseen:
         named = "; ".join(looked.unseen)
@@ -116,20 +120,6 @@ def validation_line(recipe: Recipe) -> str:
     asked = [counted(task.data, "validation") for task in recipe.stream]
     most = f"{sum(number or 0 for number in asked)}{'+?' if None in asked else ''}"
     return f"the validation rows of the tasks so far: {most} questions for each model after the last"
-
-
-def world() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def steps_of(stage: Any, task: Any, a_step: int) -> int | None:
-    """The stage's optimiser steps; None where the rows cannot be counted before they are loaded or made."""
-    if (steps := stage.value("max_steps")) > 0:
-        return steps
-    rows = sources.count(task.data, "train")
-    if rows is None or stage.chooses_rows:
-        return None
-    return int(stage.value("num_train_epochs") * -(-rows * stage.group // a_step))
 
 
 def evaluation_lines(recipe: Recipe, suites: dict[str, Suite], samples: dict[str, list[str]]) -> list[str]:

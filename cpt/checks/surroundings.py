@@ -6,6 +6,7 @@ from typing import Any
 
 from cpt import models
 from cpt.adapters import CONFIG, is_adapter
+from cpt.checks.derived import derived
 from cpt.checks.findings import Findings
 from cpt.checks.plan import NO_VALIDATION, counted, searches
 from cpt.data import sources
@@ -28,6 +29,8 @@ def check_surroundings(recipe: Recipe, suites: dict[str, Suite], out: Path, find
     check_suites(suites, findings)
     check_metrics(recipe, findings)
     check_model(recipe, findings)
+    with findings.collecting():
+        derived(recipe)
     with findings.collecting():
         check_place(out, recipe)
 

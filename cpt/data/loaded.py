@@ -128,6 +128,33 @@ class Rows(Sequence):
         return chosen
 
 
+class Joined(Rows):
+    """Rows of several sources, each under the id that it has in its own."""
+
+    def id(self, index: int) -> str:
+        return self._names[index]
+
+    def place(self, index: int) -> str:
+        file = self._files[self._sources[index]]
+        return f"{file}{self._lines[index]}" if file else ""
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts, in their order."""
+    together = Joined()
+    for part in parts:
+        first = len(together._files)
+        together._files += part._files or [""]
+        together._packed += part._packed
+        together._keys += part._keys
+        together._names += [part.id(index) for index in range(len(part))]
+        together._numbers.extend(part._numbers)
+        together._lines.extend(part._lines)
+        together._sources.extend(first + each for each in part._sources)
+        together.notes += part.notes
+    return together
+
+
 def made(rows: Iterable[Row], prefix: str) -> Rows:
     """Rows that were made here, not read."""
     packed = Rows()

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cpt.data import files, gym, hub, procedural
-from cpt.data.loaded import Rows, made
+from cpt.data.loaded import Rows, joined, made
 from cpt.data.reading import rows_of
 from cpt.errors import Problem, RecipeErrors, UserError
-from cpt.recipe import File, Hub, Procedural, ReasoningGym, Source, Written
+from cpt.recipe import File, Hub, Mixture, Procedural, ReasoningGym, Source, Written
 
 SPLITS = ("train", "validation", "eval")
 HELD_OUT_OF = "rows can only be held out of `train`, and there is none: name a file of evaluation rows"
@@ -37,6 +37,9 @@ def count(source: Source, split: str) -> int | None:
     Raises:
         RecipeErrors: as `load` does.
     """
+    if isinstance(source, Mixture):
+        numbers = [count(part.data, split) for part in source.of]
+        return None if None in numbers else sum(numbers)
     if isinstance(source, File | Written):
         return len(load(source, split, "", 0))
     if isinstance(source, Hub):
@@ -80,6 +83,19 @@ def load_written(source: Written, split: str, task: str, seed: int) -> Rows:
     return rows_of([(f"{split} row ", enumerate(records, start=1))], source, split).called(f"{task}/{split}")
 
 
+def load_mixture(source: Mixture, split: str, task: str, seed: int) -> Rows:
+    """The rows of all parts, each under the name of its own task."""
+    parts, problems = [], []
+    for number, part in enumerate(source.of):
+        try:
+            parts.append(load(part.data, split, part.task, seed))
+        except RecipeErrors as error:
+            problems += [replace(each, key=f"of.{number}.data.{each.key}") for each in error.problems]
+    if problems:
+        raise RecipeErrors(problems)
+    return joined(parts)
+
+
 def held_out(rows: Rows, source: File | Hub, split: str) -> Rows:
     """`source.eval` different prompts with the smallest keys are evaluated; all rows with such a prompt leave training."""
     keys = [rows.key(index) for index in range(len(rows))]
@@ -100,4 +116,5 @@ LOADERS = {
     File: load_mapped,
     Written: load_written,
     Hub: load_mapped,
+    Mixture: load_mixture,
 }

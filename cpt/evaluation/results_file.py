@@ -3,7 +3,7 @@
 import itertools
 
 from cpt import gate_history, manifest
-from cpt.evaluation import attempts, during, measured, noise
+from cpt.evaluation import attempts, baselines, during, measured, noise
 from cpt.evaluation.gates import check_gates
 from cpt.evaluation.own_metrics import own_metrics, record
 from cpt.evaluation.results import numbers
@@ -70,6 +70,8 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
             recipe, rundir.read_during(), stages, [read[point.name][0] for point in points]
         )
         add_cost(results["cost"], results["during"])
+    if complete and (found := baselines.summary(rundir, recipe, [read[point.name][0] for point in points])):
+        results["baselines"] = found
     results["sha256"] = fingerprint(results)
     write_json(rundir.results, results)
     return results

@@ -16,7 +16,7 @@ from cpt.recipe.schema import (
     dump,
     identity,
 )
-from cpt.recipe.sources import File, Hub, Procedural, ReasoningGym, Source, Written
+from cpt.recipe.sources import File, Hub, Mixture, Procedural, ReasoningGym, Source, Written
 from cpt.recipe.stages import Pairs, Samples, Stage
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "File",
     "Gate",
     "Hub",
+    "Mixture",
     "Model",
     "Override",
     "Pairs",

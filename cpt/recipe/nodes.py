@@ -109,6 +109,7 @@ def text_of(file: Path) -> str:
 
 
 DATA = tuple(f"{tasks}.*.data.{split}" for tasks in ("stream", "tasks") for split in ("train", "validation", "eval"))
+DATA += tuple(each.replace(".data.", ".data.of.*.data.") for each in DATA)  # of a mixture
 PATHS = ("model.chat_template", "rollouts.directory", "evaluation.suites.*.include_path", "include_path", *DATA)
 MODELS = ("model.path", "stream.*.stages.*.teacher", "defaults.distill.teacher")  # a folder, a hub id, or one of ours
 

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cpt.recipe.base import Bounded, Name, Strict
 from cpt.recipe.evaluation import Alarms, Evaluation
@@ -252,6 +252,9 @@ class Task(Scored):
         return self
 
 
+Baseline = Literal["frozen", "joint", "naive", "experts"]
+
+
 class Recipe(Strict):
     name: Name = Field(
         description="This is the recipe's name; the run directory is runs/NAME-sSEED unless `--out` names another."
@@ -275,6 +278,20 @@ class Recipe(Strict):
     evaluation: Evaluation = Field(
         Evaluation(), description="These settings decide what is evaluated, and which gates judge the run."
     )
+    baselines: tuple[Baseline, ...] | None = Field(
+        None,
+        description="These baselines are run too, at equal compute: `frozen` is the untouched model, `joint` trains one "
+        "model on all tasks together, `naive` leaves out the strategies, and `experts` trains each task alone.",
+    )
+
+    @field_validator("baselines")
+    @classmethod
+    def baselines_are_different(cls, value: tuple[Baseline, ...] | None):
+        for place, name in enumerate(value or ()):
+            if name in value[:place]:
+                raise ValueError(f"{name} stands there twice: remove one")
+        return value
+
     alarms: Alarms = Field(Alarms(), description="These thresholds decide when a stage warns of a collapse.")
 
 
@@ -306,10 +323,11 @@ def dump(recipe: Recipe) -> dict[str, Any]:
 
 
 def identity(recipe: Recipe) -> str:
-    """Six digits of what the run is: gates, metrics, alarms and the description do not count."""
+    """Six digits of what the run is: gates, metrics, alarms, baselines and the description do not count."""
     plain = dump(recipe)
     plain.pop("description")
     plain.pop("alarms")
+    plain.pop("baselines")
     plain["evaluation"].pop("gates")
     plain["evaluation"].pop("metrics")
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:6]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cpt.recipe.base import Strict
+from cpt.recipe.base import Name, Strict
 from cpt.recipe.row_templates import compiled, condition
 
 WRITTEN = {"prompt": "template", "answer": "answer", "demonstration": "demonstration"}  # row field: key of its template
@@ -192,4 +192,30 @@ class Hub(Mapped):
     )
 
 
-Source = Annotated[Procedural | ReasoningGym | File | Written | Hub, Field(discriminator="source")]
+Part = Annotated[Procedural | ReasoningGym | File | Written | Hub, Field(discriminator="source")]
+
+
+class MixturePart(Strict):
+    """The rows of one task of a mixture."""
+
+    task: Name = Field(description="The id of each of these rows has this name at its beginning.")
+    data: Part = Field(description="The rows come from this source.")
+
+
+class Mixture(Strict):
+    """Rows are those of several tasks together, split by split, in their order."""
+
+    source: Literal["mixture"]
+    of: tuple[MixturePart, ...] = Field(
+        min_length=2, description="These are the tasks and their sources; training shuffles their rows together."
+    )
+
+    @model_validator(mode="after")
+    def tasks_are_different(self):
+        names = [part.task for part in self.of]
+        if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+            raise ValueError(f"two parts are called {twice}: give one another `task`")
+        return self
+
+
+Source = Annotated[Procedural | ReasoningGym | File | Written | Hub | Mixture, Field(discriminator="source")]

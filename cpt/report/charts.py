@@ -1,8 +1,9 @@
 """Charts as inline SVG. Colours come from the page's style sheet, so they follow light and dark."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from markupsafe import Markup, escape
 
@@ -56,6 +57,15 @@ class Frame:
             for tick in ticks
         )
 
+    def level(self, name: str, value: float) -> str:
+        """A dashed line over the whole width, with its name."""
+        left, right, y = self.left, self.width - self.right, self.py(value)
+        return (
+            f'<line class="level" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}">'
+            f"<title>{escape(name)}: {value:.3f}</title></line>"
+            f'<text class="tick" text-anchor="end" x="{right}" y="{y - 3:.1f}">{escape(name)}</text>'
+        )
+
     def tick(self, x: float, text: str, anchor: str = "middle") -> str:
         y = self.height - 6
         return f'<text class="tick" x="{self.px(x):.1f}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
@@ -74,11 +84,13 @@ def stream_chart(
     rows: int,
     ghosts=(),
     trained: int | None = None,
+    levels: Mapping[str, float] = MappingProxyType({}),
     columns: int = 3,
 ) -> Markup:
     """One task's (or suite's) score over the stream, with its intervals; `ghosts` are other lines, for comparison.
 
-    `points` names the rows evaluated so far, of `rows` in all; `trained` is the row of the task's own training; `columns`
+    `points` names the rows evaluated so far, of `rows` in all; `trained` is the row of the task's own training; `levels` are
+    dashed lines with their names, for baselines; `columns`
     is how many charts stand side by side.
     """
     width, height, letter = SIZES[columns]
@@ -102,6 +114,7 @@ def stream_chart(
         stripe,
         frame.grid((0, 0.5, 1)),
         *(frame.line(xs, ghost, "ghost") for ghost in ghosts),
+        *(frame.level(name, value) for name, value in levels.items()),
         frame.band(xs, ends),
         frame.line(xs, values, "line"),
         dots,

@@ -4,6 +4,7 @@ from cpt.evaluation.limits import WHOLE, compared_number, digits_apart, outcome
 from cpt.evaluation.metrics import forgetting_by_task
 from cpt.metric_kinds import HELD_OUT_DROP, KINDS, MetricKind
 from cpt.report import colormap, examples, training
+from cpt.report.baselines import baselines, levels
 from cpt.report.charts import columns_of, gauge, stream_chart
 from cpt.report.during import during
 from cpt.report.formatting import interval, listed, score, signed
@@ -36,6 +37,7 @@ def view(run: Run) -> dict:
         "task_charts": task_charts(run),
         "columns": columns_of(len(results["tasks"])),
         "suite_charts": suite_charts(run),
+        "baselines": baselines(run),
         "during": during(run),
         "held_out_tasks": held_out_tasks(results),
         "measured": measured(results),
@@ -300,6 +302,7 @@ def task_charts(run: Run) -> list[dict]:
             rows=len(results["tasks"]) + 1,
             ghosts=[column for j, column in enumerate(columns) if j != i],
             trained=i + 1,
+            levels=levels(results, i),
             columns=columns_of(len(columns)),
         )
         charts.append({"title": task, "value": score(columns[i][-1]), "svg": chart})
