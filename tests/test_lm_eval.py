@@ -310,6 +310,22 @@ def test_the_plan_says_what_is_asked(cpt, tmp_path):
     assert f"held out, questions: {FILES['letters_choices']}" in cpt.output
 
 
+def test_other_questions_have_another_fingerprint(tmp_path):
+    """So a resumed run refuses them; the same questions have the same in every process."""
+    from cpt.evaluation.suites import lm_loading
+    from cpt.recipe.suites import LmEval
+
+    def fingerprint(**changes) -> str:
+        file = task_file(tmp_path, "letters_choices", **changes)
+        return lm_loading.load(LmEval(lm_eval=(file,)), fetch=False).fingerprints()["changed"]
+
+    (tmp_path / "fewer.jsonl").write_text("".join((TASKS / "choices.jsonl").open().readlines()[:-1]))
+    fewer = fingerprint(dataset_kwargs={"data_files": {"test": str(tmp_path / "fewer.jsonl")}})
+    found = [fingerprint(), fewer, fingerprint(doc_to_text="{{question}} ")]
+    assert [each["rows"] for each in found] == [12, 11, 12]
+    assert len({each["hash"] for each in found}) == 3 and found[0] == fingerprint()
+
+
 # -- mistakes --------------------------------------------------------------------------------------------------------------
 
 
@@ -351,6 +367,8 @@ def test_a_task_that_cannot_be_asked(cpt, tmp_path):
     refused(cpt, tmp_path, {"lm_eval": [file]}, "changed has no metric that one question can have by itself (f1)")
     file = task_file(tmp_path, "letters_answers", generation_kwargs={"max_gen_toks": 128})
     refused(cpt, tmp_path, {"lm_eval": [file]}, "answers of up to 128 tokens, and the model's context has 128")
+    few = {"lm_eval": [FILES["letters_choices"]], "num_fewshot": 20}
+    refused(cpt, tmp_path, few, "letters_choices: its first prompt with 20 examples cannot be made")
     file = task_file(tmp_path, "letters_answers", generation_kwargs={"num_beams": 4})
     refused(cpt, tmp_path, {"lm_eval": [file]}, "generation_kwargs.num_beams cannot be used")
 

@@ -11,8 +11,8 @@ import io
 import json
 import logging
 import math
-import os
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from lm_eval import evaluator
 from lm_eval.api import task as task_module
+from lm_eval.api.metrics import mean
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.utils import handle_non_serializable
 
@@ -33,6 +34,8 @@ from cpt.records import Answer
 
 SHOWN = 8  # tasks that the note of a suite names
 ONCE = 1  # of the resamplings for standard errors, of which means need none
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of a function, in its text
+TALKATIVE = ("lm_eval", "datasets", "huggingface_hub")
 ROUNDING = 1e-6  # by which a score may lie beyond 0 or 1
 
 
@@ -45,16 +48,19 @@ class LmEvalSuite:
 
     def questions(self, task: str) -> int:
         """How many questions of the task are asked."""
-        number = len(self.tasks[task].eval_docs)
+        with quiet():
+            number = len(self.tasks[task].eval_docs)
         return number if self.spec.limit is None else min(number, self.spec.limit)
 
     def fingerprints(self) -> dict[str, dict]:
         made = {}
         for name, task in self.tasks.items():
-            digest = hashlib.sha256(json.dumps(settings(task), sort_keys=True, default=str).encode())
-            for _, doc in task.doc_iterator(limit=self.spec.limit):
-                digest.update(json.dumps(doc, sort_keys=True, default=handle_non_serializable).encode() + b"\n")
-            made[name] = {"rows": self.questions(name), "hash": digest.hexdigest()}
+            text = json.dumps(settings(task), sort_keys=True, default=str)
+            digest = hashlib.sha256(ADDRESS.sub("", text).encode())
+            with quiet():
+                for _, doc in task.doc_iterator(limit=self.spec.limit):
+                    digest.update(json.dumps(doc, sort_keys=True, default=handle_non_serializable).encode() + b"\n")
+                made[name] = {"rows": self.questions(name), "hash": digest.hexdigest()}
         return made
 
     def note(self) -> str:
@@ -121,7 +127,8 @@ class LmEvalSuite:
     def line(self, name: str, sample: dict, adapter: EngineLM) -> Answer:
         """The line of evaluations/POINT.jsonl."""
         task, chosen, doc = self.tasks[name], self.metrics[name], sample["doc_id"]
-        values = {each: number for each in sample["metrics"] if (number := as_number(sample[each])) is not None}
+        means = [each for each in sample["metrics"] if task.aggregation().get(each) is mean]
+        values = {each: number for each in means if (number := as_number(sample[each])) is not None}
         line: Answer = {
             "suite": self.name,
             "task": name,
@@ -237,23 +244,24 @@ def add_choices(line: Answer, task: Any, sample: dict) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without lm-eval's progress bars and prints; what it warns of goes to the log."""
+    """Without the progress bars, prints and warnings of lm-eval, of `datasets`, and of the hub's client."""
+    import datasets
+
     shown, task_module.tqdm = task_module.tqdm, lambda items, **_: items
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "lm_eval.evaluator")]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
-    threads = os.environ.get("DISABLE_MULTIPROC")
-    os.environ["DISABLE_MULTIPROC"] = "1"
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in TALKATIVE}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         task_module.tqdm = shown
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
-        if threads is None:
-            del os.environ["DISABLE_MULTIPROC"]
+        for logger, level in levels.items():
+            logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()
 
 
 @contextlib.contextmanager

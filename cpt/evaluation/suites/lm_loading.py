@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,9 @@ def load(spec: LmEval, fetch: bool) -> LmEvalSuite | None:
             if name in tasks:
                 raise UserError(f"{name} is asked twice: remove one of them")
             tasks[name] = task
-    for name, task in tasks.items():
-        prepare(name, task, spec)
+    with quiet():
+        for name, task in tasks.items():
+            prepare(name, task, spec)
     return LmEvalSuite(spec, tasks, metrics_of(spec, tasks))
 
 
@@ -80,7 +80,7 @@ def is_local(name: str, manager: TaskManager) -> bool:
 def loaded(name: str, manager: TaskManager) -> dict[str, Any]:
     """The task objects of a task, a group or a tag, with their data. Raises UserError."""
     try:
-        with quiet(), no_bars(), contextlib.chdir(data_folder(name)):
+        with quiet(), contextlib.chdir(data_folder(name)):
             tasks = manager.load([name])["tasks"]
     except Exception as error:  # of yaml, jinja2, datasets, the hub, or the task's own code
         raise UserError(f"{name}: {why(error)}") from error
@@ -112,6 +112,8 @@ def why(error: BaseException) -> str:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
     names = {type(each).__name__ for each in chain}
+    if isinstance(error, ModuleNotFoundError):
+        return f"it needs the package {error.name}, which is not installed: pip install {error.name}"
     text = " ".join(str(error).split()) or type(error).__name__
     if names & {"ConnectError", "ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectTimeout"}:
         return (
@@ -119,25 +121,6 @@ def why(error: BaseException) -> str:
             "cache of Hugging Face is HF_HOME), or give a task with local data (`dataset_path: json`)"
         )
     return f"{type(error).__name__}: {text[:300]}"
-
-
-@contextlib.contextmanager
-def no_bars():
-    """Without the progress bars and warnings of `datasets` and of the hub's client, which tries again and again."""
-    import datasets
-
-    shown = datasets.is_progress_bar_enabled()
-    levels = {logging.getLogger(name): logging.getLogger(name).level for name in ("datasets", "huggingface_hub")}
-    datasets.disable_progress_bars()
-    for logger in levels:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-        if shown:
-            datasets.enable_progress_bars()
 
 
 def prepare(name: str, task: Any, spec: LmEval) -> None:
@@ -161,6 +144,18 @@ def prepare(name: str, task: Any, spec: LmEval) -> None:
         task.set_config(key="num_fewshot", value=spec.num_fewshot)
     elif task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
+    try_prompt(name, task, spec)
+
+
+def try_prompt(name: str, task: Any, spec: LmEval) -> None:
+    """Make the first question's prompt, with its examples. Raises UserError where that cannot be made."""
+    task.set_fewshot_seed(spec.fewshot_seed)
+    try:
+        task.build_all_requests(limit=1, rank=0, world_size=1, system_instruction=spec.system_instruction)
+    except Exception as error:  # of the task's own templates and code, or of lm-eval's sampling of examples
+        examples = task.get_config("num_fewshot")
+        with_examples = f" with {examples} examples" if examples else ""
+        raise UserError(f"{name}: its first prompt{with_examples} cannot be made: {why(error)}") from error
 
 
 def metrics_of(spec: LmEval, tasks: dict[str, Any]) -> dict[str, Any]:
