@@ -64,7 +64,8 @@ class Services:
     trains `source` on the rows that the strategy `name` keeps of `earlier_tasks`, to `folder`/model; a collective
     (`cpt.stages.rehearsal`). `ask_during(policy)` gives {task: {row: score}} of the present weights on a few questions of the
     tasks so far, a collective, and `log_during(line)` appends to during.jsonl; both are None where the recipe has no
-    `evaluation.during`. `log(line)` appends to metrics.jsonl, and `rewind(name, step)` drops the lines after `step` of
+    `evaluation.during`. `leaks(texts)` gives {number: what it holds} of texts that hold a question of an
+    evaluation. `log(line)` appends to metrics.jsonl, and `rewind(name, step)` drops the lines after `step` of
     this task's stage `name` from both; `notes` are shown beside the stage's result.
     """
 
@@ -80,5 +81,6 @@ class Services:
     screen: "Screen"
     stop: "Stop"
     notes: list[str]
+    leaks: Callable[[list[str]], dict[int, str]]
     ask_during: Callable[[Any], dict[str, dict[str, float]]] | None = None
     log_during: Callable[[dict], None] | None = None

@@ -18,6 +18,7 @@ from cpt.checks.launch import check_launch
 from cpt.checks.surroundings import warn_of_kinds
 from cpt.context import Services, Stage
 from cpt.data import encoding
+from cpt.data.contamination import Search
 from cpt.data.memory import memories
 from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
 from cpt.errors import UserError
@@ -62,6 +63,7 @@ class Run:
     scorers: Scorers
     screen: Screen
     stop: Stop
+    search: Search
 
 
 def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None) -> Results:
@@ -82,7 +84,9 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
         stop = stack.enter_context(listening())
         stack.enter_context(stop.within(PROMPT))
         scorers = stack.enter_context(Scorers())
-        this = Run(recipe, rundir, stream, make_strategies(recipe), None, scorers, screen, stop)
+        this = Run(
+            recipe, rundir, stream, make_strategies(recipe), None, scorers, screen, stop, Search(stream, recipe.data)
+        )
         with screen.progress("checking the run's files, the model and the rows"):
             compared = prepare(this)
         with screen.progress("loading the libraries"):
@@ -146,6 +150,8 @@ def prepare(this: Run) -> list[list[int]]:
     findings.check()
     this.stream = fit.stream
     ranks.on_main(manifest.add, this.rundir, "overlong", fit.counts)
+    if this.stream.contamination is not None:
+        ranks.on_main(manifest.add, this.rundir, "contamination", this.stream.contamination)
     for warning in findings.warnings:
         this.screen.warn(warning)
     for name, description in fit.forms.items():
@@ -305,6 +311,7 @@ def services_of(this: Run, point: Point) -> Services:
         screen=this.screen,
         stop=this.stop,
         notes=[],
+        leaks=this.search.texts,
     )
 
 

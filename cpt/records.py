@@ -403,6 +403,31 @@ class Benchmark(TypedDict):
     flips: list[Flips]
 
 
+class ContaminatedRow(TypedDict):
+    """A row that holds a question of an evaluation: `share` of the question's words, `shared` the longest run of them (None:
+    it has the same prompt). Places are files and lines, "" of rows that were made here."""
+
+    task: str
+    split: Literal["train", "validation"]
+    row: str
+    place: str
+    evaluation: str  # the task, or suite/task
+    question: str
+    question_place: str
+    share: float
+    shared: str | None
+
+
+class Contamination(TypedDict):
+    """Rows that hold questions of evaluations: how many of each task, and the first thousand of them."""
+
+    action: Literal["stop", "drop", "report"] | None
+    ngram: Count
+    share: float
+    rows: dict[str, Count]
+    found: list[ContaminatedRow]
+
+
 class Results(TypedDict):
     """results.json."""
 
@@ -435,6 +460,7 @@ class Results(TypedDict):
     evaluation_cost: dict[str, Spent]
     logged: NotRequired[Count]  # lines of metrics.jsonl
     overlong: NotRequired[dict[str, dict[str, OverlongRows]]]
+    contamination: NotRequired[Contamination]
     score_kinds: NotRequired[dict[str, Literal["likelihood"]]]  # of the tasks whose score is no accuracy
     likelihood: NotRequired[dict[str, Likelihoods]]
     benchmarks: NotRequired[dict[str, dict[str, Benchmark]]]
@@ -476,6 +502,7 @@ class Manifest(TypedDict):
     data: dict[str, dict[str, Rows]]
     verifiers: NotRequired[dict[str, dict[str, str]]]
     user_code: NotRequired[dict[str, dict[str, str]]]
+    contamination: NotRequired[Contamination]
     overlong: NotRequired[dict[str, dict[str, OverlongRows]]]
     git: Git
     created: str

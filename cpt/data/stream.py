@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from cpt.data import sources
-from cpt.data.contamination import overlaps
+from cpt.data import contamination, sources
 from cpt.data.loaded import Rows
 from cpt.data.rows import FORMS, NEEDS, Row, called, packed, shape, shape_text
 from cpt.data.table import table
 from cpt.errors import Problem, RecipeErrors
 from cpt.recipe import Recipe, Suite, SuiteTask, Task
 from cpt.recipe.stages import StageSpec
+from cpt.records import Contamination
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Stream:
     tasks: tuple[TaskData, ...]
     suites: dict[str, tuple[TaskData, ...]]
     benchmarks: dict[str, Benchmark] = field(default_factory=dict)
+    contamination: Contamination | None = None  # rows that hold questions of evaluations
 
     def evaluated(self) -> list[tuple[str | None, TaskData]]:
         """(suite, task) of all that is evaluated on rows; the suite of a task of the stream is None."""
@@ -61,7 +62,8 @@ class Stream:
         """What a person should know of how the rows were read."""
         tasks = [task for _, task in self.evaluated()]
         notes = [note for task in tasks for _, rows in splits(task) for note in rows.notes]
-        return list(dict.fromkeys([*notes, *(each.note() for each in self.benchmarks.values())]))
+        notes += [each.note() for each in self.benchmarks.values()]
+        return list(dict.fromkeys(notes)) + ([contamination.note(self.contamination)] if self.contamination else [])
 
     def manifest(self) -> dict:
         """{task: {split: {rows, hash}}}: what the run was trained and evaluated on."""
@@ -125,7 +127,19 @@ def read_stream(
 
     asked = {name: read(suite.tasks, f"suite {name}: tasks", ("eval",)) for name, suite in suites.items()}
     stream = Stream(read(recipe.stream, "stream", sources.SPLITS), asked)
-    return stream, problems + overlaps(stream)
+    stream, leaks = contamination.overlaps(stream, recipe.data)
+    problems += leaks
+    if not problems:
+        problems += emptied(stream)
+    return stream, problems
+
+
+def emptied(stream: Stream) -> list[Problem]:
+    """Tasks of which `data.contamination: drop` leaves no row."""
+    message = "`data.contamination: drop` leaves none of its rows: give rows that no evaluation asks"
+    return [
+        Problem(None, None, f"stream.{task.name}.data.train", message) for task in stream.tasks if not len(task.train)
+    ]
 
 
 def load_task(spec: Task | SuiteTask, seed: int, wanted: Sequence[str], key: str, problems: list[Problem]) -> TaskData:

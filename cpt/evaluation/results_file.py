@@ -60,6 +60,8 @@ def write_results(rundir: RunDir, recipe: Recipe) -> Results:
         "overlong": manifest.read(rundir.path / "manifest.json").get("overlong", {}),
         "resolved_recipe": rundir.recipe.read_text(encoding="utf-8"),
     }
+    if found := manifest.read(rundir.path / "manifest.json").get("contamination"):
+        results["contamination"] = found
     results |= of_lm_eval_and_likelihoods({name: lines for name, (lines, _) in read.items()})
     if recipe.evaluation.on_failure is not None:
         add_attempts(results, rundir, recipe, points, history)

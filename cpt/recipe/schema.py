@@ -76,6 +76,20 @@ class DataSettings(Strict):
     seed: int = Field(
         0, ge=0, description="Rows are drawn, split and generated with this seed; the training seed never changes them."
     )
+    contamination: Literal["stop", "drop", "report"] | None = Field(
+        None,
+        description="Training rows that hold a question of an evaluation (of any task or suite) stop the run (`stop`), are "
+        "left out (`drop`), or are listed (`report`); if null, rows with the same prompt stop it, and others are listed.",
+    )
+    ngram: int = Field(
+        13, ge=8, le=100, description="Texts are compared by runs of this many words; shorter questions are one run."
+    )
+    ngram_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="A row holds a question if runs that both have cover at least this share of the question's words.",
+    )
 
 
 class TransformersRollouts(Strict):

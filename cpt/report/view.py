@@ -6,6 +6,7 @@ from cpt.metric_kinds import HELD_OUT_DROP, KINDS, MetricKind
 from cpt.report import colormap, examples, training
 from cpt.report.baselines import baselines, levels
 from cpt.report.charts import columns_of, gauge, stream_chart
+from cpt.report.contamination import contamination
 from cpt.report.during import during
 from cpt.report.formatting import interval, listed, score, signed
 from cpt.report.measured import measured
@@ -39,6 +40,7 @@ def view(run: Run) -> dict:
         "suite_charts": suite_charts(run),
         "baselines": baselines(run),
         "during": during(run),
+        "contamination": contamination(run),
         "held_out_tasks": held_out_tasks(results),
         "measured": measured(results),
         "sampled": sampled(run),

@@ -6,12 +6,13 @@ the chat template writes otherwise than it would ask for it (an earlier turn wit
 under `assistant_only_loss`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 
 from cpt.context import Services, Stage
 from cpt.data.encoding import Encoder, Taught
 from cpt.data.roundtrip import failure
+from cpt.data.rows import completion_text, prompt_text
 from cpt.errors import UserError
 
 CHUNK = 1000  # rows that are encoded at once
@@ -71,10 +72,11 @@ def labels(encoder: Encoder, form: dict, taught: Taught, config, key: str) -> li
 
 def teachable(stage: Stage, services: Services, encoder: Encoder, made: list[dict]) -> list[dict]:
     """The lessons or pairs that teach what the policy answered. An answer of its own may be one that the chat template writes
-    otherwise (it takes a reasoning out, say): it is left out, with a note and a warning.
+    otherwise (it takes a reasoning out, say): it is left out, with a note and a warning. So may be one that holds a question
+    of an evaluation (`data.contamination`).
 
     Raises:
-        UserError: none is left.
+        UserError: none is left, or one holds a question, and the recipe says to stop.
     """
     names = ("chosen", "rejected") if made and "chosen" in made[0] else ("completion",)
     wrong: dict[int, str] = {}
@@ -95,7 +97,30 @@ def teachable(stage: Stage, services: Services, encoder: Encoder, made: list[dic
         )
         services.notes.append(note)
         services.screen.warn(f"{stage.task.name} {stage.name}: {note}, for example: {first}")
-    return [each for place, each in enumerate(made) if place not in wrong]
+    return uncontaminated(stage, services, [each for place, each in enumerate(made) if place not in wrong], names)
+
+
+def uncontaminated(stage: Stage, services: Services, made: list[dict], names: Sequence[str]) -> list[dict]:
+    """What is trained on of sampled answers, some of which may hold questions of evaluations. Raises as `teachable`."""
+    found = {
+        place: holds
+        for name in names
+        for place, holds in services.leaks([completion_text(each[name]) for each in made]).items()
+    }
+    if not found:
+        return made
+    place, holds = min(found.items())
+    note = f"{len(found)} of {len(made)} sampled answers hold a question of an evaluation"
+    example = f"for example the answer to {prompt_text(made[place]['prompt'])[:80]!r} holds {holds}"
+    action = stage.recipe.data.contamination
+    if action == "stop" or (action == "drop" and len(found) == len(made)):
+        raise UserError(
+            f"{stage.key}: {note}, {example}: set `data.contamination: {'report' if action == 'drop' else 'drop'}`"
+        )
+    note += ", and are left out" if action == "drop" else ", and are trained on"
+    services.notes.append(note)
+    services.screen.warn(f"{stage.task.name} {stage.name}: {note}, {example}")
+    return [each for place, each in enumerate(made) if action != "drop" or place not in found]
 
 
 def dpo_examples(pairs: Iterable[tuple[Encoder, dict]], config, context: int | None, key: str):

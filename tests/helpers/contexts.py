@@ -10,6 +10,7 @@ from cpt.context import Services, Stage
 def stage_and_services(**given) -> tuple[Stage, Services]:
     """A Stage and its Services with these fields, by their names; the others are None, or empty."""
     usual = {"key": "stream.one.stages.0", "name": "0-sft", "seed": 3, "notes": [], "verifier_errors": Counter()}
+    usual |= {"leaks": lambda texts: {}}
     values = usual | {"stop": SimpleNamespace(check=lambda: None)} | given
     made = []
     for kind in (Stage, Services):
