@@ -22,7 +22,7 @@ from cpt.data.contamination import Search
 from cpt.data.memory import memories
 from cpt.data.stream import Stream, TaskData, stage_rows, validation_of
 from cpt.errors import UserError
-from cpt.evaluation import attempts, during, noise
+from cpt.evaluation import answers, attempts, during, noise
 from cpt.evaluation.during import TaskScores, first_questions
 from cpt.evaluation.evaluate import always_failing, evaluate, probes
 from cpt.evaluation.results import greedy_scores
@@ -465,6 +465,8 @@ def add_noise_floor(this: Run, base: Point) -> None:
 def show_row(this: Run, point: Point, lines: list[Answer], cost: Spent) -> None:
     this.rundir.write_evaluation(point, lines, cost)
     results = write_results(this.rundir, this.recipe)
+    for line in answers.warnings(lines):
+        this.screen.warn(f"{point.name}: {line}")
     names = [each.name for each in points_of(this.recipe)[: len(results["accuracy"])]]
     this.screen.matrix(results["tasks"], names, results["accuracy"], results["held_out"])
 

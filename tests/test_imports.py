@@ -29,7 +29,7 @@ LEVEL = {room: number for number, rooms in enumerate(LEVELS, start=1) for room i
 ONLY = {"trl": ("stages",), "vllm": ("rollouts",), "lm_eval": ("evaluation",)}
 WITHOUT_TORCH = ("recipe", "report", "comparison")  # as they are imported
 # All that the report may use of other rooms.
-OF_REPORT = {f"cpt.evaluation.{name}" for name in ("limits", "metrics", "statistics", "verdict")}
+OF_REPORT = {f"cpt.evaluation.{name}" for name in ("answers", "limits", "metrics", "statistics", "verdict")}
 
 
 def module_name(path: Path) -> str:

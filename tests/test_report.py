@@ -1,5 +1,8 @@
 """The report: the verdict comes first, no answer can break it, and it needs the JSON files alone."""
 
+import base64
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from cpt.errors import UserError
+from cpt.evaluation import answers
 from cpt.report import build, charts, colormap, formatting
 from cpt.report.render import code
 from cpt.report.view import gate_row, sentence, tiles
@@ -110,7 +114,7 @@ def test_answers_cannot_break_the_page(tmp_path):
     outline, text, markdown = built(run)
     assert "<script" not in text and "script" not in outline.tags
     assert "alert('x')" in outline.text and "(cut off)" in outline.text
-    row = next(line for line in markdown.splitlines() if "alert" in line)
+    row = next(line for line in markdown.splitlines() if "alert" in line and line.startswith("| `"))
     assert row.replace("\\|", "").count("|") == 5  # four cells
     assert "```</td></table><script>alert('x')</script> \\| `` ` pipe new line & more … (cut off)```" in row
 
@@ -118,7 +122,9 @@ def test_answers_cannot_break_the_page(tmp_path):
 def test_nothing_comes_from_the_network(bad):
     outline, text, _ = built(bad)
     assert not {"script", "link", "img", "iframe"} & set(outline.tags)
-    assert not {"src", "href", "xlink:href"} & {name for name, _ in outline.attributes}
+    assert not {"src", "xlink:href"} & {name for name, _ in outline.attributes}
+    links = [value for name, value in outline.attributes if name == "href"]
+    assert links and all(link.startswith(("#", "data:text/csv;base64,")) for link in links)
     assert "url(" not in text and "@import" not in text
 
 
@@ -413,3 +419,84 @@ def test_a_report_that_cannot_be_written(tmp_path):
     (run / "report.html").mkdir()
     with pytest.raises(UserError, match=r"report\.html: is a folder, but the run needs a file there: move it away"):
         build(run)
+
+
+def choices(tmp_path, before="A", after="B"):
+    """A run of one task of forty questions, half of which expect A, half B; all are answered `before`, then `after`."""
+    run = make_run(tmp_path / "run", tasks=("reverse",), count=40, samples=0, gates={"average_accuracy": 0.2})
+    for point, given in (("00-base", before), ("01-reverse", after)):
+        path = run / "evaluations" / f"{point}.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for number, line in enumerate(lines):
+            if line["suite"] is None:
+                wanted = "AB"[number % 2]
+                line |= {"answer": wanted, "completion": given, "score": float(wanted == given)}
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results = json.loads((run / "results.json").read_text())
+    results["accuracy"] = [[0.5], [0.5]]
+    (run / "results.json").write_text(json.dumps(results))
+    return run
+
+
+def test_all_answers_changed_and_the_score_did_not(tmp_path):
+    """The base answers A to all forty, the model B: both .500, which the matrix calls no change."""
+    outline, _, markdown = built(choices(tmp_path))
+    assert "One answer for nearly all: reverse at 00-base: 40 of 40 answers are 'A'" in outline.text
+    assert "One answer for nearly all: reverse at 01-reverse: 40 of 40 answers are 'B'" in outline.text
+    assert "chance 0.500; always the most frequent answer: 0.500" in outline.text
+    row = next(line for line in markdown.splitlines() if line.startswith("| reverse | 01-reverse |"))
+    assert "A: 0, B: 40" in row and row.endswith("| 40 of 40 |")
+    assert "Confusion of reverse" in outline.text
+
+
+def test_a_balanced_task_gets_no_warning(tmp_path):
+    run = choices(tmp_path)
+    lines = [json.loads(line) for line in (run / "evaluations" / "01-reverse.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["suite"] is None]
+    for number, line in enumerate(lines):
+        line |= {"completion": f"It is ({'AB'[number % 2]}).", "score": 1.0}
+    assert answers.warnings(lines) == []
+    assert answers.confusion(lines, ["A", "B"]) == {
+        "A": {"A": 20, "B": 0, answers.OTHER: 0},
+        "B": {"A": 0, "B": 20, answers.OTHER: 0},
+    }
+    for line in lines:
+        line |= {"completion": "A or B", "score": 0.0}
+    assert answers.distribution(lines, ["A", "B"]) == {"A": 0, "B": 0, answers.OTHER: 40}
+
+
+def test_tasks_whose_answer_is_nearly_always_the_same_are_no_surprise():
+    line = {"suite": None, "task": "a", "mode": "greedy", "completion": "yes", "score": 1.0, "finished": True}
+    lines = [line | {"row": str(i), "answer": "no" if i < 3 else "yes"} for i in range(40)]
+    assert answers.warnings(lines) == []
+    assert answers.warnings([each | {"answer": str(i)} for i, each in enumerate(lines)]) == [
+        "a: 40 of 40 answers are 'yes', whatever is asked"
+    ]
+
+
+def test_every_question_is_there(bad):
+    outline, text, _ = built(bad)
+    assert text.count("<summary><b>") >= 5
+    lines = [json.loads(line) for line in (bad / "evaluations" / "00-base.jsonl").read_text().splitlines()]
+    asked = {line["prompt"] for line in lines if line["mode"] == "greedy"}
+    assert all(prompt in text for prompt in asked)
+    anchors = {value for name, value in outline.attributes if name == "id"}
+    assert {link[1:] for name, link in outline.attributes if name == "href" and link.startswith("#")} <= anchors
+
+
+def test_ten_tasks_stay_one_small_file(tmp_path):
+    """Ten tasks of 200 questions with long texts, eleven points: under 3 MB."""
+    run = make_run(tmp_path / "run", tasks=TASKS, count=200, samples=0)
+    for path in (run / "evaluations").glob("*.jsonl"):
+        lines = [json.loads(line) | {"prompt": "why? " * 400, "completion": "because " * 300} for line in path.open()]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(built(run)[1]) < 3_000_000
+
+
+def test_the_matrix_can_be_downloaded(bad):
+    outline, *_ = built(bad)
+    (link,) = [value for name, value in outline.attributes if name == "href" and value.startswith("data:")]
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(link.partition(",")[2]).decode())))
+    results = json.loads((bad / "results.json").read_text())
+    assert len(rows) == 5 * 5 and float(rows[0]["score"]) == results["accuracy"][0][0]
+    assert {row["kind"] for row in rows} == {"task", "held out"}
