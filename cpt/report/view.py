@@ -1,11 +1,5 @@
 """What the report shows, as plain values that both templates read: the verdict first, then the numbers behind it."""
 
-import base64
-import csv
-import io
-
-from ruamel.yaml import YAML
-
 from cpt.evaluation.limits import WHOLE, compared_number, digits_apart, outcome
 from cpt.evaluation.metrics import forgetting_by_task
 from cpt.metric_kinds import HELD_OUT_DROP, KINDS, MetricKind
@@ -17,6 +11,7 @@ from cpt.report.during import during
 from cpt.report.formatting import interval, listed, score, signed
 from cpt.report.measured import measured
 from cpt.report.merges import merges
+from cpt.report.overview import contents, matrix_csv, method
 from cpt.report.reading import Run
 from cpt.sizes import many
 
@@ -65,62 +60,6 @@ def view(run: Run) -> dict:
         "csv": matrix_csv(run),
     }
     return seen | {"contents": contents(seen)}
-
-
-SECTIONS = (  # the anchor of a section of the report, the key that says whether it is there, and its title
-    ("matrix", "matrix", "Accuracy after every task"),
-    ("tasks", "task_charts", "Each task"),
-    ("baselines", "baselines", "Baselines"),
-    ("within-stages", "during", "Within the stages"),
-    ("contamination", "contamination", "Contamination"),
-    ("merges", "merges", "Merges"),
-    ("held-out", "suite_charts", "Held out"),
-    ("measured", "measured", "Benchmarks and likelihoods"),
-    ("sampled", "sampled", "Sampled answers"),
-    ("gates", "gates", "Gates"),
-    ("attempts", "attempts", "Attempts"),
-    ("answers", "shapes", "What the answers look like"),
-    ("flips", "flips", "From right to wrong"),
-    ("questions", "questions", "Every question"),
-    ("errors", "errors", "Verifier errors"),
-    ("training", "training", "Training"),
-    ("cost", "costs", "Cost"),
-    ("reproduce", "name", "Reproduce"),
-)
-
-
-def contents(seen: dict) -> list[dict]:
-    """The sections that are there, in their order."""
-    return [{"anchor": anchor, "title": title} for anchor, key, title in SECTIONS if seen[key]]
-
-
-def method(run: Run) -> list[str]:
-    """The model, the kinds of stages, and how many questions were asked, in a few words each."""
-    results = run.results
-    kinds = dict.fromkeys(stage["kind"] for stage in results["stages"])
-    counts = [*results.get("questions", {}).values(), *results.get("held_out_questions", {}).values()]
-    recipe = YAML(typ="safe", pure=True).load(run.recipe) if run.recipe else {}
-    model = ((recipe or {}).get("model") or {}).get("path")
-    merges = dict.fromkeys(
-        each["strategy"].partition("-")[2] for stage in results["stages"] for each in stage.get("merges", ())
-    )
-    named = [f"model {model}"] if model else []
-    named += [" and ".join(filter(None, [", ".join(kinds), ", ".join(merges)]))] if kinds else []
-    return [*named, f"{sum(counts):,} questions a point"] if counts else named
-
-
-def matrix_csv(run: Run) -> str:
-    """The matrix with its intervals as comma-separated values, for a link that downloads them."""
-    results, out = run.results, io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(["point", "column", "kind", "score", "low", "high"])
-    ends = results["intervals"]
-    for t, point in enumerate(run.points):
-        for i, task in enumerate(results["tasks"]):
-            writer.writerow([point, task, "task", results["accuracy"][t][i], *ends["accuracy"][t][i]])
-        for suite, scores in results["held_out"].items():
-            writer.writerow([point, suite, "held out", scores[t], *ends["held_out"][suite][t]])
-    return base64.b64encode(out.getvalue().encode()).decode()
 
 
 def metric_kinds(results: dict) -> dict[str, MetricKind]:
