@@ -26,6 +26,13 @@ KEPT = ("recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "report
 IRRELEVANT = ("name", "description", "alarms", "baselines")
 
 
+class Part(Screen):
+    """The screen of a run that is a part of another: verdict and report are those of the whole."""
+
+    def result(self, text: str, style: str | None = None) -> None:
+        """Nothing."""
+
+
 def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None) -> Results:
     """Run the recipe and its baselines, or resume them; the content of results.json. Raises as `loop.run`."""
     results = loop.run(recipe, out, screen, stream)
@@ -56,7 +63,7 @@ def one(recipe: Recipe, name: str, main: RunDir, of: Recipe, screen: Screen) -> 
         screen.line(f"baseline {name}: taken from cache: {kept}")
         return
     screen.line(f"baseline {name}:")
-    loop.run(recipe, folder, screen, stream)
+    loop.run(recipe, folder, Part(screen.level, screen.console.file), stream)
     ranks.on_main(write_sealed, folder / MARK, {"key": key, "from_cache": False})
     ranks.on_main(keep, folder, kept, key)
 

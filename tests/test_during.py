@@ -9,6 +9,7 @@ import pytest
 from cpt.evaluation import stability
 from cpt.evaluation.during import summary
 from cpt.recipe import load
+from helpers.launchers import LAUNCHERS, launch
 from helpers.recipes import RECIPES, mistakes, recipe, write_recipe
 from helpers.same_end import logged, weights
 
@@ -188,3 +189,34 @@ def test_whole_weights_are_needed(tmp_path, monkeypatch):
     findings = Findings()
     check_sharding(load(write_recipe(tmp_path / "r.yaml", with_during(recipe("sft")))), findings)
     assert [problem.key for problem in findings.problems] == ["evaluation.during"]
+
+
+@pytest.mark.slow
+def test_two_processes_split_the_questions(tmp_path):
+    """The same weights with and without it; each question is answered once, and a baseline runs on both processes."""
+    content = recipe("sft", evaluate=12)
+    for task in content["stream"]:
+        task["stages"][0]["args"] |= {"max_steps": 4}
+    runs = []
+    for name, more in (("plain", {}), ("with", {"during": {"every": 2, "questions": 7}})):
+        made = content | {"evaluation": content["evaluation"] | more, "baselines": ["experts"] if more else None}
+        runs.append(tmp_path / name)
+        done = launch(
+            LAUNCHERS / "ddp-cpu.yaml", "run", write_recipe(tmp_path / f"{name}.yaml", made), "--out", runs[-1]
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert weights(runs[0]) == weights(runs[1])
+    lines = lines_of(runs[1])
+    assert [(line["task"], line["step"]) for line in lines] == [
+        ("reverse", 2),
+        ("reverse", 4),
+        ("caesar", 2),
+        ("caesar", 4),
+    ]
+    answers = (runs[1] / "evaluations" / "02-caesar.jsonl").read_text().splitlines()
+    scores = {each["row"]: each["score"] for each in map(json.loads, answers)}
+    for task, made in lines[-1]["scores"].items():
+        assert made == {row: scores[row] for row in (f"{task}/eval/{i}" for i in range(7))}
+    results = json.loads((runs[1] / "results.json").read_text())
+    assert [row["name"] for row in results["baselines"]["rows"]] == ["experts"]
+    assert results["during"]["rollout_tokens"] > 0

@@ -50,6 +50,7 @@ def baselines(run: Run) -> dict | None:
     return {
         "tasks": results["tasks"],
         "suites": suites,
+        "lines": list(levels(results, 0)),
         "rows": [own, *(row(each, results["tasks"], suites) for each in made["rows"])],
         "measures": [
             {

@@ -23,7 +23,7 @@ def during(run: Run) -> dict | None:
     total = max(1, made["stages"][-1]["end"], *(curve["steps"][-1] for curve in made["curves"].values()))
     return {
         "charts": [
-            {"title": task, "value": f"lowest {score(lowest(curve, number))}", "svg": chart(task, made, total, columns)}
+            {"title": task, "value": value_text(curve, number), "svg": chart(task, made, total, columns)}
             for number, (task, curve) in enumerate(made["curves"].items(), start=1)
         ],
         "columns": columns,
@@ -38,6 +38,12 @@ def during(run: Run) -> dict | None:
             if made["metrics"][key] is not None
         ],
     }
+
+
+def value_text(curve: dict, number: int) -> str:
+    """The lowest value after the task's own training, or, where nothing came after, the last one."""
+    least = lowest(curve, number)
+    return f"last {score(curve['accuracy'][-1])}" if least is None else f"lowest {score(least)}"
 
 
 def lowest(curve: dict, number: int) -> float | None:
