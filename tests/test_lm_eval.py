@@ -382,6 +382,22 @@ def test_a_metric_that_is_no_score(cpt, tmp_path):
     refused(cpt, tmp_path, {"lm_eval": [file, FILES["letters_texts"]]}, "they have no common mean")
 
 
+def test_a_question_that_is_trained_on(cpt, tmp_path):
+    """Its prompt, or a text of its document; in another case and with other spaces, too."""
+    rows = [json.loads(line) for line in (TASKS / "texts.jsonl").open()]
+    leak = " ".join(rows[1]["text"].upper().split())
+    content = recipe("sft", tasks=("reverse",), evaluate=3)
+    content["stream"][0]["data"] = {
+        "source": "rows",
+        "train": [{"id": "leak", "prompt": leak.lower(), "demonstration": "a"}],
+        "eval": [{"id": "b", "prompt": "copya", "answer": "a"}],
+    }
+    content["evaluation"]["suites"] = ["lm_eval:" + FILES["letters_texts"]]
+    assert cpt("check", write_recipe(tmp_path / "recipe.yaml", content)) == 2
+    said = "row reverse/train/leak has the same prompt as a question of lm-eval's (lm_eval/letters_texts/1): remove it"
+    assert said in cpt.output, cpt.output
+
+
 def test_data_on_a_hub_that_cannot_be_reached(cpt, tmp_path):
     """A plain check does not look; a run refuses in one line before anything is trained."""
     file = task_file(tmp_path, "letters_choices", dataset_path="nobody/no-such-data", dataset_kwargs={})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cpt import manifest, models, ranks
 from cpt.checks.adapter import check_adapter
-from cpt.checks.benchmarks import check_context, key_in, load_benchmarks
+from cpt.checks.benchmarks import check_context, check_leaks, key_in, load_benchmarks
 from cpt.checks.findings import Findings
 from cpt.checks.known import CHATS, letters_samples, needs_model, rows_are_known
 from cpt.checks.plan import too_little_room
@@ -70,11 +70,13 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> CheckResult:
     warn_of_kinds(recipe, findings)
     benchmarks, unseen = load_benchmarks(benchmarks_in(recipe), findings, full, partial(key_in, recipe))
     stream, shown = Stream((), {}, benchmarks), {}
-    with_model, goes_on = full or needs_model(recipe, suites), RunDir(out).begun()
+    with_model = full or bool(benchmarks) or needs_model(recipe, suites)
+    goes_on = RunDir(out).begun()
     with no_log():
         if with_model or goes_on or not rows_are_known(recipe, suites):
             stream, lacking = check_rows(recipe, suites, findings, fetch=full)
             stream, unseen = replace(stream, benchmarks=benchmarks), [*unseen, *lacking]
+            check_leaks(stream, findings)
         if goes_on and not unseen and not findings.problems:
             with findings.collecting():
                 code = {"verifiers": function_files(stream.verifiers()), "user_code": code_hashes(recipe)}
@@ -106,6 +108,7 @@ def before_run(recipe: Recipe, out: Path) -> Stream:
     stream = replace(
         stream, benchmarks=load_benchmarks(benchmarks_in(recipe), findings, True, partial(key_in, recipe))[0]
     )
+    check_leaks(stream, findings)
     if findings.problems and needs_model(recipe, suites) and (folder := model_here(recipe, out)) is not None:
         with no_log():
             check_with_model(recipe, stream, folder, findings)

@@ -5,10 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cpt.checks.findings import Findings
+from cpt.data.prompt_keys import key
+from cpt.data.stream import Stream
 from cpt.errors import UserError
 from cpt.recipe import Recipe, all_suites
 from cpt.recipe.suites import LmEval
 
+SHORTEST = 20  # characters of a text that is compared with prompts: shorter ones are answers, names and the like
 MISSING = "lm-eval is not installed: pip install 'continual-post-training[eval]'"
 
 
@@ -37,6 +40,26 @@ def load_benchmarks(
         else:
             suites[name] = suite
     return suites, unseen
+
+
+def check_leaks(stream: Stream, findings: Findings) -> None:
+    """No row that is trained on has a question of these suites as its prompt."""
+    asked = {
+        key(text): f"{name}/{task}/{question}"
+        for name, suite in stream.benchmarks.items()
+        for task, question, texts in suite.texts()
+        for text in texts
+        if len(text) >= SHORTEST
+    }
+    for task in stream.tasks if asked else ():
+        for split in (task.train, task.validation):
+            for index in range(len(split)):
+                if (theirs := next((asked[each] for each in split.keys(index) if each in asked), None)) is not None:
+                    message = (
+                        f"row {split.id(index)} has the same prompt as a question of lm-eval's ({theirs}): remove it, or "
+                        "leave the task out of the suite"
+                    )
+                    findings.add(f"stream.{task.name}.data", message, "asked by lm-eval", split[index])
 
 
 def key_in(recipe: Recipe, name: str) -> str:

@@ -35,6 +35,9 @@ class Benchmark(Protocol):
     def fingerprints(self) -> dict[str, dict]:
         """{task: {rows, hash}} of its questions and how they are asked."""
 
+    def texts(self) -> Iterator[tuple[str, str, list[str]]]:
+        """(task, question, its texts): what no row that is trained on may have as its prompt."""
+
     def note(self) -> str:
         """What is asked, and what the score of each task is, in one line."""
 

@@ -69,6 +69,16 @@ class LmEvalSuite:
         ]
         return f"suite {self.name}: {', '.join(tasks[:SHOWN])}{' and others' * (len(tasks) > SHOWN)}"
 
+    def texts(self) -> Iterator[tuple[str, str, list[str]]]:
+        """(task, question, what it says): its prompt without examples, and each text of its document."""
+        for name, task in self.tasks.items():
+            with quiet():
+                docs = list(task.doc_iterator(limit=self.spec.limit))
+            for number, doc in docs:
+                prompt = task.doc_to_text(doc)
+                fields = [value for value in doc.values() if isinstance(value, str)] if isinstance(doc, dict) else []
+                yield name, str(number), [*([prompt] if isinstance(prompt, str) else []), *fields]
+
     def problems(self, context: int | None) -> Iterator[str]:
         """What is wrong between the tasks and a model of so many positions."""
         context = context or UNKNOWN_CONTEXT
