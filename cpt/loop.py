@@ -15,7 +15,7 @@ from cpt import cache, manifest, models, ranks, report, rollouts, seeds, stages
 from cpt.checks import all_checks
 from cpt.checks.findings import Findings
 from cpt.checks.launch import check_launch
-from cpt.checks.surroundings import warn_of_kinds
+from cpt.checks.surroundings import warn_of_during, warn_of_kinds
 from cpt.context import Services, Stage
 from cpt.data import encoding
 from cpt.data.contamination import Search
@@ -147,6 +147,7 @@ def prepare(this: Run) -> list[list[int]]:
     findings = Findings()
     fit = all_checks.check_with_model(this.recipe, this.stream, folder, findings)
     warn_of_kinds(this.recipe, findings)
+    warn_of_during(this.recipe, findings)
     findings.check()
     this.stream = fit.stream
     ranks.on_main(manifest.add, this.rundir, "overlong", fit.counts)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cpt import baselines, cache
-from cpt.checks.derived import derived, plan_lines, total_steps
+from cpt.checks.derived import derived, plan_lines
+from cpt.checks.steps import total_steps
 from cpt.data.stream import load_stream
 from cpt.errors import RecipeErrors, UserError
 from cpt.evaluation.baselines import mean_difference, measures, share

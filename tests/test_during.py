@@ -181,6 +181,48 @@ def test_mistakes(tmp_path, value, message):
     assert message in line
 
 
+def test_the_plan_counts_them_and_warns_of_stages_that_are_too_short(tmp_path):
+    from cpt.checks.all_checks import check
+    from cpt.checks.plan import describe
+
+    content = with_during(recipe("sft", "rlvr"), every=4)
+    for task in content["stream"]:
+        task["stages"][1]["args"] |= {"max_steps": 3}
+    made = load(write_recipe(tmp_path / "r.yaml", content))
+    result = check(made, tmp_path / "run")
+    [warning] = [each for each in result.warnings if "during" in each]
+    assert warning.startswith(
+        "evaluation.during.every: stream.reverse.stages.1, stream.caesar.stages.1 take fewer than 4 steps"
+    )
+    assert "within stages: every 4 steps, 5 questions of each task so far: 4 evaluations" in describe(
+        made, tmp_path / "run"
+    )
+
+
+def test_damaged_lines_are_put_aside(tmp_path):
+    from cpt import metrics_log
+    from cpt.records import DuringLine
+
+    place = {
+        "task": "a",
+        "stage": "0-sft",
+        "max_steps": 4,
+        "seconds": 0.5,
+        "rollout_tokens": 3,
+        "scores": {"a": {"x": 1.0}},
+    }
+    whole = [json.dumps(place | {"step": step}) + "\n" for step in (2, 4)]
+    file = tmp_path / "during.jsonl"
+    file.write_text(
+        whole[0] + "{broken\n" + json.dumps(place | {"step": 3, "scores": {}}) + "\n" + whole[1] + '{"task": "a"'
+    )
+    [said] = metrics_log.mend(file, DuringLine)
+    assert "line 2 (not JSON" in said and "and 1 more" in said and "moved to during.damaged" in said
+    assert file.read_text() == "".join(whole)
+    metrics_log.forget(file, lambda line: line["step"] <= 2, DuringLine)
+    assert file.read_text() == whole[0]
+
+
 def test_whole_weights_are_needed(tmp_path, monkeypatch):
     from cpt.checks.findings import Findings
     from cpt.checks.preflight import check_sharding

@@ -18,7 +18,7 @@ from cpt.checks.plan import too_little_room
 from cpt.checks.preflight import check_forms, check_processes, check_sharding, check_teachers, check_top_k
 from cpt.checks.samples import form_text, samples
 from cpt.checks.steps import world
-from cpt.checks.surroundings import check_surroundings, warn_of_kinds
+from cpt.checks.surroundings import check_surroundings, warn_of_during, warn_of_kinds
 from cpt.checks.tokens import TokenChecks
 from cpt.data import encoding
 from cpt.data.stream import Stream, read_stream
@@ -68,6 +68,7 @@ def check(recipe: Recipe, out: Path, full: bool = False) -> CheckResult:
     if warning := too_little_room(recipe, out):
         findings.warn("--out", warning)
     warn_of_kinds(recipe, findings)
+    warn_of_during(recipe, findings)
     benchmarks, unseen = load_benchmarks(benchmarks_in(recipe), findings, full, partial(key_in, recipe))
     stream, shown = Stream((), {}, benchmarks), {}
     with_model = full or bool(benchmarks) or needs_model(recipe, suites)

@@ -7,7 +7,7 @@ tasks must say the same of everything but their rows and steps.
 from collections.abc import Iterator
 from typing import Any
 
-from cpt.checks.steps import steps_of, world
+from cpt.checks.steps import stage_steps, total_steps
 from cpt.errors import RecipeErrors, UserError, shown
 from cpt.recipe import Recipe, dump, load
 
@@ -102,7 +102,7 @@ def joint_stages(recipe: Recipe, tasks: list[dict[str, Any]]) -> list[dict[str, 
         made = stage | {"args": dict(stage["args"])}
         most = [task.stages[number].value("max_steps") for task in recipe.stream]
         if any(each > 0 for each in most):
-            steps = [one_stage_steps(recipe, place, number) for place in range(len(tasks))]
+            steps = [stage_steps(recipe, place, number) for place in range(len(tasks))]
             if None in steps:
                 key = keys[steps.index(None)]
                 raise UserError(f"baselines: joint: {key}.args.max_steps: must be given, as it is in other tasks")
@@ -136,19 +136,6 @@ def refuse_unlike(key: str, there: Any, first: str, here: Any) -> None:
             f"baselines: joint: {key} is {shown(there)}, and {shown(here)} in {first}: one model cannot be trained on both "
             "together; leave `joint` out"
         )
-
-
-def one_stage_steps(recipe: Recipe, task: int, stage: int) -> int | None:
-    """The optimiser steps of a stage of the stream; None where they cannot be counted before it runs."""
-    spec = recipe.stream[task].stages[stage]
-    a_step = spec.value("per_device_train_batch_size") * spec.value("gradient_accumulation_steps") * world()
-    return steps_of(spec, recipe.stream[task], a_step)
-
-
-def total_steps(recipe: Recipe) -> int | None:
-    """The optimiser steps of all stages of the stream, as far as they can be counted."""
-    steps = [one_stage_steps(recipe, i, j) for i, task in enumerate(recipe.stream) for j in range(len(task.stages))]
-    return None if None in steps else sum(steps)
 
 
 def plan_lines(recipe: Recipe) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpt.checks.derived import plan_lines
-from cpt.checks.steps import steps_of, world
+from cpt.checks.steps import during_times, steps_of, world
 from cpt.data import sources
 from cpt.disk import room
 from cpt.errors import UserError
@@ -139,9 +139,10 @@ def evaluation_lines(recipe: Recipe, suites: dict[str, Suite], samples: dict[str
         most = f", {suite.limit} questions of each at most" if suite.limit else ""
         lines.append(f"    held out, {name}: {', '.join(suite.lm_eval)} of lm-eval{most}")
     if recipe.evaluation.during:
-        spec = recipe.evaluation.during
+        spec, times = recipe.evaluation.during, during_times(recipe)
         lines.append(
             f"    within stages: every {many(spec.every, 'step')}, {many(spec.questions, 'question')} of each task so far"
+            + ("" if times is None else f": {many(times, 'evaluation')}")
         )
     for name, suite in suites.items():
         number = sum(sources.count(task.data, "eval") or 0 for task in suite.tasks)

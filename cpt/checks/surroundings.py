@@ -9,6 +9,7 @@ from cpt.adapters import CONFIG, is_adapter
 from cpt.checks.derived import derived
 from cpt.checks.findings import Findings
 from cpt.checks.plan import NO_VALIDATION, counted, searches
+from cpt.checks.steps import every_stage
 from cpt.data import sources
 from cpt.errors import RecipeErrors, UserError
 from cpt.recipe import File, Recipe, Suite
@@ -43,6 +44,20 @@ def warn_of_kinds(recipe: Recipe, findings: Findings) -> None:
             "stream",
             f"the score of {', '.join(measured)} is a likelihood, and that of the other tasks an accuracy: metrics over all "
             "tasks, and gates on them, are means of both",
+        )
+
+
+def warn_of_during(recipe: Recipe, findings: Findings) -> None:
+    """Stages that are too short to be evaluated within."""
+    if recipe.evaluation.during is None:
+        return
+    every = recipe.evaluation.during.every
+    short = [key for key, steps in every_stage(recipe) if steps is not None and steps < every]
+    if short:
+        findings.warn(
+            "evaluation.during.every",
+            f"{', '.join(short)} take{'s' * (len(short) == 1)} fewer than {every} steps, so nothing is evaluated within: "
+            "lower it",
         )
 
 
