@@ -440,7 +440,7 @@ def has_noise_floor(this: Run) -> bool:
 def add_noise_floor(this: Run, base: Point) -> None:
     """Evaluate the base again in other batches, and say how its answers differ."""
     lines, _ = ranks.on_main(this.rundir.read_evaluation, base)
-    greedy = this.recipe.evaluation.model_copy(update={"sampled": None})
+    greedy = this.recipe.evaluation.model_copy(update={"sampled": None, "likelihood": False})
 
     def again(number: int) -> tuple[list[Answer], Spent]:
         return evaluate(
