@@ -262,3 +262,33 @@ def test_two_processes_split_the_questions(tmp_path):
     results = json.loads((runs[1] / "results.json").read_text())
     assert [row["name"] for row in results["baselines"]["rows"]] == ["experts"]
     assert results["during"]["rollout_tokens"] > 0
+
+
+def variants() -> dict[str, dict]:
+    """Recipes in which something else than the policy's own weights is at work."""
+    lora = {"adapter": {"kind": "lora", "r": 4, "target_modules": "all-linear", "lora_dropout": 0.1}}
+    hybrid = recipe("rlvr", tasks=("reverse",))
+    hybrid["stream"][0]["stages"][0] |= {"kind": "hybrid", "method": "chord"}
+    averaged = recipe("rlvr", tasks=("reverse",)) | {"strategies": [{"kind": "ema", "decay": 0.5}]}
+    ahead = recipe("sft", tasks=("reverse",)) | {"strategies": [{"kind": "lookahead"}]}
+    return {
+        "lora": recipe("sft", "rlvr", tasks=("reverse",)) | lora,
+        "hybrid": hybrid,
+        "ema": averaged,
+        "lookahead": ahead,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("given_rewards")
+@pytest.mark.parametrize("name", variants())
+def test_training_is_not_changed_either(cpt, tmp_path, name):
+    content, made = variants()[name], []
+    for run, more in (("plain", content), ("with", with_during(content))):
+        out = tmp_path / run
+        assert cpt("run", write_recipe(tmp_path / f"{run}.yaml", more), "--out", out, "--quiet") == 0, cpt.output
+        files = sorted((out / "points" / "01-reverse").rglob("*.safetensors"))
+        made.append({str(file.relative_to(out)): file.read_bytes() for file in files})
+    assert made[0] and made[0] == made[1]
+    assert logged(tmp_path / "plain") == logged(tmp_path / "with")
+    assert lines_of(tmp_path / "with")
