@@ -7,8 +7,8 @@ from cpt.errors import UserError
 from cpt.files import DONE, hashes_of, is_intact
 
 FILES = ("recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "report.html", "report.md", "run.log")
-FILES += (".lock", ".lock.json", "server.log", "during.jsonl")
-FOLDERS = ("points", "evaluations", "rollouts", "baselines")
+FILES += (".lock", ".lock.json", "server.log", "during.jsonl", "tracking.json")
+FOLDERS = ("points", "evaluations", "rollouts", "baselines", "tracking")
 IN_EVALUATIONS = (".jsonl", ".cost.json")
 # What transformers, PEFT, tokenizers and vLLM look for in a model's folder.
 LOADED = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin", ".pt", ".pth", ".gguf", ".tiktoken"}

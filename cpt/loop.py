@@ -29,6 +29,7 @@ from cpt.evaluation.results import greedy_scores
 from cpt.evaluation.results_file import write_results
 from cpt.evaluation.suites.base import Asking
 from cpt.files import replace_folder
+from cpt.following import Following
 from cpt.mending import mend_run, mend_task
 from cpt.progress import pace_text
 from cpt.recipe import Recipe
@@ -64,6 +65,7 @@ class Run:
     screen: Screen
     stop: Stop
     search: Search
+    following: Following
 
 
 def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None) -> Results:
@@ -84,9 +86,11 @@ def run(recipe: Recipe, out: Path, screen: Screen, stream: Stream | None = None)
         stop = stack.enter_context(listening())
         stack.enter_context(stop.within(PROMPT))
         scorers = stack.enter_context(Scorers())
-        this = Run(
-            recipe, rundir, stream, make_strategies(recipe), None, scorers, screen, stop, Search(stream, recipe.data)
-        )
+        again = partial(report.build, rundir.path, log.info)
+        following = Following(rundir, recipe, again, screen.warn)
+        stack.callback(following.close)
+        search = Search(stream, recipe.data)
+        this = Run(recipe, rundir, stream, make_strategies(recipe), None, scorers, screen, stop, search, following)
         with screen.progress("checking the run's files, the model and the rows"):
             compared = prepare(this)
         with screen.progress("loading the libraries"):
@@ -306,7 +310,7 @@ def services_of(this: Run, point: Point) -> Services:
         rehearse=rehearse,
         earlier_tasks=this.stream.tasks[: point.index - 1],
         ask_during=None if this.recipe.evaluation.during is None else asker_of(this, point),
-        log=this.rundir.append_metrics,
+        log=partial(log_line, this),
         log_during=this.rundir.append_during,
         rewind=partial(rewind, this.rundir, point.task),
         screen=this.screen,
@@ -314,6 +318,12 @@ def services_of(this: Run, point: Point) -> Services:
         notes=[],
         leaks=this.search.texts,
     )
+
+
+def log_line(this: Run, line: dict) -> None:
+    """A line of metrics.jsonl, for whoever follows the run too. Called on rank 0."""
+    this.rundir.append_metrics(line)
+    this.following.line(line)
 
 
 def rewind(rundir: RunDir, task: str, stage: str, step: int) -> None:
@@ -468,6 +478,7 @@ def show_row(this: Run, point: Point, lines: list[Answer], cost: Spent) -> None:
     results = write_results(this.rundir, this.recipe)
     for line in answers.warnings(lines):
         this.screen.warn(f"{point.name}: {line}")
+    this.following.row(results)
     names = [each.name for each in points_of(this.recipe)[: len(results["accuracy"])]]
     this.screen.matrix(results["tasks"], names, results["accuracy"], results["held_out"])
 
@@ -478,6 +489,7 @@ def finish(this: Run, failures: list[Failure]) -> Results:
     kept = len(results["accuracy"]) - 1 - ("stopped" in results)
     this.rundir.link_final(points_of(this.recipe)[kept])
     html, _ = report.build(this.rundir.path, this.screen.warn)
+    this.following.finished(results, html)
     for line in failure_lines(failures):
         this.screen.warn(line)
     for gate in results["gates"]:

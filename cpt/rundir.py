@@ -368,7 +368,7 @@ def check_place(path: Path, recipe: "Recipe") -> bool:
         differences = [
             each
             for each in differing
-            if not each.startswith(("evaluation.gates", "description", "alarms", "baselines"))
+            if not each.startswith(("evaluation.gates", "description", "alarms", "baselines", "tracking"))
         ]
         if differences and rundir.begun():
             shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")

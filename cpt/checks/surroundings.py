@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cpt import models
+from cpt import models, trackers
 from cpt.adapters import CONFIG, is_adapter
 from cpt.checks.derived import derived
 from cpt.checks.findings import Findings
@@ -30,6 +30,9 @@ def check_surroundings(recipe: Recipe, suites: dict[str, Suite], out: Path, find
     check_suites(suites, findings)
     check_metrics(recipe, findings)
     check_model(recipe, findings)
+    for number, name in enumerate(recipe.tracking):
+        if why := trackers.missing(name):
+            findings.add(f"tracking.{number}", why)
     with findings.collecting():
         derived(recipe)
     with findings.collecting():

@@ -306,6 +306,12 @@ class Recipe(Strict):
                 raise ValueError(f"{name} stands there twice: remove one")
         return value
 
+    tracking: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = Field(
+        (), description="The run is shown by these trackers while it lasts, as one run of theirs for the whole stream."
+    )
+    tracking_project: str = Field(
+        "cpt", min_length=1, description="The run has this project in the trackers, and in MLflow this experiment."
+    )
     alarms: Alarms = Field(Alarms(), description="These thresholds decide when a stage warns of a collapse.")
 
 
@@ -340,7 +346,8 @@ def identity(recipe: Recipe) -> str:
     """Six digits of what the run is: gates, metrics, alarms, baselines and the description do not count."""
     plain = dump(recipe)
     plain.pop("description")
-    plain.pop("alarms")
+    for name in ("alarms", "tracking", "tracking_project"):
+        plain.pop(name)
     plain.pop("baselines")
     plain["evaluation"].pop("gates")
     plain["evaluation"].pop("metrics")
