@@ -117,6 +117,7 @@ def keep(folder: Path, kept: Path | None, key: str | None) -> None:
         seal(beside)
         shutil.rmtree(kept, ignore_errors=True)
         beside.rename(kept)
+        cache.prune(kept.parent)
     except OSError:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -5,6 +5,7 @@ Everything in the cache is found by a hash of all that it depends on, so any dif
 """
 
 import os
+import stat
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from cpt.recipe import Recipe
 
 OFF = "CPT_NO_CACHE"
-LARGEST = 2 * 2**30  # bytes of all answers in it; the oldest are deleted first
+LARGEST = 2 * 2**30  # bytes of all answers in it, and of all baselines; the oldest are deleted first
 
 
 def folder(name: str) -> Path | None:
@@ -63,14 +64,18 @@ def surroundings(recipe: "Recipe", base: Path) -> dict[str, Any] | None:
 
 
 def prune(place: Path, largest: int = LARGEST) -> None:
-    """Delete the files of `place` that were used least recently, until the others take `largest` bytes at most."""
+    """Delete the files of `place` that were used least recently, until the others take `largest` bytes at most.
+
+    A baseline that lacks a file is not taken any more, as a damaged one is not.
+    """
     files = []
-    for file in place.rglob("*.json"):
+    for file in place.rglob("*"):
         try:
             status = file.stat()
         except OSError:  # another process deletes too
             continue
-        files.append((status.st_mtime, status.st_size, file))
+        if stat.S_ISREG(status.st_mode):
+            files.append((status.st_mtime, status.st_size, file))
     total = sum(size for _, size, _ in files)
     for _, size, file in sorted(files, key=lambda each: each[0]):
         if total <= largest:
