@@ -23,7 +23,7 @@ from cpt.rundir import RunDir, open_run, points_of
 from cpt.screen import Screen
 
 KEPT = ("recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "report.html", "report.md", "evaluations")
-IRRELEVANT = ("name", "description", "alarms", "baselines")
+IRRELEVANT = ("name", "description", "alarms", "baselines", "tracking", "tracking_project")
 
 
 class Part(Screen):

@@ -34,7 +34,7 @@ def loaded(tmp_path, content: dict):
 
 
 def test_the_recipes_of_baselines(tmp_path):
-    mine = loaded(tmp_path, with_baselines(recipe("sft", "rlvr")))
+    mine = loaded(tmp_path, with_baselines(recipe("sft", "rlvr"), tracking=["tensorboard"]))
     runs, without = derived(mine)
     assert [*runs] == ["joint", "naive", "expert-reverse", "expert-caesar"]
     assert [*without] == ["frozen"]
@@ -45,6 +45,7 @@ def test_the_recipes_of_baselines(tmp_path):
     assert [(stage.kind, stage.args["max_steps"]) for stage in joint.stages] == [("sft", 20), ("rlvr", 20)]
     assert [part.task for part in joint.data.of] == ["reverse", "caesar"]
     assert all(not each.strategies and not each.evaluation.gates and each.baselines is None for each in runs.values())
+    assert all(not each.tracking for each in runs.values()), "a tracker has one run for the stream"
     assert all(each.seed == mine.seed for each in runs.values())
     assert [task.task for task in runs["naive"].stream] == ["reverse", "caesar"]
     assert "together 120 steps beside the run's own 40" in plan_lines(mine)[-1]

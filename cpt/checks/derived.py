@@ -47,7 +47,7 @@ def loaded(name: str, content: dict[str, Any]) -> Recipe:
 def plain(recipe: Recipe, name: str) -> dict[str, Any]:
     """The recipe as data, without what is judged and without strategies."""
     content = dump(recipe)
-    content |= {"name": f"{recipe.name}-{name}", "description": "", "strategies": [], "baselines": None}
+    content |= {"name": f"{recipe.name}-{name}", "description": "", "strategies": [], "baselines": None, "tracking": []}
     content["evaluation"] |= {"gates": {}, "metrics": [], "during": None, "noise_floor": 0, "on_failure": None}
     return content
 
