@@ -186,6 +186,9 @@ def test_what_many_questions_share_is_a_template():
     assert not list(index.overlaps([f"{template} {text('other', 15)}"], 0.5))
     (found,) = index.overlaps([f"{template} {text(3, 15)}"], 0.5)
     assert found.question == 3 and found.share == 1
+    last = questions[3].split()[-1]  # a run of words that ends in the template stands in it and in a question
+    index = Questions([f"{text(i, 9)} {template}" for i in range(COMMON + 1)], 13)
+    assert not list(index.overlaps([f"{text('other', 9)} {text(3, 9).split()[-1]} {template}", last], 0.2))
 
 
 def test_texts_without_words_and_short_questions():

@@ -1,9 +1,9 @@
 """Which texts share runs of words with questions: n-grams hashed with numpy, and the share of a question that they cover.
 
 Texts are compared as `prompt_keys.normal` shows them, as words and symbols, without punctuation. An n-gram that stands in
-more than `COMMON` questions is a template's and counts for nothing (GPT-3 leaves out 13-grams of more than 10 documents,
-2005.14165). What is measured is the share of a question's words that n-grams of one text cover, as in Tulu 3 (2411.15124,
-which takes 8-grams and half of the words). A question of 8 to n words has one n-gram, which is all of it.
+more than `COMMON` questions is a template's, and neither it nor its words count (GPT-3 leaves out 13-grams of more than 10
+documents, 2005.14165). What is measured is the share of a question's words that n-grams of one text cover, as in Tulu 3
+(2411.15124, which takes 8-grams and half of the words). A question of 8 to n words has one n-gram, which is all of it.
 """
 
 import re
@@ -99,7 +99,10 @@ class Questions:
                 covered = np.zeros(len(self.words[question]), bool)
                 for start in starts:
                     covered[start : start + size] = True
-                part = float(covered.sum() / table.counted(question, size))
+                own = table.own_words(question, len(covered), size)
+                if own.sum() < SHORT:
+                    continue
+                part = float((covered & own).sum() / own.sum())
                 if part >= share and (text not in best or part > best[text].share):
                     best[text] = Overlap(int(numbers[text]), question, part, self.text(question, longest(covered)))
         yield from (best[text] for text in sorted(best))
@@ -119,13 +122,13 @@ class Table:
         new = np.append(True, (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1]))
         unique, count = np.unique(hashes[new], return_counts=True)
         template = unique[count > COMMON]
-        kept = ~np.isin(hashes, template)
-        self.hashes, self.owners, self.starts = hashes[kept], owners[kept], starts[kept]
+        common = np.isin(hashes, template)
+        self.hashes, self.owners, self.starts = hashes[~common], owners[~common], starts[~common]
         self.bits = np.zeros(1 << TABLE_BITS >> 3, np.uint8)
         low = self.low(self.hashes)
         np.bitwise_or.at(self.bits, low >> 3, (1 << (low & 7)).astype(np.uint8))
-        by_owner = np.argsort(self.owners, kind="stable")
-        self.by_owner, self.of_owner = self.starts[by_owner], self.owners[by_owner]
+        by_owner = np.argsort(owners[common], kind="stable")
+        self.common_starts, self.common_owners = starts[common][by_owner], owners[common][by_owner]
 
     @staticmethod
     def low(hashes: np.ndarray) -> np.ndarray:
@@ -136,11 +139,13 @@ class Table:
         low = self.low(hashes)
         return (self.bits[low >> 3] >> (low & 7).astype(np.uint8)) & 1 != 0
 
-    def counted(self, question: int, size: int) -> int:
-        """How many words of the question stand in an n-gram that counts."""
-        first, last = np.searchsorted(self.of_owner, [question, question + 1])
-        starts = np.sort(self.by_owner[first:last])
-        return int(np.minimum(np.diff(np.append(starts, starts[-1] + size)), size).sum())
+    def own_words(self, question: int, length: int, size: int) -> np.ndarray:
+        """Which words of the question are in no n-gram of a template: (length,)."""
+        own = np.ones(length, bool)
+        first, last = np.searchsorted(self.common_owners, [question, question + 1])
+        for start in self.common_starts[first:last]:
+            own[start : start + size] = False
+        return own
 
     def matches(self, hashes: np.ndarray, texts: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
         """(text, question, where the shared n-grams begin in the question) of each pair that shares any."""
