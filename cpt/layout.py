@@ -11,6 +11,7 @@ FILES += (".lock", ".lock.json", "server.log", "during.jsonl", "tracking.json")
 FOLDERS = ("points", "evaluations", "rollouts", "baselines", "tracking")
 IN_EVALUATIONS = (".jsonl", ".cost.json")
 # What transformers, PEFT, tokenizers and vLLM look for in a model's folder.
+CARD = "README.md"  # the model card, which the report writes beside the weights of `final`
 LOADED = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin", ".pt", ".pth", ".gguf", ".tiktoken"}
 
 
@@ -36,7 +37,11 @@ def strangers(sealed: Path) -> list[Path]:
     hashes = hashes_of(sealed) or {}  # whoever uses a damaged folder reports it
     names = [Path(name) for name in hashes]
     known = {*names, *(folder for name in names for folder in name.parents)}
-    unknown = (place for place in sealed.rglob("*") if place.name != DONE and place.relative_to(sealed) not in known)
+    unknown = (
+        place
+        for place in sealed.rglob("*")
+        if place.name not in (DONE, CARD) and place.relative_to(sealed) not in known
+    )
     return sorted(place for place in unknown if place.parent.relative_to(sealed) in known)
 
 

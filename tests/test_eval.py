@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from ruamel.yaml import YAML
 
 from cpt.cli import main as cli
 from cpt.errors import EngineFailed
@@ -152,3 +153,36 @@ def test_an_engine_that_fails_is_told_without_a_traceback(monkeypatch, capsys):
         cli.main(["eval", "model", "--suite", "general"])
     said = capsys.readouterr().err
     assert ended.value.code == 1 and "cpt: out of memory" in said and "Traceback" not in said
+
+
+def test_the_tasks_of_a_run(cpt, runs, suite):
+    """Of the final model, or of a point; beside suites; the same score as the run's own row, with an interval for all."""
+    row = json.loads((runs / "full" / "results.json").read_text())["accuracy"]
+    assert cpt("eval", runs / "full", "--tasks", "--suite", suite, "--json") == 0, cpt.output
+    found = json.loads(cpt.output[cpt.output.index("{\n") :])
+    assert found["accuracy"]["tasks"] == {"reverse": row[-1][0]} and set(found["accuracy"]) == {"tasks", "held"}
+    assert cpt("eval", runs / "full", "--tasks", "--point", "00-base", "--quiet") == 0, cpt.output
+    assert f"tasks: {row[0][0]:.3f} [" in cpt.output and "] of 3" in cpt.output
+
+
+def test_nothing_to_evaluate(cpt, runs, tiny_folder):
+    assert cpt("eval", runs / "full") == 2
+    refused(cpt, "nothing to evaluate: give --suite (general, or a YAML file), or --tasks")
+    assert cpt("eval", tiny_folder, "--tasks") == 2
+    refused(cpt, "--tasks: ", "is no run and no point of one")
+
+
+def test_a_model_on_the_hub_that_is_not_here(cpt, suite):
+    assert cpt("eval", "nobody/nothing-of-this-name", "--suite", suite) == 2
+    refused(cpt, "nobody/nothing-of-this-name is neither a local folder nor available from the hub")
+
+
+def test_the_model_card(cpt, runs, suite):
+    """In `final`, with valid metadata; the point stays whole, and no file in it is called a stranger's."""
+    for name, library in (("full", "transformers"), ("adapter", "peft")):
+        text = (runs / name / "final" / "README.md").read_text()
+        head = YAML(typ="safe").load(text.split("---")[1])
+        assert head["library_name"] == library and "cpt" in head["tags"]
+        assert "| after reverse |" in text and "No gates were set" in text and "```yaml" in text
+        assert cpt("eval", runs / name, "--suite", suite) == 0 and "warning" not in cpt.output, cpt.output
+    assert not (runs / "full" / "points" / "00-base" / "model" / "README.md").exists()

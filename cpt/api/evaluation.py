@@ -35,6 +35,8 @@ from cpt.rundir import RunDir, points_of
 from cpt.screen import Screen, hush_libraries
 from cpt.stop import PROMPT, listening
 
+TASKS = "tasks"  # the suite of a run's own tasks
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -74,6 +76,7 @@ def evaluate(
     target: str | Path,
     suites: RecipeLike | Sequence[RecipeLike] = "general",
     *,
+    tasks: bool = False,
     point: str | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
@@ -82,7 +85,8 @@ def evaluate(
     """Evaluate a run, a model folder or an adapter folder on suites, greedily, as `cpt eval` does.
 
     Args:
-        target: a run directory, a point of one, or a model folder.
+        target: a run directory, a point of one, a model folder, or the id of a model on the hub (owner/name).
+        tasks: evaluate the tasks of the run's own stream, too: as the suite `tasks`.
         suites: names of suites ("general"), YAML files, or dictionaries of what such a file would hold; or one of these.
         point: which point of a run ("01-reverse"); the last where left out.
         out: a file for every evaluated answer (JSON lines).
@@ -95,13 +99,20 @@ def evaluate(
     """
     several = [suites] if isinstance(suites, str | Path | Mapping) else list(suites)
     with in_a_session():
-        return evaluate_folder(Path(target), several, point, out and Path(out), screen_of(quiet, verbose))
+        return evaluate_folder(Path(target), several, point, out and Path(out), screen_of(quiet, verbose), tasks)
 
 
 def evaluate_folder(
-    target: Path, suites: Sequence[RecipeLike], point: str | None, out: Path | None, screen: Screen
+    target: Path,
+    suites: Sequence[RecipeLike],
+    point: str | None,
+    out: Path | None,
+    screen: Screen,
+    tasks: bool = False,
 ) -> Evaluation:
     """Evaluate `target` and print its accuracy on each task of the suites; every answer goes to `out` where given.
+
+    `tasks`: also on those of its run's stream, as the suite `tasks`.
 
     Raises:
         UserError: `target` is neither a run nor a model folder, or there is no such point.
@@ -112,6 +123,8 @@ def evaluate_folder(
     asked, specs = load_suites(suites)
     with screen.progress(f"checking the files of {target}"):
         folder, base, recipe = find(target, point, screen)
+    if tasks:
+        asked |= own_tasks(target, recipe, asked | specs)
     with screen.progress("checking the model and the rows"):
         findings = Findings()
         benchmarks, _ = load_benchmarks(specs, findings, True, "suite {}".format)
@@ -186,12 +199,33 @@ def load_suites(names: Sequence[RecipeLike]) -> tuple[dict[str, Suite], dict[str
     return rows, {name: suite for name, suite in suites.items() if isinstance(suite, LmEval)}
 
 
+def own_tasks(target: Path, recipe: Recipe, asked: Mapping[str, object]) -> dict[str, Suite]:
+    """The tasks of the run's stream as a suite. Raises UserError where there is no run, or a suite has that name."""
+    if not recipe.stream:
+        raise UserError(f"--tasks: {target} is no run and no point of one: its tasks are not known; give --suite")
+    if TASKS in asked:
+        raise UserError(f"--tasks: a suite is called {TASKS}, too: evaluate one of them at a time")
+    return {TASKS: Suite.model_construct(name=TASKS, tasks=recipe.stream)}
+
+
+def from_hub(target: Path, screen: Screen) -> tuple[Path, Path, Recipe]:
+    """`find` for the id of a model on the hub. Raises UserError where it is not there, or cannot be reached."""
+    try:
+        recipe = bare_recipe(str(target), None)
+        folder = models.resolve(recipe, screen)
+    except UserError as error:
+        raise UserError(str(error).removeprefix("model.path: ")) from error
+    return folder, folder, recipe
+
+
 def find(target: Path, point: str | None, screen: Screen) -> tuple[Path, Path, Recipe]:
     """(folder of the weights, folder of the base, recipe) of a run directory or a model folder."""
     if is_run(target):
         return find_point(target, point, screen)
     if point is not None:
         raise UserError(f"{target}: --point needs a run directory (one that holds recipe.yaml)")
+    if not target.exists() and len(target.parts) == 2 and not str(target).startswith((".", "~")):
+        return from_hub(target, screen)
     folder = weights_in(target)
     for line in check_sealed(target):
         screen.warn(line)
@@ -201,7 +235,9 @@ def find(target: Path, point: str | None, screen: Screen) -> tuple[Path, Path, R
         recipe = adapter_recipe(folder)
         return folder, models.resolve(recipe), recipe
     if not (folder / "config.json").is_file():
-        raise UserError(f"{target}: is neither a run directory (recipe.yaml) nor a model folder (config.json)")
+        raise UserError(
+            f"{target}: is neither a run directory (recipe.yaml), a model folder (config.json), nor a model's id on the hub"
+        )
     return folder, folder, bare_recipe(str(folder), None)
 
 
@@ -271,5 +307,6 @@ def show(result: Evaluation, screen: Screen) -> None:
             what = "likelihood " * ((suite, task) in measured)
             screen.result(f"{suite}/{task}: {what}{accuracy:.3f} [{low:.3f}, {high:.3f}] of {counts[suite, task]}")
         number = sum(counts[suite, task] for task in tasks)
-        screen.result(f"{suite}: {result.mean(suite):.3f} of {number}", style="bold")
+        low, high = interval([line["score"] for line in result.answers if line["suite"] == suite])
+        screen.result(f"{suite}: {result.mean(suite):.3f} [{low:.3f}, {high:.3f}] of {number}", style="bold")
     screen.line(f"{result.seconds:.1f} s, {result.tokens:,} tokens")

@@ -75,11 +75,15 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
         "with 95 % intervals.",
     )
     evaluate.add_argument(
-        "target", type=Path, metavar="RUN_OR_MODEL", help="a run directory, a point of one, or a model folder"
+        "target",
+        type=Path,
+        metavar="RUN_OR_MODEL",
+        help="a run directory, a point of one, a model folder, or a model's id on the hub (owner/name)",
     )
     evaluate.add_argument(
-        "--suite", action="append", required=True, help="a suite's name (general) or YAML file; repeatable"
+        "--suite", action="append", default=[], help="a suite's name (general) or YAML file; repeatable"
     )
+    evaluate.add_argument("--tasks", action="store_true", help="the tasks of the run's own stream")
     evaluate.add_argument("--point", help="which point of a run (01-reverse); default: the last")
     evaluate.add_argument("--out", type=Path, help="write every evaluated answer to this file (JSON lines)")
     evaluate.add_argument(
@@ -314,7 +318,11 @@ def evaluate(asked: argparse.Namespace) -> int:
     from cpt.screen import Screen
 
     screen = Screen(level_of(asked), sys.stderr if asked.json else None)
-    result = evaluate_folder(asked.target, asked.suite, asked.point, asked.out, screen)
+    if not asked.suite and not asked.tasks:
+        raise UserError(
+            "eval: nothing to evaluate: give --suite (general, or a YAML file), or --tasks for a run's own tasks"
+        )
+    result = evaluate_folder(asked.target, asked.suite, asked.point, asked.out, screen, asked.tasks)
     if asked.json and ranks.is_main():
         print(json.dumps(result.summary(), indent=1))
     return 0

@@ -13,13 +13,16 @@ def warn_on_stderr(line: str) -> None:
 
 
 def build(run_dir: Path, warn: Callable[[str], None] = warn_on_stderr) -> tuple[Path, Path]:
-    """Write report.html and report.md into the run directory; returns their paths. `warn` is told what was left out.
+    """Write report.html and report.md into the run directory, and the model card into `final`; returns the first two.
+
+    `warn` is told what was left out.
 
     Raises:
         UserError: the folder is not a run directory (no results.json), or one of its files cannot be read.
         CannotWrite: the report cannot be written there.
     """
     from cpt.files import write_whole
+    from cpt.report.card import write_card
     from cpt.report.reading import read
     from cpt.report.render import html, markdown
     from cpt.report.view import view
@@ -31,4 +34,5 @@ def build(run_dir: Path, warn: Callable[[str], None] = warn_on_stderr) -> tuple[
     paths = run_dir / "report.html", run_dir / "report.md"
     for path, text in zip(paths, (html(seen), markdown(seen)), strict=True):
         write_whole(path, text)
+    write_card(run_dir, seen)
     return paths

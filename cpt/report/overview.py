@@ -35,13 +35,22 @@ def contents(seen: dict) -> list[dict]:
     return [{"anchor": anchor, "title": title} for anchor, key, title in SECTIONS if seen[key]]
 
 
+def base_model(run: Run) -> str:
+    """The model that the recipe names, where that is a model's id on the hub; empty for a folder and the toy model."""
+    path = recipe_of(run).get("model", {}).get("path", "")
+    return path if path.count("/") == 1 and not path.startswith((".", "~", "/")) else ""
+
+
+def recipe_of(run: Run) -> dict:
+    return YAML(typ="safe", pure=True).load(run.recipe) or {} if run.recipe else {}
+
+
 def method(run: Run) -> list[str]:
     """The model, the kinds of stages, and how many questions were asked, in a few words each."""
     results = run.results
     kinds = dict.fromkeys(stage["kind"] for stage in results["stages"])
     counts = [*results.get("questions", {}).values(), *results.get("held_out_questions", {}).values()]
-    recipe = YAML(typ="safe", pure=True).load(run.recipe) if run.recipe else {}
-    model = ((recipe or {}).get("model") or {}).get("path")
+    model = recipe_of(run).get("model", {}).get("path")
     merges = dict.fromkeys(
         each["strategy"].partition("-")[2] for stage in results["stages"] for each in stage.get("merges", ())
     )

@@ -23,6 +23,11 @@ def markdown(view: dict) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
+def model_card(view: dict) -> str:
+    text = template("card.md.j2", autoescape=False).render(view)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
 def template(name: str, autoescape: bool, folder: Path = HERE):
     environment = Environment(
         loader=FileSystemLoader(folder),

@@ -11,7 +11,7 @@ from cpt.report.during import during
 from cpt.report.formatting import interval, listed, score, signed
 from cpt.report.measured import measured
 from cpt.report.merges import merges
-from cpt.report.overview import contents, matrix_csv, method
+from cpt.report.overview import base_model, contents, matrix_csv, method
 from cpt.report.reading import Run
 from cpt.sizes import many
 
@@ -57,6 +57,7 @@ def view(run: Run) -> dict:
         "odd": questions.odd(shapes),
         "questions": questions.questions(run),
         "method": method(run),
+        "base_model": base_model(run),
         "csv": matrix_csv(run),
     }
     return seen | {"contents": contents(seen)}
