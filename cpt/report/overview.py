@@ -5,6 +5,7 @@ import csv
 import io
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from cpt.report.reading import Run
 
@@ -37,12 +38,19 @@ def contents(seen: dict) -> list[dict]:
 
 def base_model(run: Run) -> str:
     """The model that the recipe names, where that is a model's id on the hub; empty for a folder and the toy model."""
-    path = recipe_of(run).get("model", {}).get("path", "")
+    path = model_path(run)
     return path if path.count("/") == 1 and not path.startswith((".", "~", "/")) else ""
 
 
-def recipe_of(run: Run) -> dict:
-    return YAML(typ="safe", pure=True).load(run.recipe) or {} if run.recipe else {}
+def model_path(run: Run) -> str:
+    """`model.path` of the recipe; empty where that cannot be read."""
+    try:
+        recipe = YAML(typ="safe", pure=True).load(run.recipe or "")
+    except (YAMLError, ValueError):
+        return ""
+    model = recipe.get("model") if isinstance(recipe, dict) else None
+    path = model.get("path") if isinstance(model, dict) else None
+    return path if isinstance(path, str) else ""
 
 
 def method(run: Run) -> list[str]:
@@ -50,7 +58,7 @@ def method(run: Run) -> list[str]:
     results = run.results
     kinds = dict.fromkeys(stage["kind"] for stage in results["stages"])
     counts = [*results.get("questions", {}).values(), *results.get("held_out_questions", {}).values()]
-    model = recipe_of(run).get("model", {}).get("path")
+    model = model_path(run)
     merges = dict.fromkeys(
         each["strategy"].partition("-")[2] for stage in results["stages"] for each in stage.get("merges", ())
     )
