@@ -15,11 +15,12 @@ from cpt.data.stream import Stream
 from cpt.evaluation.baselines import MARK, read_mark
 from cpt.evaluation.results_file import write_results
 from cpt.files import hash_of, is_intact, read_sealed, seal, write_sealed
+from cpt.opening import open_run
 from cpt.recipe import Recipe, dump
 from cpt.recipe.user_kinds import code_hashes
 from cpt.records import Results
 from cpt.rewards.verifiers import function_files
-from cpt.rundir import RunDir, open_run, points_of
+from cpt.rundir import RunDir, points_of
 from cpt.screen import Screen
 
 KEPT = ("recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "report.html", "report.md", "evaluations")

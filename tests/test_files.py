@@ -4,7 +4,8 @@ import pytest
 
 from cpt import files
 from cpt.files import clone, is_intact, seal, whole_file, write_json
-from cpt.rundir import Point, RunDir, different_keys
+from cpt.opening import different_keys
+from cpt.rundir import Point, RunDir
 
 
 @pytest.fixture

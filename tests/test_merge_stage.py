@@ -106,7 +106,7 @@ def staged(spec: dict, steps: int = 2) -> dict:
 
 def test_each_stage_starts_from_the_merge_before_it(tmp_path, monkeypatch):
     """A whole run: the means written out, stage after stage; the points are the last merges, and the record says it."""
-    from cpt import loop
+    from cpt.loop import run, tasks
 
     seen = []
 
@@ -114,9 +114,9 @@ def test_each_stage_starts_from_the_merge_before_it(tmp_path, monkeypatch):
         seen.append([load_file(folder / "model.safetensors") for folder in (target, by)])
         replace_folder(target, by)
 
-    monkeypatch.setattr(loop, "replace_folder", hear)
+    monkeypatch.setattr(tasks, "replace_folder", hear)
     recipe = load(write_recipe(tmp_path / "recipe.yaml", staged(HALF)))
-    results = loop.run(recipe, tmp_path / "run", Screen(QUIET))
+    results = run(recipe, tmp_path / "run", Screen(QUIET))
     points = [load_file(file) for file in sorted((tmp_path / "run" / "points").glob("*/model/model.safetensors"))]
     before = points[0]
     for trained, merged in seen:

@@ -204,7 +204,7 @@ def test_half_way_to_the_point_before(cpt, tmp_path):
 def test_a_killed_search_goes_on(cpt, tmp_path):
     file = write_recipe(tmp_path / "recipe.yaml", with_merge(SEARCH, validation=4, evaluate=4))
     assert cpt("run", file, "--out", tmp_path / "alone", "--quiet") == 0, cpt.output
-    places = (("cpt.strategies.merge.strategy.merge", 2), ("cpt.loop.commit", 2))
+    places = (("cpt.strategies.merge.strategy.merge", 2), ("cpt.loop.tasks.commit", 2))
     for number, (place, call) in enumerate(places):
         out = tmp_path / f"killed-{number}"
         assert cpt("run", file, "--out", out, "--quiet", at={"place": place, "call": call}) == -signal.SIGKILL

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cpt import loop, models, tiny
+from cpt import models, tiny
+from cpt.loop import points as loop
 from cpt.loop import run
 from cpt.penalties import Penalty
 from cpt.recipe import load

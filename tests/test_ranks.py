@@ -177,7 +177,7 @@ def test_fewer_pairs_than_processes(tmp_path):
 FAILS = """
 import os, sys
 from cpt.cli import main as cli
-from cpt import loop
+from cpt.loop import points as loop
 def fail(*arguments):
     raise ArithmeticError("not here")
 if os.environ["RANK"] == sys.argv.pop(1):

@@ -21,9 +21,9 @@ BETWEEN = {
     "before the point is committed": {"place": "cpt.rundir.RunDir.commit", "call": 2},
     "in the middle of the commit": {"place": "cpt.rundir.seal", "call": 3},
     "between the commit's rename and its end": {"place": "cpt.rundir.sync_folder", "call": 2},
-    "before the point's evaluation": {"place": "cpt.loop.evaluate", "call": 2},
+    "before the point's evaluation": {"place": "cpt.loop.rows.evaluate", "call": 2},
     "before the evaluation is written": {"place": "cpt.rundir.RunDir.write_evaluation", "call": 2},
-    "before the results are written": {"place": "cpt.loop.write_results", "call": 2},
+    "before the results are written": {"place": "cpt.loop.rows.write_results", "call": 2},
     "while the base is made": {"place": "cpt.models.write_base", "call": 1, "when": "after"},
     "before the report": {"place": "cpt.report.build", "call": 1},
 }
@@ -160,7 +160,7 @@ def test_a_finished_run_is_not_trained_again(cpt, alone, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(alone("sft"), out, symlinks=True)
     recipe = write_recipe(tmp_path / "sft.yaml", RECIPES["sft"])
-    at = {"place": "cpt.loop.run_stage", "call": 1}
+    at = {"place": "cpt.loop.tasks.run_stage", "call": 1}
     assert cpt("run", recipe, "--out", out, "--quiet", at=at) == 0, "a stage was trained again"
 
 

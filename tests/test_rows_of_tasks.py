@@ -2,8 +2,8 @@
 
 from datasets import concatenate_datasets
 
-from cpt import loop
 from cpt.data.stream import stage_rows
+from cpt.loop import points as loop
 from cpt.recipe import load
 from cpt.rewards import Score, TaskScorers
 from cpt.rewards.scorer import Scorer

@@ -116,7 +116,7 @@ IN_A_RUN = {
     ),
     "answers for pairs": ("dpo", {"place": "cpt.stages.sampling.answers", "call": 1}, []),
     "the saving of a stage": ("sft", {"place": "cpt.models.save_policy", "call": 1}, ["0-sft"]),
-    "the end of the last evaluation": ("sft", {"place": "cpt.loop.show_row", "call": 3}, []),
+    "the end of the last evaluation": ("sft", {"place": "cpt.loop.rows.show_row", "call": 3}, []),
 }
 
 
@@ -133,7 +133,7 @@ def test_a_run_stops_soon_and_goes_on_to_the_same_bytes(cpt, alone, tmp_path, na
     assert_same_end(out, alone(kind))
 
 
-@pytest.mark.parametrize("place", ["cpt.loop.finish", "cpt.report.build"])
+@pytest.mark.parametrize("place", ["cpt.loop.points.finish", "cpt.report.build"])
 def test_a_signal_when_all_is_done_is_told_too(cpt, alone, tmp_path, place):
     """Whoever stopped the run learns that from the exit code, whenever the signal came."""
     file, out = write_recipe(tmp_path / "sft.yaml", RECIPES["sft"]), tmp_path / "run"

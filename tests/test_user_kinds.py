@@ -7,8 +7,8 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
-from cpt import loop
 from cpt.errors import RecipeErrors
+from cpt.loop import points as loop
 from cpt.recipe import dump, load, load_suite, suites_of
 from cpt.recipe.json_schema import schema
 from cpt.screen import QUIET, Screen

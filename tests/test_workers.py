@@ -264,7 +264,7 @@ def test_another_verifier_in_the_middle_of_a_run_is_refused(cpt, tmp_path):
     for task in content["stream"]:
         task["metric"] = "mine:judge"
     file, out = write_recipe(tmp_path / "recipe.yaml", content), tmp_path / "run"
-    at = {"place": "cpt.loop.train_task", "call": 2, "signal": signal.SIGTERM}
+    at = {"place": "cpt.loop.points.train_task", "call": 2, "signal": signal.SIGTERM}
     assert cpt("run", file, "--out", out, "--quiet", at=at) == 143, cpt.output
     files = json.loads((out / "manifest.json").read_text())["verifiers"]["mine:judge"]
     assert {*files} == {"mine.py", "helper.py"}

@@ -12,10 +12,10 @@ from cpt.checks.plan import NO_VALIDATION, counted, searches
 from cpt.checks.steps import every_stage
 from cpt.data import sources
 from cpt.errors import RecipeErrors, UserError
+from cpt.opening import check_place
 from cpt.recipe import File, Recipe, Suite
 from cpt.recipe.trl_arguments import generation
 from cpt.rewards import function
-from cpt.rundir import check_place
 
 
 def check_surroundings(recipe: Recipe, suites: dict[str, Suite], out: Path, findings: Findings) -> None:

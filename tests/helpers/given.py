@@ -56,7 +56,7 @@ def answers(patch: pytest.MonkeyPatch) -> None:
 def rewards(patch: pytest.MonkeyPatch) -> None:
     """Let sampled answers be right or wrong as `pattern` says for their row, whatever they are; evaluations are judged as
     always."""
-    from cpt import loop
+    from cpt.loop import tasks
     from cpt.rewards import Score
 
     class Given:
@@ -73,8 +73,8 @@ def rewards(patch: pytest.MonkeyPatch) -> None:
                 seen[row["id"]] += 1
             return scores
 
-    scorer_of = loop.scorer_of
-    patch.setattr(loop, "scorer_of", lambda *of: Given(scorer_of(*of)))
+    scorer_of = tasks.scorer_of
+    patch.setattr(tasks, "scorer_of", lambda *of: Given(scorer_of(*of)))
 
 
 def silence(patch: pytest.MonkeyPatch) -> None:
