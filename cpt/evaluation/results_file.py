@@ -123,7 +123,7 @@ def place_of(stage: StageRecord, merge: MergeRecord) -> str:
     return f"{stage['point']}/{stage['stage']}" if merge.get("after") == "stage" else stage["point"]
 
 
-def costs(stages: list[StageRecord], evaluations: dict[str, Spent], floor: NoiseRecord | None) -> RunCost:
+def costs(stages: list[StageRecord], evaluations: dict[str, Spent], floor: NoiseRecord | None = None) -> RunCost:
     """What the run took: in all (`floor` too), and for each stage (training), merge and point (evaluation)."""
     keys = ("seconds", "train_tokens", "rollout_tokens", "peak_memory_bytes")
     by_stage = {f"{stage['point']}/{stage['stage']}": {key: stage[key] for key in keys} for stage in stages}
