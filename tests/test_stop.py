@@ -133,11 +133,11 @@ def test_a_run_stops_soon_and_goes_on_to_the_same_bytes(cpt, alone, tmp_path, na
     assert_same_end(out, alone(kind))
 
 
-@pytest.mark.parametrize("place", ["cpt.loop.points.finish", "cpt.report.build"])
-def test_a_signal_when_all_is_done_is_told_too(cpt, alone, tmp_path, place):
-    """Whoever stopped the run learns that from the exit code, whenever the signal came."""
+@pytest.mark.parametrize(("place", "call"), [("cpt.loop.points.finish", 1), ("cpt.report.build", 4)])
+def test_a_signal_when_all_is_done_is_told_too(cpt, alone, tmp_path, place, call):
+    """Whoever stopped the run learns that from the exit code, whenever it came. (Each row builds a report.)"""
     file, out = write_recipe(tmp_path / "sft.yaml", RECIPES["sft"]), tmp_path / "run"
-    assert cpt("run", file, "--out", out, "--quiet", at={"place": place, "call": 1, "signal": signal.SIGTERM}) == 143
+    assert cpt("run", file, "--out", out, "--quiet", at={"place": place, "call": call, "signal": signal.SIGTERM}) == 143
     assert cpt.output.endswith("cpt: stopped when everything was done; nothing is lost (signal 15)\n")
     assert_same_end(out, alone("sft"))
     assert cpt("run", file, "--out", out, "--quiet") == 0, cpt.output
