@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from cpt.api.evaluation import Evaluation, evaluate
     from cpt.api.merging import merge
     from cpt.api.results import Run, read_run
+    from cpt.api.sweeping import sweep
     from cpt.api.training import Check, check, run
     from cpt.errors import RecipeErrors, UserError
 
@@ -27,6 +28,7 @@ _HOMES = {
     **dict.fromkeys(("evaluate", "Evaluation"), "cpt.api.evaluation"),
     "compare": "cpt.api.comparison",
     "merge": "cpt.api.merging",
+    "sweep": "cpt.api.sweeping",
     **dict.fromkeys(("read_run", "Run"), "cpt.api.results"),
     **dict.fromkeys(("UserError", "RecipeErrors"), "cpt.errors"),
 }
@@ -42,6 +44,7 @@ __all__ = [
     "merge",
     "read_run",
     "run",
+    "sweep",
 ]
 
 

@@ -19,6 +19,7 @@ LEVELS = (  # from the ground up; a module that stands in no room is of the grou
     ("checks",),
     ("report",),
     ("comparison",),
+    ("sweeps",),
     ("loop",),
     ("baselines",),
     ("api",),
@@ -27,7 +28,7 @@ LEVELS = (  # from the ground up; a module that stands in no room is of the grou
 )
 LEVEL = {room: number for number, rooms in enumerate(LEVELS, start=1) for room in rooms}
 ONLY = {"trl": ("stages",), "vllm": ("rollouts",), "lm_eval": ("evaluation",)}
-WITHOUT_TORCH = ("recipe", "report", "comparison")  # as they are imported
+WITHOUT_TORCH = ("recipe", "report", "comparison", "sweeps")  # as they are imported
 # All that the report may use of other rooms.
 OF_REPORT = {f"cpt.evaluation.{name}" for name in ("answers", "limits", "metrics", "statistics", "verdict")}
 

@@ -18,6 +18,7 @@ from cpt.cli import check as check_command
 from cpt.cli import compare as compare_command
 from cpt.cli import listing
 from cpt.cli import merge as merge_command
+from cpt.cli import sweep as sweep_command
 from cpt.cli.parser import OVERRIDES, Parser
 from cpt.disk import no_room
 from cpt.errors import LONGEST_KEY, CannotWrite, EngineFailed, Interrupted, UserError, cut, nearest, printable
@@ -35,6 +36,7 @@ task, what it learnt and what it forgot.
   cpt report runs/quickstart-s0             make the report again from the run's JSON files
   cpt merge OLD NEW --method wise --out DIR         merge models in weight space (linear, TIES, DARE, SLERP, ...)
   cpt compare runs/a runs/b                 is the second one better? paired intervals, tests, one verdict
+  cpt sweep quickstart-seeds                recipes x seeds x orders x values, resumable, and their comparison
   cpt schema > cpt.schema.json              the JSON Schema of recipes, for editors
 
 In the shell: eval "$(register-python-argcomplete cpt)" completes commands, recipes, suites, verifiers and run folders.
@@ -104,6 +106,7 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     listing.add_arguments(commands)
     merge_command.add_arguments(commands)
     compare_command.add_arguments(commands)
+    sweep_command.add_arguments(commands)
 
     commands.add_parser(
         "schema",
@@ -200,11 +203,13 @@ INTERRUPTED = {
     "run": "interrupted and saved; the same command resumes from here",
     "eval": "interrupted; no answers are kept, the same command starts again",
     "merge": "interrupted; nothing is kept, the same command starts again",
+    "sweep": "interrupted and saved; the same command goes on from here",
 }
 KEPT = dict.fromkeys(("check", "report", "list", "compare", "schema"), "nothing was written") | {
     "run": "what was committed is kept, the same command resumes from there",
     "eval": "no answers are kept, the same command starts again",
     "merge": "nothing is kept, the same command starts again",
+    "sweep": "what was committed is kept, the same command goes on from there",
 }
 RANK_0_SPEAKS = 10.0  # seconds at most; the launcher ends the others when rank 0 has ended
 
@@ -351,6 +356,7 @@ COMMANDS = {
     "list": listing.run,
     "merge": merge_command.run,
     "compare": compare_command.run,
+    "sweep": sweep_command.run,
     "schema": schema,
 }
 PRINTS = (

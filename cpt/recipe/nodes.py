@@ -47,7 +47,7 @@ def place(problem: Problem) -> tuple:
 
 
 def find(kind: str, name: str | Path) -> Path:
-    """A file, or a shipped recipe (`recipes`) or suite (`eval`) by its name. Raises RecipeErrors with the nearest name."""
+    """A file, or a shipped recipe (`recipes`), sweep or suite (`eval`) by its name. Raises RecipeErrors."""
     path, known = Path(os.path.expanduser(name)), shipped(kind)
     if str(name) in known:
         return known[str(name)]
@@ -55,7 +55,7 @@ def find(kind: str, name: str | Path) -> Path:
         if os.path.isfile(path):
             return path
         raise RecipeErrors([Problem(path, None, "", why_no_file(path))])
-    what = "recipe" if kind == "recipes" else "suite"
+    what = {"recipes": "recipe", "recipes/sweeps": "sweep"}.get(kind, "suite")
     message = f"no {what} of that name{nearest_or_all(str(name), known, 'shipped')}; or give a .yaml file"
     raise RecipeErrors([Problem(None, None, str(name), message)])
 

@@ -30,10 +30,12 @@ def write_run(
     trained: int | None = None,
     prompt: str = "what is {task} of {row}?",
     tokens: int = 1000,
+    resolved: Mapping[str, object] | None = None,
 ) -> Path:
     """A run whose last point has these scores; each task was learnt with one question more right. Returns `folder`.
 
-    `settings` are dotted keys of the recipe, `trained` is how many of the tasks are done, `prompt` what is asked.
+    `settings` are dotted keys of the recipe (`resolved` is one instead), `trained` is how many of the tasks are done, `prompt`
+    what is asked.
     """
     trained = len(tasks) if trained is None else trained
     points = ["00-base", *(f"{i:02d}-{task}" for i, task in enumerate(tasks, start=1))][: trained + 1]
@@ -61,7 +63,7 @@ def write_run(
         **numbers(list(tasks), suites, points, lines, complete),
         "cost": {"seconds": 2.0, "train_tokens": tokens, "rollout_tokens": 10, "peak_memory_bytes": 10**6},
         "gates": [], "points": [f"points/{point}" for point in points], "stages": [], "evaluation_cost": cost,
-        "logged": 0, "resolved_recipe": json.dumps(recipe(name, seed, tasks, settings or {})),
+        "logged": 0, "resolved_recipe": json.dumps(resolved or recipe(name, seed, tasks, settings or {})),
     }  # fmt: skip
     results["sha256"] = fingerprint(results)
     (folder / "results.json").write_text(json.dumps(results))
