@@ -61,6 +61,7 @@ class Runner:
             tasks=tasks,
             resolved=dump(cell.recipe),
         )
+        write_recipe(place_of(cell, out).run / "recipe.yaml", dump(cell.recipe))
         return Outcome(0, 0.1)
 
 
@@ -149,22 +150,47 @@ def test_mistakes_of_all_cells_are_told_at_once(tmp_path, base):
         ({"recipes": ["base.yaml"], "seed": [1]}, "seed: "),
         ({"recipes": []}, "recipes: "),
         ({"recipes": ["base.yaml"], "seeds": [1, 1]}, "stands there twice"),
-        ({"recipes": ["base.yaml"], "orders": [["reverse", "sort"]]}, "orders: reverse, sort are not the tasks of base: reverse, caesar"),
+        (
+            {"recipes": ["base.yaml"], "orders": [["reverse", "sort"]]},
+            "orders: reverse, sort are not the tasks of base: reverse, caesar",
+        ),
         ({"recipes": ["base.yaml"], "baseline": "bose"}, "baseline: is none of the recipes; did you mean base?"),
-        ({"recipes": ["base.yaml", {"recipe": "base.yaml", "name": "twin"}]}, "recipes: twin and base are the same run: remove one"),
-        ({"recipes": ["base.yaml"], "values": {"model.dtype": ["float32", "bfloat16"]}},
-         "base, dtype=bfloat16 cannot be compared with base, dtype=float32: other model.dtype: 'bfloat16' here, 'float32' there"),
+        (
+            {"recipes": ["base.yaml", {"recipe": "base.yaml", "name": "twin"}]},
+            "recipes: twin and base are the same run: remove one",
+        ),
+        (
+            {"recipes": ["base.yaml"], "values": {"model.dtype": ["float32", "bfloat16"]}},
+            "base, dtype=bfloat16 cannot be compared with base, dtype=float32: other model.dtype: 'bfloat16' here, "
+            "'float32' there",
+        ),
         ({"recipes": ["base.yaml", "quickstart"]}, "quickstart cannot be compared with base: other"),
-        ({"recipes": ["base.yaml"], "set": {"stream.nothing.reward": "exact"}}, "set.stream.nothing.reward: there is no stream.nothing"),
-        ({"recipes": ["base.yaml"], "tune": {"values": {RATE: [0.1]}, "by": "forgeting", "seeds": [9]}},
-         "`by` must be a metric of a stream, not forgeting; did you mean forgetting?"),
-        ({"recipes": ["base.yaml"], "tune": {"values": {RATE: [0.1]}, "seeds": [0]}}, "seed 0 is tuned with and judged with"),
-        ({"recipes": ["base.yaml"], "tune": {"values": {RATE: [0.1]}, "seeds": [9]}},
-         "tune: values would be chosen on the stream that is judged"),
-        ({"recipes": ["base.yaml", "quickstart"], "tune": {"values": {RATE: [0.1]}, "seeds": [9]}}, "exactly one recipe"),
-        ({"recipes": ["base.yaml"], "values": {RATE: [1]}, "tune": {"values": {RATE: [0.1]}, "seeds": [9]}}, "do not go together"),
+        (
+            {"recipes": ["base.yaml"], "set": {"stream.nothing.reward": "exact"}},
+            "set.stream.nothing.reward: there is no stream.nothing",
+        ),
+        (
+            {"recipes": ["base.yaml"], "tune": {"values": {RATE: [0.1]}, "by": "forgeting", "seeds": [9]}},
+            "`by` must be a metric of a stream, not forgeting; did you mean forgetting?",
+        ),
+        (
+            {"recipes": ["base.yaml"], "tune": {"values": {RATE: [0.1]}, "seeds": [0]}},
+            "seed 0 is tuned with and judged with",
+        ),
+        (
+            {"recipes": ["base.yaml"], "tune": {"values": {RATE: [0.1]}, "seeds": [9]}},
+            "tune: values would be chosen on the stream that is judged",
+        ),
+        (
+            {"recipes": ["base.yaml", "quickstart"], "tune": {"values": {RATE: [0.1]}, "seeds": [9]}},
+            "exactly one recipe",
+        ),
+        (
+            {"recipes": ["base.yaml"], "values": {RATE: [1]}, "tune": {"values": {RATE: [0.1]}, "seeds": [9]}},
+            "do not go together",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_in_the_file(tmp_path, base, content, line):
     lines = mistakes(sweep_file(tmp_path, **content), tmp_path / "out")
     assert any(line in each for each in lines), lines
@@ -274,7 +300,8 @@ def test_an_array_task_runs_its_cell_and_the_last_one_compares(tmp_path, base):
 def test_a_signal_goes_on_to_the_cell(tmp_path, base):
     """The cell (here: a program that sleeps) is asked to stop, the sweep says that the same command goes on."""
     sleeper = tmp_path / "sleeper.py"
-    text = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (open(sys.argv[0] + '.told', 'w'), sys.exit(143)))\n"
+    heard = "lambda *_: (open(sys.argv[0] + '.told', 'w'), sys.exit(143))"
+    text = f"import signal, sys, time\nsignal.signal(signal.SIGTERM, {heard})\n"
     sleeper.write_text(f"{text}open(sys.argv[0] + '.begun', 'w')\ntime.sleep(60)\n")
     file = sweep_file(tmp_path, recipes=["base.yaml"], seeds=[0, 1], launcher=[sys.executable, str(sleeper)])
     words = [sys.executable, "-m", "cpt", "sweep", str(file), "--out", str(tmp_path / "out")]

@@ -128,7 +128,7 @@ def placed(problem: Problem, variant: Variant, root: Node) -> Problem:
             if problem.key == key or problem.key.startswith(f"{key}.") or similar(problem.key, key):
                 return Problem(inside.file, inside.line, ".".join(map(str, (*steps, key))), message_of(problem, key))
     node = root.at(("orders",) if problem.key == "orders" else variant.place)
-    message = f"{problem.key}: {problem.message}" if problem.key != "orders" else problem.message
+    message = problem.message if problem.key in ("", "orders") else f"{problem.key}: {problem.message}"
     return Problem(node.file, node.line, "orders" if problem.key == "orders" else "recipes", message)
 
 

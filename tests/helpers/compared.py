@@ -34,8 +34,8 @@ def write_run(
 ) -> Path:
     """A run whose last point has these scores; each task was learnt with one question more right. Returns `folder`.
 
-    `settings` are dotted keys of the recipe (`resolved` is one instead), `trained` is how many of the tasks are done, `prompt`
-    what is asked.
+    `settings` are dotted keys of the recipe (`resolved` is one instead), `trained` is how many of the tasks are done, and
+    `prompt` what is asked.
     """
     trained = len(tasks) if trained is None else trained
     points = ["00-base", *(f"{i:02d}-{task}" for i, task in enumerate(tasks, start=1))][: trained + 1]
