@@ -230,6 +230,7 @@ class StageBench:
                 screen=self.screen,
                 stop=Stop(),
                 notes=[],
+                leaks=lambda texts: {},
             )
             stages.run(stage, services, self.rows, [Clocked(self.recipe, None, "0-clock")])
         shutil.rmtree(target)
